@@ -1,0 +1,99 @@
+"""What every command shares: progress on a terminal, one JSON object on stdout, exit status 0, 1 or 2.
+
+Everything a person watches goes to stderr, so that stdout holds the result alone.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+Advance = Callable[[float], None]
+"""Called by long work with the amount done since the last call, in the unit of the total it was given."""
+
+notes = Console(stderr=True)
+
+
+class CheckFailed(Exception):
+    """A check ran and did not hold (exit status 1)."""
+
+
+def ignore_progress(amount: float) -> None:
+    """The `Advance` of callers that watch nothing."""
+
+
+@contextmanager
+def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
+    """A progress bar on stderr while the block runs; silent where stderr is no terminal.
+
+    The block receives an `Advance`.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        task = bar.add_task(what, total=total, rate="")
+
+        def advance(amount: float) -> None:
+            bar.advance(task, amount)
+            speed = bar.tasks[task].speed
+            if speed is not None and unit:
+                bar.update(task, rate=f"{speed:,.0f} {unit}/s")
+
+        yield advance
+
+
+def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | None = None) -> None:
+    """Print a command's result on stdout: one JSON object, or what `human` returns (default: a two-column table)."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    out = Console()
+    out.print(human() if human else two_columns(result))
+
+
+def two_columns(result: Mapping[str, Any]) -> Table:
+    """A table of the scalar entries of `result`."""
+    table = Table(show_header=False)
+    for name, value in result.items():
+        if isinstance(value, (list, dict)):
+            continue
+        table.add_row(name, readable(value))
+    return table
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table whose first column is text and whose other columns are right-aligned."""
+    out = Table()
+    for i, header in enumerate(headers):
+        out.add_column(header, justify="left" if i == 0 else "right")
+    for row in rows:
+        out.add_row(*map(readable, row))
+    return out
+
+
+def readable(value: Any) -> str:
+    """A number as a person reads it: thousands separated, floats to six digits."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return str(value)
+
+
+def fail(message: str, status: int) -> None:
+    """Print one line on stderr and exit with `status`."""
+    notes.print(f"underpar: {message}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(status)

@@ -1,0 +1,25 @@
+"""The errors that codec raises: each says what was found, what was expected, where, and what to do."""
+
+
+class CodecError(ValueError):
+    """Bad input of any kind; the command line exits with status 2."""
+
+
+class FormatError(CodecError):
+    """A file or value that is not what its format says: truncated, corrupted, of a future version, not finite."""
+
+
+class BudgetError(CodecError):
+    """No allowed setting meets the byte budget.
+
+    Attributes:
+        smallest: the smallest size in bytes that was reached.
+    """
+
+    def __init__(self, message: str, smallest: int):
+        super().__init__(message)
+        self.smallest = smallest
+
+
+class MismatchError(CodecError):
+    """Two things that do not belong together: an archive and another pack, a state dict and another config."""

@@ -1,0 +1,43 @@
+"""The tensors of a model: name, shape and role of each, from its config. Names are those of the challenge's baseline."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from codec.config import ModelConfig
+
+Role = Literal["embedding", "matrix", "hash", "vector"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """`shape` is [outputs, inputs] for a matrix, [rows, width] for an embedding or hash table."""
+
+    shape: tuple[int, ...]
+    role: Role
+
+
+def parameters(config: ModelConfig) -> dict[str, Parameter]:
+    """Every tensor of the model of `config`, in the order packs keep them."""
+    c, dim = config, config.model_dim
+    found = {"tok_emb.weight": Parameter((c.vocab_size, dim), "embedding")}
+    if c.bigram_buckets:
+        found["bigram.embed.weight"] = Parameter((c.bigram_buckets, c.bigram_dim), "hash")
+        found["bigram.proj.weight"] = Parameter((dim, c.bigram_dim), "matrix")
+        found["bigram.scale"] = Parameter((1,), "vector")
+    for i in range(c.num_layers):
+        block = f"blocks.{i}."
+        found[block + "attn.c_q.weight"] = Parameter((dim, dim), "matrix")
+        found[block + "attn.c_k.weight"] = Parameter((c.kv_dim, dim), "matrix")
+        found[block + "attn.c_v.weight"] = Parameter((c.kv_dim, dim), "matrix")
+        found[block + "attn.proj.weight"] = Parameter((dim, dim), "matrix")
+        found[block + "mlp.fc.weight"] = Parameter((c.mlp_mult * dim, dim), "matrix")
+        found[block + "mlp.proj.weight"] = Parameter((dim, c.mlp_mult * dim), "matrix")
+        found[block + "attn.q_gain"] = Parameter((c.num_heads,), "vector")
+        found[block + "attn_scale"] = Parameter((dim,), "vector")
+        found[block + "mlp_scale"] = Parameter((dim,), "vector")
+        found[block + "resid_mix"] = Parameter((2, dim), "vector")
+    if count := c.encoder_length:
+        found["skip_weights"] = Parameter((count, dim), "vector")
+        if c.skips == "gated":
+            found["skip_gates"] = Parameter((count, dim), "vector")
+    return found

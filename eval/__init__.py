@@ -1,0 +1,1 @@
+"""Everything between a model and a number: bpb accounting, the proof, reports."""

@@ -1,0 +1,1 @@
+"""Everything between text and a checkpoint: data, the float model, optimizers, the training loop."""

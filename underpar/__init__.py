@@ -1,0 +1,1 @@
+"""The command line: it assembles the commands of the rooms, nothing else."""
