@@ -29,7 +29,9 @@ class Checkpoint:
     tokenizer: Tokenizer | None
 
 
-def save_checkpoint(folder: str | Path, state: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer) -> Path:
+def save_checkpoint(
+    folder: str | Path, state: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer
+) -> Path:
     """Write `model.safetensors` and `tokenizer.model` into `folder`; returns the path of the former."""
     path = Path(folder) / WEIGHTS
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -54,7 +56,7 @@ def load_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118, not a dict
+            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except SafetensorError as error:
         raise FormatError(f"checkpoint {path}: not a safetensors file ({error})") from error
     beside = Path(tokenizer) if tokenizer else path.parent / TOKENIZER

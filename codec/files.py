@@ -37,3 +37,11 @@ def read_bytes(path: str | Path, what: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise FormatError(f"{what} {path}: {error.strerror}; pass the path of an existing, readable file") from error
+
+
+def open_binary(path: str | Path, what: str) -> BinaryIO:
+    """`path` open for reading. Raises FormatError that names `what` was wanted if it cannot be opened."""
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise FormatError(f"{what} {path}: {error.strerror}; pass the path of an existing, readable file") from error

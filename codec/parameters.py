@@ -1,4 +1,4 @@
-"""The tensors of a model: name, shape and role of each, from its config. Names are those of the challenge's baseline."""
+"""The tensors of a model: name, shape and role of each, from its config; the names are the challenge baseline's."""
 
 from dataclasses import dataclass
 from typing import Literal

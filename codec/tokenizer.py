@@ -41,7 +41,10 @@ class Tokenizer:
         if not loaded:
             raise FormatError(f"tokenizer: {len(self.model)} bytes are not a SentencePiece model")
         if self._processor.bos_id() != BOS:
-            raise FormatError(f"tokenizer: BOS has id {self._processor.bos_id()}, expected {BOS}; train one with `underpar tokenizer train`")
+            raise FormatError(
+                f"tokenizer: BOS has id {self._processor.bos_id()}, expected {BOS}; "
+                "make one with `underpar tokenizer train`"
+            )
         if self.vocab_size > 1 << 16:
             raise FormatError(f"tokenizer: {self.vocab_size} pieces, expected at most 65,536")
 
@@ -83,7 +86,7 @@ class Tokenizer:
         Returns:
             base [V]: bytes of a piece without one leading U+2581 (an inner one counts as its 3 UTF-8 bytes);
                 0 for control, unknown and unused tokens.
-            space [V]: whether the piece begins with U+2581, which counts one byte unless the token before is a boundary.
+            space [V]: whether the piece begins with U+2581, one byte unless the token before is a boundary.
             boundary [V]: whether the token is control, unknown or unused.
         """
         p = self._processor

@@ -1,0 +1,200 @@
+"""The codec's commands: pack, unpack, inspect, encode, decode."""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codec.console import emit, progress, readable, table
+
+if TYPE_CHECKING:
+    from codec.pack import Pack
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Model = Annotated[Path, typer.Option("--model", "-m", help="The pack whose model codes the text.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; the bytes are the same.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the codec's commands to `app`."""
+    for command in (pack, unpack, inspect, encode, decode):
+        app.command()(command)
+
+
+def open_pack(path: Path) -> "Pack":
+    """The pack in a file. Raises FormatError that names the file."""
+    import codec
+    from codec.files import read_bytes
+
+    return codec.open(read_bytes(path, "pack"))
+
+
+def check_device(device: str) -> str:
+    """`device` if this machine has it. Raises CodecError otherwise."""
+    import torch
+
+    from codec.errors import CodecError
+
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise CodecError(f"device {device!r}: expected cpu, or cuda on a machine that has such a GPU")
+    return device
+
+
+def pack(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The pack to write.")],
+    budget: Annotated[int | None, typer.Option(min=1, help="Most bytes that the pack may have.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model, if not beside the checkpoint.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compress the weights of a checkpoint into a pack."""
+    import time
+
+    import codec
+    from codec.checkpoint import load_checkpoint
+    from codec.files import atomic_write
+
+    begin = time.perf_counter()
+    loaded = load_checkpoint(checkpoint, tokenizer)
+    blob = codec.compress(loaded.state_dict, loaded.config, loaded.tokenizer if loaded.config else None, budget)
+    with atomic_write(output) as file:
+        file.write(blob)
+    result = {**describe(codec.open(blob)), "seconds": time.perf_counter() - begin}
+    emit(result, as_json)
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A pack.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write the weights of a pack as safetensors, and its tokenizer beside them."""
+    from safetensors.torch import save
+
+    from codec.checkpoint import TOKENIZER
+    from codec.files import atomic_write
+
+    opened = open_pack(file)
+    metadata = {"config": opened.config.to_json()} if opened.config else None
+    with atomic_write(output) as stream:
+        stream.write(save(opened.state_dict(), metadata=metadata))
+    result = {"file": str(output), "parameters": opened.parameter_count}
+    if opened.tokenizer:
+        with atomic_write(output.parent / TOKENIZER) as stream:
+            stream.write(opened.tokenizer.model)
+        result["tokenizer"] = str(output.parent / TOKENIZER)
+    emit(result, as_json)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A pack or an archive.")],
+    as_json: Json = False,
+) -> None:
+    """Say what is inside a pack (bits for each tensor) or an archive."""
+    from codec import archive
+    from codec.files import read_bytes
+
+    data = read_bytes(file, "pack or archive")
+    if data[:4] == archive.MAGIC:
+        emit(archive.describe(data), as_json)
+        return
+    result = describe(open_pack(file))
+    rows = [
+        (t["name"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
+        for t in result["tensors"]
+    ]
+    shown = table(["tensor", "shape", "bits a weight", "bytes"], rows)
+    shown.caption = ", ".join(f"{k} {readable(v)}" for k, v in result.items() if not isinstance(v, (list, dict)))
+    emit(result, as_json, lambda: shown)
+
+
+def describe(opened: "Pack") -> dict[str, Any]:
+    """Sizes of a pack and of each of its tensors; vectors are counted uncompressed."""
+    tensors = [
+        {
+            "name": e["name"],
+            "shape": e["shape"],
+            "bits_per_weight": e["bits"] / max(1, prod(e["shape"])),
+            "bytes": round(e["bits"] / 8),
+        }
+        for e in opened.manifest["tensors"]
+    ]
+    for entry in opened.manifest["vectors"]:
+        size = opened.vectors[entry["name"]].nbytes
+        bits = 8 * size / max(1, prod(entry["shape"]))
+        tensors.append({"name": entry["name"], "shape": entry["shape"], "bits_per_weight": bits, "bytes": size})
+    return {
+        "pack_bytes": opened.size,
+        "parameters": opened.parameter_count,
+        "bits_per_parameter": 8 * opened.size / max(1, opened.parameter_count),
+        "sha256": opened.sha256,
+        "config": json.loads(opened.config.to_json()) if opened.config else None,
+        "tensors": tensors,
+    }
+
+
+def encode(
+    file: Annotated[Path, typer.Argument(help="Text to compress: JSON Lines by document, anything else as one file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
+    model: Model,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Compress text with a pack into an archive."""
+    import time
+
+    from codec.archive import ArchiveWriter
+    from codec.files import atomic_write
+    from codec.textfile import read_text_file
+
+    begin = time.perf_counter()
+    opened, text = open_pack(model), read_text_file(file)
+    size = sum(map(len, text.documents))
+    with (
+        atomic_write(output) as stream,
+        progress("encoding", size, "byte") as advance,
+        ArchiveWriter(stream, opened, device=check_device(device)) as writer,
+    ):
+        writer.metadata = {"kind": text.kind, "name": file.name}
+        writer.append(text.documents, advance=advance)
+    archived = output.stat().st_size
+    emit(
+        {
+            "documents": len(text.documents),
+            "text_bytes": size,
+            "archive_bytes": archived,
+            "bits_per_byte": 8 * archived / max(1, size),
+            "seconds": time.perf_counter() - begin,
+        },
+        as_json,
+    )
+
+
+def decode(
+    file: Annotated[Path, typer.Argument(help="An archive.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    model: Model,
+    document: Annotated[int | None, typer.Option(help="Decode this document alone (counted from 0).")] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Restore the text of an archive."""
+    import time
+
+    from codec.archive import ArchiveReader
+    from codec.files import atomic_write, open_binary
+    from codec.textfile import write_text_file
+
+    begin = time.perf_counter()
+    opened = open_pack(model)
+    with open_binary(file, "archive") as stream:
+        reader = ArchiveReader(stream, opened, check_device(device))
+        with progress("decoding", file.stat().st_size, "byte") as advance:
+            documents = reader.decode(None if document is None else [document], advance)
+    kind = "file" if document is not None else reader.metadata.get("kind", "file")
+    with atomic_write(output) as out:
+        write_text_file(out, documents, kind)
+    size = sum(map(len, documents))
+    emit({"documents": len(documents), "text_bytes": size, "seconds": time.perf_counter() - begin}, as_json)

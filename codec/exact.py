@@ -1,0 +1,346 @@
+"""The network in fixed point: integers that are the same for every batch shape, thread count and device.
+
+The network is `trainer.model`'s, read from a pack's integers. Operands of matrix products and summands of reductions
+are snapped to grids on which every partial sum is an integer below 2^53 (`codec.fixed`), and a bound on each is checked
+when the model is built. Element-wise steps are separate eager kernels in a fixed order. Notation: a snapped row is
+`X * step`; a head is [T, head_dim]; executions are blocks with loops unrolled.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec import tables
+from codec.bigram import bigram_rows
+from codec.config import ModelConfig
+from codec.errors import FormatError
+from codec.fixed import EXACT, SNAP_BITS, exponent, power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.quantized import Quantized
+
+ARITHMETIC = 1
+"""Version of the arithmetic: any change of an integer that this module produces bumps it."""
+
+OPERAND = 1 << (SNAP_BITS - 1)
+"""Largest absolute value of a snapped operand."""
+
+SOFTMAX_BITS = 20
+"""Fractional bits of attention weights before normalisation (exact.md: 16 or more are needed)."""
+
+NORM_EPSILON = 2.0**-23
+"""Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
+
+LOG2_E = 1.4426950408889634
+
+_QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
+
+
+class ExactLinear:
+    """A matrix product of snapped rows with the integers of a pack."""
+
+    def __init__(self, name: str, weights: Quantized, operand: int, device: torch.device):
+        peak = float(np.abs(weights.symbols.astype(np.int64)).sum(1).max(initial=0)) * operand
+        if peak >= EXACT:
+            raise FormatError(
+                f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; "
+                "use coarser steps"
+            )
+        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64).T.contiguous()  # [C, R]
+        self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
+        self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
+
+    def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """(y, step') with y * step' the product of the row x * step with the matrix, y already times its row steps."""
+        if self.columns is not None:
+            x, finer = snap(x * self.columns)
+            step = step * finer
+        return (x @ self.integers) * self.rows, step
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens so far, per execution float64 [lanes, kv_heads, window, head_dim]."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The parts of one layer, as tensors on the model's device."""
+
+    query: ExactLinear
+    key: ExactLinear
+    value: ExactLinear
+    attention_out: ExactLinear
+    up: ExactLinear
+    down: ExactLinear
+    score_scale: Tensor  # [kv_heads, group, 1, 1]: integer score -> 1/LEVELS_PER_BIT bit
+    value_fraction: Tensor  # int64 [kv_heads, 1]: fractional bits of the grid of values
+    value_step: Tensor  # [kv_heads, 1]: the step of that grid
+    attention_scale: Tensor
+    mlp_scale: Tensor
+    residual_mix: Tensor  # [2, dim]
+    norm_scale: float
+    xsa: bool
+
+
+class ExactModel:
+    """The exact model of a pack.
+
+    Args:
+        config: the model's shape.
+        matrices: every matrix, embedding and hash table of `codec.parameters.parameters(config)`.
+        vectors: every vector, any float dtype.
+        device: where to compute; the integers do not depend on it.
+
+    Raises:
+        FormatError: a sum could exceed 2^53.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        matrices: Mapping[str, Quantized],
+        vectors: Mapping[str, NDArray[np.floating]],
+        device: torch.device | str = "cpu",
+    ):
+        self.config = config
+        self.device = torch.device(device)
+        self._matrices, self._vectors = matrices, vectors
+        if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
+            raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
+        self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
+        self.head = self._linear("tok_emb.weight")
+        self.embedding = self.head.integers.T.contiguous()
+        if config.bigram_buckets:
+            hashed = matrices["bigram.embed.weight"]
+            self.bigram_table = torch.from_numpy(hashed.symbols).to(self.device, torch.float64)
+            self.bigram_steps = self._tensor(hashed.rows)
+            self.bigram_columns = None if hashed.columns is None else self._tensor(hashed.columns)
+            self.bigram_out = self._linear("bigram.proj.weight")
+            self.bigram_scale = self._tensor(vectors["bigram.scale"])
+        scales = tables.layer_scales(config)
+        self.layers = [self._layer(i, scales[i]) for i in range(config.num_layers)]
+        if config.encoder_length:
+            self.skip_weights = self._tensor(vectors["skip_weights"])
+        if config.skips == "gated" and config.encoder_length:
+            self.skip_gates = self._tensor(tables.sigmoid(vectors["skip_gates"]))
+        cos, sin = tables.rope_tables(config.rope_base, config.rotary_dims, config.window)
+        self.cos, self.sin = (self._tensor(t / (1 << tables.ROPE_BITS)) for t in (cos, sin))
+        self.exp2 = self._tensor(tables.exp2_table(SOFTMAX_BITS))
+        self.softcap = torch.from_numpy(tables.softcap_table(config.logit_softcap)).to(self.device)
+
+    def _tensor(self, values: NDArray) -> Tensor:
+        return torch.from_numpy(np.asarray(values, np.float64)).to(self.device)
+
+    def _linear(self, name: str, operand: int = OPERAND) -> ExactLinear:
+        return ExactLinear(name, self._matrices[name], operand, self.device)
+
+    def _layer(self, i: int, norm_scale: float) -> _Layer:
+        c, block = self.config, f"blocks.{i}."
+        gain = self._vectors[block + "attn.q_gain"].astype(np.float64)
+        unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
+        fraction = torch.from_numpy(self._value_fractions(block + "attn.c_v.weight", norm_scale))[:, None].to(
+            self.device
+        )
+        return _Layer(
+            query=self._linear(block + "attn.c_q.weight"),
+            key=self._linear(block + "attn.c_k.weight"),
+            value=self._linear(block + "attn.c_v.weight"),
+            attention_out=self._linear(block + "attn.proj.weight"),
+            up=self._linear(block + "mlp.fc.weight"),
+            down=self._linear(block + "mlp.proj.weight", operand=OPERAND * OPERAND),
+            score_scale=self._tensor(gain * unit).view(c.num_kv_heads, -1, 1, 1),
+            value_fraction=fraction,
+            value_step=power_of_two(-fraction),
+            attention_scale=self._tensor(self._vectors[block + "attn_scale"]),
+            mlp_scale=self._tensor(self._vectors[block + "mlp_scale"]),
+            residual_mix=self._tensor(self._vectors[block + "resid_mix"]),
+            norm_scale=norm_scale,
+            xsa=i >= c.num_layers - c.xsa_layers,
+        )
+
+    def _value_fractions(self, name: str, norm_scale: float) -> NDArray[np.int64]:
+        """Fractional bits [kv_heads] of the grid of values, from a bound that holds for every input.
+
+        A normalised row has length at most norm_scale * sqrt(dim), so |v| is at most that times the largest row norm
+        (Cauchy-Schwarz). `math.fsum` rounds once, so the bound is the same on every machine.
+        """
+        c, weights = self.config, self._matrices[name].dequantize().astype(np.float64)
+        squares = [math.fsum(row) for row in (weights * weights).tolist()]
+        per_head = np.array(squares).reshape(c.num_kv_heads, c.head_dim).max(1)
+        bound = torch.from_numpy(per_head * c.model_dim * norm_scale * norm_scale)  # of v^2
+        bits = (exponent(bound).clamp(-60, 60) + 1) >> 1  # |v| < 2^bits
+        return (SNAP_BITS - 1 - bits).numpy()
+
+    def new_cache(self, lanes: int) -> Cache:
+        """An empty cache for `lanes` sequences of up to `config.window` tokens."""
+        c = self.config
+        shape = (lanes, c.num_kv_heads, c.window, c.head_dim)
+
+        def tensors() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in c.schedule]
+
+        return Cache(tensors(), tensors())
+
+    @torch.inference_mode()
+    def forward(self, tokens: Tensor, cache: Cache | None = None, lanes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run whole sequences from position 0.
+
+        Args:
+            tokens: int64 [B, T], T <= window.
+            cache: if given, keys and values are also stored in its lanes `lanes` (int64 [B]).
+
+        Returns:
+            The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
+        """
+        positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
+        return self._run(tokens, None, positions, cache, lanes)
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
+        """Run one more token of every lane of the cache.
+
+        Args:
+            tokens: int64 [B], the token at `positions` of each lane.
+            previous: int64 [B], the token before it (any value at position 0).
+            positions: int64 [B], each < window; the cache holds that many tokens of the lane.
+
+        Returns:
+            As `forward`, with T = 1.
+        """
+        return self._run(tokens[:, None], previous[:, None], positions[:, None], cache, None)
+
+    def _run(
+        self, tokens: Tensor, previous: Tensor | None, positions: Tensor, cache: Cache | None, lanes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        c = self.config
+        x = self._embed(tokens, previous, positions)
+        normed, step = self._norm(x, 1.0)
+        x = first = normed * step
+        skips: list[Tensor] = []
+        for n, i in enumerate(c.schedule):
+            if n >= c.encoder_length and skips:
+                j = n - c.encoder_length
+                skip = self.skip_weights[j] * skips.pop()
+                x = x + skip if c.skips == "add" else skip + self.skip_gates[j] * (x - skip)
+            layer = self.layers[i]
+            x = x * layer.residual_mix[0] + first * layer.residual_mix[1]
+            mixed = self._attention(layer, x, positions, cache, n, lanes, cached=previous is not None)
+            x = x + layer.attention_scale * mixed
+            x = x + layer.mlp_scale * self._mlp(layer, x)
+            if n < c.encoder_length:
+                skips.append(x)
+        return self._norm(x, 1.0)
+
+    def _embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+        x = self.embedding[tokens] * self.head.rows[tokens][..., None]
+        if self.head.columns is not None:
+            x = x * self.head.columns
+        if not self.config.bigram_buckets:
+            return x
+        rows = bigram_rows(tokens, self.config.bigram_buckets, previous)
+        rows = torch.where(positions == 0, self.config.bigram_buckets - 1, rows)
+        hashed = self.bigram_table[rows] * self.bigram_steps[rows][..., None]
+        if self.bigram_columns is not None:
+            hashed = hashed * self.bigram_columns
+        y, step = self.bigram_out(*snap(hashed))
+        return x + (y * step) * self.bigram_scale
+
+    def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """RMS norm times `scale`: (X, step) with X * step the normalised rows."""
+        snapped, step = snap(x)
+        squares = (snapped * snapped).sum(-1, keepdim=True)
+        mean = squares * step * step * (1.0 / x.shape[-1]) + NORM_EPSILON
+        return snapped, step * reciprocal_sqrt(mean) * scale
+
+    def _project(self, linear: ExactLinear, x: Tensor, step: Tensor) -> Tensor:
+        y, step = linear(x, step)
+        return y * step
+
+    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Normalise and rotate heads x [B, T, heads, head_dim] of queries or keys; integers [B, heads, T, head_dim]."""
+        snapped, step = self._norm(x, 1.0)
+        x = snapped * step
+        half = self.config.rotary_dims // 2
+        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
+        a, b = x[..., :half], x[..., half : 2 * half]
+        turned = torch.cat((a * cos + b * sin, b * cos - a * sin, x[..., 2 * half :]), -1)
+        return snap_fixed(turned, self.query_fraction).transpose(1, 2)
+
+    def _attention(
+        self,
+        layer: _Layer,
+        x: Tensor,
+        positions: Tensor,
+        cache: Cache | None,
+        execution: int,
+        lanes: Tensor | None,
+        cached: bool,
+    ) -> Tensor:
+        c, (batch, length, _) = self.config, x.shape
+        normed, step = self._norm(x, layer.norm_scale)
+        query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), positions)
+        key = self._rotated(self._project(layer.key, normed, step).view(batch, length, c.num_kv_heads, -1), positions)
+        value = self._project(layer.value, normed, step).view(batch, length, c.num_kv_heads, -1)
+        value = snap_fixed(value, layer.value_fraction).transpose(1, 2)
+        keys, values = key, value
+        if cache is not None and cached:
+            lane = torch.arange(batch, device=self.device)
+            cache.keys[execution][lane, :, positions[:, 0]] = key[:, :, 0]
+            cache.values[execution][lane, :, positions[:, 0]] = value[:, :, 0]
+            used = int(positions.max()) + 1
+            keys, values = cache.keys[execution][:, :, :used], cache.values[execution][:, :, :used]
+        elif cache is not None:
+            cache.keys[execution][lanes, :, :length] = key
+            cache.values[execution][lanes, :, :length] = value
+        query = query.reshape(batch, c.num_kv_heads, -1, length, c.head_dim)
+        mixed = self._mix(query, keys, values, positions, layer.score_scale)
+        if layer.xsa:
+            own = value[:, :, None]
+            dot = (torch.round(mixed) * own).sum(-1, keepdim=True)
+            mixed = mixed - (dot / (own * own).sum(-1, keepdim=True).clamp(min=1.0)) * own
+        mixed = mixed * layer.value_step[:, None, None]
+        mixed = mixed.reshape(batch, c.num_heads, length, c.head_dim).transpose(1, 2).reshape(batch, length, -1)
+        return self._project(layer.attention_out, *snap(mixed))
+
+    def _mix(self, query: Tensor, keys: Tensor, values: Tensor, positions: Tensor, scale: Tensor) -> Tensor:
+        """Softmax attention on integers: query [B, kv_heads, group, T, d], keys and values [B, kv_heads, S, d].
+
+        Returns values' mean under the weights, float64 [B, kv_heads, group, T, d] in units of the value grid.
+        """
+        batch, kv_heads, group, length, dim = query.shape
+        causal_prefix = length > 1  # then query t sees keys 0 .. t alone, so a chunk needs no later keys
+        chunks = []
+        for start in range(0, length, _QUERY_CHUNK):
+            end = min(start + _QUERY_CHUNK, length)
+            seen = end if causal_prefix else keys.shape[2]
+            q = query[:, :, :, start:end].reshape(batch, kv_heads, -1, dim)
+            scores = (q @ keys[:, :, :seen].transpose(2, 3)).view(batch, kv_heads, group, end - start, seen)
+            levels = torch.round(scores * scale)
+            future = torch.arange(seen, device=self.device) > positions[:, start:end, None]
+            levels = levels.masked_fill(future[:, None, None], -torch.inf)
+            below = levels.amax(-1, keepdim=True) - levels
+            weights = self.exp2[below.clamp(max=float(tables.EXP2_LENGTH - 1)).to(torch.int64)]
+            sums = (weights.view(batch, kv_heads, -1, seen) @ values[:, :, :seen]).view(batch, kv_heads, group, -1, dim)
+            chunks.append(sums / weights.sum(-1, keepdim=True))
+        return torch.cat(chunks, 3)
+
+    def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
+        hidden = self._project(layer.up, *self._norm(x, layer.norm_scale))
+        slope = 0.0 if self.config.activation == "relu2" else 0.5
+        hidden, step = snap(torch.maximum(hidden, hidden * slope))
+        return self._project(layer.down, hidden * hidden, step * step)
+
+    @torch.inference_mode()
+    def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
+        """Softcapped logits in 1/LEVELS_PER_BIT bit, int64 [..., V], of what `forward` or `step` returned."""
+        logits = self._project(self.head, hidden, step)
+        index = torch.round(logits.abs() * float(tables.LOGIT_GRID)).clamp(max=float(len(self.softcap) - 1))
+        capped = self.softcap[index.to(torch.int64)]
+        return torch.where(logits < 0, -capped, capped)

@@ -1,0 +1,62 @@
+"""Fixed-point arithmetic carried by float64 tensors: integers that stay exact, whatever the order of a sum.
+
+Every value here is an integer (or an integer times a power of two) held in float64. As long as all partial sums stay
+below 2^53, matrix products and reductions are exact, so batch shape, thread count and device cannot change them.
+Only correctly rounded operations appear: + - x between tensors, tensor / tensor, round, compare, and bit views.
+Never use here: division by a Python scalar (CUDA multiplies by the reciprocal), addcmul or lerp (contracted to FMA),
+exp, tanh, sqrt without repair (libraries differ in the last bit).
+"""
+
+import torch
+from torch import Tensor
+
+EXACT = float(1 << 53)
+"""Integers of at most this size are exact in float64."""
+
+SNAP_BITS = 15
+"""Width of a snapped operand, sign included: |X| <= 2^14 (exact.md: costs less than 0.0001 bpb)."""
+
+
+def exponent(x: Tensor) -> Tensor:
+    """int64 e with 2^(e-1) <= |x| < 2^e for normal float64 x; -1022 or less for zero and subnormals."""
+    return ((x.view(torch.int64) >> 52) & 0x7FF) - 1022
+
+
+def power_of_two(n: Tensor) -> Tensor:
+    """2^n as float64 for int64 n in [-1022, 1023]."""
+    return ((n + 1023) << 52).view(torch.float64)
+
+
+def snap(x: Tensor, bits: int = SNAP_BITS) -> tuple[Tensor, Tensor]:
+    """Round each last-dimension row to integers of `bits` bits on the finest grid of a power of two that fits it.
+
+    Args:
+        x: float64 [..., n].
+
+    Returns:
+        (integers float64 [..., n] with |X| <= 2^(bits-1), step float64 [..., 1]); x is about integers * step.
+    """
+    e = exponent(x.abs().amax(-1, keepdim=True)).clamp(-64, 960)
+    return torch.round(x * power_of_two(bits - 1 - e)), power_of_two(e - bits + 1)
+
+
+def snap_fixed(x: Tensor, fraction: int | Tensor, bits: int = SNAP_BITS) -> Tensor:
+    """Round x to integers in units of 2^-fraction, saturating at |X| = 2^(bits-1)."""
+    scaled = x * (2.0**fraction if isinstance(fraction, int) else power_of_two(fraction))
+    limit = float(1 << (bits - 1))
+    return torch.round(scaled).clamp(-limit, limit)
+
+
+def reciprocal_sqrt(m: Tensor) -> Tensor:
+    """1 / sqrt(m) for positive normal float64, to a relative error below 2^-25, the same on every device.
+
+    m is scaled by a power of four to M in [2^50, 2^52); floor(sqrt(M)) is at most one off, whichever library took the
+    root, and is repaired with exact products.
+    """
+    k = (52 - exponent(m)) >> 1
+    scaled = m * power_of_two(2 * k)
+    root = torch.floor(torch.sqrt(scaled))
+    root = root - (root * root > scaled).to(torch.float64)
+    up = root + 1.0
+    root = root + (up * up <= scaled).to(torch.float64)
+    return power_of_two(k) / root

@@ -1,0 +1,58 @@
+"""Weights to integers: pure functions from a float matrix to symbols and steps."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import FormatError
+from codec.quantized import Quantized
+
+
+class Quantizer(Protocol):
+    """A strategy that turns a matrix into integers and steps."""
+
+    def __call__(self, name: str, weights: NDArray[np.float32]) -> Quantized: ...
+
+
+@dataclass(frozen=True)
+class RowAbsmax:
+    """Round to nearest with one step for each row, its largest absolute value / (2^(bits-1) - 1).
+
+    Steps are float16 times one power of two for the matrix, so that they cost two bytes and never under- or overflow.
+    """
+
+    bits: int  # 2 to 8
+
+    def __call__(self, name: str, weights: NDArray[np.float32]) -> Quantized:
+        """Quantize weights float32 [R, C].
+
+        Raises:
+            FormatError: a weight is not finite.
+        """
+        if not np.isfinite(weights).all():
+            row, column = np.argwhere(~np.isfinite(weights))[0]
+            raise FormatError(
+                f"tensor {name}: weight [{row}, {column}] is {weights[row, column]}, expected finite weights; "
+                "repair the checkpoint"
+            )
+        limit = (1 << (self.bits - 1)) - 1
+        steps = half_precision_steps(np.abs(weights).max(1, initial=0) / np.float32(limit))
+        safe = np.where(steps > 0, steps, np.float32(1))
+        symbols = np.rint(weights / safe[:, None]).clip(-limit, limit) * (steps > 0)[:, None]
+        return Quantized(symbols.astype(np.int32), steps)
+
+
+def step_exponent(steps: NDArray[np.float32]) -> int:
+    """The power of two that float16 steps are relative to: 2^(exponent-1) < max(steps) <= 2^exponent."""
+    mantissa, exponent = np.frexp(steps.max(initial=0))
+    return int(exponent) - bool(mantissa == 0.5)
+
+
+def half_precision_steps(steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Steps [R] rounded to float16 times 2^step_exponent, upwards where float16 would make a positive step zero."""
+    exponent = step_exponent(steps)
+    halves = np.ldexp(steps, -exponent).astype(np.float16)
+    halves = np.where((steps > 0) & (halves == 0), np.finfo(np.float16).smallest_subnormal, halves)
+    return np.ldexp(halves.astype(np.float32), exponent)

@@ -1,0 +1,121 @@
+"""A range coder with 56-bit state, byte by byte: the integer core below text and weights.
+
+The state is uint64[3]. Encoder: low, range, bytes written; decoder: code - low, range, bytes read. Invariants: after
+every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of up to 2^24 loses at most 2^-24 of its
+width. A carry out of low is added to the bytes already written. A stream ends with the shortest bytes whose value,
+followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code length; the decoder
+reads zeros beyond the end, and callers bound how far.
+
+Construction: range coding after G. N. N. Martin (1979), with carry propagation into the output.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+State = NDArray[np.uint64]
+
+_TOP = np.uint64(1 << 56)
+_BOTTOM = np.uint64(1 << 48)
+_MASK = np.uint64((1 << 56) - 1)
+_EIGHT = np.uint64(8)
+_48 = np.uint64(48)
+_ONE = np.uint64(1)
+
+CODE_BYTES = 7
+"""Bytes of state: a decoder has read this many bytes when nothing is decoded yet."""
+
+MAX_SYMBOL_BYTES = 4
+"""Bytes that one symbol can add to a stream, for the size of output buffers (24 bits and a carried-over byte)."""
+
+
+def new_encoder() -> State:
+    """The state of an encoder that has written nothing."""
+    return np.array([0, 1 << 56, 0], np.uint64)
+
+
+@njit(cache=True)
+def _carry(out: NDArray[np.uint8], n: np.uint64) -> None:
+    i = n - _ONE
+    while out[i] == 255:
+        out[i] = 0
+        i -= _ONE
+    out[i] += np.uint8(1)
+
+
+@njit(cache=True)
+def put(state: State, out: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
+    """Encode the interval [start, start + frequency) of a total whose share of the range is `unit` = range // total."""
+    low = state[0] + unit * np.uint64(start)
+    n = state[2]
+    if low >= _TOP:
+        _carry(out, n)
+        low -= _TOP
+    size = unit * np.uint64(frequency)
+    while size < _BOTTOM:
+        out[n] = np.uint8(low >> _48)
+        n += _ONE
+        low = (low << _EIGHT) & _MASK
+        size <<= _EIGHT
+    state[0], state[1], state[2] = low, size, n
+
+
+@njit(cache=True)
+def finish(state: State, out: NDArray[np.uint8]) -> int:
+    """Write the shortest end of the stream; returns its total length in bytes. `out` needs 8 bytes to spare."""
+    low, n = state[0], state[2]
+    end = low + state[1]
+    for extra in range(CODE_BYTES + 1):
+        grid = _ONE << np.uint64(56 - 8 * extra)
+        value = (low + grid - _ONE) // grid * grid
+        if value < end:
+            break
+    if value >= _TOP:
+        _carry(out, n)
+        value -= _TOP
+    for _ in range(extra):
+        out[n] = np.uint8(value >> _48)
+        n += _ONE
+        value = (value << _EIGHT) & _MASK
+    while n > 0 and out[n - _ONE] == 0:
+        n -= _ONE
+    return int(n)
+
+
+@njit(cache=True)
+def start_decoder(state: State, data: NDArray[np.uint8]) -> None:
+    """Make `state` that of a decoder at the beginning of `data`."""
+    code = np.uint64(0)
+    for i in range(CODE_BYTES):
+        code = (code << _EIGHT) | (np.uint64(data[i]) if i < data.shape[0] else np.uint64(0))
+    state[0], state[1], state[2] = code, _TOP, np.uint64(CODE_BYTES)
+
+
+@njit(cache=True)
+def take(state: State, data: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
+    """Remove the interval of the symbol that was found at code // unit; the counterpart of `put`."""
+    code = state[0] - unit * np.uint64(start)
+    size = unit * np.uint64(frequency)
+    n = state[2]
+    while size < _BOTTOM:
+        byte = np.uint64(data[n]) if n < np.uint64(data.shape[0]) else np.uint64(0)
+        code = (code << _EIGHT) | byte
+        n += _ONE
+        size <<= _EIGHT
+    state[0], state[1], state[2] = code, size, n
+
+
+@njit(cache=True)
+def target(state: State, unit: np.uint64, total: int) -> int:
+    """The cumulative frequency that the next symbol's interval contains."""
+    return min(int(state[0] // unit), total - 1)
+
+
+@njit(cache=True)
+def encode_intervals(
+    state: State, out: NDArray[np.uint8], starts: NDArray[np.int64], frequencies: NDArray[np.int64], bits: int
+) -> None:
+    """Encode intervals [N] of a total of 2^bits; `out` needs MAX_SYMBOL_BYTES bytes for each beyond those written."""
+    shift = np.uint64(bits)
+    for i in range(starts.shape[0]):
+        put(state, out, starts[i], frequencies[i], state[1] >> shift)

@@ -1,0 +1,120 @@
+"""The constant tables of exact inference, computed with integers and correctly rounded decimals alone.
+
+Library sine, exponential and tanh differ in the last bit between machines; a table that decides a decoder's integers
+may not. Python's big integers and `decimal` (whose exp and ln are correctly rounded by specification) do not differ.
+"""
+
+from decimal import Context, Decimal
+from functools import lru_cache
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.config import ModelConfig
+
+LEVELS_PER_BIT = 4096
+"""Logits and attention scores are whole numbers of 1/4096 bit: a relative error of at most 8.5e-5 in a probability,
+which costs about 2e-9 bit a symbol."""
+
+EXP2_LENGTH = 32 * LEVELS_PER_BIT + 1
+"""Entries of an exp2 table; the last one is 0 for up to 30 fractional bits, so it serves as "minus infinity"."""
+
+LOGIT_GRID = 1024
+"""Logits are rounded to 1/1024 nat before the softcap table: an error of variance 8e-8 nat^2, 4e-8 nat a token."""
+
+ROPE_BITS = 15
+"""Fractional bits of the cosines and sines (exact.md, measured with no loss)."""
+
+_ONE = 1 << 160
+_DECIMAL = Context(prec=60)
+
+
+def _fixed(value: Decimal) -> int:
+    """`value` in units of 2^-160."""
+    return int(_DECIMAL.multiply(value, Decimal(_ONE)))
+
+
+@lru_cache
+def exp2_table(bits: int) -> NDArray[np.int64]:
+    """Entry i is 2^(bits - i / LEVELS_PER_BIT), rounded: int64 [EXP2_LENGTH]."""
+    root = _ONE >> 1
+    for _ in range(LEVELS_PER_BIT.bit_length() - 1):
+        root = isqrt(root << 160)
+    power, octave = _ONE, []
+    for _ in range(LEVELS_PER_BIT):
+        octave.append((power + (1 << 99)) >> 100)  # 60 fractional bits are plenty for bits <= 30
+        power = power * root >> 160
+    table = np.zeros(EXP2_LENGTH, np.int64)
+    fractions = np.array(octave, np.int64)
+    for n in range(32):
+        shift = 60 - bits + n
+        if shift < 62:
+            table[n * LEVELS_PER_BIT : (n + 1) * LEVELS_PER_BIT] = (fractions + (1 << (shift - 1))) >> shift
+    return table
+
+
+@lru_cache
+def softcap_table(cap: float) -> NDArray[np.int64]:
+    """Entry i is cap * tanh(i / LOGIT_GRID / cap) nats in units of 1/LEVELS_PER_BIT bit, rounded: int64.
+
+    It ends at 9 cap, where tanh is 1 - 3e-8: larger logits take the last entry.
+    """
+    c = Decimal(cap)
+    ratio = _fixed(_DECIMAL.exp(_DECIMAL.divide(Decimal(-2), _DECIMAL.multiply(c, Decimal(LOGIT_GRID)))))
+    bits_per_nat = _DECIMAL.divide(Decimal(1), _DECIMAL.ln(Decimal(2)))
+    top = _fixed(_DECIMAL.multiply(_DECIMAL.multiply(c, bits_per_nat), Decimal(LEVELS_PER_BIT)))
+    table, power = [], _ONE
+    for _ in range(int(9 * cap * LOGIT_GRID) + 1):
+        value = top * (_ONE - power) // (_ONE + power)
+        table.append((value + (_ONE >> 1)) >> 160)
+        power = power * ratio >> 160
+    return np.array(table, np.int64)
+
+
+def _cos_sin(angle: Decimal) -> tuple[int, int]:
+    """Cosine and sine of 0 <= angle <= 1 in units of 2^-160, by their Taylor series."""
+    x = _fixed(angle)
+    sums, term = [0, 0], _ONE
+    for n in range(1, 42):
+        sums[(n - 1) % 2] += term if (n - 1) % 4 < 2 else -term
+        term = (term * x >> 160) // n
+    return sums[0], sums[1]
+
+
+@lru_cache
+def rope_tables(base: float, dims: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cosines and sines of the rotary embedding in units of 2^-ROPE_BITS.
+
+    Returns:
+        (cos, sin), int64 [length, dims / 2]; pair i of position p turns by p * base^(-2 i / dims).
+    """
+    cos, sin = np.empty((length, dims // 2), np.int64), np.empty((length, dims // 2), np.int64)
+    half, shift = 1 << (159 - ROPE_BITS), 160 - ROPE_BITS
+    log_base = _DECIMAL.ln(Decimal(base))
+    for i in range(dims // 2):
+        exponent = _DECIMAL.multiply(_DECIMAL.divide(Decimal(-2 * i), Decimal(dims)), log_base)
+        step_cos, step_sin = _cos_sin(_DECIMAL.exp(exponent))
+        c, s = _ONE, 0
+        for p in range(length):
+            cos[p, i], sin[p, i] = (c + half) >> shift, (s + half) >> shift
+            c, s = (c * step_cos - s * step_sin) >> 160, (s * step_cos + c * step_sin) >> 160
+    return cos, sin
+
+
+def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """1 / (1 + e^-x) on the grid 2^-16, elementwise and the same on every machine."""
+    one = Decimal(1)
+    flat = []
+    for value in values.ravel().tolist():
+        x = Decimal(max(-40.0, min(40.0, value)))
+        y = _DECIMAL.divide(one, _DECIMAL.add(one, _DECIMAL.exp(-x)))
+        flat.append(int(_DECIMAL.multiply(y, Decimal(1 << 17)) + 1) // 2)
+    return np.array(flat, np.float64).reshape(values.shape) / (1 << 16)
+
+
+def layer_scales(config: ModelConfig) -> list[float]:
+    """1 / sqrt(layer + 1) on the grid 2^-16 for each layer, or 1 where the config has no LN scale."""
+    if not config.ln_scale:
+        return [1.0] * config.num_layers
+    return [(isqrt((1 << 34) // (i + 1)) + 1) // 2 / (1 << 16) for i in range(config.num_layers)]
