@@ -1,0 +1,207 @@
+"""The float model: a decoder-only transformer of the challenge's family, plain single-device PyTorch.
+
+`codec.exact` computes the same network in fixed point; the order of the arithmetic here is the order there.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.bigram import bigram_rows
+from codec.config import ModelConfig
+from codec.errors import MismatchError
+
+EPS = 2.0**-23
+"""Added to a mean square before its root, and the least squared length that XSA divides by: float32's epsilon."""
+
+EMBEDDING_STD = 0.005  # the challenge's TIED_EMBED_INIT_STD
+BIGRAM_STD = 0.01
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + EPS) over the last dimension, computed in float32, in the dtype of x."""
+    return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
+
+
+def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles, float32 [length, rotary_dims / 2].
+
+    Frequency i is rope_base^(-2i / rotary_dims).
+    """
+    half = torch.arange(0, config.rotary_dims, 2, dtype=torch.float64)
+    frequencies = torch.tensor(config.rope_base, dtype=torch.float64) ** (-half / config.rotary_dims)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE in the half-split form on the leading dimensions of x [..., T, head_dim]; the others pass through."""
+    half = cos.shape[-1]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((a * cos + b * sin, b * cos - a * sin, rest), dim=-1)
+
+
+class Linear(nn.Linear):
+    """A matrix without bias: a float32 parameter, used in the dtype of its input."""
+
+    def __init__(self, inputs: int, outputs: int, zero: bool = False):
+        super().__init__(inputs, outputs, bias=False)
+        if zero:
+            nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with QK norm and RoPE; `xsa` removes the share of a position's own value."""
+
+    def __init__(self, config: ModelConfig, xsa: bool, qk_gain: float):
+        super().__init__()
+        dim = config.model_dim
+        self.heads, self.kv_heads, self.head_dim, self.xsa = config.num_heads, config.num_kv_heads, config.head_dim, xsa
+        self.c_q = Linear(dim, dim)
+        self.c_k = Linear(dim, config.kv_dim)
+        self.c_v = Linear(dim, config.kv_dim)
+        self.proj = Linear(dim, dim, zero=True)
+        self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        batch, length, dim = x.shape
+        q = self.c_q(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        k = self.c_k(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.c_v(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        q = rotate(rms_norm(q.float()), cos, sin) * self.q_gain[:, None, None]
+        k = rotate(rms_norm(k.float()), cos, sin)
+        grouped = self.kv_heads != self.heads
+        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, enable_gqa=grouped)
+        if self.xsa:
+            y = without_own_value(y, v)
+        return self.proj(y.transpose(1, 2).reshape(batch, length, dim))
+
+
+def without_own_value(y: Tensor, v: Tensor) -> Tensor:
+    """XSA: y [B, H, T, d] minus its component along the position's own value, v [B, KV, T, d] of its head's group."""
+    groups = y.unflatten(1, (v.shape[1], -1)).float()
+    own = v.unsqueeze(2).float()
+    share = (groups * own).sum(-1, keepdim=True) / (own * own).sum(-1, keepdim=True).clamp_min(EPS)
+    return (groups - share * own).flatten(1, 2).to(y.dtype)
+
+
+class MLP(nn.Module):
+    """Two matrices with a squared rectifier between them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.slope = 0.5 if config.activation == "leaky_relu2" else 0.0
+        self.fc = Linear(config.model_dim, config.mlp_mult * config.model_dim)
+        self.proj = Linear(config.mlp_mult * config.model_dim, config.model_dim, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        h = self.fc(x)
+        h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
+        return self.proj(h.square())
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the residual stream; the stream is first mixed with the embedding."""
+
+    def __init__(self, config: ModelConfig, layer: int, qk_gain: float):
+        super().__init__()
+        dim = config.model_dim
+        self.norm_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
+        self.attn = Attention(config, layer >= config.num_layers - config.xsa_layers, qk_gain)
+        self.mlp = MLP(config)
+        self.attn_scale = nn.Parameter(torch.ones(dim))
+        self.mlp_scale = nn.Parameter(torch.ones(dim))
+        self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+
+    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block."""
+        mix = self.resid_mix.to(x.dtype)
+        x = mix[0] * x + mix[1] * x0
+        x = x + self.attn_scale.to(x.dtype) * self.attn(rms_norm(x) * self.norm_scale, cos, sin)
+        return x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x) * self.norm_scale)
+
+
+class Bigram(nn.Module):
+    """BigramHash: a table row for each pair of neighbouring tokens, projected onto the residual stream."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed = nn.Embedding(config.bigram_buckets, config.bigram_dim)
+        nn.init.normal_(self.embed.weight, std=BIGRAM_STD)
+        self.proj = Linear(config.bigram_dim, config.model_dim, zero=True)
+        self.scale = nn.Parameter(torch.full((1,), 0.05))
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """tokens int64 [B, T] -> what to add to the embedding, `dtype` [B, T, D]."""
+        rows = bigram_rows(tokens, self.embed.num_embeddings)
+        return self.scale.to(dtype) * self.proj(self.embed(rows).to(dtype))
+
+
+class GPT(nn.Module):
+    """The model of a config. Its state dict is `codec.parameters.parameters(config)`, all float32.
+
+    Args:
+        config: the shape.
+        qk_gain: what the gains of the query heads start from.
+        dtype: of the residual stream and of the matrix products; norms, rotations and the loss are float32 always.
+    """
+
+    def __init__(self, config: ModelConfig, *, qk_gain: float = 1.5, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
+        nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
+        self.bigram = Bigram(config) if config.bigram_buckets else None
+        self.blocks = nn.ModuleList(Block(config, layer, qk_gain) for layer in range(config.num_layers))
+        if skips := config.encoder_length:
+            self.skip_weights = nn.Parameter(torch.ones(skips, config.model_dim))
+            if config.skips == "gated":
+                self.skip_gates = nn.Parameter(torch.zeros(skips, config.model_dim))
+        cos, sin = rope_tables(config, config.window)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Softcapped logits, float32 [B, T, V], of tokens int64 [B, T].
+
+        Raises:
+            MismatchError: T is greater than the config's window.
+        """
+        length = tokens.shape[1]
+        if length > self.config.window:
+            raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
+        cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
+        x = self.tok_emb(tokens).to(self.dtype)
+        if self.bigram is not None:
+            x = x + self.bigram(tokens, self.dtype)
+        x = x0 = rms_norm(x)
+        skips: list[Tensor] = []
+        encoder_length = self.config.encoder_length
+        for execution, layer in enumerate(self.config.schedule):
+            if execution >= encoder_length and skips:
+                x = self.take_skip(execution - encoder_length, x, skips.pop())
+            x = self.blocks[layer](x, x0, cos, sin)
+            if execution < encoder_length:
+                skips.append(x)
+        logits = F.linear(rms_norm(x), self.tok_emb.weight.to(self.dtype)).float()
+        return self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
+
+    def take_skip(self, index: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Mix an activation of the first half into the stream x [B, T, D] of the second."""
+        s = self.skip_weights[index].to(x.dtype) * skip
+        if self.config.skips == "add":
+            return x + s
+        return s + torch.sigmoid(self.skip_gates[index]).to(x.dtype) * (x - s)
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+        """Cross-entropy in nats of targets int64 [B, T]; a scalar, or float32 [B, T] for reduction "none"."""
+        losses = F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten(), reduction=reduction)
+        return losses.view_as(targets) if reduction == "none" else losses

@@ -1,0 +1,187 @@
+"""Recipes: everything that decides a training run, as TOML files with overrides from the command line."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from codec.config import ModelConfig
+from codec.errors import FormatError
+from codec.files import read_bytes
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The folder of the named recipes."""
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Where tokens come from."""
+
+    shards: str = "embedded"  # a folder of token shards; "embedded" is the sample that ships
+    tokenizer: str = ""  # path of the SentencePiece model that made the shards; the sample brings its own
+    seed: int = 0  # of the order in which training data is read
+
+
+@dataclass(frozen=True)
+class OptimRecipe:
+    """Optimizer settings. The defaults are the challenge's baseline."""
+
+    matrix_lr: float = 0.04
+    embed_lr: float = 0.05
+    vector_lr: float = 0.04
+    momentum: float = 0.95
+    momentum_start: float = 0.85
+    momentum_warmup: int = 500  # steps
+    weight_decay: float = 0.0  # of matrices
+    embed_weight_decay: float = 0.0  # of embeddings and hash tables
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_eps: float = 1e-8
+    grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Length, batch and bookkeeping of a run. The defaults are the challenge's baseline."""
+
+    seed: int = 1337  # of the initial weights
+    batch_tokens: int = 524_288  # tokens a step, over all processes
+    micro_batches: int = 8  # parts of a step's batch that are computed one after another, shared out over the processes
+    iterations: int = 20_000  # steps at most; 0: no cap
+    seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
+    prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
+    warmup_steps: int = 0  # steps over which the learning rate rises
+    warmdown_steps: int = 1200  # steps over which it falls at the end
+    warmdown_fraction: float = 0.0  # or the share of the run over which it falls
+    min_lr: float = 0.0  # share of the learning rate that is left at the end
+    qk_gain: float = 1.5  # what the query gains start from
+    ema_decay: float = 0.0  # of the average of the weights that is saved; 0: the last weights are saved
+    log_every: int = 200  # steps
+    checkpoint_seconds: float = 60.0  # between resumable checkpoints; 0: none by time
+    checkpoint_steps: int = 0  # between resumable checkpoints; 0: none by steps
+    val_tokens: int = 0  # tokens of the validation shards that are scored after training
+
+
+LENGTH = {"iterations", "seconds", "prime_steps", "log_every", "checkpoint_seconds", "checkpoint_steps", "val_tokens"}
+"""Entries of TrainRecipe that may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run.
+
+    Raises:
+        FormatError: settings that contradict each other.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+
+    def __post_init__(self) -> None:
+        train, window = self.train, self.model.window
+        for section in (self.optim, self.train):
+            for name, value in asdict(section).items():
+                if value < 0:
+                    raise FormatError(f"recipe: {name} is {value}, expected 0 or more")
+        if not train.iterations and not train.seconds:
+            raise FormatError("recipe: train.iterations and train.seconds are both 0; set one of them to end the run")
+        if train.warmdown_steps and train.warmdown_fraction:
+            raise FormatError("recipe: train.warmdown_steps and train.warmdown_fraction are both set; leave one at 0")
+        if train.batch_tokens % window or not train.batch_tokens:
+            raise FormatError(
+                f"recipe: train.batch_tokens is {train.batch_tokens}, expected a multiple of model.window {window}"
+            )
+        if not train.log_every or not train.micro_batches:
+            raise FormatError("recipe: train.log_every and train.micro_batches must be at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """Raises FormatError for unknown sections or entries and for values of another type."""
+        known = {"model": ModelConfig, "data": DataRecipe, "optim": OptimRecipe, "train": TrainRecipe}
+        if unknown := sorted(set(values) - set(known)):
+            raise FormatError(f"recipe: unknown sections {unknown}, expected some of {sorted(known)}")
+        for name, section in values.items():
+            if not isinstance(section, dict):
+                raise FormatError(f"recipe: {name} is {section!r}, expected a table [{name}]")
+        return cls(
+            ModelConfig.from_dict(values.get("model", {})),
+            section_of(DataRecipe, "data", values.get("data", {})),
+            section_of(OptimRecipe, "optim", values.get("optim", {})),
+            section_of(TrainRecipe, "train", values.get("train", {})),
+        )
+
+
+Section = TypeVar("Section", DataRecipe, OptimRecipe, TrainRecipe)
+
+
+def section_of(kind: type[Section], section: str, values: dict[str, Any]) -> Section:
+    """`kind` filled with the entries of a table. Raises FormatError for unknown or ill-typed entries."""
+    types = {entry.name: type(entry.default) for entry in fields(kind)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in types:
+            raise FormatError(f"recipe: unknown entry {section}.{name}, expected one of {sorted(types)}")
+        expected = types[name]
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            raise FormatError(f"recipe: {section}.{name} is {value!r}, expected a value of type {expected.__name__}")
+        checked[name] = value
+    return kind(**checked)
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe `name`, one that ships (`baseline`) or the path of a TOML file.
+
+    Args:
+        overrides: entries to set, each like `model.window=256`.
+
+    Raises:
+        FormatError: no such recipe, not TOML, or an unknown or ill-typed entry.
+    """
+    shipped = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    path = shipped.get(name, Path(name))
+    if name not in shipped and not path.is_file():
+        raise FormatError(f"recipe {name}: neither a file nor one of {sorted(shipped)}")
+    try:
+        values = tomllib.loads(read_bytes(path, "recipe").decode())
+    except ValueError as error:
+        raise FormatError(f"recipe {path}: not TOML ({error})") from error
+    for override in overrides:
+        apply_override(values, override)
+    return Recipe.from_dict(values)
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one entry of the nested `values` from `section.entry=value`; a value that is not TOML is taken as text.
+
+    Raises:
+        FormatError: not of that form.
+    """
+    key, equals, text = override.partition("=")
+    section, dot, entry = key.strip().partition(".")
+    if not equals or not dot:
+        raise FormatError(f"override {override!r}: expected section.entry=value, such as model.num_layers=4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    values.setdefault(section, {})[entry] = value
+
+
+def differences(saved: Recipe, wanted: Recipe) -> list[str]:
+    """Entries that differ between two recipes and that a resumed run may not change, as `section.entry: a -> b`."""
+    found = []
+    for section, old in saved.to_dict().items():
+        new = wanted.to_dict()[section]
+        for name, value in old.items():
+            if value != new[name] and not (section == "train" and name in LENGTH):
+                found.append(f"{section}.{name}: {value!r} -> {new[name]!r}")
+    return found

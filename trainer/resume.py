@@ -1,0 +1,95 @@
+"""The state of a run, and the checkpoint from which a killed run goes on as if nothing had happened."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from codec.errors import FormatError, MismatchError
+from codec.files import atomic_write
+from trainer.distributed import World
+from trainer.model import GPT
+from trainer.optim import Optimizers
+from trainer.recipe import Recipe, differences
+
+RESUME = "resume.pt"
+
+
+@dataclass
+class State:
+    """All that changes while a model trains.
+
+    Attributes:
+        average: moving average of the weights by name; empty where the recipe wants none.
+        step: steps made.
+        elapsed: seconds of training.
+    """
+
+    model: GPT
+    optimizers: Optimizers
+    average: dict[str, Tensor]
+    step: int = 0
+    elapsed: float = 0.0
+
+    @classmethod
+    def start(cls, recipe: Recipe, world: World) -> "State":
+        """Step 0: weights from the recipe's seed, equal in every process and on every device."""
+        torch.manual_seed(recipe.train.seed)
+        dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
+        model = GPT(recipe.model, qk_gain=recipe.train.qk_gain, dtype=dtype).to(world.device)
+        average = copy_of(model.state_dict()) if recipe.train.ema_decay else {}
+        return cls(model, Optimizers(model, recipe.optim, world), average)
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Take the weights after a step into the average; early on it forgets faster, so that it forgets the start."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        for name, weight in self.model.named_parameters():
+            self.average[name].lerp_(weight, 1 - decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the run is for: the average, or the last weights where there is none."""
+        return self.average or dict(self.model.state_dict())
+
+    def save(self, folder: Path, recipe: Recipe) -> None:
+        """Write the checkpoint; the one before it is replaced when the new one is whole."""
+        content = {
+            "recipe": recipe.to_dict(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "model": self.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "average": self.average,
+        }
+        with atomic_write(folder / RESUME) as file:
+            torch.save(content, file)
+
+    def restore(self, folder: Path, recipe: Recipe, device: torch.device) -> None:
+        """Take up the checkpoint of `folder`.
+
+        Raises:
+            FormatError: it cannot be read, or holds something else.
+            MismatchError: it is of another recipe.
+        """
+        path = folder / RESUME
+        try:
+            content = torch.load(path, map_location=device, weights_only=True)
+            saved = Recipe.from_dict(content["recipe"])
+            if changed := differences(saved, recipe):
+                raise MismatchError(f"run {folder}: cannot resume with another recipe ({'; '.join(changed)})")
+            self.model.load_state_dict(content["model"])
+            self.optimizers.load_state_dict(content["optimizers"])
+            for name, average in self.average.items():
+                average.copy_(content["average"][name])
+            self.step, self.elapsed = int(content["step"]), float(content["elapsed"])
+        except MismatchError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise FormatError(f"checkpoint {path}: cannot be resumed ({error}); train into a new folder") from error
+
+
+def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Clones of tensors, by name."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
