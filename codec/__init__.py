@@ -1,8 +1,16 @@
-"""Everything between a state dict or text and bytes: packs, archives, exact inference."""
+"""Everything between a state dict or text and bytes: packs, archives, exact inference.
 
-from codec.archive import ArchiveReader, ArchiveWriter, decode, encode
+Names are imported on first use, so that a command that needs none of torch and numba starts at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
-from codec.pack import Pack, compress, decompress, open
+
+if TYPE_CHECKING:
+    from codec.archive import ArchiveReader, ArchiveWriter, decode, encode
+    from codec.pack import Pack, compress, decompress, open
 
 __all__ = [
     "ArchiveReader",
@@ -18,3 +26,15 @@ __all__ = [
     "encode",
     "open",
 ]
+
+_HOMES = {
+    "codec.archive": ("ArchiveReader", "ArchiveWriter", "decode", "encode"),
+    "codec.pack": ("Pack", "compress", "decompress", "open"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'codec' has no attribute {name!r}")

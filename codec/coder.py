@@ -189,7 +189,7 @@ class _Lanes:
             document = run[lane]
             document.tokens.append(int(found[0, lane]))
             size = len(self.payloads[document.number])
-            if self.states[lane, 2] > size + 2 * rangecoder.CODE_BYTES:
+            if self.states[lane, 2] > size + rangecoder.CODE_BYTES:
                 raise FormatError(
                     f"document {document.number}: its record of {size} bytes ends before token {len(document.tokens) - 1}; "
                     "the archive is damaged or was made with another pack"

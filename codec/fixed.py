@@ -48,7 +48,7 @@ def snap_fixed(x: Tensor, fraction: int | Tensor, bits: int = SNAP_BITS) -> Tens
 
 
 def reciprocal_sqrt(m: Tensor) -> Tensor:
-    """1 / sqrt(m) for positive normal float64, to a relative error below 2^-25, the same on every device.
+    """1 / sqrt(m) for float64 m >= 2^-970, to a relative error below 2^-25, the same on every device.
 
     m is scaled by a power of four to M in [2^50, 2^52); floor(sqrt(M)) is at most one off, whichever library took the
     root, and is repaired with exact products.

@@ -23,6 +23,9 @@ from codec.tokenizer import Tokenizer
 MAX_PARAMETERS = 1 << 28
 """Elements that a pack may claim to hold: 1 GiB of float32, the bound on memory for a hostile file."""
 
+MAX_DIMENSIONS = 64
+"""Of a tensor: torch's limit."""
+
 MAX_HEADER = 1 << 24
 MAX_TOKENIZER = 1 << 24
 
@@ -99,17 +102,15 @@ def compress(
         FormatError: weights that are not finite.
 
     >>> import torch, codec
-    >>> blob = codec.compress({"w": torch.eye(128)})
-    >>> torch.equal(codec.decompress(blob)["w"], torch.eye(128))
+    >>> blob = codec.compress({"w": 127 * torch.eye(128)})
+    >>> torch.equal(codec.decompress(blob)["w"], 127 * torch.eye(128))
     True
     """
     if isinstance(tokenizer, bytes):
         tokenizer = Tokenizer(tokenizer)
     roles = _roles(state_dict, config)
-    if config and tokenizer and tokenizer.vocab_size > config.vocab_size:
-        raise MismatchError(
-            f"tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; pass the model's tokenizer"
-        )
+    if config and tokenizer:
+        _check_vocabulary(config, tokenizer)
     smallest = None
     for widths in WIDTHS:
         blob = _build(state_dict, roles, widths, config, tokenizer)
@@ -146,12 +147,24 @@ def open(blob: bytes) -> Pack:
     vectors = _read_vectors(manifest, sections["vectors"])
     if config:
         _check_shapes(config, {e["name"]: tuple(e["shape"]) for e in manifest["tensors"] + manifest["vectors"]})
+        misplaced = [name for name, p in parameters(config).items() if (name in vectors) != (p.role == "vector")]
+        if misplaced:
+            raise FormatError(f"pack: matrices kept as vectors, or vectors as matrices: {misplaced[:3]}")
+    if config and tokenizer:
+        _check_vocabulary(config, tokenizer)
     return Pack(config, tokenizer, manifest, matrices, vectors, hashlib.sha256(blob).hexdigest(), len(blob))
 
 
 def decompress(blob: bytes) -> dict[str, torch.Tensor]:
     """The state dict of a pack. Raises FormatError as `open` does."""
     return open(blob).state_dict()
+
+
+def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise MismatchError(
+            f"tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; pass the model's tokenizer"
+        )
 
 
 def _check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
@@ -233,7 +246,11 @@ def _vector(name: str, tensor: torch.Tensor) -> NDArray[Any]:
         values = tensor.double().numpy()
         if not np.isfinite(values).all():
             raise FormatError(f"tensor {name}: not all values are finite; repair the checkpoint")
-        return values.astype("<f2" if np.abs(values).max(initial=0) < 65_504 else "<f4")
+        if np.abs(values).max(initial=0) < 65_504:
+            return values.astype("<f2")
+        if np.abs(values).max() > np.finfo(np.float32).max:
+            raise FormatError(f"tensor {name}: {np.abs(values).max():.3g} is too large for float32")
+        return values.astype("<f4")
     values = tensor.numpy()
     if str(values.dtype) not in _VECTOR_TYPES:
         raise FormatError(f"tensor {name}: dtype {values.dtype}, expected floating point or one of {_VECTOR_TYPES[2:]}")
@@ -251,12 +268,14 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         for kind in ("tensors", "vectors"):
             for entry in header[kind]:
                 sizes = entry["shape"]
-                well_formed = isinstance(entry["name"], str) and isinstance(sizes, list)
+                entry["name"].encode()  # refuses lone surrogates
+                well_formed = isinstance(sizes, list) and len(sizes) <= MAX_DIMENSIONS
                 if not (well_formed and all(type(n) is int and 0 <= n <= MAX_PARAMETERS for n in sizes)):
-                    raise FormatError(f"pack: header entry {entry!r}, expected a name and a shape")
-                total += prod(sizes)
+                    raise FormatError(f"pack: header entry {str(entry)[:200]}, expected a name and a shape")
+                total += prod(max(1, n) for n in sizes)  # rows without columns have steps, too
                 if kind == "tensors":
-                    if entry["role"] not in _TABLES or type(entry["exponent"]) is not int or not sizes:
+                    numbers = type(entry["exponent"]) is int and type(entry["bits"]) is int
+                    if entry["role"] not in _TABLES or not numbers or not sizes:
                         raise FormatError(f"pack: header entry {entry!r}, expected a matrix with role and exponent")
                 elif entry["dtype"] not in _VECTOR_TYPES:
                     raise FormatError(f"pack: header entry {entry!r}, expected one of {_VECTOR_TYPES}")
@@ -268,9 +287,9 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         header["alphabets"] = [[int(low), int(high)] for low, high in alphabets]
         if len(header["alphabets"]) != len(_TABLES):
             raise FormatError(f"pack: header has {len(alphabets)} alphabets, expected {len(_TABLES)}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, FormatError):
-            raise
+    except FormatError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(f"pack: header is not what underpar writes ({error!r})") from error
     return header
 
@@ -303,6 +322,8 @@ def _read_vectors(manifest: dict[str, Any], section: bytes) -> dict[str, NDArray
     vectors, offset = {}, 0
     for entry, size in zip(manifest["vectors"], sizes, strict=True):
         raw = np.frombuffer(data, np.dtype(entry["dtype"]).newbyteorder("<"), prod(entry["shape"]), offset)
+        if not np.isfinite(raw).all():
+            raise FormatError(f"pack: vector {entry['name']}: not all values are finite")
         vectors[entry["name"]] = raw.reshape(entry["shape"]).copy()
         offset += size
     return vectors

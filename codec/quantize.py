@@ -51,8 +51,11 @@ def step_exponent(steps: NDArray[np.float32]) -> int:
 
 
 def half_precision_steps(steps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Steps [R] rounded to float16 times 2^step_exponent, upwards where float16 would make a positive step zero."""
+    """Steps [R] rounded to float16 times 2^step_exponent; upwards among float16's subnormals, which are so far apart
+    that a step rounded down would clip its row, or be zero."""
     exponent = step_exponent(steps)
-    halves = np.ldexp(steps, -exponent).astype(np.float16)
-    halves = np.where((steps > 0) & (halves == 0), np.finfo(np.float16).smallest_subnormal, halves)
+    scaled = np.ldexp(steps.astype(np.float64), -exponent)
+    halves = scaled.astype(np.float16)
+    clipping = (halves < scaled) & (scaled < np.finfo(np.float16).smallest_normal)
+    halves = np.where(clipping, np.nextafter(halves, np.float16(1)), halves)
     return np.ldexp(halves.astype(np.float32), exponent)

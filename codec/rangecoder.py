@@ -4,7 +4,7 @@ The state is uint64[3]. Encoder: low, range, bytes written; decoder: code - low,
 every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of up to 2^24 loses at most 2^-24 of its
 width. A carry out of low is added to the bytes already written. A stream ends with the shortest bytes whose value,
 followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code length; the decoder
-reads zeros beyond the end, and callers bound how far.
+reads zeros beyond the end, never more than CODE_BYTES of them, so a stream that lacks bytes can be told.
 
 Construction: range coding after G. N. N. Martin (1979), with carry propagation into the output.
 """
@@ -77,8 +77,6 @@ def finish(state: State, out: NDArray[np.uint8]) -> int:
         out[n] = np.uint8(value >> _48)
         n += _ONE
         value = (value << _EIGHT) & _MASK
-    while n > 0 and out[n - _ONE] == 0:
-        n -= _ONE
     return int(n)
 
 

@@ -91,7 +91,10 @@ def _encode(state, out, table, symbols):
 def _decode(state, data, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
+    end = np.uint64(data.shape[0] + rangecoder.CODE_BYTES)
     for n in range(symbols.shape[0]):
+        if state[2] > end:  # damaged, which the caller sees in the state
+            return
         unit = state[1] // np.uint64(tree[size])
         target = rangecoder.target(state, unit, tree[size])
         symbol, start, step = 0, 0, size >> 1

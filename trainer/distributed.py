@@ -50,9 +50,9 @@ class World:
         """The equal parts [n, ...] of all processes, in rank order: [size * n, ...]."""
         if self.size == 1:
             return part
-        parts = part.new_empty(self.size * part.shape[0], *part.shape[1:])
-        dist.all_gather_into_tensor(parts, part)
-        return parts
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        dist.all_gather(parts, part)
+        return torch.cat(parts)
 
     def told(self, *values: float) -> list[float]:
         """What the leading process passed: the others' values give way to its own. Waits for no GPU."""

@@ -1,0 +1,223 @@
+"""The float model's score in bits per byte, under the challenge's accounting or document by document.
+
+`flat` and `sliding` score a stream as the challenge does: BOS targets count in the loss and for no bytes, and bytes
+come from the challenge's table. `document` gives each document to the model alone: from [BOS, t1 .. tn] it predicts
+t1 .. tn and, for the end, BOS; bytes are those that the tokens stand for.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from codec.console import Advance, ignore_progress
+from codec.errors import CodecError
+from codec.tokenizer import BOS, Tokenizer
+from codec.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
+from eval.streams import documents_of
+from trainer.model import GPT
+
+MAX_LOGITS = 1 << 24
+"""Elements of a batch's logits, 64 MiB in float32: it bounds the memory, whose peak is a few copies of them."""
+
+ROUND_LENGTH = 64
+"""Rows are padded to a multiple of this many tokens, so that documents of unlike length share a batch. Attention is
+causal: what follows a row does not change it."""
+
+SLIDING_STRIDE = 64
+"""The challenge's."""
+
+
+class DocumentScore(NamedTuple):
+    """`bytes` are those of the tokens that were scored."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model's predictions of `tokens` targets cost, and how many bytes these stand for.
+
+    `decoded_bytes` are counted on the decoded tokens; `text_bytes` are the same but for the stream policies, which use
+    the challenge's table.
+    """
+
+    nats: float
+    tokens: int
+    text_bytes: int
+    decoded_bytes: int
+
+    @property
+    def loss_nats(self) -> float:
+        """Mean cross-entropy in nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def bpb(self) -> float:
+        return self.nats / math.log(2) / self.text_bytes
+
+
+class Row(NamedTuple):
+    """A window's tokens [inputs + 1], the number of leading targets that do not count, and what its cost belongs to."""
+
+    tokens: NDArray[np.uint16]
+    skip: int
+    owner: int
+
+
+def score(
+    model: GPT,
+    tokenizer: Tokenizer,
+    stream: NDArray[np.uint16],
+    policy: Policy,
+    stride: int | None = None,
+    targets: int | None = None,
+    advance: Advance = ignore_progress,
+) -> Score:
+    """Score a stream of tokens [N] under a policy.
+
+    Args:
+        stride: of `sliding` (default 64) and of long documents (default: half the window); `flat` has none.
+        targets: stop after so many.
+        advance: told the targets that have been scored.
+
+    Raises:
+        CodecError: nothing to score, or a stride that does not fit the window.
+    """
+    if policy is Policy.DOCUMENT:
+        found = score_documents(model, tokenizer, documents_of(stream), stride, targets, advance)
+        nats = math.fsum(document.nats for document in found)
+        tokens, text_bytes = sum(d.tokens for d in found), sum(d.bytes for d in found)
+        result = Score(nats, tokens, text_bytes, text_bytes)
+    else:
+        plan = stream_plan(policy, len(stream), model.config.window, stride)
+        result = score_stream(
+            model, tokenizer, stream, plan if targets is None else first_targets(plan, targets), advance
+        )
+    if not result.text_bytes:
+        raise CodecError(
+            f"nothing to score: {len(stream):,} tokens are {result.tokens:,} targets of {policy} and 0 bytes of text; "
+            "pass more text, or --policy document for a text shorter than the model's window"
+        )
+    return result
+
+
+def stream_plan(policy: Policy, tokens: int, window: int, stride: int | None) -> list[Window]:
+    """The windows of a stream of `tokens` tokens. Raises CodecError for a stride that does not fit."""
+    if policy is Policy.SLIDING:
+        return sliding_windows(tokens, window, min(SLIDING_STRIDE, window) if stride is None else stride)
+    if stride is not None:
+        raise CodecError(f"stride {stride} with policy flat, whose rows do not overlap; leave it out or use sliding")
+    return flat_windows(tokens, window)
+
+
+def score_stream(
+    model: GPT,
+    tokenizer: Tokenizer,
+    stream: NDArray[np.uint16],
+    plan: Sequence[Window],
+    advance: Advance = ignore_progress,
+) -> Score:
+    """Score a stream of tokens [N] over windows that score its inputs from 0 on without a gap."""
+    count = plan[-1].end if plan else 0
+    rows = (Row(stream[w.start : w.end + 1], w.score_from - w.start, 0) for w in plan)
+    nats = float(row_nats(model, rows, 1, advance)[0])
+    before, targets = stream[:count], stream[1 : count + 1]
+    return Score(nats, count, challenge_bytes(tokenizer, before, targets), decoded_bytes(tokenizer, targets))
+
+
+def score_documents(
+    model: GPT,
+    tokenizer: Tokenizer,
+    documents: Sequence[NDArray[np.uint16]],
+    stride: int | None = None,
+    targets: int | None = None,
+    advance: Advance = ignore_progress,
+) -> list[DocumentScore]:
+    """Score each document, tokens [n] without BOS, alone: its tokens and its end.
+
+    Args:
+        stride: how far the window of a document that is longer than it moves (default: half of it).
+        targets: stop after so many, if need be inside a document.
+        advance: told the targets that have been scored.
+
+    Raises:
+        CodecError: a stride that does not fit the window.
+    """
+    window = model.config.window
+    stride = max(1, window // 2) if stride is None else stride
+    counts: list[int] = []
+    left = targets
+    for document in documents:
+        if left == 0:
+            break
+        counts.append(len(document) + 1 if left is None else min(len(document) + 1, left))
+        left = None if left is None else left - counts[-1]
+
+    def rows() -> Iterator[Row]:
+        for owner, (document, count) in enumerate(zip(documents, counts, strict=False)):
+            framed = np.concatenate(([BOS], document, [BOS])).astype(np.uint16)
+            for w in document_windows(count, window, stride):
+                yield Row(framed[w.start : w.end + 1], w.score_from - w.start, owner)
+
+    nats = row_nats(model, rows(), len(counts), advance)
+    return [
+        DocumentScore(float(cost), count, decoded_bytes(tokenizer, document[:count]))
+        for cost, count, document in zip(nats, counts, documents, strict=False)
+    ]
+
+
+def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+    """Nats of the targets of each owner's rows, float64 [owners]. `advance` is told the targets scored."""
+    totals = np.zeros(owners, np.float64)
+    waiting: dict[int, list[Row]] = defaultdict(list)
+
+    def flush(length: int) -> None:
+        batch = waiting.pop(length)
+        for row, nats in zip(batch, _batch_nats(model, batch, length), strict=True):
+            totals[row.owner] += nats
+        advance(sum(len(row.tokens) - 1 - row.skip for row in batch))
+
+    for row in rows:
+        length = min(-(-(len(row.tokens) - 1) // ROUND_LENGTH) * ROUND_LENGTH, model.config.window)
+        waiting[length].append(row)
+        if (len(waiting[length]) + 1) * length * model.config.vocab_size > MAX_LOGITS:
+            flush(length)
+    for length in list(waiting):
+        flush(length)
+    return totals
+
+
+@torch.inference_mode()
+def _batch_nats(model: GPT, rows: Sequence[Row], length: int) -> list[float]:
+    tokens = np.full((len(rows), length + 1), BOS, np.int64)
+    counted = np.zeros((len(rows), length), np.bool_)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        counted[i, row.skip : len(row.tokens) - 1] = True
+    device = model.tok_emb.weight.device
+    on_device, mask = torch.from_numpy(tokens).to(device), torch.from_numpy(counted).to(device)
+    logits = model(on_device[:, :-1])
+    losses = F.cross_entropy(logits[mask], on_device[:, 1:][mask], reduction="none").double()
+    owner = mask.nonzero()[:, 0]
+    return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()
+
+
+def challenge_bytes(tokenizer: Tokenizer, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
+    """The bytes of targets [T], each after the token in before [T], by the challenge's table."""
+    base, space, boundary = tokenizer.challenge_tables()
+    return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())
+
+
+def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> int:
+    """The bytes that tokens [T] stand for."""
+    lengths = np.array([len(piece) for piece in tokenizer.token_bytes], np.int64)
+    return int(lengths[tokens].sum())

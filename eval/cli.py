@@ -1,0 +1,60 @@
+"""The commands that turn a model into a number."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codec import console
+from codec.windows import Policy
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    app.command("bpb")(bpb)
+
+
+def bpb(
+    model: Annotated[Path, typer.Argument(help="A run folder, .safetensors, .pack, or challenge .int8.ptz.")],
+    docs: Annotated[Path, typer.Option(help="Text, JSON Lines, parquet, or token shards (.bin, .bin.xz).")],
+    policy: Annotated[Policy, typer.Option(help="What the model sees.")] = Policy.FLAT,
+    stride: Annotated[int | None, typer.Option(help="Tokens scored in a window after the first.")] = None,
+    targets: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, where MODEL has none.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a float model in bits per byte, with the challenge's accounting."""
+    import time
+
+    import torch
+
+    from eval.bpb import score
+    from eval.models import load_model
+    from eval.streams import stream_bytes, token_stream
+
+    loaded = load_model(model, tokenizer)
+    network = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
+    began = time.perf_counter()
+    # One more row than wanted: `flat` drops a tail that does not fill a row.
+    enough = None if targets is None else targets + loaded.config.window + 1
+    with console.progress("reading", stream_bytes(docs), "bytes") as advance:
+        stream = token_stream(docs, loaded.tokenizer, enough, advance)
+    with console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance:
+        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance)
+    if result.decoded_bytes != result.text_bytes:
+        console.notes.print(
+            f"the challenge's table counts {result.text_bytes:,} bytes, the decoded text has {result.decoded_bytes:,}",
+            soft_wrap=True,
+        )
+    console.emit(
+        {
+            "bpb": result.bpb,
+            "loss_nats": result.loss_nats,
+            "tokens": result.tokens,
+            "text_bytes": result.text_bytes,
+            "decoded_bytes": result.decoded_bytes,
+            "policy": policy.value,
+            "seconds": time.perf_counter() - began,
+        },
+        as_json,
+    )

@@ -1,0 +1,300 @@
+"""Training runs on tiny data: loss falls, processes agree, a killed or interrupted run goes on as if never stopped."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import trainer.journal
+from codec.checkpoint import load_checkpoint
+from codec.console import CheckFailed
+from codec.errors import CodecError, FormatError, MismatchError
+from tests.helpers import ROOT
+from trainer.embedded import sp1024
+from trainer.loop import Outcome, train
+from trainer.model import GPT
+from trainer.recipe import Recipe, load_recipe
+from trainer.shards import write_shard
+
+TINY = """
+[model]
+vocab_size = 1024
+window = 16
+num_layers = 2
+model_dim = 16
+num_heads = 2
+num_kv_heads = 1
+
+[data]
+shards = "{shards}"
+
+[optim]
+momentum_warmup = 10
+
+[train]
+batch_tokens = 128
+micro_batches = 2
+iterations = 30
+seconds = 0
+warmdown_steps = 10
+ema_decay = 0.9
+log_every = 1
+checkpoint_seconds = 0
+val_tokens = 256
+"""
+
+COMMAND = """
+import typer
+import trainer.cli
+
+app = typer.Typer()
+trainer.cli.register(app)
+app()
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same sums in the same order as in processes started with OMP_NUM_THREADS=1, on a CPU."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A TOML recipe over shards of words of five tokens that are easy to learn."""
+    shards = tmp_path / "shards"
+    generator = np.random.default_rng(0)
+    words = generator.integers(4, 1024, (12, 5))
+    for split, count in (("train", 800), ("val", 100)):
+        write_shard(shards / f"x_{split}_000000.bin", words[generator.integers(0, 12, count)].ravel())
+    (shards / "tokenizer.model").write_bytes(sp1024().model)
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.format(shards=shards))
+    return path
+
+
+def recipe_of(config: Path, *overrides: str) -> Recipe:
+    return load_recipe(str(config), overrides)
+
+
+def command(config: Path, folder: Path, *overrides: str, processes: int = 1) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    script = config.parent / "command.py"
+    script.write_text(COMMAND)
+    return [sys.executable, *launch, str(script), "train", str(config), *overrides, "-o", str(folder), "--json"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Equal weights, and equal losses at every step."""
+    first, second = load_checkpoint(a).state_dict, load_checkpoint(b).state_dict
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    losses = [[line.get("train_loss", line.get("val_loss")) for line in metrics(folder)] for folder in (a, b)]
+    assert losses[0] == losses[1]
+
+
+def test_loss_falls_and_the_folder_holds_the_model(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = train(recipe_of(config, "train.iterations=60"), folder)
+    lines = metrics(folder)
+    assert lines[0]["train_loss"] == pytest.approx(math.log(1024), abs=0.1)
+    assert done.train_loss == lines[-2]["train_loss"]
+    assert done.train_loss is not None and done.train_loss < 5
+    assert done.val_loss == lines[-1]["val_loss"]
+    assert done.val_loss is not None and done.val_loss < 6.5
+    assert (done.steps, done.tokens, done.interrupted) == (60, 7680, False)
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.config is not None and checkpoint.tokenizer is not None
+    GPT(checkpoint.config).load_state_dict(checkpoint.state_dict)
+    assert not (folder / "resume.pt").exists()
+    assert (folder / "train.log").read_text().splitlines()[2].startswith("step:1/60 train_loss:6.9")
+
+
+def test_validation_scores_what_is_saved(config: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(config, "train.iterations=5")
+    done = train(recipe, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run")
+    model = GPT(recipe.model)
+    model.load_state_dict(checkpoint.state_dict)
+    tokens = np.fromfile(tmp_path / "shards" / "x_val_000000.bin", "<u2")[512 : 512 + 257].astype(np.int64)
+    rows = torch.from_numpy(tokens[:256]).view(16, 16)
+    assert done.val_loss == pytest.approx(model.loss(rows, torch.from_numpy(tokens[1:]).view(16, 16)).item(), rel=1e-6)
+
+
+def test_micro_batches_do_not_change_the_run(config: Path, tmp_path: Path) -> None:
+    whole, parts = (
+        train(recipe_of(config, "train.iterations=3", f"train.micro_batches={n}"), tmp_path / str(n)) for n in (1, 8)
+    )
+    assert whole.train_loss == pytest.approx(parts.train_loss, rel=1e-4)
+
+
+def test_two_processes_train_as_one(config: Path, tmp_path: Path) -> None:
+    one = train(recipe_of(config, "train.iterations=6"), tmp_path / "one")
+    run = subprocess.run(
+        command(config, tmp_path / "two", "train.iterations=6", processes=2),
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert result["steps"] == 6
+    assert result["val_loss"] == pytest.approx(one.val_loss, rel=1e-3)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        if "train_loss" in a:
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+
+
+def test_a_killed_run_resumes_to_the_same_end(config: Path, tmp_path: Path) -> None:
+    settings = ("train.iterations=120", "train.checkpoint_steps=20")
+    whole = train(recipe_of(config, *settings), tmp_path / "whole")
+    folder = tmp_path / "killed"
+    child = subprocess.Popen(
+        command(config, folder, *settings), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while child.poll() is None and not (folder / "resume.pt").exists():
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert 20 <= len(metrics_until_torn(folder)) < 120
+    again = train(recipe_of(config, *settings), folder, resume=True)
+    assert again.train_loss == whole.train_loss
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def metrics_until_torn(folder: Path) -> list[str]:
+    return [line for line in (folder / "metrics.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_an_interrupted_run_resumes_to_the_same_end(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(recipe_of(config), tmp_path / "whole")
+    journal_loss = trainer.journal.Journal.loss
+
+    def interrupting(self: trainer.journal.Journal, step: int, *values: float) -> None:
+        journal_loss(self, step, *values)
+        if step == 11:
+            signal.raise_signal(signal.SIGINT)
+
+    folder = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.journal.Journal, "loss", interrupting)
+        stopped = train(recipe_of(config), folder)
+    assert (stopped.interrupted, stopped.steps) == (True, 12)
+    assert not (folder / "model.safetensors").exists()
+    again = train(recipe_of(config), folder, resume=True)
+    assert (again.interrupted, again.steps) == (False, 30)
+    assert again.val_loss == whole.val_loss
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def interrupted(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    """A run that stopped after its first step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.journal.Journal, "move_bar", lambda *_: signal.raise_signal(signal.SIGTERM))
+        return train(recipe_of(config), folder)
+
+
+def test_a_run_is_not_overwritten(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    assert interrupted(config, folder, monkeypatch).steps == 2
+    with pytest.raises(CodecError, match="--resume"):
+        train(recipe_of(config), folder)
+    train(recipe_of(config), folder, resume=True)
+    with pytest.raises(CodecError, match="--resume"):
+        train(recipe_of(config), folder)
+    with pytest.raises(CodecError, match="finished"):
+        train(recipe_of(config), folder, resume=True)
+
+
+def test_only_the_same_recipe_resumes(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    interrupted(config, folder, monkeypatch)
+    with pytest.raises(MismatchError, match=r"optim\.matrix_lr: 0\.04 -> 0\.01"):
+        train(recipe_of(config, "optim.matrix_lr=0.01"), folder, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another file"])
+def test_a_broken_checkpoint_is_reported(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    folder = tmp_path / "run"
+    interrupted(config, folder, monkeypatch)
+    path = folder / "resume.pt"
+    if damage == "another file":
+        torch.save({"step": 1}, path)
+    else:
+        path.write_bytes(path.read_bytes()[: 1000 if damage == "truncated" else 0])
+    with pytest.raises(FormatError, match=r"resume\.pt: cannot be resumed"):
+        train(recipe_of(config), folder, resume=True)
+
+
+def test_resuming_before_the_first_checkpoint_starts_over(config: Path, tmp_path: Path) -> None:
+    whole = train(recipe_of(config), tmp_path / "whole")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": 7.0}\n{"st')
+    (folder / ".resume.pt.abc").write_text("torn")
+    assert train(recipe_of(config), folder, resume=True).train_loss == whole.train_loss
+    assert_same_run(tmp_path / "whole", folder)
+    assert not (folder / ".resume.pt.abc").exists()
+
+
+def test_the_clock_ends_a_run(config: Path, tmp_path: Path) -> None:
+    overrides = ("train.iterations=0", "train.seconds=1.5", "train.log_every=100000")
+    start = time.perf_counter()
+    done = train(recipe_of(config, *overrides), tmp_path / "run")
+    assert 1.5 <= done.seconds < 2.5
+    assert done.seconds <= time.perf_counter() - start
+    assert done.steps > 10
+    assert metrics(tmp_path / "run")[-2]["lr_scale"] < 0.2
+
+
+def test_divergence_ends_a_run(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="diverged"):
+        train(recipe_of(config, "optim.embed_lr=1e30", "optim.vector_lr=1e30"), tmp_path / "run")
+
+
+def test_data_that_does_not_fit_is_reported(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="vocab_size is 512"):
+        train(recipe_of(config, "model.vocab_size=512"), tmp_path / "a")
+    with pytest.raises(CodecError, match="8 rows"):
+        train(recipe_of(config, "train.micro_batches=3"), tmp_path / "b")
+    with pytest.raises(FormatError, match="at least 17"):
+        train(recipe_of(config, "train.val_tokens=10", "train.iterations=1"), tmp_path / "c")
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_a_cpu_does(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(config, "train.iterations=20", "train.prime_steps=2", "train.checkpoint_steps=7")
+    on_gpu = train(recipe, tmp_path / "gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = train(recipe, tmp_path / "cpu")
+    assert on_gpu.val_loss == pytest.approx(on_cpu.val_loss, rel=0.03)
+    losses = [[line["train_loss"] for line in metrics(tmp_path / where)[:-1]] for where in ("gpu", "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)

@@ -1,0 +1,5 @@
+"""`python -m underpar`: the command line without an installed script."""
+
+from underpar.cli import main
+
+main()
