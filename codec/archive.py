@@ -20,7 +20,7 @@ from codec.coder import Coder
 from codec.console import Advance, ignore_progress
 from codec.container import shrink, unshrink
 from codec.documents import MODELLED, STORED, Record, read_stored
-from codec.errors import FormatError, MismatchError
+from codec.errors import DocumentError, FormatError, MismatchError
 from codec.pack import Pack
 
 MAGIC, END_MAGIC = b"UPTX", b"UPTE"
@@ -170,7 +170,7 @@ class ArchiveReader:
 
         Raises:
             FormatError: a record is damaged, or there is no such document.
-            MismatchError: what was decoded is not what was encoded.
+            DocumentError: what was decoded is not what was encoded.
         """
         wanted = range(len(self)) if documents is None else documents
         for number in wanted:
@@ -201,10 +201,11 @@ class ArchiveReader:
     @staticmethod
     def _check(number: int, document: bytes, crc: int) -> None:
         if zlib.crc32(document) != crc:
-            raise MismatchError(
-                f"document {number}: CRC-32 of the decoded bytes is {zlib.crc32(document):08x}, "
-                f"the archive says {crc:08x}; "
-                "the archive is damaged or the arithmetic of this machine is not IEEE"
+            raise DocumentError(
+                f"CRC-32 of the decoded bytes is {zlib.crc32(document):08x}, the archive says {crc:08x}; "
+                "the archive is damaged or the arithmetic of this machine is not IEEE",
+                number,
+                document,
             )
 
 
@@ -277,7 +278,7 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
             raise ValueError(f"pack or policy missing in {header}")
         if not all(type(header[key]) is int for key in ("window", "stride")):
             raise ValueError(f"window or stride missing in {header}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"archive: header is not what underpar writes ({error!r})") from error
     return header
 
@@ -303,7 +304,7 @@ def _read_footer(stream: BinaryIO, first: int) -> tuple[list[int], dict[str, Any
         deltas, metadata = footer["offsets"], footer["metadata"]
         if not all(type(delta) is int and delta > 0 for delta in deltas) or not isinstance(metadata, dict):
             raise ValueError("index out of order")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"archive: the footer at offset {begin} is not an index ({error})") from error

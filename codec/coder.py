@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from codec import frequencies, patch, rangecoder
 from codec.console import Advance, ignore_progress
 from codec.documents import Prepared, Record, prepare, write_record
-from codec.errors import FormatError
+from codec.errors import DocumentError
 from codec.exact import Cache, ExactModel
 from codec.tokenizer import BOS, Tokenizer
 from codec.windows import Window, document_windows
@@ -117,7 +117,7 @@ class Coder:
             (document number, original bytes), in the order in which documents end.
 
         Raises:
-            FormatError: a payload ends before its document.
+            DocumentError: a payload ends before its document.
         """
         lanes = _Lanes(self, payloads)
         while lanes.documents:
@@ -190,9 +190,11 @@ class _Lanes:
             document.tokens.append(int(found[0, lane]))
             size = len(self.payloads[document.number])
             if self.states[lane, 2] > size + rangecoder.CODE_BYTES:
-                raise FormatError(
-                    f"document {document.number}: its record of {size} bytes ends before token {len(document.tokens) - 1}; "
-                    "the archive is damaged or was made with another pack"
+                raise DocumentError(
+                    f"its record of {size} bytes ends before token {len(document.tokens) - 1}; "
+                    "the archive is damaged or was made with another pack",
+                    document.number,
+                    self.coder.tokenizer.decode(np.array(document.tokens[1:])),
                 )
             if document.tokens[-1] == BOS:
                 ended.append((document.number, self._finish(lane, document)))
@@ -202,10 +204,6 @@ class _Lanes:
 
     def _finish(self, lane: int, document: _Lane) -> bytes:
         tokens = np.array(document.tokens[1:-1], np.int64)
-        if tokens.max(initial=0) >= self.coder.tokenizer.vocab_size:
-            raise FormatError(
-                f"document {document.number}: it decodes to token {tokens.max()}, which the tokenizer does not have"
-            )
         return patch.take_edits(self.states[lane], self.payloads[document.number], self.coder.tokenizer.decode(tokens))
 
     def _slide(self) -> None:

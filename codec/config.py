@@ -109,7 +109,7 @@ class ModelConfig:
         """Raises FormatError if `text` is not a JSON object of known entries."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"config: not JSON ({error})") from error
         if not isinstance(values, dict):
             raise FormatError(f"config: found a JSON {type(values).__name__}, expected an object")

@@ -23,3 +23,16 @@ class BudgetError(CodecError):
 
 class MismatchError(CodecError):
     """Two things that do not belong together: an archive and another pack, a state dict and another config."""
+
+
+class DocumentError(MismatchError):
+    """A document of an archive does not decode to what was encoded.
+
+    Attributes:
+        document: its number.
+        decoded: the bytes that it decoded to as far as it went.
+    """
+
+    def __init__(self, message: str, document: int, decoded: bytes):
+        super().__init__(f"document {document}: {message}")
+        self.document, self.decoded = document, decoded

@@ -274,7 +274,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
                     raise FormatError(f"pack: header entry {str(entry)[:200]}, expected a name and a shape")
                 total += prod(max(1, n) for n in sizes)  # rows without columns have steps, too
                 if kind == "tensors":
-                    numbers = type(entry["exponent"]) is int and type(entry["bits"]) is int
+                    numbers = type(entry["exponent"]) is type(entry["bits"]) is int and 0 <= entry["bits"] < 1 << 40
                     if entry["role"] not in _TABLES or not numbers or not sizes:
                         raise FormatError(f"pack: header entry {entry!r}, expected a matrix with role and exponent")
                 elif entry["dtype"] not in _VECTOR_TYPES:

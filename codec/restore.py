@@ -11,18 +11,29 @@ from pathlib import Path
 
 import codec
 from codec.console import fail, progress
+from codec.errors import DocumentError
 
 
 def restore(pack: Path, archive: Path, output: Path, device: str) -> dict[str, object]:
-    """Decode a whole archive. Raises CodecError for a damaged one."""
+    """Decode a whole archive; where a document fails, `failed` is its number and what it decoded to is written alone.
+
+    Raises:
+        CodecError: the archive or the pack is damaged.
+    """
     begin = time.perf_counter()
+    failed = None
     with archive.open("rb") as stream, progress("decoding", archive.stat().st_size, "byte") as advance:
-        documents = codec.ArchiveReader(stream, codec.open(pack.read_bytes()), device).decode(advance=advance)
+        reader = codec.ArchiveReader(stream, codec.open(pack.read_bytes()), device)
+        try:
+            documents = reader.decode(advance=advance)
+        except DocumentError as error:
+            documents, failed = [error.decoded], error.document
     seconds = time.perf_counter() - begin
     output.write_bytes(b"".join(documents))
     ours = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "codec"]
     source = sum(Path(file).stat().st_size for file in ours if file) + Path(__file__).stat().st_size
-    return {"lengths": [len(document) for document in documents], "seconds": seconds, "code_bytes": source}
+    lengths = [len(document) for document in documents]
+    return {"lengths": lengths, "failed": failed, "seconds": seconds, "code_bytes": source}
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ class Alphabet:
     high: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.high - self.low < MAX_ALPHABET:
-            raise FormatError(f"alphabet {self.low} to {self.high}: expected 1 to {MAX_ALPHABET} symbols")
+        in_order = -(1 << 31) <= self.low <= self.high < 1 << 31
+        if not in_order or self.high - self.low >= MAX_ALPHABET:
+            raise FormatError(f"alphabet {self.low} to {self.high}: expected 1 to {MAX_ALPHABET} symbols of int32")
 
 
 def _new_table(alphabet: Alphabet) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ def read_text_file(path: Path) -> TextFile:
     for number, line in enumerate(data.splitlines(), 1):
         try:
             documents.append(json.loads(line)["text"].encode())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormatError(
                 f"{path}, line {number}: expected a JSON object with a string `text` ({error!r})"
             ) from error

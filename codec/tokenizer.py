@@ -76,8 +76,10 @@ class Tokenizer:
         return np.array(ids, dtype=np.uint16)
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
-        """The canonical bytes of token ids [T]."""
+        """The canonical bytes of token ids [T]. Raises FormatError for an id that the tokenizer does not have."""
         table = self.token_bytes
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
+            raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
         return b"".join([table[t] for t in tokens.tolist()])
 
     def challenge_tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:

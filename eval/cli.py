@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from codec import console
+from codec.cli import Device, check_device
 from codec.windows import Policy
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.command("bpb")(bpb)
+    app.command("prove")(prove)
 
 
 def bpb(
@@ -58,3 +60,30 @@ def bpb(
         },
         as_json,
     )
+
+
+def prove(
+    pack: Annotated[Path, typer.Argument(help="The pack to prove.")],
+    docs: Annotated[Path, typer.Option(help="Text: JSON Lines, plain text, parquet, or token shards.")],
+    documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the archive here.")] = None,
+    device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Code text with a pack, decode it in a fresh process, compare, and account for every bit."""
+    from itertools import islice
+
+    import codec
+    from codec.files import read_bytes
+    from eval import prove as proving
+    from trainer.documents import read_documents
+
+    blob = read_bytes(pack, "pack")
+    texts = list(islice(read_documents(docs, codec.open(blob).tokenizer), documents))
+    proof = proving.prove(blob, texts, check_device(device), keep)
+    console.emit(proof.to_json(), as_json)
+    if proof.first_difference:
+        where = proof.first_difference
+        raise console.CheckFailed(
+            f"the proof does not hold: document {where.document} differs from byte {where.byte} on"
+        )

@@ -85,10 +85,11 @@ def prove(blob: bytes, documents: Sequence[bytes], device: str = "cpu", keep: Pa
         keep: also leave the archive there.
 
     Returns:
-        The proof; a decoder that fails or differs makes `ok` false.
+        The proof; a document that decodes to other bytes makes `ok` false.
 
     Raises:
         CodecError: not a pack that can code text.
+        CheckFailed: the decoding process died.
     """
     pack = codec.open(blob)
     begin = time.perf_counter()
@@ -102,7 +103,10 @@ def prove(blob: bytes, documents: Sequence[bytes], device: str = "cpu", keep: Pa
     if keep:
         with atomic_write(keep) as file:
             file.write(archive)
-    difference = first_difference(documents, restored)
+    if told["failed"] is None:
+        difference = first_difference(documents, restored)
+    else:
+        difference = FirstDifference(told["failed"], same_bytes(documents[told["failed"]], restored[0]))
     modelled = [record for record in records if record.mode == MODELLED]
     canonical = sum(r.canonical_bytes for r in modelled)
     nats = _float_nats(pack, [d for d, r in zip(documents, records, strict=True) if r.mode == MODELLED], device)
@@ -144,11 +148,15 @@ def first_difference(documents: Sequence[bytes], restored: Sequence[bytes]) -> F
     """The first byte in which `restored` is not `documents`, None if they are equal."""
     for number, (a, b) in enumerate(zip(documents, restored, strict=False)):
         if a != b:
-            same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-            return FirstDifference(number, same)
+            return FirstDifference(number, same_bytes(a, b))
     if len(documents) != len(restored):
         return FirstDifference(min(len(documents), len(restored)), 0)
     return None
+
+
+def same_bytes(a: bytes, b: bytes) -> int:
+    """How many bytes `a` and `b` begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _encode(path: Path, pack: codec.Pack, documents: Sequence[bytes], device: str) -> tuple[list[Record], int]:

@@ -57,6 +57,11 @@ def test_counts_are_halved_without_losing_a_symbol():
     assert returns([(0, array), (0, array[::-1])], [Alphabet(0, 299)])
 
 
+def test_alphabets_at_the_ends_of_int32():
+    for low in (-(1 << 31), (1 << 31) - 3):
+        assert returns([(0, low + np.array([2, 0, 1]))], [Alphabet(low, low + 2)])
+
+
 def gaussian(shape: tuple[int, int], bits: int, seed: int) -> np.ndarray:
     weights = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     return RowAbsmax(bits)("w", weights).symbols
@@ -128,8 +133,8 @@ def test_a_claim_of_many_symbols_fails_at_once():
 def test_refusals():
     with pytest.raises(FormatError, match="symbols -1 to 3: expected 0 to 3"):
         encode_symbols([(0, np.array([3, -1]))], [Alphabet(0, 3)])
-    for low, high in ((1, 0), (0, 1 << 16), (-(1 << 40), 1 << 40)):
-        with pytest.raises(FormatError, match="expected 1 to 65536 symbols"):
+    for low, high in ((1, 0), (0, 1 << 16), (-(1 << 40), 1 << 40), (1 << 31, 1 << 31), (-(1 << 31) - 1, 1 - (1 << 31))):
+        with pytest.raises(FormatError, match="expected 1 to 65536 symbols of int32"):
             Alphabet(low, high)
 
 

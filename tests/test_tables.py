@@ -48,7 +48,9 @@ def decimal_cosine(angle: Decimal) -> Decimal:
         return 1 - versine
 
 
-@pytest.mark.parametrize("base, dims, length", [(10_000.0, 64, 1024), (10_000.0, 16, 2048), (500.0, 2, 64), (1.0, 6, 9)])
+@pytest.mark.parametrize(
+    "base, dims, length", [(10_000.0, 64, 1024), (10_000.0, 16, 2048), (500.0, 2, 64), (1.0, 6, 9)]
+)
 def test_rope(base, dims, length):
     cos, sin = tables.rope_tables(base, dims, length)
     assert cos.shape == sin.shape == (length, dims // 2)
@@ -86,4 +88,6 @@ def test_digests():
     assert digest(*tables.rope_tables(10_000.0, 64, 1024)) == "6b5f8e1ceb6729ab"
     assert digest(*tables.rope_tables(10_000.0, 16, 2048)) == "d6e0901104ce3bea"
     assert digest(tables.sigmoid(np.linspace(-9, 9, 2001)) * 65536) == "ebce0409638140e8"
-    assert digest(np.array(tables.layer_scales(ModelConfig(num_layers=32, ln_scale=True))) * 65536) == "8217ac8516f555a8"
+    assert (
+        digest(np.array(tables.layer_scales(ModelConfig(num_layers=32, ln_scale=True))) * 65536) == "8217ac8516f555a8"
+    )
