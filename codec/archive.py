@@ -123,8 +123,7 @@ class ArchiveWriter:
 
     def close(self) -> None:
         """Write the footer."""
-        before = [0, *self._offsets[:-1]]
-        deltas = [offset - last for offset, last in zip(self._offsets, before, strict=True)]
+        deltas = [offset - last for offset, last in zip(self._offsets, [0, *self._offsets], strict=False)]
         payload = shrink(json.dumps({"offsets": deltas, "metadata": self.metadata}, separators=(",", ":")).encode())
         chunk = _varint(4 * len(payload) + _FOOTER) + payload
         self._write(chunk + _TRAILER.pack(zlib.crc32(payload), len(chunk) + _TRAILER.size, END_MAGIC))
@@ -160,7 +159,7 @@ class ArchiveReader:
                 "pass the pack it was made with"
             )
         self.coder = make_coder(pack, Policy(header["window"], header["stride"]), device)
-        self.offsets, self.metadata = _read_footer(stream, stream.tell())
+        self.offsets, self._end, self.metadata = _read_footer(stream, stream.tell())
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -195,8 +194,16 @@ class ArchiveReader:
 
     def _record(self, number: int) -> tuple[int, int, bytes]:
         offset = self.offsets[number]
+        following = self.offsets[number + 1] if number + 1 < len(self) else self._end
         self._stream.seek(offset)
-        return _read_document(self._stream, offset)
+        record = _read_document(self._stream, offset)
+        _skip_footers(self._stream, following)
+        if self._stream.tell() != following:
+            raise FormatError(
+                f"document {number}: its chunk does not end where the next begins, at offset {following}; "
+                "the archive is damaged"
+            )
+        return record
 
     @staticmethod
     def _check(number: int, document: bytes, crc: int) -> None:
@@ -235,7 +242,7 @@ def describe(packed: bytes) -> dict[str, Any]:
     """What an archive says of itself, without its pack. Raises FormatError as `ArchiveReader` does."""
     stream = BytesIO(packed)
     header = _read_header(stream)
-    offsets, metadata = _read_footer(stream, stream.tell())
+    offsets, _, metadata = _read_footer(stream, stream.tell())
     modes = [_read_head(stream, stream.seek(offset))[0] for offset in offsets]
     return {
         "archive_bytes": len(packed),
@@ -283,8 +290,8 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
     return header
 
 
-def _read_footer(stream: BinaryIO, first: int) -> tuple[list[int], dict[str, Any]]:
-    """The offset of every document and the metadata, from the end of the stream; chunks begin at offset `first`."""
+def _read_footer(stream: BinaryIO, first: int) -> tuple[list[int], int, dict[str, Any]]:
+    """The offset of every document, that of the footer, and the metadata; chunks begin at offset `first`."""
     size = stream.seek(0, 2)
     stream.seek(max(first, size - _TRAILER.size))
     trailer = stream.read(_TRAILER.size)
@@ -314,7 +321,16 @@ def _read_footer(stream: BinaryIO, first: int) -> tuple[list[int], dict[str, Any
         offsets.append(position)
     if offsets and not first <= offsets[0] <= offsets[-1] < begin:
         raise FormatError(f"archive: index points outside the file ({offsets[0]} to {offsets[-1]} of {begin})")
-    return offsets, metadata
+    return offsets, begin, metadata
+
+
+def _skip_footers(stream: BinaryIO, end: int) -> None:
+    """Go on to `end` as far as the chunks before it are footers, those that later appends have replaced."""
+    while (begin := stream.tell()) < end:
+        tag, length = _read_head(stream, begin)
+        if tag != _FOOTER:
+            return
+        stream.seek(length + _TRAILER.size, 1)
 
 
 def _read_exactly(stream: BinaryIO, count: int, offset: int) -> bytes:

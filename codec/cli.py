@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codec.console import emit, progress, readable, table
+from codec.console import emit, notes, progress, readable, table
 
 if TYPE_CHECKING:
     from codec.pack import Pack
@@ -49,16 +49,22 @@ def pack(
     tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model, if not beside the checkpoint.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compress the weights of a checkpoint into a pack."""
+    """Compress the weights of a checkpoint into a pack; a calibration beside it says where a budget's bits matter."""
     import time
 
     import codec
+    from codec.calibration import FILE, load_calibration
     from codec.checkpoint import load_checkpoint
     from codec.files import atomic_write
 
     begin = time.perf_counter()
     loaded = load_checkpoint(checkpoint, tokenizer)
-    blob = codec.compress(loaded.state_dict, loaded.config, loaded.tokenizer if loaded.config else None, budget)
+    beside = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
+    calibration = load_calibration(beside) if beside.is_file() else None
+    if budget and not calibration:
+        notes.print(f"no {FILE} beside the checkpoint: every weight counts alike; `underpar calibrate` makes one")
+    text_model = loaded.tokenizer if loaded.config else None
+    blob = codec.compress(loaded.state_dict, loaded.config, text_model, budget, calibration)
     with atomic_write(output) as file:
         file.write(blob)
     result = {**describe(codec.open(blob)), "seconds": time.perf_counter() - begin}

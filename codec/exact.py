@@ -17,6 +17,7 @@ from torch import Tensor
 
 from codec import tables
 from codec.bigram import bigram_rows
+from codec.bounds import check_range
 from codec.config import ModelConfig
 from codec.errors import FormatError
 from codec.fixed import EXACT, SNAP_BITS, exponent, power_of_two, reciprocal_sqrt, snap, snap_fixed
@@ -99,7 +100,7 @@ class ExactModel:
         device: where to compute; the integers do not depend on it.
 
     Raises:
-        FormatError: a sum could exceed 2^53.
+        FormatError: a sum could exceed 2^53, or an activation float64's range.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class ExactModel:
             self.bigram_out = self._linear("bigram.proj.weight")
             self.bigram_scale = self._tensor(vectors["bigram.scale"])
         scales = tables.layer_scales(config)
+        check_range(config, matrices, vectors, scales)
         self.layers = [self._layer(i, scales[i]) for i in range(config.num_layers)]
         if config.encoder_length:
             self.skip_weights = self._tensor(vectors["skip_weights"])

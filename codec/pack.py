@@ -12,13 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec import exact, quantize, symbols
+from codec import contexts, exact, quantize, symbols
+from codec.calibration import Calibration, moments_of
 from codec.config import ModelConfig
 from codec.container import read_container, shrink, unshrink, write_container
-from codec.errors import BudgetError, FormatError, MismatchError
+from codec.errors import FormatError, MismatchError
+from codec.grid import SensitivityGrid
 from codec.parameters import Role, parameters
-from codec.quantized import Quantized
+from codec.quantized import Quantized, StepGrid
+from codec.rate import finest_within
 from codec.tokenizer import Tokenizer
+from codec.trellis import CODES
 
 MAX_PARAMETERS = 1 << 28
 """Elements that a pack may claim to hold: 1 GiB of float32, the bound on memory for a hostile file."""
@@ -32,13 +36,6 @@ MAX_TOKENIZER = 1 << 24
 SMALL = 4096
 """In a plain state dict, tensors of fewer elements are kept as float16 vectors; the challenge's limit is 65,536 at
 512 columns, which would leave the projections of a small model unquantized."""
-
-WIDTHS: tuple[dict[Role, int], ...] = (
-    {"embedding": 8, "matrix": 8, "hash": 8},
-    {"embedding": 8, "matrix": 6, "hash": 6},
-    {"embedding": 6, "matrix": 6, "hash": 6},
-)
-"""Bits of `quantize.RowAbsmax` for each role, from the finest to the coarsest that a budget may ask for."""
 
 _TABLES: tuple[Role, ...] = ("embedding", "matrix", "hash")
 _VECTOR_TYPES = ("float16", "float32", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -84,6 +81,8 @@ def compress(
     config: ModelConfig | None = None,
     tokenizer: Tokenizer | bytes | None = None,
     budget: int | None = None,
+    calibration: Calibration | None = None,
+    quantizer: quantize.Quantizer | None = None,
 ) -> bytes:
     """Compress a model into the bytes of a pack.
 
@@ -91,14 +90,18 @@ def compress(
         state_dict: the weights. With a config, exactly the tensors of `codec.parameters.parameters(config)`.
         config: the model's shape; without it the pack holds weights only.
         tokenizer: a Tokenizer or the content of a SentencePiece `.model`.
-        budget: the largest allowed size of the pack in bytes. The finest widths of `WIDTHS` that fit are taken.
+        budget: the largest allowed size of the pack in bytes. The finest `codec.grid.SensitivityGrid` that fits is
+            taken, at most `codec.rate.SLACK` bytes below the budget.
+        calibration: second moments by matrix (`trainer.calibrate`), which say where a budget's bits matter most.
+        quantizer: a strategy to use as it is, in place of one that fits a budget; without either, 8 bits a weight.
 
     Returns:
-        The pack: the same bytes for the same input on every machine.
+        The pack. Without a budget it is the same bytes on every machine; error feedback sums in floating point, so with
+        one, another machine's may differ in a few integers.
 
     Raises:
-        BudgetError: no widths fit the budget; `.smallest` says what was reached.
-        MismatchError: state dict and config, or config and tokenizer, do not belong together.
+        BudgetError: the budget cannot be met; `.smallest` says what was reached.
+        MismatchError: state dict and config, config and tokenizer, or calibration do not belong together.
         FormatError: weights that are not finite.
 
     >>> import torch, codec
@@ -111,17 +114,27 @@ def compress(
     roles = _roles(state_dict, config)
     if config and tokenizer:
         _check_vocabulary(config, tokenizer)
-    smallest = None
-    for widths in WIDTHS:
-        blob = _build(state_dict, roles, widths, config, tokenizer)
-        if budget is None or len(blob) <= budget:
-            return blob
-        smallest = min(smallest or len(blob), len(blob))
-    assert smallest is not None
-    raise BudgetError(
-        f"budget of {budget} bytes: the smallest pack reached has {smallest}; raise the budget or shrink the model",
-        smallest,
-    )
+    matrices = {name: _matrix(name, state_dict[name]) for name, role in roles.items() if role != "vector"}
+    moments = {name: moments_of(calibration, name, weights.shape) for name, weights in matrices.items()}
+    for name, role in roles.items():
+        if role == "hash":  # a row that no text visits needs no bits
+            matrices[name] = matrices[name] * (moments[name].outputs > 0)[:, None]
+
+    def build(strategy: quantize.Quantizer) -> bytes:
+        quantized = {name: strategy(weights, moments[name]) for name, weights in matrices.items()}
+        return _write(state_dict, roles, quantized, config, tokenizer)
+
+    if quantizer or budget is None or not matrices:
+        blob = build(quantizer or quantize.RowAbsmax(8))
+        return blob if budget is None else finest_within(budget, lambda _: blob, 0, 1.0)
+    weights = sum(matrix.size for matrix in matrices.values())
+    return finest_within(budget, lambda unit: build(SensitivityGrid(unit)), weights, _first_unit(matrices))
+
+
+def _first_unit(matrices: Mapping[str, NDArray[np.float32]]) -> float:
+    """A unit step to begin a search with: a quarter of the weights' root mean square."""
+    square = sum(float(np.square(m, dtype=np.float64).sum()) for m in matrices.values())
+    return max(1e-9, 0.25 * (square / max(1, sum(m.size for m in matrices.values()))) ** 0.5)
 
 
 def open(blob: bytes) -> Pack:
@@ -189,15 +202,28 @@ def _roles(state_dict: Mapping[str, torch.Tensor], config: ModelConfig | None) -
     return roles
 
 
-def _build(
+def _matrix(name: str, tensor: torch.Tensor) -> NDArray[np.float32]:
+    """A tensor as a float32 matrix [shape[0], everything else]. Raises FormatError for weights that are not finite."""
+    weights = tensor.detach().cpu().float().reshape(tensor.shape[0], -1).numpy()
+    if not np.isfinite(weights).all():
+        row, column = np.argwhere(~np.isfinite(weights))[0]
+        raise FormatError(
+            f"tensor {name}: weight [{row}, {column}] is {weights[row, column]}, expected finite weights; "
+            "repair the checkpoint"
+        )
+    return weights
+
+
+def _write(
     state_dict: Mapping[str, torch.Tensor],
     roles: Mapping[str, Role],
-    widths: Mapping[Role, int],
+    quantized: Mapping[str, Quantized],
     config: ModelConfig | None,
     tokenizer: Tokenizer | None,
 ) -> bytes:
-    tensors, vectors, parts = [], [], []
-    scales, vector_bytes = b"", b""
+    """The pack of quantized matrices and the other tensors of `state_dict`."""
+    tensors, vectors = [], []
+    words, vector_bytes = b"", b""
     for name, role in roles.items():
         tensor = state_dict[name].detach().cpu()
         if role == "vector":
@@ -205,39 +231,49 @@ def _build(
             vectors.append({"name": name, "shape": list(tensor.shape), "dtype": str(values.dtype)})
             vector_bytes += values.tobytes()
             continue
-        flat = tensor.float().reshape(tensor.shape[0], -1).numpy()
-        quantized = quantize.RowAbsmax(widths[role])(name, flat)
-        exponent = quantize.step_exponent(quantized.rows)
-        scales += np.ldexp(quantized.rows, -exponent).astype("<f2").tobytes()
-        parts.append((_TABLES.index(role), quantized.symbols))
-        tensors.append({"name": name, "shape": list(tensor.shape), "role": role, "exponent": exponent})
-    alphabets = [_alphabet([s for i, s in parts if i == table]) for table in range(len(_TABLES))]
-    stream, bits = symbols.encode_symbols(parts, alphabets)
-    for entry, cost in zip(tensors, bits, strict=True):
-        entry["bits"] = round(cost)
-    header = {
-        "arithmetic": exact.ARITHMETIC,
-        "alphabets": [[a.low, a.high] for a in alphabets],
-        "tensors": tensors,
-        "vectors": vectors,
-    }
+        entry, steps = _write_steps(quantized[name])
+        words += steps.astype("<u2").tobytes()
+        tensors.append({"name": name, "shape": list(tensor.shape), "role": role, **entry})
+    groups = [(_TABLES.index(roles[entry["name"]]), quantized[entry["name"]]) for entry in tensors]
+    stream, coded = contexts.encode_matrices(groups, len(_TABLES))
+    for entry, told in zip(tensors, coded, strict=True):
+        entry["typical"], entry["bits"] = told.typical, round(told.bits)
+    header = {"arithmetic": exact.ARITHMETIC, "tensors": tensors, "vectors": vectors}
     return write_container(
         {
             "header": shrink(json.dumps(header, separators=(",", ":")).encode()),
             "config": shrink(config.to_json().encode()) if config else b"",
             "tokenizer": shrink(tokenizer.model) if tokenizer else b"",
             "tensors": stream,
-            "scales": symbols.encode_words(np.frombuffer(scales, "<u2")),
+            "scales": symbols.encode_words(np.frombuffer(words, "<u2")),
             "vectors": shrink(vector_bytes),
         }
     )
 
 
-def _alphabet(arrays: list[NDArray[np.int32]]) -> symbols.Alphabet:
-    filled = [a for a in arrays if a.size]
-    if not filled:
-        return symbols.Alphabet(0, 0)
-    return symbols.Alphabet(int(min(a.min() for a in filled)), int(max(a.max() for a in filled)))
+def _write_steps(matrix: Quantized) -> tuple[dict[str, Any], NDArray[np.uint16]]:
+    """The header entry of a matrix's steps, and their 16-bit words: [R] float16, or [R + C] exponents."""
+    if matrix.grid is None:
+        exponent = quantize.step_exponent(matrix.rows)
+        halves = np.ldexp(matrix.rows, -exponent).astype(np.float16)
+        return {"states": matrix.states, "exponent": exponent}, halves.view(np.uint16)
+    grid = matrix.grid
+    least = [int(exponents.min()) if exponents.size else 0 for exponents in (grid.rows, grid.columns)]
+    exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1])).astype(np.uint16)
+    return {"states": matrix.states, "unit": float(np.float32(grid.unit)), "least": least}, exponents
+
+
+def _read_steps(entry: dict[str, Any], words: NDArray[np.uint16]) -> Quantized:
+    """The matrix of a header entry with its steps and empty symbols; the counterpart of `_write_steps`."""
+    rows = entry["shape"][0]
+    empty = np.zeros((rows, prod(entry["shape"][1:])), np.int32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if "unit" not in entry:
+            halves = words.view(np.float16).astype(np.float32)
+            return Quantized(empty, np.ldexp(halves, max(-200, min(200, entry["exponent"]))), None, entry["states"])
+        exponents = words.astype(np.int32)
+        grid = StepGrid(entry["unit"], exponents[:rows] + entry["least"][0], exponents[rows:] + entry["least"][1])
+        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid)
 
 
 def _vector(name: str, tensor: torch.Tensor) -> NDArray[Any]:
@@ -261,32 +297,20 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     """The JSON header, every field that is used later checked."""
     try:
         header = json.loads(text)
-        arithmetic, alphabets = header["arithmetic"], header["alphabets"]
-        if arithmetic != exact.ARITHMETIC:
-            raise FormatError(f"pack: arithmetic version {arithmetic!r}, this underpar computes {exact.ARITHMETIC}")
-        total = 0
-        for kind in ("tensors", "vectors"):
-            for entry in header[kind]:
-                sizes = entry["shape"]
-                entry["name"].encode()  # refuses lone surrogates
-                well_formed = isinstance(sizes, list) and len(sizes) <= MAX_DIMENSIONS
-                if not (well_formed and all(type(n) is int and 0 <= n <= MAX_PARAMETERS for n in sizes)):
-                    raise FormatError(f"pack: header entry {str(entry)[:200]}, expected a name and a shape")
-                total += prod(max(1, n) for n in sizes)  # rows without columns have steps, too
-                if kind == "tensors":
-                    numbers = type(entry["exponent"]) is type(entry["bits"]) is int and 0 <= entry["bits"] < 1 << 40
-                    if entry["role"] not in _TABLES or not numbers or not sizes:
-                        raise FormatError(f"pack: header entry {entry!r}, expected a matrix with role and exponent")
-                elif entry["dtype"] not in _VECTOR_TYPES:
-                    raise FormatError(f"pack: header entry {entry!r}, expected one of {_VECTOR_TYPES}")
-        names = [entry["name"] for kind in ("tensors", "vectors") for entry in header[kind]]
-        if len(set(names)) != len(names):
+        if header["arithmetic"] != exact.ARITHMETIC:
+            raise FormatError(
+                f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {exact.ARITHMETIC}"
+            )
+        for entry in header["tensors"]:
+            _check_entry(entry, entry["role"] in _TABLES and len(entry["shape"]) > 0 and _good_steps(entry))
+        for entry in header["vectors"]:
+            _check_entry(entry, entry["dtype"] in _VECTOR_TYPES)
+        entries = header["tensors"] + header["vectors"]
+        if len({entry["name"] for entry in entries}) != len(entries):
             raise FormatError("pack: header names a tensor twice")
+        total = sum(prod(max(1, n) for n in entry["shape"]) for entry in entries)  # rows of nothing have steps, too
         if total > MAX_PARAMETERS:
             raise FormatError(f"pack: header claims {total} parameters, expected at most {MAX_PARAMETERS}")
-        header["alphabets"] = [[int(low), int(high)] for low, high in alphabets]
-        if len(header["alphabets"]) != len(_TABLES):
-            raise FormatError(f"pack: header has {len(alphabets)} alphabets, expected {len(_TABLES)}")
     except FormatError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -294,23 +318,41 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     return header
 
 
+def _check_entry(entry: dict[str, Any], good: bool) -> None:
+    entry["name"].encode()  # refuses lone surrogates
+    shape = entry["shape"]
+    sized = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
+    if not (good and sized and all(type(n) is int and 0 <= n <= MAX_PARAMETERS for n in shape)):
+        raise FormatError(f"pack: header entry {str(entry)[:200]} is not what underpar writes")
+
+
+def _good_steps(entry: dict[str, Any]) -> bool:
+    """Whether the fields of `_write_steps` and of the context coder are there and in range."""
+    steps = entry["least"] if "unit" in entry else [entry["exponent"]]
+    numbers = [entry["typical"], entry["bits"], entry["states"], *steps]
+    whole = all(type(n) is int and abs(n) < 1 << 40 for n in numbers)
+    grid = "unit" not in entry or (
+        type(entry["unit"]) is float and len(entry["least"]) == 2 and all(abs(n) < 1 << 15 for n in entry["least"])
+    )
+    known = entry["states"] == 0 or entry["states"] in CODES
+    return whole and grid and known and 0 <= entry["typical"] < 1 << 10 and entry["bits"] >= 0
+
+
 def _read_matrices(manifest: dict[str, Any], sections: dict[str, bytes]) -> dict[str, Quantized]:
-    alphabets = [symbols.Alphabet(low, high) for low, high in manifest["alphabets"]]
     entries = manifest["tensors"]
-    parts = [(_TABLES.index(e["role"]), prod(e["shape"])) for e in entries]
-    arrays = symbols.decode_symbols(sections["tensors"], parts, alphabets)
-    halves = symbols.decode_words(sections["scales"], sum(e["shape"][0] for e in entries)).view("<f2")
-    matrices, row = {}, 0
-    for entry, array in zip(entries, arrays, strict=True):
-        rows = entry["shape"][0]
-        with np.errstate(over="ignore"):
-            steps = np.ldexp(halves[row : row + rows].astype(np.float32), max(-200, min(200, entry["exponent"])))
-        if not np.isfinite(steps).all():
+    counts = [e["shape"][0] + (prod(e["shape"][1:]) if "unit" in e else 0) for e in entries]
+    words = symbols.decode_words(sections["scales"], sum(counts))
+    matrices, at = {}, 0
+    for entry, count in zip(entries, counts, strict=True):
+        matrix = matrices[entry["name"]] = _read_steps(entry, words[at : at + count])
+        at += count
+        columns = np.ones(1) if matrix.columns is None else matrix.columns
+        if not (np.isfinite(matrix.rows).all() and np.isfinite(columns).all()):
             raise FormatError(
                 f"pack: tensor {entry['name']}: steps are not finite; the file was not written by underpar"
             )
-        matrices[entry["name"]] = Quantized(array.reshape(rows, prod(entry["shape"][1:])), steps)
-        row += rows
+    parts = [(_TABLES.index(e["role"]), matrices[e["name"]], e["typical"]) for e in entries]
+    contexts.decode_matrices(sections["tensors"], parts, len(_TABLES))
     return matrices
 
 

@@ -254,9 +254,11 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes) -> bytes
     """The original bytes of a document, from the state of a decoder that has read its tokens.
 
     Raises:
-        FormatError: the stream ends before the edits.
+        FormatError: the stream ends before the edits, or goes on after them.
     """
     original, whole = _take_edits(state, data, np.frombuffer(canonical, np.uint8))
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
+    if not rangecoder.ended(state, len(data)):
+        raise FormatError(f"record of {len(data)} bytes does not end with its document; the archive is damaged")
     return original.tobytes()

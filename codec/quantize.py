@@ -6,14 +6,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import FormatError
+from codec.calibration import Moments
 from codec.quantized import Quantized
 
 
 class Quantizer(Protocol):
-    """A strategy that turns a matrix into integers and steps."""
+    """A strategy: finite weights float32 [R, C] and their moments to integers and steps."""
 
-    def __call__(self, name: str, weights: NDArray[np.float32]) -> Quantized: ...
+    def __call__(self, weights: NDArray[np.float32], moments: Moments) -> Quantized: ...
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,13 @@ class RowAbsmax:
     """Round to nearest with one step for each row, its largest absolute value / (2^(bits-1) - 1).
 
     Steps are float16 times one power of two for the matrix, so that they cost two bytes and never under- or overflow.
+    Moments are not looked at.
     """
 
     bits: int  # 2 to 8
 
-    def __call__(self, name: str, weights: NDArray[np.float32]) -> Quantized:
-        """Quantize weights float32 [R, C].
-
-        Raises:
-            FormatError: a weight is not finite.
-        """
-        if not np.isfinite(weights).all():
-            row, column = np.argwhere(~np.isfinite(weights))[0]
-            raise FormatError(
-                f"tensor {name}: weight [{row}, {column}] is {weights[row, column]}, expected finite weights; "
-                "repair the checkpoint"
-            )
+    def __call__(self, weights: NDArray[np.float32], moments: Moments) -> Quantized:
+        """Quantize finite weights [R, C]."""
         limit = (1 << (self.bits - 1)) - 1
         steps = half_precision_steps(np.abs(weights).max(1, initial=0) / np.float32(limit))
         safe = np.where(steps > 0, steps, np.float32(1))

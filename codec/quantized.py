@@ -5,14 +5,45 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
+"""2^(i/4) as float32: constants of the format, so never computed by a library."""
+
+
+@dataclass(frozen=True)
+class StepGrid:
+    """Steps unit * 2^(rows[r] / 4) * 2^(columns[c] / 4), exponents in quarter octaves."""
+
+    unit: float  # is rounded to float32
+    rows: NDArray[np.int32]  # [R]
+    columns: NDArray[np.int32]  # [C]
+
+    def row_steps(self) -> NDArray[np.float32]:
+        """float32 [R], the unit included."""
+        return np.float32(self.unit) * power(self.rows)
+
+    def column_steps(self) -> NDArray[np.float32]:
+        """float32 [C]."""
+        return power(self.columns)
+
+
+def power(exponents: NDArray[np.int32]) -> NDArray[np.float32]:
+    """2^(e/4) of exponents in quarter octaves, the same float32 on every machine."""
+    return np.ldexp(QUARTER[exponents & 3], exponents >> 2)
+
 
 @dataclass(frozen=True)
 class Quantized:
-    """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None)."""
+    """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None).
+
+    With a trellis of `states` states the symbols are its path, in units of half a step, down the rows of one column
+    after the other; 0: no trellis. `grid` says how the steps are made, None: rows are float16 times a power of two.
+    """
 
     symbols: NDArray[np.int32]  # [R, C]
     rows: NDArray[np.float32]  # [R]
     columns: NDArray[np.float32] | None = None  # [C]
+    states: int = 0
+    grid: StepGrid | None = None
 
     def dequantize(self) -> NDArray[np.float32]:
         """The weights, float32 [R, C]."""

@@ -103,6 +103,16 @@ def take(state: State, data: NDArray[np.uint8], start: int, frequency: int, unit
     state[0], state[1], state[2] = code, size, n
 
 
+def ended(state: State, size: int) -> bool:
+    """Whether a decoder that has taken every symbol stands where `finish` ends a stream of `size` bytes.
+
+    Several streams decode to the same symbols; `finish` writes the one of them that has the least value, so that no
+    other is taken for undamaged.
+    """
+    left = size + CODE_BYTES - int(state[2])
+    return left == 0 or (left == 1 and bool(state[0] < _BOTTOM))
+
+
 @njit(cache=True)
 def target(state: State, unit: np.uint64, total: int) -> int:
     """The cumulative frequency that the next symbol's interval contains."""

@@ -44,12 +44,18 @@ def read_text_file(path: Path) -> TextFile:
 
 
 def split(data: bytes) -> list[bytes]:
-    """Pieces of about PIECE bytes that concatenate to `data`, cut behind a line end or a space where there is one."""
+    """Pieces of PIECE / 2 to PIECE bytes (the last of fewer) that concatenate to `data`.
+
+    They end behind the last line end that allows it, or behind a space, or between two characters.
+    """
     pieces = []
     begin = 0
     while len(data) - begin > PIECE:
-        end = max(data.rfind(b"\n", begin + 1, begin + PIECE), data.rfind(b" ", begin + PIECE // 2, begin + PIECE))
-        end = end + 1 if end > begin else begin + PIECE
+        half, end = begin + PIECE // 2, begin + PIECE
+        cut = data.rfind(b"\n", half, end) + 1 or data.rfind(b" ", half, end) + 1
+        while not cut and end > half and data[end] & 0xC0 == 0x80:  # within a character
+            end -= 1
+        end = cut or end
         pieces.append(data[begin:end])
         begin = end
     return [*pieces, data[begin:]]

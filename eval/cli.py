@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.command("bpb")(bpb)
     app.command("prove")(prove)
+    app.command("report")(report)
 
 
 def bpb(
@@ -67,6 +68,7 @@ def prove(
     docs: Annotated[Path, typer.Option(help="Text: JSON Lines, plain text, parquet, or token shards.")],
     documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the archive here.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Leave the proof in this run folder, for its report.")] = None,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -79,11 +81,36 @@ def prove(
     from trainer.documents import read_documents
 
     blob = read_bytes(pack, "pack")
-    texts = list(islice(read_documents(docs, codec.open(blob).tokenizer), documents))
+    opened = codec.open(blob)
+    texts = list(islice(read_documents(docs, opened.tokenizer), documents))
+    if save:
+        from eval.saved import check_pack, save_proof
+
+        check_pack(save, blob)
     proof = proving.prove(blob, texts, check_device(device), keep)
+    if save:
+        save_proof(save, blob, opened, texts, proof)
     console.emit(proof.to_json(), as_json)
     if proof.first_difference:
         where = proof.first_difference
         raise console.CheckFailed(
             f"the proof does not hold: document {where.document} differs from byte {where.byte} on"
         )
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file; default: report.html in RUN.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write one HTML file with the pictures of a run: training, pack, proof."""
+    from codec.files import atomic_write
+    from eval import report as reporting
+
+    page = reporting.report(run).encode()
+    path = output or run / "report.html"
+    with atomic_write(path) as file:
+        file.write(page)
+    console.emit({"report": str(path), "bytes": len(page)}, as_json)

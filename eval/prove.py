@@ -182,7 +182,10 @@ def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
     command = [sys.executable, "-m", "codec.restore", "model.pack", "text.upz", "restored", device]
     source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
-    finished = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=False)
+    # In a session of its own it does not see a Ctrl-C, which ends it from here, without a traceback.
+    finished = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=False, start_new_session=True
+    )
     if finished.returncode:
         raise CheckFailed(f"the decoding process ended with status {finished.returncode} and no documents; see above")
     told = json.loads(finished.stdout.decode().splitlines()[-1])

@@ -34,13 +34,13 @@ def test_every_flipped_bit_is_found():
         for bit in range(8):
             broken = bytearray(SMALL)
             broken[position] ^= 1 << bit
-            with pytest.raises(FormatError, match="^pack: "):
+            with pytest.raises(FormatError, match=r"^pack: "):
                 read_container(bytes(broken))
 
 
 def test_every_truncation_is_found():
     for size in range(len(SMALL)):
-        with pytest.raises(FormatError, match="^pack: "):
+        with pytest.raises(FormatError, match=r"^pack: "):
             read_container(SMALL[:size])
     for extra in (b"\0", SMALL):
         with pytest.raises(FormatError, match="bytes were added to or lost from"):
@@ -76,5 +76,5 @@ def test_unshrink_refusals():
     bomb = shrink(bytes(10_000_000))
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
     for data in (b"", b"junk", bomb, unsized, bomb[:-1], bomb[:9], b"\x50\x2a\x4d\x18\4\0\0\0abcd"):
-        with pytest.raises(CodecError, match="^text: "):
+        with pytest.raises(CodecError, match=r"^text: "):
             unshrink(data, 1 << 20, "text")

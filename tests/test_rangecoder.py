@@ -56,7 +56,7 @@ def encode(sequence: list[Symbol]) -> bytes:
 
 
 def decodes(data: bytes, sequence: list[Symbol]) -> bool:
-    """Whether every symbol is found again; also that the decoder reads no more than 7 bytes beyond the end."""
+    """Whether every symbol is found again, and the stream ends as it should."""
     state, stream = rangecoder.new_encoder(), np.frombuffer(data, np.uint8)
     rangecoder.start_decoder(state, stream)
     for start, frequency, total in sequence:
@@ -64,7 +64,8 @@ def decodes(data: bytes, sequence: list[Symbol]) -> bool:
         if not start <= rangecoder.target(state, unit, total) < start + frequency:
             return False
         rangecoder.take(state, stream, start, frequency, unit)
-    return int(state[2]) <= len(data) + rangecoder.CODE_BYTES
+        assert int(state[2]) <= len(data) + rangecoder.CODE_BYTES + 3
+    return rangecoder.ended(state, len(data))
 
 
 def textbook(sequence: list[Symbol]) -> bytes:
@@ -100,8 +101,18 @@ def test_length_is_the_ideal_to_a_byte(sequence):
 def test_no_shorter_stream_decodes(sequence):
     data = encode(sequence)
     shorter = {data[:-1], (int.from_bytes(data[:-1], "big") + 1).to_bytes(len(data) + 1, "big")[2:]}
-    for other in shorter if data and data[-1] else ():
+    for other in shorter if data else ():
         assert not decodes(other, sequence)
+
+
+@given(st.lists(symbols(), max_size=30))
+def test_no_other_stream_of_the_same_length_decodes(sequence):
+    """So a damaged byte is seen, even where the symbols stay the same."""
+    data = encode(sequence)
+    for position in range(max(0, len(data) - 3), len(data)):
+        for flip in (1, 2, 64, 128, 255):
+            other = data[:position] + bytes([data[position] ^ flip]) + data[position + 1 :]
+            assert not decodes(other, sequence)
 
 
 @given(st.integers(0, 80), st.booleans(), st.integers(1, 255))

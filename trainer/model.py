@@ -175,6 +175,10 @@ class GPT(nn.Module):
         Raises:
             MismatchError: T is greater than the config's window.
         """
+        return self.logits(self.hidden(tokens))
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
         length = tokens.shape[1]
         if length > self.config.window:
             raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
@@ -191,7 +195,11 @@ class GPT(nn.Module):
             x = self.blocks[layer](x, x0, cos, sin)
             if execution < encoder_length:
                 skips.append(x)
-        logits = F.linear(rms_norm(x), self.tok_emb.weight.to(self.dtype)).float()
+        return rms_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softcapped logits, float32 [..., V], of what `hidden` returned."""
+        logits = F.linear(hidden, self.tok_emb.weight.to(self.dtype)).float()
         return self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
 
     def take_skip(self, index: int, x: Tensor, skip: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
 """The `underpar` command: the commands of all rooms, and what becomes of their errors."""
 
+import os
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 import artifacts.cli
 import codec.cli
 import eval.cli
 import trainer.cli
-from codec.console import CheckFailed, fail
+from codec.console import CheckFailed, emit, fail, notes, table
 from codec.errors import CodecError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -21,8 +25,32 @@ for room in (artifacts, codec, trainer, eval):
     room.cli.register(app)
 
 
+@app.command("demo")
+def demo_command(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the run and its report.")] = Path("demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Six minutes: prove the shipped pack, train a model on the embedded sample, pack it, prove it, report."""
+    from artifacts.store import find
+    from codec.files import read_bytes
+    from trainer.embedded import val_documents
+    from trainer.recipe import load_recipe
+    from underpar.demo import demo
+
+    done = demo(output, read_bytes(find("small"), "pack"), load_recipe("small"), val_documents()).to_json()
+    rows = [list(row.values()) for row in done["table"]]
+    headers = [f"{done['text_bytes']:,} bytes of text", "coded bytes", "bits per byte", "with the model's bytes"]
+    emit(done, as_json, lambda: table(headers, rows))
+    notes.print(f"Pictures: {done['report']}. It took {done['seconds']:.0f} seconds.", soft_wrap=True, highlight=False)
+    if not done["ok"]:
+        raise CheckFailed("a proof does not hold")
+
+
 def main() -> None:
     """Run the command line: exit status 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    # Threads that wait for each other must not spin: where cores are shared, a step of training would take 20 times
+    # as long. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="underpar")
     except CheckFailed as failed:

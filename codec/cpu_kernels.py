@@ -1,0 +1,419 @@
+"""The exact network on integers that a processor multiplies fast: compiled loops over rows of tokens.
+
+They compute what `codec.exact` computes, to the last bit, and follow it step by step. Sums of integers may be taken in
+any order and width that holds them: products of 16 bits with sums of 32 here, where `codec.exact` has float64. Every
+step on fractions is the same IEEE operation in the same order; numba fuses and reorders none without `fastmath`.
+
+A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. All rows
+of a call write their keys and values before any is read, so whole sequences and single steps are the same code. Layers
+are stacked into arrays [layers, ...], so that one compilation serves every model. All kernels are in this file, because
+numba's cache on disk notices changes of one file only.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.cpu_tile import COLUMNS, ROWS, multiply
+from codec.exact import NORM_EPSILON
+from codec.fixed import SNAP_BITS
+from codec.tables import EXP2_LENGTH
+from codec.tokenizer import BOS
+
+_LIMIT = float(1 << (SNAP_BITS - 1))
+_LAST = float(EXP2_LENGTH - 1)
+_CHUNK = 64  # positions whose values are summed in 32 bits
+_MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
+
+kernel = njit(nogil=True, cache=True, error_model="numpy")
+
+
+class Linear(NamedTuple):
+    """The same matrix of every layer."""
+
+    integers: NDArray[np.int16]  # [layers, R / COLUMNS, K / 2, COLUMNS, 2]: `codec.cpu_tile.blocks` of [layers, R, K]
+    rows: NDArray[np.float64]  # [layers, R]
+    columns: NDArray[np.float64]  # [layers, K]
+    has_columns: NDArray[np.bool_]  # [layers]; elsewhere columns are not read
+    digit_bits: NDArray[np.int64]  # [layers]: operands are multiplied in digits of this width, so that sums fit 32 bits
+    digit_count: NDArray[np.int64]  # [layers]
+
+
+class Network(NamedTuple):
+    """The constants of a model; `codec.exact` says what they are."""
+
+    schedule: NDArray[np.int64]
+    encoder_length: int
+    query: Linear
+    key: Linear
+    value: Linear
+    attention_out: Linear
+    up: Linear
+    down: Linear
+    score_scale: NDArray[np.float64]  # [layers, heads]
+    value_scale: NDArray[np.float64]  # [layers, kv_heads]: one over value_step
+    value_step: NDArray[np.float64]  # [layers, kv_heads]
+    attention_scale: NDArray[np.float64]  # [layers, dim]
+    mlp_scale: NDArray[np.float64]  # [layers, dim]
+    residual_mix: NDArray[np.float64]  # [layers, 2, dim]
+    norm_scale: NDArray[np.float64]  # [layers]
+    xsa: NDArray[np.bool_]  # [layers]
+    slope: float  # of the activation below 0
+    gated: bool
+    skip_weights: NDArray[np.float64]  # [skips, dim]
+    skip_gates: NDArray[np.float64]  # [skips, dim], read where gated
+    query_scale: float
+    cos: NDArray[np.float64]  # [window, rotary_dims / 2]
+    sin: NDArray[np.float64]
+    exp2: NDArray[np.int32]
+    head: Linear
+    softcap: NDArray[np.int32]
+    head_exp2: NDArray[np.int32]
+    bigram: bool  # elsewhere what follows is not read
+    bigram_table: NDArray[np.float64]  # [buckets, width]
+    bigram_steps: NDArray[np.float64]  # [buckets]
+    bigram_columns: NDArray[np.float64]  # [width], 1 where the table has none
+    bigram_out: Linear
+    bigram_scale: NDArray[np.float64]  # [dim]
+
+
+@kernel
+def _snap(x, out):
+    """`codec.fixed.snap` of one row: fills `out`, returns the step."""
+    largest = np.int64(0)
+    for bits in x.view(np.int64):  # the order of magnitudes is that of their bits, whose maximum is faster to find
+        largest = max(largest, bits & _MAGNITUDE)
+    exponent = min(max((largest >> 52) - 1022, -64), 960)
+    scale = math.ldexp(1.0, SNAP_BITS - 1 - exponent)
+    for i in range(len(x)):
+        out[i] = np.int32(np.rint(x[i] * scale))
+    return math.ldexp(1.0, exponent - SNAP_BITS + 1)
+
+
+@kernel
+def _reciprocal_sqrt(m):
+    """`codec.fixed.reciprocal_sqrt`."""
+    k = (52 - math.frexp(m)[1]) >> 1
+    scaled = m * math.ldexp(1.0, 2 * k)
+    root = np.floor(math.sqrt(scaled))
+    if root * root > scaled:
+        root -= 1.0
+    if (root + 1.0) * (root + 1.0) <= scaled:
+        root += 1.0
+    return math.ldexp(1.0, k) / root
+
+
+@kernel
+def _norm_row(x, out, scale):
+    step = _snap(x, out)
+    squares = np.int64(0)
+    for value in out:
+        squares += np.int64(value) * np.int64(value)
+    mean = np.float64(squares) * step * step * (1.0 / len(x)) + NORM_EPSILON
+    return step * _reciprocal_sqrt(mean) * scale
+
+
+@kernel
+def _norm(x, scale):
+    """Snapped rows int32 [n, dim] of x [n, dim] and the steps [n] that normalise them."""
+    out, steps = np.empty(x.shape, np.int32), np.empty(x.shape[0])
+    for i in range(x.shape[0]):
+        steps[i] = _norm_row(x[i], out[i], scale)
+    return out, steps
+
+
+@kernel
+def project(linear, layer, x, steps):
+    """The product [n, R] of the rows x * steps (int32 [n, K], [n]) with a matrix."""
+    n, width = x.shape
+    weights, rows = linear.integers[layer], linear.rows[layer]
+    if linear.has_columns[layer]:
+        columns, row = linear.columns[layer], np.empty(width)
+        finer_x, finer_steps = np.empty_like(x), np.empty_like(steps)
+        for i in range(n):
+            for t in range(width):
+                row[t] = np.float64(x[i, t]) * columns[t]
+            finer_steps[i] = steps[i] * _snap(row, finer_x[i])
+        x, steps = finer_x, finer_steps
+    size, tile = len(rows), np.empty((ROWS, COLUMNS), np.int32)
+    out, digits = np.zeros((n, size)), np.zeros((-(-n // ROWS) * ROWS, 2 * weights.shape[1]), np.int16)
+    bits, count = linear.digit_bits[layer], linear.digit_count[layer]
+    base = math.ldexp(1.0, bits)
+    for k in range(count - 1, -1, -1):  # from the highest digit down, so that no sum outgrows the last
+        _digits(x, k, bits, count, digits)
+        for at in range(0, size, COLUMNS):
+            block, columns = weights[at // COLUMNS], min(COLUMNS, size - at)
+            for i in range(0, n, ROWS):
+                multiply(digits[i : i + ROWS], block, tile)
+                for j in range(min(ROWS, n - i)):
+                    for r in range(columns):
+                        total = out[i + j, at + r] * base + tile[j, r]
+                        out[i + j, at + r] = total if k else total * rows[at + r] * steps[i + j]
+    return out
+
+
+@kernel
+def _digits(x, k, bits, count, out):
+    """Digit k of the integers x in base 2^bits, from -2^(bits-1) to 2^(bits-1); the highest is what remains."""
+    half, shift, rounding = 1 << (bits - 1), bits * k, 0
+    for j in range(k):
+        rounding += half << (bits * j)
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            rest = np.int32(x[i, t] + rounding) >> shift
+            out[i, t] = rest if k == count - 1 else rest - (((rest + half) >> bits) << bits)
+
+
+@kernel
+def _fixed(x, scale):
+    """`codec.fixed.snap_fixed` of one number."""
+    return np.int16(min(max(np.rint(x * scale), -_LIMIT), _LIMIT))
+
+
+@kernel
+def _rotate(x, cos, sin, scale, snapped, out):
+    """Normalise and rotate one head x [head_dim] of a query or key by cos, sin [rotary_dims / 2]; integers to `out`."""
+    step, half = _norm_row(x, snapped, 1.0), len(cos)
+    for t in range(half):
+        a, b = snapped[t] * step, snapped[half + t] * step
+        out[t] = _fixed(a * cos[t] + b * sin[t], scale)
+        out[half + t] = _fixed(b * cos[t] - a * sin[t], scale)
+    for t in range(2 * half, len(x)):
+        out[t] = _fixed(snapped[t] * step, scale)
+
+
+@kernel
+def _remember(new_keys, new_values, positions, slots, value_scale, query_scale, cos, sin, keys, values):
+    """Write the rows' keys and values, float64 [n, kv_dim], into the caches (see `run`)."""
+    size = new_keys.shape[1] // len(value_scale)
+    snapped, key = np.empty(size, np.int32), np.empty(size, np.int16)
+    for i in range(len(positions)):
+        slot, p = slots[i], positions[i]
+        for h in range(len(value_scale)):
+            at = h * size
+            _rotate(new_keys[i, at : at + size], cos[p], sin[p], query_scale, snapped, key)
+            for t in range(size):
+                keys[slot, h, p // COLUMNS, t // 2, p % COLUMNS, t % 2] = key[t]
+                value = _fixed(new_values[i, at + t], value_scale[h])
+                values[slot, h, t // COLUMNS, p // 2, t % COLUMNS, p % 2] = value
+
+
+@kernel
+def _softmax(scores, count, scale, exp2, weights):
+    """Fills in the attention weights of the first `count` scores and returns their sum."""
+    low, high = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
+    for s in range(count):
+        low, high = min(low, scores[s]), max(high, scores[s])
+    top = np.rint(np.float64(high if scale >= 0 else low) * scale)
+    total = np.int64(0)
+    for s in range(count):
+        below = top - np.rint(np.float64(scores[s]) * scale)
+        weights[s] = exp2[np.int64(below if below < _LAST else _LAST)]
+        total += weights[s]
+    return np.float64(total)
+
+
+@kernel
+def _weighted_sum(weights, values, count, digits, tile, sums):
+    """sums [2, head_dim] of values [head_dim / COLUMNS, window / 2, COLUMNS, 2] by weights [2, window] of 20 bits.
+
+    Digits of 11 bits times values of 15 bits: 64 products stay below 2^31.
+    """
+    for h in range(2):
+        for t in range(sums.shape[1]):
+            sums[h, t] = 0
+    for at in range(0, count, _CHUNK):
+        for h in range(2):
+            for s in range(_CHUNK):
+                weight = weights[h, at + s] if at + s < count else np.int32(0)
+                high = (weight + 1024) >> 11
+                digits[h, s], digits[2 + h, s] = weight - (high << 11), high
+        pairs = (min(_CHUNK, count - at) + 1) // 2
+        for b in range(values.shape[0]):
+            multiply(digits, values[b, at // 2 : at // 2 + pairs], tile)
+            for h in range(2):
+                for t in range(min(COLUMNS, sums.shape[1] - b * COLUMNS)):
+                    sums[h, b * COLUMNS + t] += tile[h, t] + (np.int64(tile[2 + h, t]) << 11)
+
+
+@kernel
+def _attend(queries, positions, slots, keys, values, score_scale, value_step, query_scale, cos, sin, exp2, xsa):
+    """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
+
+    Two heads with the same keys are taken at a time.
+    """
+    kv_heads, heads, window = len(value_step), len(score_scale), keys.shape[2] * COLUMNS
+    size, group = queries.shape[1] // heads, heads // kv_heads
+    snapped, query = np.empty(size, np.int32), np.zeros((ROWS, size), np.int16)
+    scores, weights = np.empty((2, window), np.int32), np.zeros((2, window), np.int32)
+    digits, tile, sums = np.empty((ROWS, _CHUNK), np.int16), np.empty((ROWS, COLUMNS), np.int32), np.empty((2, size), np.int64)
+    totals = np.empty(2)
+    mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
+    for i in range(len(queries)):
+        slot, p = slots[i], positions[i]
+        for h in range(heads):
+            kv, place = h // group, h % group % 2
+            out = queries[i, h * size : (h + 1) * size]
+            _rotate(out, cos[p], sin[p], query_scale, snapped, query[place])
+            if place == 0 and h % group < group - 1:
+                continue  # until there are two
+            # The length of a query or key is 2^14 but for rounding: their products are far below 2^31.
+            for b in range(p // COLUMNS + 1):
+                multiply(query, keys[slot, kv, b], tile)
+                for g in range(2):
+                    for s in range(COLUMNS):
+                        scores[g, b * COLUMNS + s] = tile[g, s]
+            for g in range(place + 1):
+                totals[g] = _softmax(scores[g], p + 1, score_scale[h - place + g], exp2, weights[g])
+            _weighted_sum(weights, values[slot, kv], p + 1, digits, tile, sums)
+            for g in range(place + 1):
+                at = (h - place + g) * size
+                for t in range(size):
+                    queries[i, at + t] = np.float64(sums[g, t]) / totals[g]
+                if xsa:  # remove the component along the token's own value
+                    dot = square = np.int64(0)
+                    for t in range(size):
+                        own = np.int64(values[slot, kv, t // COLUMNS, p // 2, t % COLUMNS, p % 2])
+                        dot += np.int64(np.rint(queries[i, at + t])) * own
+                        square += own * own
+                    ratio = np.float64(dot) / np.float64(max(square, 1))
+                    for t in range(size):
+                        own = values[slot, kv, t // COLUMNS, p // 2, t % COLUMNS, p % 2]
+                        queries[i, at + t] -= ratio * np.float64(own)
+                for t in range(size):
+                    queries[i, at + t] *= value_step[kv]
+        steps[i] = _snap(queries[i], mixed[i])
+    return mixed, steps
+
+
+@kernel
+def _activate(hidden, slope, steps):
+    """Squares of snapped activations int32 [n, hidden] of `hidden` (overwritten); fills in their steps."""
+    squares = np.empty(hidden.shape, np.int32)
+    for i in range(hidden.shape[0]):
+        for t in range(hidden.shape[1]):
+            if hidden[i, t] < 0.0:
+                hidden[i, t] *= slope
+        step = _snap(hidden[i], squares[i])
+        steps[i] = step * step
+        for t in range(hidden.shape[1]):
+            squares[i, t] *= squares[i, t]
+    return squares
+
+
+@kernel
+def _embed(head, tokens, dim):
+    x = np.empty((len(tokens), dim))
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            integer = head.integers[0, tokens[i] // COLUMNS, t // 2, tokens[i] % COLUMNS, t % 2]
+            x[i, t] = np.float64(integer) * head.rows[0, tokens[i]]
+            if head.has_columns[0]:
+                x[i, t] *= head.columns[0, t]
+    return x
+
+
+@kernel
+def _hashed(table, row_steps, columns, tokens, previous, positions):
+    """Snapped rows of the table that `codec.bigram` names, and their steps."""
+    last = table.shape[0] - 1
+    snapped, steps, row = np.empty((len(tokens), table.shape[1]), np.int32), np.empty(len(tokens)), columns.copy()
+    for i in range(len(tokens)):
+        alone = positions[i] == 0 or tokens[i] == BOS
+        bucket = last if alone else ((36313 * tokens[i]) ^ (27191 * previous[i])) % last
+        for t in range(len(row)):
+            row[t] = table[bucket, t] * row_steps[bucket] * columns[t]
+        steps[i] = _snap(row, snapped[i])
+    return snapped, steps
+
+
+@kernel
+def _add(x, scale, y):
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            x[i, t] += scale[t] * y[i, t]
+
+
+@kernel
+def _mix(x, weights, first):
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            x[i, t] = x[i, t] * weights[0, t] + first[i, t] * weights[1, t]
+
+
+@kernel
+def _mix_skip(x, skip, weights, gates, gated):
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            value = weights[t] * skip[i, t]
+            x[i, t] = value + gates[t] * (x[i, t] - value) if gated else x[i, t] + value
+
+
+@kernel
+def run(network, tokens, previous, positions, slots, keys, values):
+    """Run rows through the network.
+
+    Args:
+        network: a Network.
+        tokens, previous, positions, slots: int64 [n]; `previous` is the token before (any value at position 0).
+        keys: int16 [executions or 1, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2], with 1
+            every execution overwrites what the one before left, which serves whole sequences.
+        values: int16 [executions or 1, slots, kv_heads, head_dim / COLUMNS, window / 2, COLUMNS, 2].
+
+    Returns:
+        The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
+    """
+    c = network
+    x = _embed(c.head, tokens, c.residual_mix.shape[2])
+    if c.bigram:
+        hashed, steps = _hashed(c.bigram_table, c.bigram_steps, c.bigram_columns, tokens, previous, positions)
+        _add(x, c.bigram_scale, project(c.bigram_out, np.int64(0), hashed, steps))
+    hidden, steps = _norm(x, 1.0)
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            x[i, t] = hidden[i, t] * steps[i]
+    first, skips = x.copy(), np.empty((c.encoder_length, *x.shape))
+    for e in range(len(c.schedule)):
+        layer, j, cached = c.schedule[e], e - c.encoder_length, e if keys.shape[0] > 1 else 0
+        if 0 <= j < c.encoder_length:
+            _mix_skip(x, skips[c.encoder_length - 1 - j], c.skip_weights[j], c.skip_gates[j], c.gated)
+        _mix(x, c.residual_mix[layer], first)
+        hidden, steps = _norm(x, c.norm_scale[layer])
+        _remember(
+            project(c.key, layer, hidden, steps),
+            project(c.value, layer, hidden, steps),
+            positions,
+            slots,
+            c.value_scale[layer],
+            c.query_scale,
+            c.cos,
+            c.sin,
+            keys[cached],
+            values[cached],
+        )
+        hidden, steps = _attend(
+            project(c.query, layer, hidden, steps),
+            positions,
+            slots,
+            keys[cached],
+            values[cached],
+            c.score_scale[layer],
+            c.value_step[layer],
+            c.query_scale,
+            c.cos,
+            c.sin,
+            c.exp2,
+            c.xsa[layer],
+        )
+        _add(x, c.attention_scale[layer], project(c.attention_out, layer, hidden, steps))
+        hidden, steps = _norm(x, c.norm_scale[layer])
+        hidden = _activate(project(c.up, layer, hidden, steps), c.slope, steps)
+        _add(x, c.mlp_scale[layer], project(c.down, layer, hidden, steps))
+        if e < c.encoder_length:
+            for i in range(x.shape[0]):
+                for t in range(x.shape[1]):
+                    skips[e, i, t] = x[i, t]
+    return _norm(x, 1.0)

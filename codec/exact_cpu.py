@@ -1,0 +1,217 @@
+"""The exact model on a processor: `codec.cpu_kernels` with a model's constants, over several threads.
+
+It is built from the reference model, whose constants it shares, and compared with it before it is used.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec import cpu_head, cpu_kernels, tables
+from codec.cpu_kernels import Linear, Network
+from codec.config import ModelConfig
+from codec.cpu_tile import COLUMNS, blocks
+from codec.exact import OPERAND, ExactLinear, ExactModel
+from codec.frequencies import TOTAL_BITS
+
+Integers = NDArray[np.int64]
+
+_JOB_TOKENS = 256  # tokens of whole windows that a thread runs at once: enough to read each weight seldom
+_HEAD_ROWS = 32  # rows of logits held at once: what a second-level cache holds
+
+
+class CpuModel:
+    """A model on a processor, as a `codec.backend.Backend`.
+
+    Raises:
+        OverflowError: a matrix has integers of more than 16 bits; no quantizer of this package makes them.
+    """
+
+    def __init__(self, model: ExactModel):
+        self.network = _network(model)
+        self._config = model.config
+        self.lane_bytes = sum(2 * math.prod(shape) for shape in _cache_shapes(model.config, 1, model.config.window))
+
+    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
+        """See `codec.backend.Backend`."""
+        jobs: list[tuple[list[Integers], list[Integers]]] = []
+        for window, wanted in zip(inputs, targets, strict=True):
+            if not jobs or sum(map(len, jobs[-1][0])) + len(window) > _JOB_TOKENS:
+                jobs.append(([], []))
+            jobs[-1][0].append(window)
+            jobs[-1][1].append(wanted)
+        return np.concatenate([np.empty((3, 0)), *_threaded([partial(self._score, *job) for job in jobs])], axis=1)
+
+    def _score(self, inputs: list[Integers], targets: list[Integers]) -> NDArray[np.float64]:
+        shapes = _cache_shapes(self._config, len(inputs), max(map(len, inputs)))
+        keys, values = (np.empty((1, *shape[1:]), np.int16) for shape in shapes)
+        hidden, steps = cpu_kernels.run(self.network, *_rows(inputs, range(len(inputs))), keys, values)
+        ends = np.cumsum([len(window) for window in inputs])
+        scored = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
+        hidden, steps, wanted = hidden[scored], steps[scored], np.concatenate(targets)
+        parts = []
+        for at in range(0, len(wanted), _HEAD_ROWS):
+            part = slice(at, at + _HEAD_ROWS)
+            logits = cpu_kernels.project(self.network.head, 0, hidden[part], steps[part])
+            parts.append(cpu_head.intervals(logits, wanted[part], self.network.softcap, self.network.head_exp2))
+        return np.concatenate(parts, axis=1)
+
+    def lanes(self, count: int) -> "CpuLanes":
+        """See `codec.backend.Backend`."""
+        return CpuLanes(self.network, _cache_shapes(self._config, count, self._config.window))
+
+
+class CpuLanes:
+    """Sequences that grow by single tokens, as `codec.backend.Lanes`."""
+
+    def __init__(self, network: Network, shapes: tuple[tuple[int, ...], tuple[int, ...]]):
+        self._network = network
+        self._keys, self._values = (np.zeros(shape, np.int16) for shape in shapes)
+        self._slots = np.arange(self._keys.shape[1])  # of each lane in the caches
+
+    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """See `codec.backend.Lanes`."""
+        slots = self._slots[list(lanes)]
+        _threaded(
+            [
+                partial(cpu_kernels.run, self._network, *_rows([row], [slot]), self._keys, self._values)
+                for row, slot in zip(tokens, slots, strict=True)
+            ]
+        )
+
+    def step(
+        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+    ) -> Integers:
+        """See `codec.backend.Lanes`."""
+        rows = np.stack((tokens, previous, positions, self._slots[lanes], targets))
+        parts = np.array_split(rows, min(torch.get_num_threads(), len(lanes)), axis=1)
+        return np.concatenate(_threaded([partial(self._step, part.copy()) for part in parts]), axis=1)
+
+    def _step(self, rows: Integers) -> Integers:
+        hidden, steps = cpu_kernels.run(self._network, rows[0], rows[1], rows[2], rows[3], self._keys, self._values)
+        logits = cpu_kernels.project(self._network.head, 0, hidden, steps)
+        return cpu_head.find(logits, rows[4], self._network.softcap, self._network.head_exp2)
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """See `codec.backend.Lanes`."""
+        self._slots = self._slots[list(lanes)]
+
+
+def _cache_shapes(c: ModelConfig, slots: int, window: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of keys and values for `codec.cpu_kernels.run`."""
+    first, blocks = (len(c.schedule), slots, c.num_kv_heads), -(-window // COLUMNS)
+    return (
+        (*first, blocks, c.head_dim // 2, COLUMNS, 2),
+        (*first, -(-c.head_dim // COLUMNS), blocks * COLUMNS // 2, COLUMNS, 2),
+    )
+
+
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _threaded(jobs: Sequence[Callable]) -> list:
+    """Results of the jobs, on as many threads as torch is set to use."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(jobs) < 2:
+        return [job() for job in jobs]
+    return list(_pool(threads).map(lambda job: job(), jobs))
+
+
+def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> tuple[Integers, Integers, Integers, Integers]:
+    """(token, token before, position, slot) of each token of whole sequences."""
+    lengths = [len(sequence) for sequence in sequences]
+    tokens = np.concatenate(sequences)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    return tokens, np.concatenate((tokens[:1], tokens[:-1])), positions, np.repeat(np.asarray(slots), lengths)
+
+
+def _network(model: ExactModel) -> Network:
+    c, layers = model.config, model.layers
+
+    def stack(values: list[torch.Tensor], *shape: int) -> NDArray[np.float64]:
+        return torch.stack(values).reshape(len(values), *shape).numpy()
+
+    no_skips = torch.zeros(max(1, c.encoder_length), c.model_dim, dtype=torch.float64)
+    skip_weights = model.skip_weights if c.encoder_length else no_skips
+    skip_gates = model.skip_gates if c.encoder_length and c.skips == "gated" else no_skips
+    value_step = stack([layer.value_step for layer in layers], c.num_kv_heads)
+    table, table_steps, table_columns = np.zeros((1, 1)), np.zeros(1), np.ones(1)
+    if c.bigram_buckets:
+        table, table_steps = model.bigram_table.numpy(), model.bigram_steps.numpy()
+        table_columns = np.ones(c.bigram_dim) if model.bigram_columns is None else model.bigram_columns.numpy()
+    return Network(
+        schedule=np.array(c.schedule),
+        encoder_length=c.encoder_length,
+        query=_linear([layer.query for layer in layers]),
+        key=_linear([layer.key for layer in layers]),
+        value=_linear([layer.value for layer in layers]),
+        attention_out=_linear([layer.attention_out for layer in layers]),
+        up=_linear([layer.up for layer in layers]),
+        down=_linear([layer.down for layer in layers], OPERAND * OPERAND),
+        score_scale=stack([layer.score_scale for layer in layers], c.num_heads),
+        value_scale=1 / value_step,
+        value_step=value_step,
+        attention_scale=stack([layer.attention_scale for layer in layers], c.model_dim),
+        mlp_scale=stack([layer.mlp_scale for layer in layers], c.model_dim),
+        residual_mix=stack([layer.residual_mix for layer in layers], 2, c.model_dim),
+        norm_scale=np.array([layer.norm_scale for layer in layers]),
+        xsa=np.array([layer.xsa for layer in layers]),
+        slope=0.0 if c.activation == "relu2" else 0.5,
+        gated=c.skips == "gated",
+        skip_weights=skip_weights.numpy(),
+        skip_gates=skip_gates.numpy(),
+        query_scale=2.0**model.query_fraction,
+        cos=model.cos.numpy(),
+        sin=model.sin.numpy(),
+        exp2=model.exp2.numpy().astype(np.int32),
+        head=_linear([model.head]),
+        softcap=model.softcap.numpy().astype(np.int32),
+        head_exp2=tables.exp2_table(TOTAL_BITS).astype(np.int32),
+        bigram=c.bigram_buckets > 0,
+        bigram_table=table,
+        bigram_steps=table_steps,
+        bigram_columns=table_columns,
+        bigram_out=_linear([model.bigram_out]) if c.bigram_buckets else _linear([model.head]),
+        bigram_scale=np.full(c.model_dim, float(model.bigram_scale[0]) if c.bigram_buckets else 0.0),
+    )
+
+
+def _linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
+    integers = np.stack([layer.integers.T.numpy() for layer in layers])
+    if np.abs(integers).max() >= 1 << 15:
+        raise OverflowError("integers of more than 16 bits")
+    has_columns = np.array([layer.columns is not None for layer in layers])
+    columns = np.ones((len(layers), integers.shape[2]))
+    digits = []
+    for i, layer in enumerate(layers):
+        if layer.columns is not None:
+            columns[i] = layer.columns.numpy()
+        digits.append(_digits(float(np.abs(integers[i]).sum(1).max()), OPERAND if has_columns[i] else operand))
+    bits, counts = np.array(digits).T.copy()
+    rows = np.stack([layer.rows.numpy() for layer in layers])
+    return Linear(blocks(integers), rows, columns, has_columns, bits, counts)
+
+
+def _digits(weight: float, operand: int) -> tuple[int, int]:
+    """Width and number of the signed digits of operands to `operand`; `weight` is the largest sum of a row's |integers|.
+
+    A digit of b bits is at most 2^(b-1), and so large that sums of products with it stay below 2^31.
+
+    >>> _digits(4676.0, 1 << 14), _digits(4676.0, 1 << 28), _digits(2.0**20, 1 << 28)
+    ((15, 1), (15, 2), (11, 3))
+    """
+    bits, count = 15, 1
+    while weight * (1 << (bits - 1)) >= 1 << 31:
+        bits -= 1
+    half = 1 << (bits - 1)
+    while operand > half:
+        operand = (operand + half) >> bits
+        count += 1
+    return bits, count

@@ -1,0 +1,76 @@
+"""Entropy-coded trellis-coded quantization: union codebooks on Ungerboeck's one-dimensional codes.
+
+A sample x, in units of half a step, becomes an integer q; the trellis allows only every other integer: the lowest bit
+of the state fixes q's lowest bit z0, and q's second bit z1 drives the state. The Viterbi search finds the path of least
+squared error (no rate term: pulling towards zero aligns the errors of all layers, weights.md), and the entropy coder
+codes k = (q - z0) / 2, whose alphabet is that of a uniform quantizer of the whole step.
+
+Sources: Marcellin and Fischer (1990), Fischer and Wang (1992); codes from Ungerboeck (1982), table I.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+CODES = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 64: (0o103, 0o024), 256: (0o515, 0o362)}
+"""Parity-check polynomials (h0, h1) of the code of each number of states."""
+
+
+def transitions(states: int) -> NDArray[np.int64]:
+    """The state after each state and z1: int64 [states, 2]."""
+    h0, h1 = CODES[states]
+    return np.array([[(s >> 1) ^ ((s & 1) * (h0 >> 1)) ^ (z1 * (h1 >> 1)) for z1 in (0, 1)] for s in range(states)])
+
+
+@njit(cache=True, nogil=True)
+def search(samples: NDArray[np.float64], following: NDArray[np.int64], state: int) -> tuple[NDArray[np.int32], int]:
+    """The allowed integers nearest to samples, by the Viterbi algorithm.
+
+    Args:
+        samples: [N] in units of half a step.
+        following: `transitions(states)`.
+        state: the state at the beginning.
+
+    Returns:
+        (integers int32 [N], the state at the end).
+    """
+    count, states = samples.shape[0], following.shape[0]
+    cost = np.full(states, np.inf)
+    cost[state] = 0.0
+    new = np.empty(states)
+    came = np.empty((count, states), np.int32)  # 2 * previous state + z1
+    distance = np.empty(4)
+    for n in range(count):
+        for subset in range(4):
+            error = samples[n] - subset
+            error -= 4.0 * np.rint(error * 0.25)
+            distance[subset] = error * error
+        new[:] = np.inf
+        for s in range(states):
+            for z1 in range(2):
+                total = cost[s] + distance[(s & 1) + 2 * z1]
+                after = following[s, z1]
+                if total < new[after]:
+                    new[after] = total
+                    came[n, after] = 2 * s + z1
+        cost, new = new, cost
+    last = int(np.argmin(cost))
+    integers = np.empty(count, np.int32)
+    s = last
+    for n in range(count - 1, -1, -1):
+        before, z1 = came[n, s] >> 1, came[n, s] & 1
+        subset = (before & 1) + 2 * z1
+        integers[n] = subset + 4 * int(np.rint((samples[n] - subset) * 0.25))
+        s = before
+    return integers, last
+
+
+@njit(cache=True)
+def parities(integers: NDArray[np.int32], following: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Each integer's z0 as the trellis says it, uint8 [N], along a path that begins in state 0."""
+    out = np.empty(integers.shape[0], np.uint8)
+    s = 0
+    for n in range(integers.shape[0]):
+        out[n] = s & 1
+        s = following[s, (integers[n] >> 1) & 1]
+    return out

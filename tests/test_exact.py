@@ -1,0 +1,393 @@
+"""codec.exact: one set of integers, however they are computed, and close to the float model.
+
+The reference here computes one sequence with int64 matrix products, one head at a time, roots and exponents from
+Python's integers. It shares the tables (`tests/test_tables.py`) and the order of the element-wise steps with the
+module, and nothing else.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import codec
+from codec import frequencies, tables
+from codec.config import ModelConfig
+from codec.errors import FormatError
+from codec.exact import ExactLinear, ExactModel
+from codec.pack import Pack
+from codec.parameters import parameters
+from codec.quantized import Quantized
+from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.test_fixed import reference_rsqrt
+from trainer.embedded import sp1024, val_documents
+from trainer.model import GPT
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+CONFIGS = {
+    "every option": EVERY_OPTION,
+    "plain": PLAIN,
+    "one layer": replace(PLAIN, num_layers=1),
+    "looped to the end": replace(PLAIN, loop_start=1, loop_end=2, loop_count=3, rope_dims=2, xsa_layers=1),
+    "odd shapes": replace(EVERY_OPTION, model_dim=30, num_heads=5, num_kv_heads=1, rope_dims=0, mlp_mult=3),
+}
+
+
+def reciprocal_sqrt(m: Floats) -> Floats:
+    return np.array([float(reference_rsqrt(v)) for v in m.ravel().tolist()]).reshape(m.shape)
+
+
+def snap(x: Floats) -> tuple[Integers, Floats]:
+    _, exponent = np.frexp(np.abs(x).max(-1, keepdims=True))
+    exponent = np.clip(exponent, -64, 960)
+    return np.rint(np.ldexp(x, 14 - exponent)).astype(np.int64), np.ldexp(1.0, exponent - 14)
+
+
+def snap_fixed(x: Floats, fraction: int) -> Integers:
+    return np.clip(np.rint(np.ldexp(x, fraction)), -(1 << 14), 1 << 14).astype(np.int64)
+
+
+def norm(x: Floats, scale: float = 1.0) -> tuple[Integers, Floats]:
+    integers, step = snap(x)
+    squares = (integers * integers).sum(-1, keepdims=True).astype(np.float64)
+    return integers, step * reciprocal_sqrt(squares * step * step * (1.0 / x.shape[-1]) + 2.0**-23) * scale
+
+
+class Reference:
+    """Levels int64 [T, V] of one sequence under a pack."""
+
+    def __init__(self, pack: Pack):
+        assert pack.config is not None
+        self.c, self.matrices = pack.config, pack.matrices
+        self.vectors = {name: vector.astype(np.float64) for name, vector in pack.vectors.items()}
+
+    def linear(self, name: str, integers: Integers, step: Floats) -> Floats:
+        weights = self.matrices[name]
+        return (integers @ weights.symbols.astype(np.int64).T) * weights.rows.astype(np.float64) * step
+
+    def embed(self, tokens: list[int]) -> Floats:
+        embedding = self.matrices["tok_emb.weight"]
+        x = embedding.symbols[tokens] * embedding.rows[tokens].astype(np.float64)[:, None]
+        if not self.c.bigram_buckets:
+            return x
+        table, last = self.matrices["bigram.embed.weight"], self.c.bigram_buckets - 1
+        rows = [last]
+        for before, token in zip(tokens, tokens[1:], strict=False):
+            rows.append(last if token == 1 else ((36313 * token) ^ (27191 * before)) % last)
+        hashed = table.symbols[rows] * table.rows[rows].astype(np.float64)[:, None]
+        return x + self.linear("bigram.proj.weight", *snap(hashed)) * self.vectors["bigram.scale"]
+
+    def heads(self, x: Floats, count: int) -> Floats:
+        return x.reshape(len(x), count, -1).transpose(1, 0, 2)
+
+    def rotate(self, x: Floats) -> Integers:
+        """Queries or keys [heads, T, d]."""
+        integers, step = norm(x)
+        x, half = integers * step, self.c.rotary_dims // 2
+        cos, sin = (t[: x.shape[1]] / 32768 for t in tables.rope_tables(self.c.rope_base, 2 * half, self.c.window))
+        a, b = x[..., :half], x[..., half : 2 * half]
+        turned = np.concatenate((a * cos + b * sin, b * cos - a * sin, x[..., 2 * half :]), -1)
+        return snap_fixed(turned, self.query_fraction)
+
+    @property
+    def query_fraction(self) -> int:
+        """14 bits and a sign for values to sqrt(head_dim)."""
+        bits = 0
+        while 4**bits < self.c.head_dim:
+            bits += 1
+        return 14 - bits
+
+    def value_fraction(self, block: str, kv_head: int, norm_scale: float) -> int:
+        """Of the least power of two above a head's largest value, by Cauchy and Schwarz, from 2^-30 to 2^30."""
+        c, size = self.c, self.c.head_dim
+        weights = self.matrices[block + "attn.c_v.weight"].dequantize()[kv_head * size : (kv_head + 1) * size]
+        squares = max(math.fsum(float(w) ** 2 for w in row) for row in weights)
+        bound = Fraction(squares * c.model_dim * norm_scale * norm_scale)
+        bits = -30
+        while bits < 30 and Fraction(4) ** bits <= bound:
+            bits += 1
+        return 14 - bits
+
+    def attention(self, layer: int, x: Floats, norm_scale: float) -> Floats:
+        c, block = self.c, f"blocks.{layer}."
+        normed, step = norm(x, norm_scale)
+        query = self.rotate(self.heads(self.linear(block + "attn.c_q.weight", normed, step), c.num_heads))
+        key = self.rotate(self.heads(self.linear(block + "attn.c_k.weight", normed, step), c.num_kv_heads))
+        values = self.heads(self.linear(block + "attn.c_v.weight", normed, step), c.num_kv_heads)
+        exp2, out = tables.exp2_table(20), []
+        for head in range(c.num_heads):
+            kv = head // (c.num_heads // c.num_kv_heads)
+            fraction = self.value_fraction(block, kv, norm_scale)
+            value = snap_fixed(values[kv], fraction)
+            unit = 4096 * 1.4426950408889634 / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
+            scale = self.vectors[block + "attn.q_gain"][head] * unit
+            rows = []
+            for t in range(len(x)):
+                levels = np.rint((key[kv, : t + 1] @ query[head, t]) * scale)
+                weights = exp2[np.minimum(levels.max() - levels, len(exp2) - 1).astype(np.int64)]
+                mixed = (weights @ value[: t + 1]) / weights.sum()
+                if layer >= c.num_layers - c.xsa_layers:
+                    own = value[t]
+                    dot = np.rint(mixed).astype(np.int64) @ own
+                    mixed = mixed - (dot / max(int(own @ own), 1)) * own
+                rows.append(np.ldexp(mixed, -fraction))
+            out.append(np.array(rows))
+        return self.linear(block + "attn.proj.weight", *snap(np.concatenate(out, 1)))
+
+    def mlp(self, layer: int, x: Floats, norm_scale: float) -> Floats:
+        block = f"blocks.{layer}.mlp."
+        hidden = self.linear(block + "fc.weight", *norm(x, norm_scale))
+        integers, step = snap(np.where(hidden > 0, hidden, hidden * (0.5 if "leaky" in self.c.activation else 0)))
+        return self.linear(block + "proj.weight", integers * integers, step * step)
+
+    def __call__(self, tokens: list[int]) -> Integers:
+        c, vectors = self.c, self.vectors
+        integers, step = norm(self.embed(tokens))
+        x = first = integers * step
+        skips: list[Floats] = []
+        for n, layer in enumerate(c.schedule):
+            block = f"blocks.{layer}."
+            if n >= c.encoder_length and skips:
+                skip = vectors["skip_weights"][n - c.encoder_length] * skips.pop()
+                if c.skips == "gated":
+                    x = skip + tables.sigmoid(vectors["skip_gates"])[n - c.encoder_length] * (x - skip)
+                else:
+                    x = x + skip
+            scale = round(65536 / math.sqrt(layer + 1)) / 65536 if c.ln_scale else 1.0
+            x = x * vectors[block + "resid_mix"][0] + first * vectors[block + "resid_mix"][1]
+            x = x + vectors[block + "attn_scale"] * self.attention(layer, x, scale)
+            x = x + vectors[block + "mlp_scale"] * self.mlp(layer, x, scale)
+            if n < c.encoder_length:
+                skips.append(x)
+        logits = self.linear("tok_emb.weight", *norm(x))
+        table = tables.softcap_table(c.logit_softcap)
+        capped = table[np.minimum(np.rint(np.abs(logits) * 1024), len(table) - 1).astype(np.int64)]
+        return np.where(logits < 0, -capped, capped)
+
+
+def some_tokens(batch: int, length: int, vocabulary: int = 1024, seed: int = 0) -> torch.Tensor:
+    """int64 [batch, length]: BOS first, now and then BOS or a run of one token within."""
+    tokens = torch.randint(2, vocabulary, (batch, length), generator=torch.Generator().manual_seed(seed))
+    tokens[:, 0] = 1
+    tokens[::3, length // 2] = 1
+    tokens[1::3, length // 3 : length // 2] = 7
+    return tokens
+
+
+def forward(model: ExactModel, tokens: torch.Tensor) -> torch.Tensor:
+    return model.levels(*model.forward(tokens.to(model.device))).cpu()
+
+
+def stepped(model: ExactModel, tokens: torch.Tensor, prefill: int = 0) -> torch.Tensor:
+    """Levels by cached steps behind a prefilled beginning."""
+    tokens = tokens.to(model.device)
+    batch, length = tokens.shape
+    cache, levels = model.new_cache(batch), []
+    if prefill:
+        lanes = torch.arange(batch, device=model.device)
+        levels.append(model.levels(*model.forward(tokens[:, :prefill], cache, lanes)))
+    for t in range(prefill, length):
+        position = torch.full((batch,), t, device=model.device)
+        levels.append(model.levels(*model.step(tokens[:, t], tokens[:, max(0, t - 1)], position, cache)))
+    return torch.cat(levels, 1).cpu()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_against_int64_matrix_products(config):
+    pack = tiny_pack(config)
+    model, reference = pack.exact(), Reference(pack)
+    for tokens in some_tokens(3, config.window):
+        expected = reference(tokens.tolist())
+        assert expected.dtype == np.int64
+        assert len(np.unique(expected[-1])) > 100  # not a degenerate model
+        assert np.array_equal(forward(model, tokens[None])[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_cached_steps_are_the_teacher_forced_pass(config):
+    model = tiny_pack(config).exact()
+    tokens = some_tokens(7, config.window)
+    expected = forward(model, tokens)
+    for prefill in (0, 1, 13, config.window - 1):
+        assert torch.equal(stepped(model, tokens, prefill), expected)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_batch_sizes_and_threads(count):
+    model = tiny_pack(EVERY_OPTION).exact()
+    tokens = some_tokens(64, 32)
+    expected = torch.cat([forward(model, row[None]) for row in tokens])
+    with threads(count):
+        for size in (1, 7, 64):
+            assert torch.equal(torch.cat([forward(model, part) for part in tokens.split(size)]), expected)
+            assert torch.equal(stepped(model, tokens[:size]), expected[:size])
+
+
+def test_right_padding_changes_nothing():
+    model = tiny_pack(EVERY_OPTION).exact()
+    tokens = some_tokens(4, 32)
+    expected = forward(model, tokens)
+    for length in (1, 2, 17, 31):
+        assert torch.equal(forward(model, tokens[:, :length]), expected[:, :length])
+        padded = tokens.clone()
+        padded[:, length:] = some_tokens(4, 32, seed=5)[:, length:]
+        assert torch.equal(forward(model, padded)[:, :length], expected[:, :length])
+
+
+def test_a_lane_that_was_used_before_forgets():
+    """The decoder reuses lanes: what a longer sequence left in the cache must not be seen."""
+    model = tiny_pack(EVERY_OPTION).exact()
+    tokens, other = some_tokens(3, 32), some_tokens(3, 32, seed=9)
+    cache = model.new_cache(3)
+    model.forward(other, cache, torch.arange(3))
+    model.forward(tokens[1:, :5], cache, torch.tensor([1, 2]))
+    position = torch.tensor([0, 5, 5])
+    hidden = model.step(tokens[[0, 1, 2], position], tokens[[0, 1, 2], (position - 1).clamp(min=0)], position, cache)
+    assert torch.equal(model.levels(*hidden)[:, 0], forward(model, tokens)[[0, 1, 2], position])
+
+
+def test_chunks_of_attention_rows(monkeypatch):
+    model = tiny_pack(EVERY_OPTION).exact()
+    tokens = some_tokens(2, 32)
+    expected = forward(model, tokens)
+    for chunk in (1, 7, 31):
+        monkeypatch.setattr("codec.exact._QUERY_CHUNK", chunk)
+        assert torch.equal(forward(model, tokens), expected)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_close_to_the_float_model(config):
+    """On text, in bits a token: far less on average than the 0.002 bits a byte that a proof allows."""
+    pack = tiny_pack(config)
+    assert pack.tokenizer is not None
+    tokens = torch.from_numpy(np.concatenate([pack.tokenizer.encode(d) for d in val_documents()]).astype(np.int64))
+    tokens = tokens[: 64 * (config.window + 1)].reshape(64, -1)
+    model = GPT(config)
+    model.load_state_dict(pack.state_dict())
+    with torch.no_grad():
+        bits = model.loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double().flatten() / math.log(2)
+    levels = forward(pack.exact(), tokens[:, :-1])
+    exact = frequencies.intervals(levels.flatten(0, 1), tokens[:, 1:].flatten())[2]
+    assert bits.std() > 1
+    assert (exact - bits).abs().mean() < 0.002
+    assert abs((exact - bits).mean()) < 0.0003
+
+
+def integer_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Weights from a formula, so that no generator of random numbers decides them."""
+    weights = {}
+    for seed, (name, parameter) in enumerate(parameters(config).items()):
+        count = math.prod(parameter.shape)
+        values = (torch.arange(count) * 7919 + seed * 104_729) % 251 - 125
+        weights[name] = (values / 256 + (parameter.role == "vector")).reshape(parameter.shape)
+    return weights
+
+
+def test_golden_levels():
+    """These integers may change only together with `exact.ARITHMETIC`."""
+    pack = codec.open(codec.compress(integer_weights(EVERY_OPTION), EVERY_OPTION))
+    model = ExactModel(EVERY_OPTION, pack.matrices, pack.vectors)
+    tokens = (torch.arange(64).reshape(2, 32) * 389) % 1024
+    levels = forward(model, tokens)
+    assert levels.float().std() > 1000
+    assert hashlib.sha256(levels.numpy().astype("<i8").tobytes()).hexdigest()[:16] == "193894c12f375ba0"
+
+
+def test_sums_that_are_not_exact_are_refused():
+    pack = tiny_pack(PLAIN)
+    name = "blocks.1.mlp.proj.weight"
+    wide = replace(pack.matrices[name], symbols=pack.matrices[name].symbols << 20)
+    with pytest.raises(FormatError, match=rf"tensor {name}: sums of up to 2\^.* are not exact in 53 bits"):
+        ExactModel(PLAIN, {**pack.matrices, name: wide}, pack.vectors)
+    most = np.array([[1 << 30, -(1 << 30)], [5, 0]], np.int32)  # 2^31 in absolute values
+    steps = np.ones(2, np.float32)
+    with pytest.raises(FormatError, match=r"2\^53\.0"):
+        ExactLinear("w", Quantized(most, steps), 1 << 22, torch.device("cpu"))
+    linear = ExactLinear("w", Quantized(most, steps), (1 << 22) - 1, torch.device("cpu"))
+    x = torch.tensor([[float((1 << 22) - 1), -float((1 << 22) - 1)]], dtype=torch.float64)
+    y, _ = linear(x, torch.ones(1, 1, dtype=torch.float64))
+    assert [int(v) for v in y[0]] == [((1 << 22) - 1) << 31, 5 * ((1 << 22) - 1)]
+
+
+def hostile_pack(name: str, value: float, layers: int) -> Pack:
+    config = replace(PLAIN, num_layers=layers)
+    weights = integer_weights(config)
+    hostile = {key: torch.full_like(tensor, value) for key, tensor in weights.items() if key.endswith(name)}
+    return codec.open(codec.compress({**weights, **hostile}, config, sp1024()))
+
+
+@pytest.mark.parametrize("name, value, layers", [("resid_mix", 6e4, 40), ("", 1e37, 1), ("_mix", 1e38, 5)])
+def test_weights_that_overflow_are_refused(name, value, layers):
+    with pytest.raises(FormatError, match="activations can reach"):
+        hostile_pack(name, value, layers).exact()
+
+
+@pytest.mark.parametrize(
+    "name, value, layers", [("_mix", 6e4, 9), ("mlp.fc.weight", 1e30, 2), ("q_gain", 3e38, 2), ("c_v.weight", 1e38, 1)]
+)
+def test_large_weights_within_the_range_work(name, value, layers):
+    pack = hostile_pack(name, value, layers)
+    tokens = some_tokens(2, 32)
+    levels = forward(pack.exact(), tokens)
+    assert torch.equal(stepped(pack.exact(), tokens), levels)
+    assert np.array_equal(levels[0].numpy(), Reference(pack)(tokens[0].tolist()))
+
+
+def test_column_steps():
+    """A pack of this version has none; the arithmetic is there, and near the product in float64."""
+    generator = np.random.default_rng(0)
+    symbols = generator.integers(-127, 128, (24, 40)).astype(np.int32)
+    weights = Quantized(symbols, generator.random(24, np.float32), generator.random(40, np.float32))
+    linear = ExactLinear("w", weights, 1 << 14, torch.device("cpu"))
+    x = torch.from_numpy(generator.integers(-16384, 16385, (5, 40)).astype(np.float64))
+    y, step = linear(x, torch.full((5, 1), 2.0**-10, dtype=torch.float64))
+    expected = x.numpy() * 2.0**-10 @ weights.dequantize().astype(np.float64).T
+    assert np.abs((y * step).numpy() - expected).max() < 1e-3 * np.abs(expected).max()
+    inner, finer = snap(x.numpy() * weights.columns)
+    assert np.array_equal((y * step).numpy(), (inner @ symbols.T) * weights.rows.astype(float) * (2.0**-10 * finer))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_cuda_gives_the_same_levels(config):
+    pack = tiny_pack(config)
+    tokens = some_tokens(64, config.window)
+    expected = forward(pack.exact(), tokens)
+    model = pack.exact("cuda")
+    assert torch.equal(forward(model, tokens), expected)
+    assert torch.equal(forward(model, tokens[:1]), expected[:1])
+    assert torch.equal(stepped(model, tokens[:7]), expected[:7])
+    assert torch.equal(stepped(model, tokens, prefill=20), expected)
+    targets = tokens.flatten()
+    for here, there in zip(
+        frequencies.intervals(expected.flatten(0, 1), targets)[:2],
+        frequencies.intervals(expected.flatten(0, 1).cuda(), targets.cuda())[:2],
+        strict=True,
+    ):
+        assert torch.equal(here, there.cpu())
+    wanted = torch.arange(len(targets)) * 7919 % frequencies.TOTAL
+    for here, there in zip(
+        frequencies.find(expected.flatten(0, 1), wanted),
+        frequencies.find(expected.flatten(0, 1).cuda(), wanted.cuda()),
+        strict=True,
+    ):
+        assert torch.equal(here, there.cpu())

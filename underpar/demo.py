@@ -1,0 +1,236 @@
+"""The whole loop on the sample that ships: prove the shipped pack, train a model, pack it, prove it, report.
+
+Two slow cores and six minutes are enough. What a machine needs for the proofs is forecast from the first of them, and
+training gets the time that is left, up to what its recipe asks for; the proofs are never cut.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import codec
+from codec.archive import ArchiveWriter
+from codec.checkpoint import load_checkpoint
+from codec.config import ModelConfig
+from codec.console import notes, progress
+from codec.errors import CodecError
+from codec.files import atomic_write
+from codec.pack import Pack
+from codec.parameters import parameters as tensors_of
+from eval.peers import peer_sizes
+from eval.prove import Proof, prove
+from eval.report import RECIPE, report
+from eval.saved import save_proof
+from trainer.loop import train
+from trainer.recipe import Recipe
+
+RESULT, REPORT = "demo.json", "report.html"
+"""What a demo leaves beside the files of its run; a folder without RESULT is not a demo's and is left alone."""
+
+LEAST_TRAINING = 20.0
+"""Seconds of training however slow the machine is."""
+
+MARGIN, OVERHEAD = 1.3, 25.0
+"""What a forecast is multiplied with, and seconds for tokenizing, packing and the report."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much a demo does. The longest documents are left out: decoding one takes as long as all others together."""
+
+    first_bytes: int = 20_000  # of text for the shipped pack
+    first_longest: int = 2_000
+    proof_bytes: int = 204_800  # of text for the pack that is trained
+    proof_longest: int = 6_500
+    seconds: float = 345.0  # for all of it; six minutes less the start of Python
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the closing table, in bytes. `model_bytes` is what the decoder needs beside the coded text."""
+
+    name: str
+    coded_bytes: int
+    model_bytes: int
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo found. `phases` are seconds."""
+
+    folder: Path
+    shipped: Proof
+    trained: Proof
+    table: list[Row]
+    phases: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        text = self.trained.text_bytes
+        return {
+            "ok": self.shipped.ok and self.trained.ok,
+            "seconds": sum(self.phases.values()),
+            "phases": self.phases,
+            "report": str(self.folder / REPORT),
+            "text_bytes": text,
+            "table": [
+                {
+                    "name": row.name,
+                    "coded_bytes": row.coded_bytes,
+                    "bits_per_byte": 8 * row.coded_bytes / text,
+                    "with_model_bytes": row.coded_bytes + row.model_bytes,
+                }
+                for row in self.table
+            ],
+            "shipped": self.shipped.to_json(),
+            "trained": self.trained.to_json(),
+        }
+
+
+def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[bytes], plan: Plan | None = None) -> Demo:
+    """Run the demo; `folder` appears when all is done, and replaces an earlier demo only then.
+
+    Args:
+        folder: of the run, its proof and its report.
+        shipped: the pack that is proved first.
+        recipe: what to train; `train.seconds` may be lowered.
+        validation: documents to choose the text of both proofs from.
+
+    Raises:
+        CodecError: `folder` exists and no demo made it.
+        KeyboardInterrupt: training was interrupted.
+    """
+    plan, documents = plan or Plan(), list(validation)
+    phases: dict[str, float] = {}
+    timed = _stopwatch(phases)
+    with _new_folder(folder) as run:
+        with timed("shipped proof"):
+            first_documents = choose(documents, plan.first_bytes, plan.first_longest)
+            first = prove(shipped, first_documents)
+            for line in first_words(first, peer_sizes(first_documents)):
+                _say(line)
+        with timed("training"):
+            texts = choose(documents, plan.proof_bytes, plan.proof_longest)
+            opened = codec.open(shipped)
+            ahead = forecast(first, opened.parameter_count, recipe.model, sum(map(len, texts)))
+            recipe = shorten(recipe, plan.seconds - phases["shipped proof"] - ahead)
+            _say(f"\nTraining a model of your own for {recipe.train.seconds:.0f} seconds:")
+            if train(recipe, run).interrupted:
+                raise KeyboardInterrupt
+            _write(run / RECIPE, json.dumps(recipe.to_dict(), indent=1))
+        with timed("pack"):
+            checkpoint = load_checkpoint(run)
+            blob = codec.compress(checkpoint.state_dict, checkpoint.config, checkpoint.tokenizer)
+            own = codec.open(blob)
+        with timed("proof"):
+            _say(f"\nProving it on {len(texts)} web pages, {sum(map(len, texts)):,} bytes.")
+            trained = prove(blob, texts)
+        with timed("shipped pack on the same text"):
+            beside = archive_bytes(opened, texts)
+        with timed("report"):
+            evidence = save_proof(run, blob, own, texts, trained)
+            _write(run / REPORT, report(run))
+        rows = [
+            Row(f"your pack, {own.parameter_count / 1e6:.1f} M parameters", trained.archive_bytes, own.size),
+            Row(f"the shipped pack, {opened.parameter_count / 1e6:.1f} M parameters", beside, opened.size),
+            *(Row(name, size, 0) for name, size in evidence.peers.items()),
+        ]
+        rows.sort(key=lambda row: row.coded_bytes)
+        result = Demo(folder, first, trained, rows, phases)
+        _write(run / RESULT, json.dumps(result.to_json(), indent=1))
+    return result
+
+
+def choose(documents: Iterable[bytes], size: int, longest: int) -> list[bytes]:
+    """The first documents of at most `longest` bytes that have `size` bytes together, or all such."""
+    chosen: list[bytes] = []
+    for document in documents:
+        if sum(map(len, chosen)) >= size:
+            break
+        if len(document) <= longest:
+            chosen.append(document)
+    return chosen
+
+
+def first_words(proof: Proof, peers: Mapping[str, int]) -> tuple[str, str]:
+    """What the proof of the shipped pack shows, for someone who has never seen one."""
+    if not proof.ok:
+        return "The shipped pack did not restore the text.", "This should not happen: please report it."
+    name, size = min(peers.items(), key=lambda item: item[1])
+    return (
+        f"{proof.documents} web pages, {proof.text_bytes:,} bytes, were coded to {proof.archive_bytes:,} bytes with a "
+        "language model's predictions, and a fresh process decoded them: every byte is the same.",
+        f"{name} needs {size:,} bytes, gzip -9 {peers['gzip -9']:,}. A better model writes fewer: "
+        f"that is its score in bits per byte, here {proof.bpb_coded:.3f}, and these bits were really written.",
+    )
+
+
+def forecast(first: Proof, parameters: int, model: ModelConfig, size: int) -> float:
+    """Seconds that everything but training will take after the proof `first`, of a pack of so many parameters.
+
+    A model's time is taken to grow as its parameters, and that of a text as its bytes.
+    """
+    weights = sum(prod(p.shape) for p in tensors_of(model).values() if p.role != "hash")
+    share = size / max(1, first.text_bytes)
+    own = (first.encode_seconds + first.decode_seconds) * share * weights / parameters
+    return MARGIN * (own + first.encode_seconds * share) + OVERHEAD
+
+
+def shorten(recipe: Recipe, seconds: float) -> Recipe:
+    """The recipe with at most `seconds` of training, but never under LEAST_TRAINING if it asks for that."""
+    wanted = recipe.train.seconds
+    return replace(recipe, train=replace(recipe.train, seconds=min(wanted, max(LEAST_TRAINING, seconds))))
+
+
+def archive_bytes(pack: Pack, documents: Sequence[bytes]) -> int:
+    """The size of the archive of documents under a pack."""
+    stream = BytesIO()
+    with (
+        progress("encoding with the shipped pack", sum(map(len, documents)), "byte") as advance,
+        ArchiveWriter(stream, pack) as writer,
+    ):
+        writer.append(documents, advance=advance)
+    return len(stream.getvalue())
+
+
+def _stopwatch(phases: dict[str, float]) -> Callable[[str], AbstractContextManager[None]]:
+    """A context manager that notes in `phases` how many seconds its block took."""
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        phases[name] = time.perf_counter() - begin
+
+    return timed
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise."""
+    if folder.exists() and not (folder / RESULT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise CodecError(f"{folder}: it exists and no demo made it (it has no {RESULT}); choose another folder with -o")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as name:
+        new, old = Path(name) / folder.name, Path(name) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+
+
+def _say(line: str) -> None:
+    notes.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
