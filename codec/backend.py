@@ -92,14 +92,15 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
     inputs, targets = list(tokens[:, :-1]), list(tokens[:, 1:])
     if not np.array_equal(a.score(inputs, targets)[:2], b.score(inputs, targets)[:2]):
         return False
-    both, found = np.arange(2), []
+    both = np.arange(2)
+    found = []
     for backend in (a, b):
         lanes = backend.lanes(2)
         lanes.prefill([1], tokens[1:, : size - 1])
         positions = np.array([0, size - 1])
         here, before = tokens[both, positions], tokens[both, positions - 1]
         found.append(lanes.step(both, here, before, positions, np.array([frequencies.TOTAL // 2, 12345])))
-    return np.array_equal(*found)
+    return np.array_equal(found[0], found[1])
 
 
 class TorchBackend:

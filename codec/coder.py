@@ -7,22 +7,22 @@ the last tokens of it again as the start of the next. Exact arithmetic makes bot
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
 from codec import frequencies, patch, rangecoder
+from codec.backend import Backend, make_backend
 from codec.console import Advance, ignore_progress
 from codec.documents import Prepared, Record, prepare, write_record
 from codec.errors import DocumentError
-from codec.exact import Cache, ExactModel
+from codec.exact import ExactModel
 from codec.tokenizer import BOS, Tokenizer
 from codec.windows import Window, document_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits held at once
 _CACHE_BYTES = {"cpu": 1 << 30, "cuda": 48 << 30}
 _MOST_LANES = {"cpu": 128, "cuda": 1024}
 _PREFILL_LANES = 16
@@ -36,6 +36,11 @@ class Coder:
     tokenizer: Tokenizer
     window: int  # tokens of context, at most the model's window
     stride: int  # new tokens for each further window of a long document
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Who computes what the model says."""
+        return make_backend(self.model)
 
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
@@ -79,36 +84,15 @@ class Coder:
         advance: Advance,
     ) -> None:
         """Fill in (start, frequency, bits) of the targets that the batch's windows score."""
-        longest = max(window.end - window.start for _, window in batch)
-        tokens = np.full((len(batch), longest), BOS)
-        for row, (n, window) in enumerate(batch):
-            tokens[row, : window.end - window.start] = prepared[n].stream[window.start : window.end]
-        hidden, step = self.model.forward(torch.from_numpy(tokens).to(self.model.device))
-        scored = [
-            np.arange(w.score_from - w.start, w.end - w.start) + row * longest for row, (_, w) in enumerate(batch)
-        ]
+        inputs = [prepared[n].stream[w.start : w.end] for n, w in batch]
         targets = [prepared[n].stream[w.score_from + 1 : w.end + 1] for n, w in batch]
-        found = self._intervals(
-            hidden.flatten(0, 1), step.flatten(0, 1), np.concatenate(scored), np.concatenate(targets)
-        )
+        found = self.backend.score(inputs, targets)
         at = 0
         for n, w in batch:
             count = w.end - w.score_from
             intervals[n][:, w.score_from : w.end] = found[:, at : at + count]
             at += count
             advance(len(prepared[n].original) * count / (len(prepared[n].stream) - 1))
-
-    def _intervals(
-        self, hidden: torch.Tensor, step: torch.Tensor, rows: NDArray[np.int64], targets: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        device, size = self.model.device, _HEAD_ROWS[self.model.device.type]
-        out = np.empty((3, len(rows)))
-        for at in range(0, len(rows), size):
-            index = torch.from_numpy(rows[at : at + size]).to(device)
-            levels = self.model.levels(hidden[index], step[index])
-            parts = frequencies.intervals(levels, torch.from_numpy(targets[at : at + size]).to(device))
-            out[:, at : at + size] = torch.stack([part.double() for part in parts]).cpu().numpy()
-        return out
 
     def decode(self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress) -> Iterator[tuple[int, bytes]]:
         """Decode modelled records, keyed by document number; `advance` is told bytes of payload.
@@ -142,10 +126,8 @@ class _Lanes:
     """The decoder's state: what each lane of the cache is decoding."""
 
     def __init__(self, coder: Coder, payloads: Mapping[int, bytes]):
-        self.coder, model = coder, coder.model
-        c, device = model.config, model.device
-        lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
-        most = max(1, min(_MOST_LANES[device.type], _CACHE_BYTES[device.type] // lane_bytes))
+        self.coder, kind = coder, coder.model.device.type
+        most = max(1, min(_MOST_LANES[kind], _CACHE_BYTES[kind] // coder.backend.lane_bytes))
         self.payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
         self.waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
         self.data = np.frombuffer(b"".join(payloads.values()), np.uint8)
@@ -155,7 +137,7 @@ class _Lanes:
         self.documents: list[_Lane | None] = [None] * count
         self.bounds = np.zeros((count, 2), np.int64)  # of each lane's payload in `data`
         self.states = np.zeros((count, 3), np.uint64)
-        self.cache: Cache = model.new_cache(count)
+        self.lanes = coder.backend.lanes(count)
         for lane in range(count):
             self._load(lane)
 
@@ -171,23 +153,20 @@ class _Lanes:
     def step(self, advance: Advance) -> list[tuple[int, bytes]]:
         """Decode one token of every document; returns those that ended."""
         self._compact()
-        active = [n for n, document in enumerate(self.documents) if document is not None]
+        active = self._active()
         if not active:
             self.documents = []
             return []
-        self._slide()
-        model, device = self.coder.model, self.coder.model.device
-        run = [document or _Lane(-1) for document in self.documents]
-        inputs = np.array([[d.tokens[-1], d.tokens[-2] if len(d.tokens) > 1 else BOS, d.position] for d in run])
-        tokens, previous, positions = torch.from_numpy(inputs.T.copy()).to(device)
-        levels = model.levels(*model.step(tokens, previous, positions, self.cache))[:, 0]
-        targets = torch.from_numpy(_targets(self.states)).to(device)
-        found = torch.stack(frequencies.find(levels, targets)).cpu().numpy()
-        _advance(self.states, self.data, self.bounds, found[1], found[2])
+        self._slide(active)
+        lanes, run = np.array(list(active)), active.values()
+        tokens, previous = np.array([document.tokens[-2:] for document in run])[:, [-1, 0]].T
+        positions = np.array([document.position for document in run])
+        targets = _targets(self.states, lanes)
+        symbols, starts, sizes = self.lanes.step(lanes, tokens, previous, positions, targets)
+        _advance(self.states, lanes, self.data, self.bounds, starts, sizes)
         ended = []
-        for lane in active:
-            document = run[lane]
-            document.tokens.append(int(found[0, lane]))
+        for (lane, document), symbol in zip(active.items(), symbols.tolist(), strict=True):
+            document.tokens.append(symbol)
             size = len(self.payloads[document.number])
             if self.states[lane, 2] > size + rangecoder.CODE_BYTES:
                 raise DocumentError(
@@ -206,47 +185,46 @@ class _Lanes:
         tokens = np.array(document.tokens[1:-1], np.int64)
         return patch.take_edits(self.states[lane], self.payloads[document.number], self.coder.tokenizer.decode(tokens))
 
-    def _slide(self) -> None:
+    def _active(self) -> dict[int, _Lane]:
+        """What is being decoded, by lane."""
+        return {lane: document for lane, document in enumerate(self.documents) if document is not None}
+
+    def _slide(self, active: Mapping[int, _Lane]) -> None:
         """Start a new window in every lane whose window is full: run its last window - stride tokens again."""
-        coder = self.coder
-        full = [n for n, d in enumerate(self.documents) if d is not None and d.position == coder.window]
-        keep = coder.window - coder.stride
+        full = [lane for lane, document in active.items() if document.position == self.coder.window]
+        keep = self.coder.window - self.coder.stride
         for at in range(0, len(full), _PREFILL_LANES):
             lanes = full[at : at + _PREFILL_LANES]
-            rows = []
-            for n in lanes:
-                document = self.documents[n]
-                assert document is not None
-                document.start = len(document.tokens) - 1 - keep
-                rows.append(document.tokens[document.start : -1])
+            for lane in lanes:
+                active[lane].start = len(active[lane].tokens) - 1 - keep
             if keep:
-                device = coder.model.device
-                coder.model.forward(torch.tensor(rows).to(device), self.cache, torch.tensor(lanes).to(device))
+                self.lanes.prefill(lanes, np.array([active[lane].tokens[-1 - keep : -1] for lane in lanes]))
 
     def _compact(self) -> None:
         """Drop idle lanes once they are half of all."""
-        active = [n for n, document in enumerate(self.documents) if document is not None]
+        active = list(self._active())
         if not active or 2 * len(active) > len(self.documents):
             return
-        index = torch.tensor(active).to(self.coder.model.device)
-        self.cache = Cache([k[index] for k in self.cache.keys], [v[index] for v in self.cache.values])
-        self.documents = [self.documents[n] for n in active]
+        self.lanes.keep(active)
+        self.documents = [self.documents[lane] for lane in active]
         self.bounds, self.states = self.bounds[active], self.states[active]
 
 
 @njit(cache=True)
-def _targets(states: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """What every lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
-    out = np.empty(states.shape[0], np.int64)
-    for n in range(states.shape[0]):
-        unit = max(states[n, 1] >> np.uint64(frequencies.TOTAL_BITS), np.uint64(1))  # idle lanes have range 0
-        out[n] = rangecoder.target(states[n], unit, frequencies.TOTAL)
+def _targets(states: NDArray[np.uint64], lanes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
+    out = np.empty(len(lanes), np.int64)
+    for i, lane in enumerate(lanes):
+        out[i] = rangecoder.target(
+            states[lane], states[lane, 1] >> np.uint64(frequencies.TOTAL_BITS), frequencies.TOTAL
+        )
     return out
 
 
 @njit(cache=True)
-def _advance(states, data, bounds, starts, sizes):
-    for n in range(states.shape[0]):
-        unit = states[n, 1] >> np.uint64(frequencies.TOTAL_BITS)
-        if unit:
-            rangecoder.take(states[n], data[bounds[n, 0] : bounds[n, 1]], starts[n], sizes[n], unit)
+def _advance(states, lanes, data, bounds, starts, sizes):
+    for i, lane in enumerate(lanes):
+        payload = data[bounds[lane, 0] : bounds[lane, 1]]
+        rangecoder.take(
+            states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(frequencies.TOTAL_BITS)
+        )

@@ -1,4 +1,4 @@
-"""Logits to the coder's intervals on a processor: `ExactModel.levels` and `codec.frequencies` in one pass over a row."""
+"""Logits to the coder's intervals on a processor: `ExactModel.levels` and `codec.frequencies` in passes over a row."""
 
 import math
 

@@ -85,8 +85,9 @@ def _snap(x, out):
     """`codec.fixed.snap` of one row: fills `out`, returns the step."""
     largest = np.int64(0)
     for bits in x.view(np.int64):  # the order of magnitudes is that of their bits, whose maximum is faster to find
-        largest = max(largest, bits & _MAGNITUDE)
-    exponent = min(max((largest >> 52) - 1022, -64), 960)
+        magnitude = bits & _MAGNITUDE
+        largest = magnitude if magnitude > largest else largest
+    exponent = min(max(int(largest >> 52) - 1022, -64), 960)
     scale = math.ldexp(1.0, SNAP_BITS - 1 - exponent)
     for i in range(len(x)):
         out[i] = np.int32(np.rint(x[i] * scale))
@@ -186,15 +187,16 @@ def _rotate(x, cos, sin, scale, snapped, out):
 
 
 @kernel
-def _remember(new_keys, new_values, positions, slots, value_scale, query_scale, cos, sin, keys, values):
+def _remember(new_keys, new_values, rows, value_scale, rope, cache):
     """Write the rows' keys and values, float64 [n, kv_dim], into the caches (see `run`)."""
+    (positions, slots), (cos, sin, scale), (keys, values) = rows, rope, cache
     size = new_keys.shape[1] // len(value_scale)
     snapped, key = np.empty(size, np.int32), np.empty(size, np.int16)
     for i in range(len(positions)):
         slot, p = slots[i], positions[i]
         for h in range(len(value_scale)):
             at = h * size
-            _rotate(new_keys[i, at : at + size], cos[p], sin[p], query_scale, snapped, key)
+            _rotate(new_keys[i, at : at + size], cos[p], sin[p], scale, snapped, key)
             for t in range(size):
                 keys[slot, h, p // COLUMNS, t // 2, p % COLUMNS, t % 2] = key[t]
                 value = _fixed(new_values[i, at + t], value_scale[h])
@@ -206,7 +208,8 @@ def _softmax(scores, count, scale, exp2, weights):
     """Fills in the attention weights of the first `count` scores and returns their sum."""
     low, high = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
     for s in range(count):
-        low, high = min(low, scores[s]), max(high, scores[s])
+        low = scores[s] if scores[s] < low else low
+        high = scores[s] if scores[s] > high else high
     top = np.rint(np.float64(high if scale >= 0 else low) * scale)
     total = np.int64(0)
     for s in range(count):
@@ -240,17 +243,31 @@ def _weighted_sum(weights, values, count, digits, tile, sums):
 
 
 @kernel
-def _attend(queries, positions, slots, keys, values, score_scale, value_step, query_scale, cos, sin, exp2, xsa):
+def _remove_own(mixed, own):
+    """Remove the component of a head's output [head_dim] along the token's own value [head_dim / COLUMNS, COLUMNS]."""
+    dot = square = np.int64(0)
+    for t in range(len(mixed)):
+        value = np.int64(own[t // COLUMNS, t % COLUMNS])
+        dot += np.int64(np.rint(mixed[t])) * value
+        square += value * value
+    ratio = np.float64(dot) / np.float64(max(square, 1))
+    for t in range(len(mixed)):
+        mixed[t] -= ratio * np.float64(own[t // COLUMNS, t % COLUMNS])
+
+
+@kernel
+def _attend(queries, rows, score_scale, value_step, rope, cache, exp2, xsa):
     """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
 
     Two heads with the same keys are taken at a time.
     """
-    kv_heads, heads, window = len(value_step), len(score_scale), keys.shape[2] * COLUMNS
-    size, group = queries.shape[1] // heads, heads // kv_heads
+    (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
+    heads, window = len(score_scale), keys.shape[2] * COLUMNS
+    size, group = queries.shape[1] // heads, heads // len(value_step)
     snapped, query = np.empty(size, np.int32), np.zeros((ROWS, size), np.int16)
+    digits = np.empty((ROWS, _CHUNK), np.int16)
     scores, weights = np.empty((2, window), np.int32), np.zeros((2, window), np.int32)
-    digits, tile, sums = np.empty((ROWS, _CHUNK), np.int16), np.empty((ROWS, COLUMNS), np.int32), np.empty((2, size), np.int64)
-    totals = np.empty(2)
+    tile, sums, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty((2, size), np.int64), np.empty(2)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
     for i in range(len(queries)):
         slot, p = slots[i], positions[i]
@@ -273,16 +290,8 @@ def _attend(queries, positions, slots, keys, values, score_scale, value_step, qu
                 at = (h - place + g) * size
                 for t in range(size):
                     queries[i, at + t] = np.float64(sums[g, t]) / totals[g]
-                if xsa:  # remove the component along the token's own value
-                    dot = square = np.int64(0)
-                    for t in range(size):
-                        own = np.int64(values[slot, kv, t // COLUMNS, p // 2, t % COLUMNS, p % 2])
-                        dot += np.int64(np.rint(queries[i, at + t])) * own
-                        square += own * own
-                    ratio = np.float64(dot) / np.float64(max(square, 1))
-                    for t in range(size):
-                        own = values[slot, kv, t // COLUMNS, p // 2, t % COLUMNS, p % 2]
-                        queries[i, at + t] -= ratio * np.float64(own)
+                if xsa:
+                    _remove_own(queries[i, at : at + size], values[slot, kv, :, p // 2, :, p % 2])
                 for t in range(size):
                     queries[i, at + t] *= value_step[kv]
         steps[i] = _snap(queries[i], mixed[i])
@@ -366,7 +375,7 @@ def run(network, tokens, previous, positions, slots, keys, values):
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
     """
-    c = network
+    c, rows, rope = network, (positions, slots), (network.cos, network.sin, network.query_scale)
     x = _embed(c.head, tokens, c.residual_mix.shape[2])
     if c.bigram:
         hashed, steps = _hashed(c.bigram_table, c.bigram_steps, c.bigram_columns, tokens, previous, positions)
@@ -377,37 +386,17 @@ def run(network, tokens, previous, positions, slots, keys, values):
             x[i, t] = hidden[i, t] * steps[i]
     first, skips = x.copy(), np.empty((c.encoder_length, *x.shape))
     for e in range(len(c.schedule)):
-        layer, j, cached = c.schedule[e], e - c.encoder_length, e if keys.shape[0] > 1 else 0
+        layer, j = c.schedule[e], e - c.encoder_length
         if 0 <= j < c.encoder_length:
             _mix_skip(x, skips[c.encoder_length - 1 - j], c.skip_weights[j], c.skip_gates[j], c.gated)
         _mix(x, c.residual_mix[layer], first)
         hidden, steps = _norm(x, c.norm_scale[layer])
-        _remember(
-            project(c.key, layer, hidden, steps),
-            project(c.value, layer, hidden, steps),
-            positions,
-            slots,
-            c.value_scale[layer],
-            c.query_scale,
-            c.cos,
-            c.sin,
-            keys[cached],
-            values[cached],
-        )
-        hidden, steps = _attend(
-            project(c.query, layer, hidden, steps),
-            positions,
-            slots,
-            keys[cached],
-            values[cached],
-            c.score_scale[layer],
-            c.value_step[layer],
-            c.query_scale,
-            c.cos,
-            c.sin,
-            c.exp2,
-            c.xsa[layer],
-        )
+        new_keys, new_values = project(c.key, layer, hidden, steps), project(c.value, layer, hidden, steps)
+        queries = project(c.query, layer, hidden, steps)
+        cache = (keys[e], values[e]) if keys.shape[0] > 1 else (keys[0], values[0])
+        _remember(new_keys, new_values, rows, c.value_scale[layer], rope, cache)
+        value_step = c.value_step[layer]
+        hidden, steps = _attend(queries, rows, c.score_scale[layer], value_step, rope, cache, c.exp2, c.xsa[layer])
         _add(x, c.attention_scale[layer], project(c.attention_out, layer, hidden, steps))
         hidden, steps = _norm(x, c.norm_scale[layer])
         hidden = _activate(project(c.up, layer, hidden, steps), c.slope, steps)

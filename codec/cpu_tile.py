@@ -36,15 +36,14 @@ def _constant(*values: int) -> ir.Constant:
     return ir.Constant(ir.VectorType(_INT32, len(values)), values)
 
 
-@intrinsic
-def multiply(typing: Any, rows: Any, block: Any, sums: Any) -> Any:
-    """sums = rows times block, for contiguous arrays: int16 [ROWS, K or more], int16 [K / 2, COLUMNS, 2], int32
-    [ROWS, COLUMNS]. Sums wrap at 32 bits."""
+def _multiply(typing: Any, rows: Any, block: Any, sums: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         x, w, out = (context.make_array(t)(context, builder, a) for t, a in zip(signature.args, arguments, strict=True))
         stride = builder.mul(unpack_tuple(builder, x.shape)[1], _INT64(2))
-        x_rows = [pointer_add(builder, x.data, builder.mul(stride, _INT64(r)), _INT32.as_pointer()) for r in range(ROWS)]
+        x_rows = [
+            pointer_add(builder, x.data, builder.mul(stride, _INT64(r)), _INT32.as_pointer()) for r in range(ROWS)
+        ]
         columns = builder.bitcast(w.data, _PAIRS.as_pointer())
         before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
         builder.branch(loop)
@@ -55,7 +54,9 @@ def multiply(typing: Any, rows: Any, block: Any, sums: Any) -> Any:
         totals = [builder.phi(_SUMS) for _ in range(ROWS)]
         weights = builder.sext(builder.load(builder.gep(columns, [pair]), align=2), _PRODUCTS)
         for row, total in zip(x_rows, totals, strict=True):
-            both = builder.insert_element(ir.Constant(_SUMS, ir.Undefined), builder.load(builder.gep(row, [pair]), align=2), _INT32(0))
+            both = builder.insert_element(
+                ir.Constant(_SUMS, ir.Undefined), builder.load(builder.gep(row, [pair]), align=2), _INT32(0)
+            )
             spread = builder.shuffle_vector(both, both, _constant(*[0] * COLUMNS))
             products = builder.mul(builder.sext(builder.bitcast(spread, _PAIRS), _PRODUCTS), weights)
             even = builder.shuffle_vector(products, products, _constant(*range(0, 2 * COLUMNS, 2)))
@@ -73,3 +74,10 @@ def multiply(typing: Any, rows: Any, block: Any, sums: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(rows, block, sums), generate
+
+
+multiply: Any = intrinsic(_multiply)
+"""multiply(rows, block, sums), called in kernels, makes `sums` the product of `rows` and `block`.
+
+All are contiguous: int16 [ROWS, K or more], int16 [K / 2, COLUMNS, 2], int32 [ROWS, COLUMNS]. Sums wrap at 32 bits.
+"""

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from codec import cpu_head, cpu_kernels, tables
-from codec.cpu_kernels import Linear, Network
 from codec.config import ModelConfig
+from codec.cpu_kernels import Linear, Network
 from codec.cpu_tile import COLUMNS, blocks
 from codec.exact import OPERAND, ExactLinear, ExactModel
 from codec.frequencies import TOTAL_BITS
@@ -200,9 +200,12 @@ def _linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
 
 
 def _digits(weight: float, operand: int) -> tuple[int, int]:
-    """Width and number of the signed digits of operands to `operand`; `weight` is the largest sum of a row's |integers|.
+    """Width and number of the signed digits of operands up to `operand`.
 
-    A digit of b bits is at most 2^(b-1), and so large that sums of products with it stay below 2^31.
+    Args:
+        weight: the largest sum of a row's absolute integers.
+
+    A digit of b bits is at most 2^(b-1), so that sums of products with it stay below 2^31.
 
     >>> _digits(4676.0, 1 << 14), _digits(4676.0, 1 << 28), _digits(2.0**20, 1 << 28)
     ((15, 1), (15, 2), (11, 3))

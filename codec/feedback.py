@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.errors import FormatError
+
 Matrix = NDArray[np.float64]
 
 DAMPING = 0.01
@@ -29,8 +31,11 @@ def damped(moment: NDArray[np.floating]) -> Matrix:
 
 
 def upper_factor(moment: Matrix) -> Matrix:
-    """The upper triangular V with V V^T = moment [n, n]. Raises numpy.linalg.LinAlgError if it is not positive."""
-    return np.ascontiguousarray(np.linalg.cholesky(moment[::-1, ::-1])[::-1, ::-1])
+    """The upper triangular V with V V^T = moment [n, n]. Raises FormatError if it is not positive definite."""
+    try:
+        return np.ascontiguousarray(np.linalg.cholesky(moment[::-1, ::-1])[::-1, ::-1])
+    except np.linalg.LinAlgError as error:
+        raise FormatError("calibration: a moment is not positive definite; calibrate again") from error
 
 
 def quantize_columns(weights: Matrix, factor: Matrix, quantize_column: Callable[[int, Matrix], Matrix]) -> Matrix:

@@ -30,11 +30,14 @@ class SensitivityGrid:
     states: int = 8  # of the trellis; 0: none
 
     def __call__(self, weights: NDArray[np.float32], moments: Moments) -> Quantized:
-        """Quantize finite weights [R, C]."""
+        """Quantize finite weights [R, C]. Raises FormatError for inputs' moments that are not positive semidefinite."""
         factor = upper_factor(damped(moments.inputs))
         chosen = factors(moments.outputs, np.diag(factor) ** 2)
         whole = StepGrid(self.unit, chosen.rows, chosen.columns)
-        states = self.states if self.states and expected_rate(weights, whole) >= TRELLIS_RATE else 0
+        fit = (
+            weights.any(1).all() and expected_rate(weights, whole) >= TRELLIS_RATE
+        )  # a trellis would fill rows of zeros
+        states = self.states if fit else 0
         grid = StepGrid(self.unit / 2, chosen.rows, chosen.columns) if states else whole
         steps = grid.row_steps()[:, None].astype(np.float64) * grid.column_steps()
         symbols = np.zeros(weights.shape, np.int32)

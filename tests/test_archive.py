@@ -34,7 +34,7 @@ def small_pack(seed: int) -> Pack:
 PACK = small_pack(0)
 
 STORED_TEXT = b"A document that zstandard keeps, because the model of this pack knows nothing."
-SOME = [STORED_TEXT, b"", b"\xff\x00\x80", "zwei ▁ ☃".encode(), b"word " * 300]
+SOME = [STORED_TEXT, b"", b"\xff\x00\x80", "zwei ▁ ☃".encode(), b"word " * 80]
 
 
 def written(

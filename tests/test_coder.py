@@ -110,7 +110,7 @@ def test_payloads_do_not_depend_on_company(coder, monkeypatch):
     together = [record.payload for record in coder.encode(documents, model_only=True)]
     assert [coder.encode([document], model_only=True)[0].payload for document in documents] == together
     monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 40})
-    monkeypatch.setattr(module, "_HEAD_ROWS", {"cpu": 7})
+    monkeypatch.setattr("codec.backend._HEAD_ROWS", {"cpu": 7})
     assert [record.payload for record in coder.encode(documents, model_only=True)] == together
 
 
@@ -169,9 +169,7 @@ def test_garbage_is_an_error_or_a_document(data, lossless):
     try:
         ((number, found),) = coder.decode({7: data})
     except CodecError as error:
-        assert (
-            "document 7: its record" in str(error) or "ends inside the edits" in str(error) or "token ids" in str(error)
-        )
+        assert any(words in str(error) for words in ("document 7: its record", "record of", "token ids"))
     else:
         assert number == 7
         assert isinstance(found, bytes)

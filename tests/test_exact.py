@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ class Reference:
             return x
         table, last = self.matrices["bigram.embed.weight"], self.c.bigram_buckets - 1
         rows = [last]
-        for before, token in zip(tokens, tokens[1:], strict=False):
+        for before, token in pairwise(tokens):
             rows.append(last if token == 1 else ((36313 * token) ^ (27191 * before)) % last)
         hashed = table.symbols[rows] * table.rows[rows].astype(np.float64)[:, None]
         return x + self.linear("bigram.proj.weight", *snap(hashed)) * self.vectors["bigram.scale"]

@@ -1,5 +1,6 @@
 """codec.pack: what comes back, deterministic bytes, exact budgets, and files that lie."""
 
+import doctest
 import hashlib
 import json
 import tracemalloc
@@ -19,11 +20,15 @@ from codec.calibration import Moments
 from codec.config import ModelConfig
 from codec.container import read_container, shrink, write_container
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
+from codec.grid import SensitivityGrid
 from codec.parameters import parameters
 from codec.quantize import RowAbsmax
+from codec.quantized import Quantized
 from codec.symbols import encode_words
 from tests.helpers import EVERY_OPTION, PLAIN, lossless_tokenizer, random_weights, tiny_blob, tiny_pack
+from trainer.calibrate import calibrate
 from trainer.embedded import sp1024
+from trainer.model import GPT
 
 State = dict[str, torch.Tensor]
 NO_MOMENTS = Moments(np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
@@ -50,6 +55,10 @@ def test_a_model_comes_back():
             assert np.array_equal(found.numpy(), expected.symbols.astype(np.float32) * expected.rows[:, None])
     decompressed = codec.decompress(tiny_blob(EVERY_OPTION))
     assert all(torch.equal(decompressed[name], state[name]) for name in state)
+
+
+def test_the_example_in_the_docstring_holds():
+    assert doctest.testmod(pack).failed == 0
 
 
 def test_a_pack_of_a_pack_is_the_same_bytes():
@@ -186,6 +195,92 @@ def test_budget_is_exact():
     with pytest.raises(BudgetError) as caught:
         codec.compress({"v": torch.ones(3)}, budget=same - 1)
     assert caught.value.smallest == same
+
+
+@pytest.mark.xfail(strict=True, raises=FormatError, reason="the search refines steps until integers exceed LIMIT")
+def test_a_budget_beyond_all_use():
+    codec.compress(random_weights(PLAIN), PLAIN, sp1024(), budget=16_000_000)
+
+
+def gaussian_state() -> State:
+    return {"w": torch.randn(128, 160, generator=torch.Generator().manual_seed(3))}
+
+
+@pytest.mark.parametrize("budget", [6_000, 10_000, 20_000, 30_000])
+def test_budgets_of_plain_weights(budget):
+    """Twice the bytes, a far smaller error; the steps in the header are those of the weights."""
+    state = gaussian_state()
+    blob = codec.compress(state, budget=budget)
+    assert budget - rate.SLACK <= len(blob) <= budget
+    opened = codec.open(blob)
+    grid, entry = opened.matrices["w"].grid, opened.manifest["tensors"][0]
+    assert grid is not None
+    assert (entry["states"], entry["unit"]) == (opened.matrices["w"].states, grid.unit)
+    assert entry["least"] == [grid.rows.min(), grid.columns.min()]
+    assert "exponent" not in entry
+    assert abs(entry["bits"] / 8 - len(blob)) < 600
+    error = (opened.state_dict()["w"] - state["w"]).square().mean()
+    assert error < 2 * 4 ** -(entry["bits"] / state["w"].numel())
+
+
+@pytest.mark.parametrize("states", [0, 4, 8, 64])
+def test_grids_come_back(states):
+    """Steps and integers of a quantizer as they were, whatever the moments."""
+    kept: list[Quantized] = []
+
+    def keep(weights: np.ndarray, moments: Moments) -> Quantized:
+        kept.append(SensitivityGrid(0.01, states)(weights, moments))
+        return kept[-1]
+
+    x = torch.randn(300, 160, generator=torch.Generator().manual_seed(4)).numpy()
+    moments = {"w": Moments(x.T @ x, np.geomspace(1e-9, 1, 128).astype(np.float32))}
+    found = codec.open(codec.compress(gaussian_state(), calibration=moments, quantizer=keep)).matrices["w"]
+    assert found.states == states
+    assert np.array_equal(found.symbols, kept[0].symbols)
+    assert np.array_equal(found.dequantize(), kept[0].dequantize())
+
+
+def test_calibration_lowers_the_divergence():
+    """Of next-token distributions on other text, at equal bytes; and moments of another model are refused."""
+    model = GPT(EVERY_OPTION)
+    model.load_state_dict(random_weights(EVERY_OPTION))
+    generator = torch.Generator().manual_seed(7)
+    chances = 1 / (1 + torch.arange(1024.0))
+    seen, other = (torch.multinomial(chances, 32 * 32, True, generator=generator).view(32, 32) for _ in range(2))
+    calibration = calibrate(model, [seen])
+
+    def divergence(known: dict[str, Moments] | None) -> float:
+        rounded = GPT(EVERY_OPTION)
+        blob = codec.compress(random_weights(EVERY_OPTION), EVERY_OPTION, budget=35_000, calibration=known)
+        assert 35_000 - rate.SLACK <= len(blob) <= 35_000
+        rounded.load_state_dict(codec.decompress(blob))
+        with torch.no_grad():
+            truth, found = (m(other).log_softmax(-1) for m in (model, rounded))
+        return float((truth.exp() * (truth - found)).sum(-1).mean())
+
+    assert divergence(calibration) < 0.8 * divergence(None)
+    with pytest.raises(MismatchError, match=r"calibration of tok_emb\.weight"):
+        codec.compress(random_weights(PLAIN), PLAIN, calibration={"tok_emb.weight": NO_MOMENTS})
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize("quantizer", [RowAbsmax(8), SensitivityGrid(0.05)], ids=["absmax", "grid"])
+def test_rows_of_a_hash_table_that_no_text_visits(quantizer, share):
+    config = replace(PLAIN, bigram_buckets=2048, bigram_dim=32)
+    visits = (np.arange(2048) % 10 >= 10 * share).astype(np.float32)
+    calibration = {"bigram.embed.weight": Moments(np.eye(32, dtype=np.float32), visits)}
+    blobs = [
+        codec.compress(random_weights(config), config, calibration=known, quantizer=quantizer)
+        for known in (None, calibration)
+    ]
+    opened = [codec.open(blob) for blob in blobs]
+    found = opened[1].matrices["bigram.embed.weight"].dequantize()
+    assert not found[visits == 0].any()
+    assert found[visits > 0].any(1).all()
+    bits = [next(e["bits"] for e in o.manifest["tensors"] if e["role"] == "hash") for o in opened]
+    trellis = 0.25 * 2048 * 32 * (1 - share)  # what `opened[1]` does without
+    assert bits[1] < (1 - share) * bits[0] + trellis + 0.05 * 2048 * 32
+    assert len(blobs[0]) > len(blobs[1])
 
 
 SMALL = codec.compress(

@@ -111,7 +111,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
     phases: dict[str, float] = {}
     timed = _stopwatch(phases)
     with _new_folder(folder) as run:
-        with timed("shipped proof"):
+        with timed("shipped_proof"):
             first_documents = choose(documents, plan.first_bytes, plan.first_longest)
             first = prove(shipped, first_documents)
             for line in first_words(first, peer_sizes(first_documents)):
@@ -120,7 +120,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
             texts = choose(documents, plan.proof_bytes, plan.proof_longest)
             opened = codec.open(shipped)
             ahead = forecast(first, opened.parameter_count, recipe.model, sum(map(len, texts)))
-            recipe = shorten(recipe, plan.seconds - phases["shipped proof"] - ahead)
+            recipe = shorten(recipe, plan.seconds - phases["shipped_proof"] - ahead)
             _say(f"\nTraining a model of your own for {recipe.train.seconds:.0f} seconds:")
             if train(recipe, run).interrupted:
                 raise KeyboardInterrupt
@@ -132,7 +132,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
         with timed("proof"):
             _say(f"\nProving it on {len(texts)} web pages, {sum(map(len, texts)):,} bytes.")
             trained = prove(blob, texts)
-        with timed("shipped pack on the same text"):
+        with timed("shipped_encode"):
             beside = archive_bytes(opened, texts)
         with timed("report"):
             evidence = save_proof(run, blob, own, texts, trained)
