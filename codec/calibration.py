@@ -59,12 +59,14 @@ def moments_of(calibration: Calibration | None, name: str, shape: tuple[int, int
     """The moments of a matrix [R, C]; identities where there is no calibration.
 
     Raises:
-        MismatchError: moments of another shape.
+        MismatchError: moments of another shape, or none of this matrix.
         FormatError: moments that are not finite.
     """
     rows, columns = shape
-    if calibration is None or name not in calibration:
+    if calibration is None:
         return Moments(np.eye(columns, dtype=np.float32), np.ones(rows, np.float32))
+    if name not in calibration:
+        raise MismatchError(f"calibration: nothing of {name}; calibrate this checkpoint")
     found = calibration[name]
     if found.inputs.shape != (columns, columns) or found.outputs.shape != (rows,):
         raise MismatchError(

@@ -47,7 +47,7 @@ _PRIOR_ROWS = 8  # rows that "as the rows say" counts for in a column's
 _OCTAVES = np.array([65536, 77936, 92682, 110218], np.int64)  # 2^(i/4) of the least step
 _MOST_OCTAVES = 20  # between the least and the largest step; beyond, contexts are only less apt
 _MAGNITUDE = 1 << 38
-_SUM = 1 << 61
+_SUM = np.int64(1 << 61)
 _LEAST_RATIO, _MOST_RATIO = 1 << 6, 1 << 20  # of a column to its rows' means, in units of 2^-12
 _REFRESH = 16  # rows between new estimates of that ratio
 

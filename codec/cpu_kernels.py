@@ -6,8 +6,8 @@ step on fractions is the same IEEE operation in the same order; numba fuses and 
 
 A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. All rows
 of a call write their keys and values before any is read, so whole sequences and single steps are the same code. Layers
-are stacked into arrays [layers, ...], so that one compilation serves every model. All kernels are in this file, because
-numba's cache on disk notices changes of one file only.
+are stacked into arrays [layers, ...], so that one compilation serves every model. The kernels that `run` calls are all
+in this file, because numba's cache on disk notices changes of one file only.
 """
 
 import math
@@ -21,10 +21,8 @@ from codec.cpu_tile import COLUMNS, ROWS, multiply
 from codec.exact import NORM_EPSILON
 from codec.fixed import SNAP_BITS
 from codec.tables import EXP2_LENGTH
-from codec.tokenizer import BOS
 
-_LIMIT = float(1 << (SNAP_BITS - 1))
-_LAST = float(EXP2_LENGTH - 1)
+_LIMIT, _LAST = float(1 << (SNAP_BITS - 1)), float(EXP2_LENGTH - 1)
 _CHUNK = 64  # positions whose values are summed in 32 bits
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
 
@@ -69,15 +67,6 @@ class Network(NamedTuple):
     cos: NDArray[np.float64]  # [window, rotary_dims / 2]
     sin: NDArray[np.float64]
     exp2: NDArray[np.int32]
-    head: Linear
-    softcap: NDArray[np.int32]
-    head_exp2: NDArray[np.int32]
-    bigram: bool  # elsewhere what follows is not read
-    bigram_table: NDArray[np.float64]  # [buckets, width]
-    bigram_steps: NDArray[np.float64]  # [buckets]
-    bigram_columns: NDArray[np.float64]  # [width], 1 where the table has none
-    bigram_out: Linear
-    bigram_scale: NDArray[np.float64]  # [dim]
 
 
 @kernel
@@ -146,11 +135,10 @@ def project(linear, layer, x, steps):
     for k in range(count - 1, -1, -1):  # from the highest digit down, so that no sum outgrows the last
         _digits(x, k, bits, count, digits)
         for at in range(0, size, COLUMNS):
-            block, columns = weights[at // COLUMNS], min(COLUMNS, size - at)
             for i in range(0, n, ROWS):
-                multiply(digits[i : i + ROWS], block, tile)
+                multiply(digits[i : i + ROWS], weights[at // COLUMNS], tile)
                 for j in range(min(ROWS, n - i)):
-                    for r in range(columns):
+                    for r in range(min(COLUMNS, size - at)):
                         total = out[i + j, at + r] * base + tile[j, r]
                         out[i + j, at + r] = total if k else total * rows[at + r] * steps[i + j]
     return out
@@ -159,9 +147,8 @@ def project(linear, layer, x, steps):
 @kernel
 def _digits(x, k, bits, count, out):
     """Digit k of the integers x in base 2^bits, from -2^(bits-1) to 2^(bits-1); the highest is what remains."""
-    half, shift, rounding = 1 << (bits - 1), bits * k, 0
-    for j in range(k):
-        rounding += half << (bits * j)
+    half, shift = 1 << (bits - 1), bits * k
+    rounding = half * (((1 << shift) - 1) // ((1 << bits) - 1))  # what k digits rounded one by one add up to
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
             rest = np.int32(x[i, t] + rounding) >> shift
@@ -220,26 +207,24 @@ def _softmax(scores, count, scale, exp2, weights):
 
 
 @kernel
-def _weighted_sum(weights, values, count, digits, tile, sums):
-    """sums [2, head_dim] of values [head_dim / COLUMNS, window / 2, COLUMNS, 2] by weights [2, window] of 20 bits.
+def _weighted_sum(weights, values, count, size, digits, tile):
+    """Sums int64 [2, size] of values [size / COLUMNS, window / 2, COLUMNS, 2] by weights [2, window] of 20 bits.
 
     Digits of 11 bits times values of 15 bits: 64 products stay below 2^31.
     """
-    for h in range(2):
-        for t in range(sums.shape[1]):
-            sums[h, t] = 0
+    sums = np.zeros((2, size), np.int64)
     for at in range(0, count, _CHUNK):
         for h in range(2):
             for s in range(_CHUNK):
                 weight = weights[h, at + s] if at + s < count else np.int32(0)
                 high = (weight + 1024) >> 11
                 digits[h, s], digits[2 + h, s] = weight - (high << 11), high
-        pairs = (min(_CHUNK, count - at) + 1) // 2
         for b in range(values.shape[0]):
-            multiply(digits, values[b, at // 2 : at // 2 + pairs], tile)
+            multiply(digits, values[b, at // 2 : (min(at + _CHUNK, count) + 1) // 2], tile)
             for h in range(2):
-                for t in range(min(COLUMNS, sums.shape[1] - b * COLUMNS)):
+                for t in range(min(COLUMNS, size - b * COLUMNS)):
                     sums[h, b * COLUMNS + t] += tile[h, t] + (np.int64(tile[2 + h, t]) << 11)
+    return sums
 
 
 @kernel
@@ -250,7 +235,7 @@ def _remove_own(mixed, own):
         value = np.int64(own[t // COLUMNS, t % COLUMNS])
         dot += np.int64(np.rint(mixed[t])) * value
         square += value * value
-    ratio = np.float64(dot) / np.float64(max(square, 1))
+    ratio = np.float64(dot) / np.float64(square if square > 0 else 1)
     for t in range(len(mixed)):
         mixed[t] -= ratio * np.float64(own[t // COLUMNS, t % COLUMNS])
 
@@ -267,7 +252,7 @@ def _attend(queries, rows, score_scale, value_step, rope, cache, exp2, xsa):
     snapped, query = np.empty(size, np.int32), np.zeros((ROWS, size), np.int16)
     digits = np.empty((ROWS, _CHUNK), np.int16)
     scores, weights = np.empty((2, window), np.int32), np.zeros((2, window), np.int32)
-    tile, sums, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty((2, size), np.int64), np.empty(2)
+    tile, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty(2)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
     for i in range(len(queries)):
         slot, p = slots[i], positions[i]
@@ -285,7 +270,7 @@ def _attend(queries, rows, score_scale, value_step, rope, cache, exp2, xsa):
                         scores[g, b * COLUMNS + s] = tile[g, s]
             for g in range(place + 1):
                 totals[g] = _softmax(scores[g], p + 1, score_scale[h - place + g], exp2, weights[g])
-            _weighted_sum(weights, values[slot, kv], p + 1, digits, tile, sums)
+            sums = _weighted_sum(weights, values[slot, kv], p + 1, size, digits, tile)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):
@@ -314,32 +299,6 @@ def _activate(hidden, slope, steps):
 
 
 @kernel
-def _embed(head, tokens, dim):
-    x = np.empty((len(tokens), dim))
-    for i in range(x.shape[0]):
-        for t in range(x.shape[1]):
-            integer = head.integers[0, tokens[i] // COLUMNS, t // 2, tokens[i] % COLUMNS, t % 2]
-            x[i, t] = np.float64(integer) * head.rows[0, tokens[i]]
-            if head.has_columns[0]:
-                x[i, t] *= head.columns[0, t]
-    return x
-
-
-@kernel
-def _hashed(table, row_steps, columns, tokens, previous, positions):
-    """Snapped rows of the table that `codec.bigram` names, and their steps."""
-    last = table.shape[0] - 1
-    snapped, steps, row = np.empty((len(tokens), table.shape[1]), np.int32), np.empty(len(tokens)), columns.copy()
-    for i in range(len(tokens)):
-        alone = positions[i] == 0 or tokens[i] == BOS
-        bucket = last if alone else ((36313 * tokens[i]) ^ (27191 * previous[i])) % last
-        for t in range(len(row)):
-            row[t] = table[bucket, t] * row_steps[bucket] * columns[t]
-        steps[i] = _snap(row, snapped[i])
-    return snapped, steps
-
-
-@kernel
 def _add(x, scale, y):
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
@@ -362,29 +321,26 @@ def _mix_skip(x, skip, weights, gates, gated):
 
 
 @kernel
-def run(network, tokens, previous, positions, slots, keys, values):
+def run(network, x, positions, slots, keys, values):
     """Run rows through the network.
 
     Args:
         network: a Network.
-        tokens, previous, positions, slots: int64 [n]; `previous` is the token before (any value at position 0).
-        keys: int16 [executions or 1, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2], with 1
-            every execution overwrites what the one before left, which serves whole sequences.
+        x: float64 [n, dim], embedded tokens; overwritten.
+        positions, slots: int64 [n].
+        keys: int16 [executions or 1, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2]. With 1 every
+            execution overwrites what the one before left, which serves whole sequences.
         values: int16 [executions or 1, slots, kv_heads, head_dim / COLUMNS, window / 2, COLUMNS, 2].
 
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
     """
     c, rows, rope = network, (positions, slots), (network.cos, network.sin, network.query_scale)
-    x = _embed(c.head, tokens, c.residual_mix.shape[2])
-    if c.bigram:
-        hashed, steps = _hashed(c.bigram_table, c.bigram_steps, c.bigram_columns, tokens, previous, positions)
-        _add(x, c.bigram_scale, project(c.bigram_out, np.int64(0), hashed, steps))
     hidden, steps = _norm(x, 1.0)
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
             x[i, t] = hidden[i, t] * steps[i]
-    first, skips = x.copy(), np.empty((c.encoder_length, *x.shape))
+    first, skips = x.copy(), np.zeros((c.encoder_length, *x.shape))
     for e in range(len(c.schedule)):
         layer, j = c.schedule[e], e - c.encoder_length
         if 0 <= j < c.encoder_length:
@@ -402,7 +358,5 @@ def run(network, tokens, previous, positions, slots, keys, values):
         hidden = _activate(project(c.up, layer, hidden, steps), c.slope, steps)
         _add(x, c.mlp_scale[layer], project(c.down, layer, hidden, steps))
         if e < c.encoder_length:
-            for i in range(x.shape[0]):
-                for t in range(x.shape[1]):
-                    skips[e, i, t] = x[i, t]
+            _add(skips[e], np.ones(x.shape[1]), x)
     return _norm(x, 1.0)

@@ -222,7 +222,7 @@ class ExactModel:
         self, tokens: Tensor, previous: Tensor | None, positions: Tensor, cache: Cache | None, lanes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         c = self.config
-        x = self._embed(tokens, previous, positions)
+        x = self.embed(tokens, previous, positions)
         normed, step = self._norm(x, 1.0)
         x = first = normed * step
         skips: list[Tensor] = []
@@ -240,7 +240,9 @@ class ExactModel:
                 skips.append(x)
         return self._norm(x, 1.0)
 
-    def _embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+        """What the network begins with, float64 [B, T, dim]; arguments as for `step` [B, T], `previous` [B, 1]."""
         x = self.embedding[tokens] * self.head.rows[tokens][..., None]
         if self.head.columns is not None:
             x = x * self.head.columns

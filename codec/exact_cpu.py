@@ -20,6 +20,7 @@ from codec.exact import OPERAND, ExactLinear, ExactModel
 from codec.frequencies import TOTAL_BITS
 
 Integers = NDArray[np.int64]
+Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
 
 _JOB_TOKENS = 256  # tokens of whole windows that a thread runs at once: enough to read each weight seldom
 _HEAD_ROWS = 32  # rows of logits held at once: what a second-level cache holds
@@ -33,8 +34,9 @@ class CpuModel:
     """
 
     def __init__(self, model: ExactModel):
-        self.network = _network(model)
-        self._config = model.config
+        self.config, self.network, self._model = model.config, _network(model), model
+        self.head = _linear([model.head])
+        self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
         self.lane_bytes = sum(2 * math.prod(shape) for shape in _cache_shapes(model.config, 1, model.config.window))
 
     def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
@@ -45,44 +47,45 @@ class CpuModel:
                 jobs.append(([], []))
             jobs[-1][0].append(window)
             jobs[-1][1].append(wanted)
-        return np.concatenate([np.empty((3, 0)), *_threaded([partial(self._score, *job) for job in jobs])], axis=1)
+        return np.concatenate(_threaded([partial(self._score, *job) for job in jobs]), axis=1)
 
     def _score(self, inputs: list[Integers], targets: list[Integers]) -> NDArray[np.float64]:
-        shapes = _cache_shapes(self._config, len(inputs), max(map(len, inputs)))
+        shapes = _cache_shapes(self.config, len(inputs), max(map(len, inputs)))
         keys, values = (np.empty((1, *shape[1:]), np.int16) for shape in shapes)
-        hidden, steps = cpu_kernels.run(self.network, *_rows(inputs, range(len(inputs))), keys, values)
+        hidden, steps = self.run(_rows(inputs, range(len(inputs))), keys, values)
         ends = np.cumsum([len(window) for window in inputs])
         scored = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
         hidden, steps, wanted = hidden[scored], steps[scored], np.concatenate(targets)
         parts = []
         for at in range(0, len(wanted), _HEAD_ROWS):
             part = slice(at, at + _HEAD_ROWS)
-            logits = cpu_kernels.project(self.network.head, 0, hidden[part], steps[part])
-            parts.append(cpu_head.intervals(logits, wanted[part], self.network.softcap, self.network.head_exp2))
+            logits = cpu_kernels.project(self.head, 0, hidden[part], steps[part])
+            parts.append(cpu_head.intervals(logits, wanted[part], *self.head_tables))
         return np.concatenate(parts, axis=1)
+
+    def run(self, rows: Integers, keys: NDArray[np.int16], values: NDArray[np.int16]) -> Hidden:
+        """The last hidden state of rows (token, token before, position, slot) [4, n]; see `codec.cpu_kernels.run`."""
+        embedded = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
+        return cpu_kernels.run(self.network, embedded, rows[2], rows[3], keys, values)
 
     def lanes(self, count: int) -> "CpuLanes":
         """See `codec.backend.Backend`."""
-        return CpuLanes(self.network, _cache_shapes(self._config, count, self._config.window))
+        return CpuLanes(self, count)
 
 
 class CpuLanes:
     """Sequences that grow by single tokens, as `codec.backend.Lanes`."""
 
-    def __init__(self, network: Network, shapes: tuple[tuple[int, ...], tuple[int, ...]]):
-        self._network = network
+    def __init__(self, model: CpuModel, count: int):
+        self._model = model
+        shapes = _cache_shapes(model.config, count, model.config.window)
         self._keys, self._values = (np.zeros(shape, np.int16) for shape in shapes)
-        self._slots = np.arange(self._keys.shape[1])  # of each lane in the caches
+        self._slots = np.arange(count)  # of each lane in the caches
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.backend.Lanes`."""
-        slots = self._slots[list(lanes)]
-        _threaded(
-            [
-                partial(cpu_kernels.run, self._network, *_rows([row], [slot]), self._keys, self._values)
-                for row, slot in zip(tokens, slots, strict=True)
-            ]
-        )
+        rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
+        _threaded([partial(self._model.run, row, self._keys, self._values) for row in rows])
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
@@ -93,9 +96,8 @@ class CpuLanes:
         return np.concatenate(_threaded([partial(self._step, part.copy()) for part in parts]), axis=1)
 
     def _step(self, rows: Integers) -> Integers:
-        hidden, steps = cpu_kernels.run(self._network, rows[0], rows[1], rows[2], rows[3], self._keys, self._values)
-        logits = cpu_kernels.project(self._network.head, 0, hidden, steps)
-        return cpu_head.find(logits, rows[4], self._network.softcap, self._network.head_exp2)
+        logits = cpu_kernels.project(self._model.head, 0, *self._model.run(rows[:4], self._keys, self._values))
+        return cpu_head.find(logits, rows[4], *self._model.head_tables)
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `codec.backend.Lanes`."""
@@ -124,12 +126,12 @@ def _threaded(jobs: Sequence[Callable]) -> list:
     return list(_pool(threads).map(lambda job: job(), jobs))
 
 
-def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> tuple[Integers, Integers, Integers, Integers]:
-    """(token, token before, position, slot) of each token of whole sequences."""
+def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> Integers:
+    """(token, token before, position, slot) of each token of whole sequences, int64 [4, n]."""
     lengths = [len(sequence) for sequence in sequences]
     tokens = np.concatenate(sequences)
     positions = np.concatenate([np.arange(length) for length in lengths])
-    return tokens, np.concatenate((tokens[:1], tokens[:-1])), positions, np.repeat(np.asarray(slots), lengths)
+    return np.stack((tokens, np.concatenate((tokens[:1], tokens[:-1])), positions, np.repeat(slots, lengths)))
 
 
 def _network(model: ExactModel) -> Network:
@@ -142,10 +144,6 @@ def _network(model: ExactModel) -> Network:
     skip_weights = model.skip_weights if c.encoder_length else no_skips
     skip_gates = model.skip_gates if c.encoder_length and c.skips == "gated" else no_skips
     value_step = stack([layer.value_step for layer in layers], c.num_kv_heads)
-    table, table_steps, table_columns = np.zeros((1, 1)), np.zeros(1), np.ones(1)
-    if c.bigram_buckets:
-        table, table_steps = model.bigram_table.numpy(), model.bigram_steps.numpy()
-        table_columns = np.ones(c.bigram_dim) if model.bigram_columns is None else model.bigram_columns.numpy()
     return Network(
         schedule=np.array(c.schedule),
         encoder_length=c.encoder_length,
@@ -171,15 +169,6 @@ def _network(model: ExactModel) -> Network:
         cos=model.cos.numpy(),
         sin=model.sin.numpy(),
         exp2=model.exp2.numpy().astype(np.int32),
-        head=_linear([model.head]),
-        softcap=model.softcap.numpy().astype(np.int32),
-        head_exp2=tables.exp2_table(TOTAL_BITS).astype(np.int32),
-        bigram=c.bigram_buckets > 0,
-        bigram_table=table,
-        bigram_steps=table_steps,
-        bigram_columns=table_columns,
-        bigram_out=_linear([model.bigram_out]) if c.bigram_buckets else _linear([model.head]),
-        bigram_scale=np.full(c.model_dim, float(model.bigram_scale[0]) if c.bigram_buckets else 0.0),
     )
 
 

@@ -1,5 +1,6 @@
 """The quantizer of budgets: steps by sensitivity, error feedback, a trellis where the rate is high enough for one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +35,9 @@ class SensitivityGrid:
         factor = upper_factor(damped(moments.inputs))
         chosen = factors(moments.outputs, np.diag(factor) ** 2)
         whole = StepGrid(self.unit, chosen.rows, chosen.columns)
-        fit = (
-            weights.any(1).all() and expected_rate(weights, whole) >= TRELLIS_RATE
-        )  # a trellis would fill rows of zeros
-        states = self.states if fit else 0
+        rates = row_rates(weights, whole)
+        alive = len(rates) == len(weights) > 0  # a trellis would fill rows of zeros
+        states = self.states if alive and np.maximum(rates, 0).mean() >= TRELLIS_RATE else 0
         grid = StepGrid(self.unit / 2, chosen.rows, chosen.columns) if states else whole
         steps = grid.row_steps()[:, None].astype(np.float64) * grid.column_steps()
         symbols = np.zeros(weights.shape, np.int32)
@@ -56,12 +56,33 @@ class SensitivityGrid:
         return Quantized(symbols, grid.row_steps(), grid.column_steps(), states, grid)
 
 
-def expected_rate(weights: NDArray[np.float32], grid: StepGrid) -> float:
-    """Bits a weight that a uniform quantizer would need, as if every row were Gaussian."""
+def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float64]:
+    """Bits a weight that a uniform quantizer would need in each row that is not zero, as if rows were Gaussian.
+
+    Rates below zero mean zero; they are left as they are so that another unit only adds to them.
+    """
     deviations = np.sqrt(np.square(weights, dtype=np.float64).mean(1)) if weights.size else np.zeros(0)
     alive = deviations > 0
-    if not alive.any():
-        return 0.0
-    columns = float(np.log2(grid.column_steps()).mean())
-    rates = np.log2(deviations[alive] / grid.row_steps()[alive]) - columns + _GAUSSIAN
-    return float(np.maximum(rates, 0.0).sum() / len(deviations))
+    columns = float(np.log2(grid.column_steps()).mean()) if alive.any() else 0.0
+    return np.log2(deviations[alive] / grid.row_steps()[alive]) - columns + _GAUSSIAN
+
+
+def unit_for(bits: float, matrices: Iterable[tuple[NDArray[np.float32], Moments]]) -> float:
+    """The unit at which weights need about `bits` bits each; 1 where all of them are zero."""
+    rates, widths, count = [], [], 0
+    for weights, moments in matrices:
+        chosen = factors(moments.outputs, np.diag(upper_factor(damped(moments.inputs))) ** 2)
+        rates.append(row_rates(weights, StepGrid(1.0, chosen.rows, chosen.columns)))
+        widths.append(np.full(len(rates[-1]), weights.shape[1]))
+        count += weights.size
+    rate, width = np.concatenate(rates), np.concatenate(widths)
+    if not len(rate):
+        return 1.0
+    low, high = float(rate.min()) - bits - 64.0, float(rate.max())  # log2 of a unit that is too fine, and too coarse
+    for _ in range(50):
+        middle = (low + high) / 2
+        if float((width * np.maximum(rate - middle, 0.0)).sum()) > bits * count:
+            low = middle
+        else:
+            high = middle
+    return float(2.0**high)

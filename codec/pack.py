@@ -17,7 +17,7 @@ from codec.calibration import Calibration, moments_of
 from codec.config import ModelConfig
 from codec.container import read_container, shrink, unshrink, write_container
 from codec.errors import FormatError, MismatchError
-from codec.grid import SensitivityGrid
+from codec.grid import SensitivityGrid, unit_for
 from codec.parameters import Role, parameters
 from codec.quantized import Quantized, StepGrid
 from codec.rate import finest_within
@@ -36,6 +36,9 @@ MAX_TOKENIZER = 1 << 24
 SMALL = 4096
 """In a plain state dict, tensors of fewer elements are kept as float16 vectors; the challenge's limit is 65,536 at
 512 columns, which would leave the projections of a small model unquantized."""
+
+FINEST_RATE = 12.0
+"""Bits a weight beyond which no budget buys anything: rounding is then finer than bfloat16's."""
 
 _TABLES: tuple[Role, ...] = ("embedding", "matrix", "hash")
 _VECTOR_TYPES = ("float16", "float32", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -128,13 +131,10 @@ def compress(
         blob = build(quantizer or quantize.RowAbsmax(8))
         return blob if budget is None else finest_within(budget, lambda _: blob, 0, 1.0)
     weights = sum(matrix.size for matrix in matrices.values())
-    return finest_within(budget, lambda unit: build(SensitivityGrid(unit)), weights, _first_unit(matrices))
-
-
-def _first_unit(matrices: Mapping[str, NDArray[np.float32]]) -> float:
-    """A unit step to begin a search with: a quarter of the weights' root mean square."""
-    square = sum(float(np.square(m, dtype=np.float64).sum()) for m in matrices.values())
-    return max(1e-9, 0.25 * (square / max(1, sum(m.size for m in matrices.values()))) ** 0.5)
+    pairs = [(matrix, moments[name]) for name, matrix in matrices.items()]
+    first = unit_for(min(FINEST_RATE, 8 * budget / max(1, weights)), pairs)
+    finest = unit_for(FINEST_RATE, pairs)
+    return finest_within(budget, lambda unit: build(SensitivityGrid(unit)), weights, first, finest)
 
 
 def open(blob: bytes) -> Pack:

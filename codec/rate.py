@@ -12,7 +12,9 @@ _TRIES = 12
 _LEAST_RATE = 0.25  # bits a weight below which no model is worth packing
 
 
-def finest_within(budget: int, build: Callable[[float], bytes], weights: int, unit: float) -> bytes:
+def finest_within(
+    budget: int, build: Callable[[float], bytes], weights: int, unit: float, finest: float = 0.0
+) -> bytes:
     """Find the pack of the finest unit step that fits.
 
     Halving the step costs about one bit a weight, which makes each guess; the guesses close in on the budget from both
@@ -23,6 +25,7 @@ def finest_within(budget: int, build: Callable[[float], bytes], weights: int, un
         build: the pack of a unit step.
         weights: how many weights the unit applies to.
         unit: the first guess.
+        finest: the finest unit that is of use: its pack is taken where it fits.
 
     Raises:
         BudgetError: even at a quarter of a bit a weight the pack is too big.
@@ -30,14 +33,16 @@ def finest_within(budget: int, build: Callable[[float], bytes], weights: int, un
     best, smallest = b"", 1 << 62
     low, high = -math.inf, math.inf  # log2 of units that are too fine, and of units that fit
     guess = math.log2(unit)
+    floor = math.log2(finest) if finest else -math.inf
     for _ in range(_TRIES):
+        guess = max(guess, floor)
         blob = build(2.0**guess)
         smallest = min(smallest, len(blob))
         if len(blob) <= budget:
             high = guess
             if len(blob) > len(best):
                 best = blob
-            if budget - len(blob) <= SLACK:
+            if budget - len(blob) <= SLACK or guess == floor:
                 break
         else:
             low = guess

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from codec.archive import make_coder
-from codec.backend import make_backend
 from codec.documents import prepare
 from codec.frequencies import TOTAL_BITS
 from codec.pack import Pack
@@ -39,7 +38,7 @@ def surprisal(pack: Pack, document: bytes) -> list[Piece]:
     coder = make_coder(pack)
     prepared = prepare(document, coder.tokenizer, model_only=True)
     windows = document_windows(len(prepared.stream) - 1, coder.window, coder.stride)
-    _, frequencies, _ = make_backend(pack.exact()).score(
+    _, frequencies, _ = coder.backend.score(
         [prepared.stream[w.start : w.end] for w in windows],
         [prepared.stream[w.score_from + 1 : w.end + 1] for w in windows],
     )

@@ -112,7 +112,7 @@ def test_visits_are_counted_by_pair():
 
 
 def test_seeds_and_what_is_left_behind():
-    told: list[int] = []
+    told: list[float] = []
     gpt = model()
     first, again = calibrate(gpt, batches(), 0, told.append), calibrate(gpt, batches(), 0)
     other = calibrate(gpt, batches(), 1)

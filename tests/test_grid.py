@@ -6,7 +6,7 @@ import pytest
 from codec.calibration import Moments
 from codec.errors import FormatError
 from codec.feedback import damped
-from codec.grid import SensitivityGrid, expected_rate
+from codec.grid import SensitivityGrid, row_rates, unit_for
 from codec.quantized import Quantized, StepGrid
 from codec.trellis import parities, transitions
 
@@ -81,14 +81,31 @@ def test_a_trellis_where_the_rate_is_high():
     assert not found.symbols[7].any()
 
 
-def test_expected_rate_is_an_entropy():
+def test_rates_are_entropies():
     weights = gaussian(400, 500)
     grid = StepGrid(0.25, np.zeros(400, np.int32), np.zeros(500, np.int32))
     shares = np.unique(np.rint(weights / 0.25), return_counts=True)[1] / weights.size
-    assert expected_rate(weights, grid) == pytest.approx(-(shares * np.log2(shares)).sum(), abs=0.01)
-    assert expected_rate(np.zeros((3, 2), np.float32), grid) == 0
+    entropy = -(shares * np.log2(shares)).sum()
+    assert row_rates(weights, grid).mean() == pytest.approx(entropy, abs=0.01)
+    assert len(row_rates(np.zeros((400, 500), np.float32), grid)) == 0
     weights[:200] = 0
-    assert expected_rate(weights, grid) == pytest.approx(-(shares * np.log2(shares)).sum() / 2, abs=0.01)
+    assert len(row_rates(weights, grid)) == 200
+
+
+@pytest.mark.parametrize("bits", [0.5, 3.0, 9.0])
+def test_the_unit_for_a_rate(bits):
+    """Two matrices of unlike scale and moments: the integers' entropy is about what was asked for."""
+    pairs = [
+        (gaussian(200, 100), identities((200, 100))),
+        (50 * gaussian(100, 100), Moments(4 * np.eye(100, dtype=np.float32), np.full(100, 0.25, np.float32))),
+    ]
+    unit = unit_for(bits, pairs)
+    rates = []
+    for weights, moments in pairs:
+        matrix = SensitivityGrid(unit, states=0)(weights, moments)
+        rates.append(np.maximum(row_rates(weights, matrix.grid), 0).mean() * weights.size)
+    assert sum(rates) / 30_000 == pytest.approx(bits, abs=0.05)
+    assert unit_for(3.0, [(np.zeros((3, 2), np.float32), identities((3, 2)))]) == 1.0
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (1, 1), (5, 7)])

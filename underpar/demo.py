@@ -110,7 +110,10 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
     plan, documents = plan or Plan(), list(validation)
     phases: dict[str, float] = {}
     timed = _stopwatch(phases)
+    opened = codec.open(shipped)
     with _new_folder(folder) as run:
+        with timed("compile"):
+            warm_up(opened, max(choose(documents, plan.first_bytes, plan.first_longest), key=len))
         with timed("shipped_proof"):
             first_documents = choose(documents, plan.first_bytes, plan.first_longest)
             first = prove(shipped, first_documents)
@@ -118,9 +121,8 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
                 _say(line)
         with timed("training"):
             texts = choose(documents, plan.proof_bytes, plan.proof_longest)
-            opened = codec.open(shipped)
             ahead = forecast(first, opened.parameter_count, recipe.model, sum(map(len, texts)))
-            recipe = shorten(recipe, plan.seconds - phases["shipped_proof"] - ahead)
+            recipe = shorten(recipe, plan.seconds - sum(phases.values()) - ahead)
             _say(f"\nTraining a model of your own for {recipe.train.seconds:.0f} seconds:")
             if train(recipe, run).interrupted:
                 raise KeyboardInterrupt
@@ -146,6 +148,17 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
         result = Demo(folder, first, trained, rows, phases)
         _write(run / RESULT, json.dumps(result.to_json(), indent=1))
     return result
+
+
+def warm_up(pack: Pack, document: bytes) -> None:
+    """Code a document and back. On a new machine this compiles the coder, which is kept on disk from then on.
+
+    The document is longer than the model's window if all that coding needs is to be compiled.
+    """
+    with progress("compiling, only the first time", 2) as advance:
+        packed = codec.encode(pack, [document])
+        advance(1)
+        codec.decode(pack, packed)
 
 
 def choose(documents: Iterable[bytes], size: int, longest: int) -> list[bytes]:
