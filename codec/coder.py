@@ -158,9 +158,8 @@ class _Lanes:
             self.documents = []
             return []
         self._slide(active)
-        lanes, run = np.array(list(active)), active.values()
-        tokens, previous = np.array([document.tokens[-2:] for document in run])[:, [-1, 0]].T
-        positions = np.array([document.position for document in run])
+        rows = [(lane, d.tokens[-1], d.tokens[-2:][0], d.position) for lane, d in active.items()]
+        lanes, tokens, previous, positions = np.array(rows).T.copy()
         targets = _targets(self.states, lanes)
         symbols, starts, sizes = self.lanes.step(lanes, tokens, previous, positions, targets)
         _advance(self.states, lanes, self.data, self.bounds, starts, sizes)
