@@ -128,31 +128,43 @@ def project(linear, layer, x, steps):
                 row[t] = np.float64(x[i, t]) * columns[t]
             finer_steps[i] = steps[i] * _snap(row, finer_x[i])
         x, steps = finer_x, finer_steps
-    size, tile = len(rows), np.empty((ROWS, COLUMNS), np.int32)
-    out, digits = np.zeros((n, size)), np.zeros((-(-n // ROWS) * ROWS, 2 * weights.shape[1]), np.int16)
-    bits, count = linear.digit_bits[layer], linear.digit_count[layer]
-    base = math.ldexp(1.0, bits)
-    for k in range(count - 1, -1, -1):  # from the highest digit down, so that no sum outgrows the last
-        _digits(x, k, bits, count, digits)
-        for at in range(0, size, COLUMNS):
-            for i in range(0, n, ROWS):
-                multiply(digits[i : i + ROWS], weights[at // COLUMNS], tile)
-                for j in range(min(ROWS, n - i)):
-                    for r in range(min(COLUMNS, size - at)):
-                        total = out[i + j, at + r] * base + tile[j, r]
-                        out[i + j, at + r] = total if k else total * rows[at + r] * steps[i + j]
+    out, digits = np.empty((n, len(rows))), _digits(x, linear.digit_bits[layer], linear.digit_count[layer])
+    base = math.ldexp(1.0, linear.digit_bits[layer])
+    tile, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty((ROWS, COLUMNS))
+    for at in range(0, len(rows), COLUMNS):
+        for i in range(0, n, ROWS):
+            multiply(digits[0, i : i + ROWS], weights[at // COLUMNS], tile)
+            for j in range(ROWS):
+                for r in range(COLUMNS):
+                    totals[j, r] = tile[j, r]
+            for k in range(1, len(digits)):
+                multiply(digits[k, i : i + ROWS], weights[at // COLUMNS], tile)
+                for j in range(ROWS):
+                    for r in range(COLUMNS):
+                        totals[j, r] = totals[j, r] * base + tile[j, r]
+            for j in range(min(ROWS, n - i)):
+                for r in range(min(COLUMNS, len(rows) - at)):
+                    out[i + j, at + r] = totals[j, r] * rows[at + r] * steps[i + j]
     return out
 
 
 @kernel
-def _digits(x, k, bits, count, out):
-    """Digit k of the integers x in base 2^bits, from -2^(bits-1) to 2^(bits-1); the highest is what remains."""
-    half, shift = 1 << (bits - 1), bits * k
-    rounding = half * (((1 << shift) - 1) // ((1 << bits) - 1))  # what k digits rounded one by one add up to
-    for i in range(x.shape[0]):
-        for t in range(x.shape[1]):
-            rest = np.int32(x[i, t] + rounding) >> shift
-            out[i, t] = rest if k == count - 1 else rest - (((rest + half) >> bits) << bits)
+def _digits(x, bits, count):
+    """The digits of the integers x [n, K] in base 2^bits: int16 [count, n, K], with zeros to fill tiles.
+
+    The highest is first, so that a sum that takes them in turn never outgrows the last. It is what remains of x, the
+    others are from -2^(bits-1) to 2^(bits-1).
+    """
+    n, width = x.shape
+    out, half = np.zeros((count, -(-n // ROWS) * ROWS, width + width % 2), np.int16), 1 << (bits - 1)
+    for k in range(count):
+        shift = bits * (count - 1 - k)
+        rounding = half * (((1 << shift) - 1) // ((1 << bits) - 1))  # what rounding off lower digits one by one adds
+        for i in range(n):
+            for t in range(width):
+                rest = np.int32(x[i, t] + rounding) >> shift
+                out[k, i, t] = rest - (((rest + half) >> bits) << bits) if k else rest
+    return out
 
 
 @kernel
@@ -215,7 +227,7 @@ def _weighted_sum(weights, values, count, size, digits, tile):
     sums = np.zeros((2, size), np.int64)
     for at in range(0, count, _CHUNK):
         for h in range(2):
-            for s in range(_CHUNK):
+            for s in range(min(_CHUNK, (count - at + 1) // 2 * 2)):
                 weight = weights[h, at + s] if at + s < count else np.int32(0)
                 high = (weight + 1024) >> 11
                 digits[h, s], digits[2 + h, s] = weight - (high << 11), high
@@ -328,9 +340,8 @@ def run(network, x, positions, slots, keys, values):
         network: a Network.
         x: float64 [n, dim], embedded tokens; overwritten.
         positions, slots: int64 [n].
-        keys: int16 [executions or 1, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2]. With 1 every
-            execution overwrites what the one before left, which serves whole sequences.
-        values: int16 [executions or 1, slots, kv_heads, head_dim / COLUMNS, window / 2, COLUMNS, 2].
+        keys: int16 [executions, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2].
+        values: int16 [executions, slots, kv_heads, head_dim / COLUMNS, window / 2, COLUMNS, 2].
 
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
@@ -349,9 +360,8 @@ def run(network, x, positions, slots, keys, values):
         hidden, steps = _norm(x, c.norm_scale[layer])
         new_keys, new_values = project(c.key, layer, hidden, steps), project(c.value, layer, hidden, steps)
         queries = project(c.query, layer, hidden, steps)
-        cache = (keys[e], values[e]) if keys.shape[0] > 1 else (keys[0], values[0])
+        cache, value_step = (keys[e], values[e]), c.value_step[layer]
         _remember(new_keys, new_values, rows, c.value_scale[layer], rope, cache)
-        value_step = c.value_step[layer]
         hidden, steps = _attend(queries, rows, c.score_scale[layer], value_step, rope, cache, c.exp2, c.xsa[layer])
         _add(x, c.attention_scale[layer], project(c.attention_out, layer, hidden, steps))
         hidden, steps = _norm(x, c.norm_scale[layer])

@@ -3,7 +3,6 @@
 It is built from the reference model, whose constants it shares, and compared with it before it is used.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -22,8 +21,8 @@ from codec.frequencies import TOTAL_BITS
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
 
-_JOB_TOKENS = 256  # tokens of whole windows that a thread runs at once: enough to read each weight seldom
-_HEAD_ROWS = 32  # rows of logits held at once: what a second-level cache holds
+_JOB_TOKENS = 256  # of short windows that a thread takes together
+_CHUNK = 64  # rows that run at once: enough to read weights seldom, few enough for a second-level cache
 
 
 class CpuModel:
@@ -37,7 +36,7 @@ class CpuModel:
         self.config, self.network, self._model = model.config, _network(model), model
         self.head = _linear([model.head])
         self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
-        self.lane_bytes = sum(2 * math.prod(shape) for shape in _cache_shapes(model.config, 1, model.config.window))
+        self.lane_bytes = sum(cache.nbytes for cache in _caches(model.config, 1, model.config.window))
 
     def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
@@ -50,17 +49,16 @@ class CpuModel:
         return np.concatenate(_threaded([partial(self._score, *job) for job in jobs]), axis=1)
 
     def _score(self, inputs: list[Integers], targets: list[Integers]) -> NDArray[np.float64]:
-        shapes = _cache_shapes(self.config, len(inputs), max(map(len, inputs)))
-        keys, values = (np.empty((1, *shape[1:]), np.int16) for shape in shapes)
-        hidden, steps = self.run(_rows(inputs, range(len(inputs))), keys, values)
-        ends = np.cumsum([len(window) for window in inputs])
-        scored = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
-        hidden, steps, wanted = hidden[scored], steps[scored], np.concatenate(targets)
+        caches = _caches(self.config, len(inputs), max(map(len, inputs)))
+        rows, wanted = _rows(inputs, range(len(inputs))), np.full(sum(map(len, inputs)), -1)
+        for end, after in zip(np.cumsum([len(window) for window in inputs]), targets, strict=True):
+            wanted[end - len(after) : end] = after
         parts = []
-        for at in range(0, len(wanted), _HEAD_ROWS):
-            part = slice(at, at + _HEAD_ROWS)
-            logits = cpu_kernels.project(self.head, 0, hidden[part], steps[part])
-            parts.append(cpu_head.intervals(logits, wanted[part], *self.head_tables))
+        for at in range(0, len(wanted), _CHUNK):
+            hidden, steps = self.run(rows[:, at : at + _CHUNK], *caches)
+            scored = np.flatnonzero(wanted[at : at + _CHUNK] >= 0)
+            logits = cpu_kernels.project(self.head, 0, hidden[scored], steps[scored])
+            parts.append(cpu_head.intervals(logits, wanted[at + scored], *self.head_tables))
         return np.concatenate(parts, axis=1)
 
     def run(self, rows: Integers, keys: NDArray[np.int16], values: NDArray[np.int16]) -> Hidden:
@@ -78,14 +76,13 @@ class CpuLanes:
 
     def __init__(self, model: CpuModel, count: int):
         self._model = model
-        shapes = _cache_shapes(model.config, count, model.config.window)
-        self._keys, self._values = (np.zeros(shape, np.int16) for shape in shapes)
+        self._caches = _caches(model.config, count, model.config.window)
         self._slots = np.arange(count)  # of each lane in the caches
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.backend.Lanes`."""
         rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
-        _threaded([partial(self._model.run, row, self._keys, self._values) for row in rows])
+        _threaded([partial(self._model.run, row, *self._caches) for row in rows])
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
@@ -96,7 +93,7 @@ class CpuLanes:
         return np.concatenate(_threaded([partial(self._step, part.copy()) for part in parts]), axis=1)
 
     def _step(self, rows: Integers) -> Integers:
-        logits = cpu_kernels.project(self._model.head, 0, *self._model.run(rows[:4], self._keys, self._values))
+        logits = cpu_kernels.project(self._model.head, 0, *self._model.run(rows[:4], *self._caches))
         return cpu_head.find(logits, rows[4], *self._model.head_tables)
 
     def keep(self, lanes: Sequence[int]) -> None:
@@ -104,13 +101,12 @@ class CpuLanes:
         self._slots = self._slots[list(lanes)]
 
 
-def _cache_shapes(c: ModelConfig, slots: int, window: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of keys and values for `codec.cpu_kernels.run`."""
+def _caches(c: ModelConfig, slots: int, window: int) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Empty keys and values for `codec.cpu_kernels.run`."""
     first, blocks = (len(c.schedule), slots, c.num_kv_heads), -(-window // COLUMNS)
-    return (
-        (*first, blocks, c.head_dim // 2, COLUMNS, 2),
-        (*first, -(-c.head_dim // COLUMNS), blocks * COLUMNS // 2, COLUMNS, 2),
-    )
+    keys = (*first, blocks, c.head_dim // 2, COLUMNS, 2)
+    values = (*first, -(-c.head_dim // COLUMNS), blocks * COLUMNS // 2, COLUMNS, 2)
+    return np.zeros(keys, np.int16), np.zeros(values, np.int16)
 
 
 @lru_cache

@@ -25,9 +25,7 @@ from codec.parameters import parameters
 from eval import plots, surprisal
 from eval.saved import PACK, Evidence, load_proof
 from trainer.journal import METRICS
-
-RECIPE = "recipe.json"
-"""The settings of a run, as `Recipe.to_dict` gives them."""
+from trainer.recipe import RECIPE
 
 
 def report(run: Path) -> str:

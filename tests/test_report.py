@@ -10,13 +10,13 @@ import pytest
 
 from codec.checkpoint import save_checkpoint
 from codec.errors import CodecError, FormatError
-from eval.report import RECIPE, report, tensor_sizes
+from eval.report import report, tensor_sizes
 from eval.saved import DOCUMENTS as SAVED_DOCUMENTS
 from eval.saved import PACK, PROOF, load_proof, save_proof
 from tests.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_blob, tiny_pack
 from tests.proofs import DOCUMENTS, blob, pack, proof
 from trainer.embedded import sp1024
-from trainer.recipe import Recipe
+from trainer.recipe import RECIPE, Recipe
 from underpar.cli import main
 
 METRICS = [

@@ -3,9 +3,10 @@
     torchrun --nproc-per-node=8 -m underpar train record -o runs/record
 
 A run folder holds `model.safetensors` and `tokenizer.model` when the run is done, `resume.pt` while it goes on, and
-`train.log` and `metrics.jsonl`.
+`train.log`, `metrics.jsonl` and `recipe.json`.
 """
 
+import json
 import math
 import signal
 import threading
@@ -23,12 +24,13 @@ from torch import Tensor, nn
 from codec.checkpoint import WEIGHTS, save_checkpoint
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError
+from codec.files import atomic_write
 from trainer.data import Batches
 from trainer.distributed import World, join
 from trainer.journal import METRICS, Journal, open_journal
 from trainer.model import GPT
 from trainer.optim import Optimizers
-from trainer.recipe import Recipe
+from trainer.recipe import RECIPE, Recipe
 from trainer.resume import RESUME, State, copy_of
 from trainer.schedule import lr_scale, muon_momentum, over
 from trainer.shards import read_shard
@@ -69,6 +71,9 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
     folder = Path(folder)
     with join() as world:
         goes_on = check_folder(folder, resume, world)
+        if world.leads:
+            with atomic_write(folder / RECIPE) as file:
+                file.write(json.dumps(recipe.to_dict(), indent=1).encode())
         source = open_source(recipe, folder, world)
         batches = open_batches(recipe, source, world)
         state = State.start(recipe, world)

@@ -14,6 +14,10 @@ RECIPES = Path(__file__).parent / "recipes"
 """The folder of the named recipes."""
 
 
+RECIPE = "recipe.json"
+"""The recipe of a run, in its folder."""
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """Where tokens come from."""

@@ -26,7 +26,7 @@ from codec.pack import Pack
 from codec.parameters import parameters as tensors_of
 from eval.peers import peer_sizes
 from eval.prove import Proof, prove
-from eval.report import RECIPE, report
+from eval.report import report
 from eval.saved import save_proof
 from trainer.loop import train
 from trainer.recipe import Recipe
@@ -126,7 +126,6 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
             _say(f"\nTraining a model of your own for {recipe.train.seconds:.0f} seconds:")
             if train(recipe, run).interrupted:
                 raise KeyboardInterrupt
-            _write(run / RECIPE, json.dumps(recipe.to_dict(), indent=1))
         with timed("pack"):
             checkpoint = load_checkpoint(run)
             blob = codec.compress(checkpoint.state_dict, checkpoint.config, checkpoint.tokenizer)
