@@ -33,7 +33,7 @@ class Lanes(Protocol):
         """Run one more token of some lanes and find what follows it.
 
         Args:
-            lanes: int64 [n]; the others do not change.
+            lanes: int64 [n]; the others are idle, and begin at position 0 or with `prefill` if they run again.
             tokens: int64 [n], the token at `positions` of each lane, below the model's window.
             previous: int64 [n], the token before it (any value at position 0).
             targets: int64 [n], in [0, 2^24).
@@ -81,7 +81,9 @@ def make_backend(model: ExactModel) -> Backend:
         if agree(fast, reference, model):
             return fast
         reason = "this machine's processor or compiler does not compute it as torch does"
-    notes.print(f"underpar: the model runs without its compiled loops, slowly: {reason}", highlight=False)
+    notes.print(
+        f"underpar: the model runs without its compiled loops, slowly: {reason}", highlight=False, soft_wrap=True
+    )
     return reference
 
 

@@ -210,10 +210,12 @@ def _softmax(scores, count, scale, exp2, weights):
         low = scores[s] if scores[s] < low else low
         high = scores[s] if scores[s] > high else high
     top = np.rint(np.float64(high if scale >= 0 else low) * scale)
-    total = np.int64(0)
     for s in range(count):
         below = top - np.rint(np.float64(scores[s]) * scale)
-        weights[s] = exp2[np.int64(below if below < _LAST else _LAST)]
+        weights[s] = np.int32(below if below < _LAST else _LAST)
+    total = np.int64(0)
+    for s in range(count):  # apart from the loop before, which has no look-ups and becomes vector code
+        weights[s] = exp2[weights[s]]
         total += weights[s]
     return np.float64(total)
 
