@@ -57,5 +57,5 @@ else
 endif
 	$(PY) -m pip install --constraint .venv/constraints.txt 'setuptools>=77'
 	$(PY) -m pip install --constraint .venv/constraints.txt --no-build-isolation --editable '.[dev]'
-	$(BIN)/underpar prove artifacts/models/small.pack --docs trainer/sample/val.jsonl.xz --documents 1 --json # compiles the coder
+	$(PY) -m underpar prove artifacts/models/small.pack --docs trainer/sample/val.jsonl.xz --documents 1  # compiles
 	touch $@

@@ -36,6 +36,10 @@ class CpuModel:
         self.config, self.network, self._model = model.config, _network(model), model
         self.head = _linear([model.head])
         self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
+        self._embedding = None  # of every token, where it does not depend on the one before
+        if not model.config.bigram_buckets:
+            tokens = torch.arange(model.config.vocab_size)[:, None]
+            self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
         self.lane_bytes = sum(cache.nbytes for cache in _caches(model.config, 1, model.config.window))
 
     def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
@@ -63,8 +67,11 @@ class CpuModel:
 
     def run(self, rows: Integers, keys: NDArray[np.int16], values: NDArray[np.int16]) -> Hidden:
         """The last hidden state of rows (token, token before, position, slot) [4, n]; see `codec.cpu_kernels.run`."""
-        embedded = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
-        return cpu_kernels.run(self.network, embedded, rows[2], rows[3], keys, values)
+        if self._embedding is None:
+            x = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
+        else:
+            x = self._embedding[rows[0]]
+        return cpu_kernels.run(self.network, x, rows[2], rows[3], keys, values)
 
     def lanes(self, count: int) -> "CpuLanes":
         """See `codec.backend.Backend`."""
@@ -88,9 +95,12 @@ class CpuLanes:
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
         """See `codec.backend.Lanes`."""
-        rows = np.stack((tokens, previous, positions, self._slots[lanes], targets))
-        parts = np.array_split(rows, min(torch.get_num_threads(), len(lanes)), axis=1)
-        return np.concatenate(_threaded([partial(self._step, part.copy()) for part in parts]), axis=1)
+        rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
+        parts = min(torch.get_num_threads(), len(lanes))
+        if parts == 1:
+            return self._step(rows)
+        jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]
+        return np.concatenate(_threaded(jobs), axis=1)
 
     def _step(self, rows: Integers) -> Integers:
         logits = cpu_kernels.project(self._model.head, 0, *self._model.run(rows[:4], *self._caches))
