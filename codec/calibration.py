@@ -2,20 +2,21 @@
 
 The Fisher information of a weight matrix is approximated by a Kronecker product (Martens and Grosse 2015): an error E
 costs about tr(G E H E^T) / 2 nats, with H the second moment of the layer's inputs and G that of the loss's gradients at
-its outputs, labels sampled from the model. Without calibration both are identities: plain squared error.
+its outputs, labels sampled from the model. Without calibration both are identities: plain squared error. A diagonal
+stands for a matrix with nothing beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from codec.errors import FormatError, MismatchError
-from codec.files import atomic_write, read_bytes
+from codec.files import atomic_write
 
 FILE = "calibration.safetensors"
 """Its name beside a checkpoint."""
@@ -25,8 +26,13 @@ FILE = "calibration.safetensors"
 class Moments:
     """Of one matrix [R, C]."""
 
-    inputs: NDArray[np.float32]  # H [C, C]
-    outputs: NDArray[np.float32]  # the diagonal of G, [R]
+    inputs: NDArray[np.float32]  # H [C, C], or its diagonal [C]
+    outputs: NDArray[np.float32]  # G [R, R], or its diagonal [R]
+
+    @property
+    def row_weights(self) -> NDArray[np.float32]:
+        """The diagonal of G [R]."""
+        return self.outputs if self.outputs.ndim == 1 else np.diagonal(self.outputs)
 
 
 Calibration = Mapping[str, Moments]
@@ -43,16 +49,42 @@ def save_calibration(path: str | Path, calibration: Calibration) -> None:
         file.write(save(tensors))
 
 
-def load_calibration(path: str | Path) -> dict[str, Moments]:
-    """Read what `save_calibration` wrote. Raises FormatError for another file."""
-    try:
-        tensors = load(read_bytes(path, "calibration"))
-        names = [name.removesuffix(".inputs") for name in sorted(tensors) if name.endswith(".inputs")]
-        if not names or len(tensors) != 2 * len(names):
-            raise KeyError("tensors other than NAME.inputs and NAME.outputs, or none")
-        return {name: Moments(tensors[name + ".inputs"], tensors[name + ".outputs"]) for name in names}
-    except (SafetensorError, KeyError) as error:
-        raise FormatError(f"calibration {path}: not what `underpar calibrate` writes ({error})") from error
+class _CalibrationFile(Mapping[str, Moments]):
+    """Moments that stay in their file until they are asked for."""
+
+    def __init__(self, path: str | Path):
+        if not Path(path).is_file():
+            raise FormatError(f"calibration {path}: No such file; make one with: underpar calibrate")
+        try:
+            self._file = safe_open(str(path), "np")
+            keys = set(self._file.keys())
+            types = {self._file.get_slice(key).get_dtype() for key in keys}
+        except SafetensorError as error:
+            raise FormatError(f"calibration {path}: not what `underpar calibrate` writes ({error})") from error
+        self._names = sorted(key.removesuffix(".inputs") for key in keys if key.endswith(".inputs"))
+        expected = {f"{name}.{side}" for name in self._names for side in ("inputs", "outputs")}
+        if not keys or keys != expected or types != {"F32"}:
+            raise FormatError(
+                f"calibration {path}: not what `underpar calibrate` writes (tensors other than NAME.inputs and "
+                "NAME.outputs in float32, or none)"
+            )
+
+    def __getitem__(self, name: str) -> Moments:
+        if name not in self._names:
+            raise KeyError(name)
+        return Moments(self._file.get_tensor(name + ".inputs"), self._file.get_tensor(name + ".outputs"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """What `save_calibration` wrote; moments of 36 million weights are larger than the weights, so they are read one
+    by one when they are asked for. Raises FormatError for another file."""
+    return _CalibrationFile(path)
 
 
 def moments_of(calibration: Calibration | None, name: str, shape: tuple[int, int]) -> Moments:
@@ -64,15 +96,16 @@ def moments_of(calibration: Calibration | None, name: str, shape: tuple[int, int
     """
     rows, columns = shape
     if calibration is None:
-        return Moments(np.eye(columns, dtype=np.float32), np.ones(rows, np.float32))
+        return Moments(np.ones(columns, np.float32), np.ones(rows, np.float32))
     if name not in calibration:
         raise MismatchError(f"calibration: nothing of {name}; calibrate this checkpoint")
     found = calibration[name]
-    if found.inputs.shape != (columns, columns) or found.outputs.shape != (rows,):
-        raise MismatchError(
-            f"calibration of {name}: moments {found.inputs.shape} and {found.outputs.shape}, expected "
-            f"{(columns, columns)} and {(rows,)}; calibrate this checkpoint"
-        )
-    if not (np.isfinite(found.inputs).all() and np.isfinite(found.outputs).all()):
-        raise FormatError(f"calibration of {name}: not all moments are finite; calibrate again")
+    for moment, size in ((found.inputs, columns), (found.outputs, rows)):
+        if moment.shape not in ((size,), (size, size)):
+            raise MismatchError(
+                f"calibration of {name}: moments {found.inputs.shape} and {found.outputs.shape}, expected "
+                f"{columns} inputs and {rows} outputs; calibrate this checkpoint"
+            )
+        if not np.isfinite(moment).all():
+            raise FormatError(f"calibration of {name}: not all moments are finite; calibrate again")
     return found

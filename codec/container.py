@@ -13,7 +13,7 @@ import zstandard
 from codec.errors import FormatError
 
 MAGIC = b"UPAK"
-VERSION = 1
+VERSION = 2
 _HEAD = struct.Struct("<4sHH")
 _ENTRY = struct.Struct("<12sII")
 _DIGEST = 32

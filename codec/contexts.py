@@ -1,9 +1,10 @@
 """Entropy coding of a pack's integers: adaptive binary models whose context is the expected size of each integer.
 
-A matrix is coded column by column, down the rows: the order of the trellis path. The expected magnitude of a weight is
-the running mean of its row times how this column has run against the rows' means so far; over the weight's step it is
-the expected magnitude of the integer, and its logarithm in quarter octaves is the context. So the coder learns rows
-and columns of any scale without being sent one. Everything is integer arithmetic, the same on every machine.
+A matrix is coded in the order of the trellis path, down its columns or its anti-diagonals. The expected magnitude of a
+weight is the running mean of its row times how this column has run against the rows' means so far; over the weight's
+step it is the expected magnitude of the integer, and its logarithm in quarter octaves is the context. So the coder
+learns rows and columns of any scale without being sent one. Everything is integer arithmetic, the same on every
+machine.
 
 An integer q with parity z0 (0 where there is no trellis) is coded as k = (q - z0) / 2 (or q itself): its sign bit, the
 bit length of its magnitude in unary, then the bits below the highest one, each under an adaptive probability.
@@ -168,31 +169,31 @@ def _ratio(seen, expected):
 
 
 @njit(cache=True)
-def _code(state, stream, models, symbols, rows, columns, following, typical, decode):
+def _code(state, stream, models, symbols, rows, columns, diagonals, following, typical, decode):
     """Encode `symbols` [R, C] into `stream`, or decode them from it; False if the stream ends early.
 
     `rows` and `columns` are the quarter octaves of their steps above the least; `typical` that of a magnitude.
     """
     height, width = symbols.shape
-    sums = np.full(
-        height, _PRIOR * min(_power(typical), _MAGNITUDE)
-    )  # of each row's magnitudes over the column's ratio
-    sizes = np.empty(height, np.int64)
+    first = _PRIOR * min(_power(typical), _MAGNITUDE)
+    sums = np.full(height, first)  # of each row's magnitudes, over the ratio of their columns
+    seen, expected = np.zeros(width, np.int64), np.zeros(width, np.int64)  # sums of each column, and as the rows say
+    ratios = np.full(width, np.int64(1 << 12))
     scale = 2 if following.shape[0] else 1
     trellis = 0
-    for j in range(width):
-        prior = np.int64(0)
-        for r in range(min(height, _PRIOR_ROWS)):
-            prior += sums[r] // (j + _PRIOR)
-        seen = expected = prior
-        ratio = np.int64(1 << 12)
-        for r in range(height):
-            if r % _REFRESH == 0:
-                ratio = _ratio(seen, expected)
+    lines = height + width - 1 if diagonals else width
+    for line in range(lines if height else 0):
+        begin, end = (max(0, line - width + 1), min(height, line + 1)) if diagonals else (0, height)
+        for r in range(begin, end):
+            j = line - r if diagonals else line
             mean = sums[r] // (j + _PRIOR)
+            if r == 0:
+                seen[j] = expected[j] = _PRIOR_ROWS * mean
+            if r % _REFRESH == 0:
+                ratios[j] = _ratio(seen[j], expected[j])
             power = _power(rows[r] + columns[j])
             parity = trellis & (scale - 1)
-            context = 2 * _bin((mean * ratio) >> 12, power) + parity
+            context = 2 * _bin((mean * ratios[j]) >> 12, power) + parity
             if decode:
                 symbols[r, j] = scale * _take_integer(state, stream, models, context) + parity
             else:
@@ -200,12 +201,10 @@ def _code(state, stream, models, symbols, rows, columns, following, typical, dec
             q = symbols[r, j]
             if scale == 2:
                 trellis = following[trellis, (q >> 1) & 1]
-            sizes[r] = min(abs(q) * power, _MAGNITUDE)
-            seen = min(seen + sizes[r], _SUM)
-            expected = min(expected + mean, _SUM)
-        ratio = _ratio(seen, expected)
-        for r in range(height):
-            sums[r] = min(sums[r] + min((sizes[r] << 12) // ratio, _MAGNITUDE), _SUM)
+            size = min(abs(q) * power, _MAGNITUDE)
+            seen[j] = min(seen[j] + size, _SUM)
+            expected[j] = min(expected[j] + mean, _SUM)
+            sums[r] = min(sums[r] + min((size << 12) // ratios[j], _MAGNITUDE), _SUM)
         if decode and state[2] > np.uint64(stream.shape[0] + rangecoder.CODE_BYTES):
             return False
     return True
@@ -258,7 +257,8 @@ def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> t
         rows, columns = _levels(matrix)
         typical = _typical(symbols, rows, columns)
         before = _written_bits(state)
-        _code(state, out, models[group], symbols, rows, columns, _following(matrix.states), typical, False)
+        diagonals, following = matrix.path == "diagonals", _following(matrix.states)
+        _code(state, out, models[group], symbols, rows, columns, diagonals, following, typical, False)
         coded.append(Coded(typical, _written_bits(state) - before))
     return out[: rangecoder.finish(state, out)].tobytes(), coded
 
@@ -292,8 +292,8 @@ def decode_matrices(stream: bytes, shapes: Sequence[tuple[int, Quantized, int]],
     rangecoder.start_decoder(state, data)
     for group, matrix, typical in shapes:
         rows, columns = _levels(matrix)
-        following = _following(matrix.states)
-        if not _code(state, data, models[group], matrix.symbols, rows, columns, following, typical, True):
+        diagonals, following = matrix.path == "diagonals", _following(matrix.states)
+        if not _code(state, data, models[group], matrix.symbols, rows, columns, diagonals, following, typical, True):
             raise FormatError(
                 f"stream of {len(stream)} bytes ends inside a matrix of {matrix.symbols.size} integers; "
                 "the file is damaged"

@@ -3,58 +3,117 @@
 With H = E[x x^T] the second moment of a layer's input, an error e of a row costs e H e^T. H = V V^T with V upper
 triangular makes that sum_j V_jj^2 t_j^2 with t_j = e_j + sum_{i<j} e_i V_ij / V_jj: column j is quantized at the target
 w_j - sum_{i<j} e_i V_ij / V_jj, and its own rounding error counts with the weight d_j = V_jj^2 alone. This is GPTQ
-(Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural order.
+(Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural order, so that no order has to be sent.
 """
 
-from collections.abc import Callable
-
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from codec.errors import FormatError
+from codec.trellis import search
 
 Matrix = NDArray[np.float64]
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to a moment's diagonal (weights.md: 0.001 was 0.027 bit worse)."""
 
+LARGEST = 1 << 30
+"""Bound on an integer, so that none wraps; the entropy coder refuses what is so large."""
+
+NO_TRELLIS = np.zeros((2, 0), np.uint64)
+"""In place of `codec.trellis.predecessors`: round to nearest."""
+
 _BLOCK = 64  # columns whose feedback is summed one by one; errors of whole blocks go through one matrix product
 
 
 def damped(moment: NDArray[np.floating]) -> Matrix:
-    """A second moment [n, n] with DAMPING of its mean diagonal added; the identity where it is zero."""
-    moment = np.asarray(moment, np.float64)
-    mean = float(np.trace(moment)) / max(1, len(moment))
-    if not mean > 0:
-        return np.eye(len(moment))
-    return moment + DAMPING * mean * np.eye(len(moment))
+    """A second moment, [n, n] or its diagonal [n], with DAMPING of its mean diagonal added; ones where it is zero."""
+    moment = np.asarray(moment, np.float64).copy()
+    diagonal = moment if moment.ndim == 1 else np.einsum("ii->i", moment)
+    mean = float(diagonal.mean()) if diagonal.size else 0.0
+    if mean > 0:
+        diagonal += DAMPING * mean
+    else:
+        diagonal[:] = 1.0
+    return moment
 
 
 def upper_factor(moment: Matrix) -> Matrix:
-    """The upper triangular V with V V^T = moment [n, n]. Raises FormatError if it is not positive definite."""
+    """The upper triangular V with V V^T = moment [n, n]; of a diagonal [n], its root [n].
+
+    Raises:
+        FormatError: the moment is not positive definite.
+    """
     try:
-        return np.ascontiguousarray(np.linalg.cholesky(moment[::-1, ::-1])[::-1, ::-1])
-    except np.linalg.LinAlgError as error:
-        raise FormatError("calibration: a moment is not positive definite; calibrate again") from error
+        if moment.ndim == 2:
+            return np.ascontiguousarray(np.linalg.cholesky(moment[::-1, ::-1])[::-1, ::-1])
+        if (moment > 0).all():
+            return np.sqrt(moment)
+    except np.linalg.LinAlgError:
+        pass
+    raise FormatError("calibration: a moment is not positive definite; calibrate again")
 
 
-def quantize_columns(weights: Matrix, factor: Matrix, quantize_column: Callable[[int, Matrix], Matrix]) -> Matrix:
-    """Run `quantize_column` over columns with feedback.
+def pivots(factor: Matrix) -> Matrix:
+    """The squared diagonal [n] of what `upper_factor` returned."""
+    return np.square(factor if factor.ndim == 1 else np.diagonal(factor))
+
+
+def quantize_columns(
+    weights: Matrix, factor: Matrix, rows: Matrix, columns: Matrix, before: NDArray[np.uint64], limit: int = LARGEST
+) -> NDArray[np.int32]:
+    """Integers of weights [R, C] on steps rows[r] * columns[c], each column with the feedback of those before it.
 
     Args:
-        weights: [R, C].
-        factor: V [C, C] of `upper_factor`.
-        quantize_column: maps (column number, target [R]) to the reconstruction [R].
+        factor: V [C, C] of `upper_factor`; [C] for no feedback.
+        rows: [R], of half a step with a trellis.
+        columns: [C].
+        before: `codec.trellis.predecessors`, or NO_TRELLIS. The trellis path runs down one column after the other.
+        limit: the largest integer without a trellis.
+    """
+    height, width = weights.shape
+    errors = np.zeros((height, width))
+    symbols = np.zeros((height, width), np.int32)
+    feedback = np.ascontiguousarray((factor / np.diagonal(factor)).T) if factor.ndim == 2 else np.zeros((width, 0))
+    state = 0
+    for begin in range(0, width, _BLOCK):
+        end = min(begin + _BLOCK, width)
+        target = weights[:, begin:end].copy()
+        if feedback.size:
+            target -= errors[:, :begin] @ feedback[begin:end, :begin].T
+        state = _columns(weights, target, begin, feedback, rows, columns, before, limit, state, errors, symbols)
+    return symbols
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _columns(weights, target, begin, feedback, rows, columns, before, limit, state, errors, symbols):
+    """Quantize a block of columns, whose targets already have the feedback of earlier blocks."""
+    height, width = target.shape
+    for k in range(width):
+        j = begin + k
+        if feedback.shape[1]:
+            for r in range(height):
+                carried = 0.0
+                for i in range(begin, j):
+                    carried += errors[r, i] * feedback[j, i]
+                target[r, k] -= carried
+        samples = target[:, k] / (rows * columns[j])
+        integers, state = to_integers(samples, before, limit, state)
+        for r in range(height):
+            symbols[r, j] = integers[r]
+            errors[r, j] = integers[r] * rows[r] * columns[j] - weights[r, j]
+    return state
+
+
+@njit(cache=True, nogil=True)
+def to_integers(samples, before, limit, state):
+    """Samples [N] in units of their steps to integers int32 [N]: along the trellis from `state`, or the nearest.
 
     Returns:
-        the reconstruction [R, C].
+        (integers, the trellis state at the end).
     """
-    feedback = factor / np.diag(factor)
-    errors = np.zeros_like(weights)
-    for begin in range(0, weights.shape[1], _BLOCK):
-        end = min(begin + _BLOCK, weights.shape[1])
-        carried = errors[:, :begin] @ feedback[:begin, begin:end]
-        for j in range(begin, end):
-            target = weights[:, j] - carried[:, j - begin] - errors[:, begin:j] @ feedback[begin:j, j]
-            errors[:, j] = quantize_column(j, target) - weights[:, j]
-    return weights + errors
+    if before.shape[1]:
+        return search(np.minimum(np.maximum(samples, -LARGEST), LARGEST), before, state)
+    rounded = np.minimum(np.maximum(np.rint(samples), -limit), limit)
+    return rounded.astype(np.int32), state

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.calibration import Moments
-from codec.feedback import Matrix, damped, quantize_columns, upper_factor
+from codec.feedback import NO_TRELLIS, damped, pivots, quantize_columns, upper_factor
+from codec.feedback import Matrix as Factor
+from codec.quantize import Matrix
 from codec.quantized import Quantized, StepGrid
-from codec.steps import factors
-from codec.trellis import search, transitions
+from codec.steps import Factors, factors
+from codec.trellis import predecessors
+from codec.twosided import quantize_diagonals
 
 TRELLIS_RATE = 2.0
 """Bits a weight below which a matrix gets no trellis: its union codebooks have no zero in half of the states."""
 
-_LARGEST = 2.0**30
-
 _GAUSSIAN = 2.047  # entropy in bits of a Gaussian over its standard deviation
+
+Feedback = Literal["none", "inputs", "both"]
 
 
 @dataclass(frozen=True)
@@ -25,35 +28,57 @@ class SensitivityGrid:
     """Integers on steps `unit` times a row factor times a column factor (`codec.steps`), with error feedback.
 
     A whole step costs `unit` squared / 24 nats a weight, by the calibration's account.
+
+    Raises, when called:
+        FormatError: a moment that is not positive semidefinite.
     """
 
     unit: float
-    states: int = 8  # of the trellis; 0: none
+    states: int = 256  # of the trellis; 0: none
+    feedback: Feedback = "both"  # through the outputs only where their whole moment is known
+    by_row: bool = True  # whether steps differ by row
+    by_column: bool = True
 
-    def __call__(self, weights: NDArray[np.float32], moments: Moments) -> Quantized:
-        """Quantize finite weights [R, C]. Raises FormatError for inputs' moments that are not positive semidefinite."""
-        factor = upper_factor(damped(moments.inputs))
-        chosen = factors(moments.outputs, np.diag(factor) ** 2)
+    def __call__(self, matrix: Matrix) -> Quantized:
+        weights = matrix.weights
+        inputs, outputs = self._factors(matrix)
+        chosen = self._steps(inputs, outputs)
         whole = StepGrid(self.unit, chosen.rows, chosen.columns)
         rates = row_rates(weights, whole)
         alive = len(rates) == len(weights) > 0  # a trellis would fill rows of zeros
         states = self.states if alive and np.maximum(rates, 0).mean() >= TRELLIS_RATE else 0
         grid = StepGrid(self.unit / 2, chosen.rows, chosen.columns) if states else whole
-        steps = grid.row_steps()[:, None].astype(np.float64) * grid.column_steps()
-        symbols = np.zeros(weights.shape, np.int32)
-        following, state = transitions(states) if states else None, 0
+        before = predecessors(states) if states else NO_TRELLIS
+        exact = weights.astype(np.float64)
+        rows, columns = grid.row_steps(), grid.column_steps()
+        steps = rows.astype(np.float64), columns.astype(np.float64)
+        if outputs.ndim == 2 and self.feedback == "both":
+            symbols = quantize_diagonals(exact, inputs, outputs, *steps, before)
+            return Quantized(symbols, rows, columns, states, grid, "diagonals")
+        used = inputs if self.feedback != "none" else np.sqrt(pivots(inputs))
+        return Quantized(quantize_columns(exact, used, *steps, before), rows, columns, states, grid)
 
-        def column(j: int, target: Matrix) -> Matrix:
-            nonlocal state
-            samples = (target / steps[:, j]).clip(-_LARGEST, _LARGEST)  # int32; the coder refuses what is so large
-            if following is None:
-                symbols[:, j] = np.rint(samples)
-            else:
-                symbols[:, j], state = search(samples, following, state)
-            return symbols[:, j] * steps[:, j]
+    def rates(self, matrix: Matrix) -> NDArray[np.float64]:
+        """`row_rates` on the steps of unit 1."""
+        chosen = self._steps(*self._factors(matrix))
+        return row_rates(matrix.weights, StepGrid(1.0, chosen.rows, chosen.columns))
 
-        quantize_columns(weights.astype(np.float64), factor, column)
-        return Quantized(symbols, grid.row_steps(), grid.column_steps(), states, grid)
+    def _factors(self, matrix: Matrix) -> tuple[Factor, Factor]:
+        """Of both moments; of the outputs' only the roots of its diagonal [R] where there is to be no feedback."""
+        inputs, outputs = damped(matrix.moments.inputs), matrix.moments.row_weights
+        if self.feedback == "both" and matrix.moments.outputs.ndim == 2:
+            if inputs.ndim == 1:
+                inputs = np.diag(inputs)
+            return upper_factor(inputs), upper_factor(damped(matrix.moments.outputs))
+        return upper_factor(inputs), np.sqrt(np.maximum(outputs.astype(np.float64), 0))
+
+    def _steps(self, inputs: Factor, outputs: Factor) -> Factors:
+        rows, columns = pivots(outputs), pivots(inputs)
+        if not self.by_row:
+            rows = np.full(len(rows), rows.mean() if rows.size else 1.0)
+        if not self.by_column:
+            columns = np.full(len(columns), columns.mean() if columns.size else 1.0)
+        return factors(rows, columns)
 
 
 def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float64]:
@@ -67,21 +92,23 @@ def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float6
     return np.log2(deviations[alive] / grid.row_steps()[alive]) - columns + _GAUSSIAN
 
 
-def unit_for(bits: float, matrices: Iterable[tuple[NDArray[np.float32], Moments]]) -> float:
-    """The unit at which weights need about `bits` bits each; 1 where all of them are zero."""
-    rates, widths, count = [], [], 0
-    for weights, moments in matrices:
-        chosen = factors(moments.outputs, np.diag(upper_factor(damped(moments.inputs))) ** 2)
-        rates.append(row_rates(weights, StepGrid(1.0, chosen.rows, chosen.columns)))
-        widths.append(np.full(len(rates[-1]), weights.shape[1]))
-        count += weights.size
-    rate, width = np.concatenate(rates), np.concatenate(widths)
+def unit_for(bits: float, rates: Iterable[tuple[NDArray[np.float64], int]], weights: int) -> float:
+    """The unit at which `weights` weights need about `bits` bits each; 1 where all of them are zero.
+
+    Args:
+        bits: a weight.
+        rates: of every matrix, its `SensitivityGrid.rates` and its number of columns.
+        weights: of all matrices, rows of zeros included.
+    """
+    found = list(rates)
+    rate = np.concatenate([each for each, _ in found]) if found else np.zeros(0)
     if not len(rate):
         return 1.0
+    width = np.concatenate([np.full(len(each), columns) for each, columns in found])
     low, high = float(rate.min()) - bits - 64.0, float(rate.max())  # log2 of a unit that is too fine, and too coarse
     for _ in range(50):
         middle = (low + high) / 2
-        if float((width * np.maximum(rate - middle, 0.0)).sum()) > bits * count:
+        if float((width * np.maximum(rate - middle, 0.0)).sum()) > bits * weights:
             low = middle
         else:
             high = middle

@@ -3,23 +3,25 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec import contexts, exact, quantize, symbols
+from codec import contexts, exact, symbols
 from codec.calibration import Calibration, moments_of
 from codec.config import ModelConfig
 from codec.container import read_container, shrink, unshrink, write_container
 from codec.errors import FormatError, MismatchError
 from codec.grid import SensitivityGrid, unit_for
 from codec.parameters import Role, parameters
-from codec.quantized import Quantized, StepGrid
+from codec.quantize import Matrix, Quantizer, RowAbsmax, Strategy, step_exponent
+from codec.quantized import Path, Quantized, StepGrid
 from codec.rate import finest_within
 from codec.tokenizer import Tokenizer
 from codec.trellis import CODES
@@ -85,7 +87,8 @@ def compress(
     tokenizer: Tokenizer | bytes | None = None,
     budget: int | None = None,
     calibration: Calibration | None = None,
-    quantizer: quantize.Quantizer | None = None,
+    quantizer: Quantizer | None = None,
+    strategy: Strategy = SensitivityGrid,
 ) -> bytes:
     """Compress a model into the bytes of a pack.
 
@@ -93,10 +96,11 @@ def compress(
         state_dict: the weights. With a config, exactly the tensors of `codec.parameters.parameters(config)`.
         config: the model's shape; without it the pack holds weights only.
         tokenizer: a Tokenizer or the content of a SentencePiece `.model`.
-        budget: the largest allowed size of the pack in bytes. The finest `codec.grid.SensitivityGrid` that fits is
-            taken, at most `codec.rate.SLACK` bytes below the budget.
+        budget: the largest allowed size of the pack in bytes. The finest unit of `strategy` that fits is taken, at most
+            `codec.rate.SLACK` bytes below the budget.
         calibration: second moments by matrix (`trainer.calibrate`), which say where a budget's bits matter most.
-        quantizer: a strategy to use as it is, in place of one that fits a budget; without either, 8 bits a weight.
+        quantizer: to use as it is, in place of one that fits a budget; without either, 8 bits a weight.
+        strategy: the quantizers by their unit that a budget chooses from (`codec.strategies` has more by name).
 
     Returns:
         The pack. Without a budget it is the same bytes on every machine; error feedback sums in floating point, so with
@@ -117,24 +121,30 @@ def compress(
     roles = _roles(state_dict, config)
     if config and tokenizer:
         _check_vocabulary(config, tokenizer)
-    matrices = {name: _matrix(name, state_dict[name]) for name, role in roles.items() if role != "vector"}
-    moments = {name: moments_of(calibration, name, weights.shape) for name, weights in matrices.items()}
-    for name, role in roles.items():
-        if role == "hash":  # a row that no text visits needs no bits
-            matrices[name] = matrices[name] * (moments[name].outputs > 0)[:, None]
+    names = [name for name, role in roles.items() if role != "vector"]
+    count = sum(state_dict[name].numel() for name in names)
 
-    def build(strategy: quantize.Quantizer) -> bytes:
-        quantized = {name: strategy(weights, moments[name]) for name, weights in matrices.items()}
+    def matrix(name: str) -> Matrix:
+        weights = _matrix(name, state_dict[name])
+        moments = moments_of(calibration, name, (weights.shape[0], weights.shape[1]))
+        if roles[name] == "hash":  # a row that no text visits needs no bits
+            weights = weights * (moments.row_weights > 0)[:, None]
+        return Matrix(name, roles[name], weights, moments)
+
+    def build(chosen: Quantizer) -> bytes:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            quantized = dict(zip(names, pool.map(lambda name: chosen(matrix(name)), names), strict=True))
         return _write(state_dict, roles, quantized, config, tokenizer)
 
-    if quantizer or budget is None or not matrices:
-        blob = build(quantizer or quantize.RowAbsmax(8))
+    if quantizer or budget is None or not names:
+        blob = build(quantizer or RowAbsmax(8))
         return blob if budget is None else finest_within(budget, lambda _: blob, 0, 1.0)
-    weights = sum(matrix.size for matrix in matrices.values())
-    pairs = [(matrix, moments[name]) for name, matrix in matrices.items()]
-    first = unit_for(min(FINEST_RATE, 8 * budget / max(1, weights)), pairs)
-    finest = unit_for(FINEST_RATE, pairs)
-    return finest_within(budget, lambda unit: build(SensitivityGrid(unit)), weights, first, finest)
+    first, finest = 1.0, 0.0
+    if isinstance(one := strategy(1.0), SensitivityGrid):
+        rates = [(one.rates(matrix(name)), prod(state_dict[name].shape[1:])) for name in names]
+        first = unit_for(min(FINEST_RATE, 8 * budget / max(1, count)), rates, count)
+        finest = unit_for(FINEST_RATE, rates, count)
+    return finest_within(budget, lambda unit: build(strategy(unit)), count, first, finest)
 
 
 def open(blob: bytes) -> Pack:
@@ -254,13 +264,14 @@ def _write(
 def _write_steps(matrix: Quantized) -> tuple[dict[str, Any], NDArray[np.uint16]]:
     """The header entry of a matrix's steps, and their 16-bit words: [R] float16, or [R + C] exponents."""
     if matrix.grid is None:
-        exponent = quantize.step_exponent(matrix.rows)
+        exponent = step_exponent(matrix.rows)
         halves = np.ldexp(matrix.rows, -exponent).astype(np.float16)
         return {"states": matrix.states, "exponent": exponent}, halves.view(np.uint16)
     grid = matrix.grid
     least = [int(exponents.min()) if exponents.size else 0 for exponents in (grid.rows, grid.columns)]
     exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1])).astype(np.uint16)
-    return {"states": matrix.states, "unit": float(np.float32(grid.unit)), "least": least}, exponents
+    steps = {"states": matrix.states, "path": matrix.path, "unit": float(np.float32(grid.unit)), "least": least}
+    return steps, exponents
 
 
 def _read_steps(entry: dict[str, Any], words: NDArray[np.uint16]) -> Quantized:
@@ -273,7 +284,7 @@ def _read_steps(entry: dict[str, Any], words: NDArray[np.uint16]) -> Quantized:
             return Quantized(empty, np.ldexp(halves, max(-200, min(200, entry["exponent"]))), None, entry["states"])
         exponents = words.astype(np.int32)
         grid = StepGrid(entry["unit"], exponents[:rows] + entry["least"][0], exponents[rows:] + entry["least"][1])
-        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid)
+        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid, entry["path"])
 
 
 def _vector(name: str, tensor: torch.Tensor) -> NDArray[Any]:
@@ -332,7 +343,10 @@ def _good_steps(entry: dict[str, Any]) -> bool:
     numbers = [entry["typical"], entry["bits"], entry["states"], *steps]
     whole = all(type(n) is int and abs(n) < 1 << 40 for n in numbers)
     grid = "unit" not in entry or (
-        type(entry["unit"]) is float and len(entry["least"]) == 2 and all(abs(n) < 1 << 15 for n in entry["least"])
+        type(entry["unit"]) is float
+        and len(entry["least"]) == 2
+        and all(abs(n) < 1 << 15 for n in entry["least"])
+        and entry["path"] in get_args(Path)
     )
     known = entry["states"] == 0 or entry["states"] in CODES
     return whole and grid and known and 0 <= entry["typical"] < 1 << 10 and entry["bits"] >= 0

@@ -1,12 +1,16 @@
 """A matrix as a pack keeps it: integers between a step for every row and, optionally, a step for every column."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 """2^(i/4) as float32: constants of the format, so never computed by a library."""
+
+Path = Literal["columns", "diagonals"]
+"""Down one column after the other, or down one anti-diagonal after the other, beginning at [0, 0]."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ def power(exponents: NDArray[np.int32]) -> NDArray[np.float32]:
 class Quantized:
     """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None).
 
-    With a trellis of `states` states the symbols are its path, in units of half a step, down the rows of one column
-    after the other; 0: no trellis. `grid` says how the steps are made, None: rows are float16 times a power of two.
+    With a trellis of `states` states the symbols are its path, in units of half a step; 0: no trellis. They are coded
+    along the path either way. `grid` says how the steps are made, None: rows are float16 times a power of two.
     """
 
     symbols: NDArray[np.int32]  # [R, C]
@@ -44,6 +48,7 @@ class Quantized:
     columns: NDArray[np.float32] | None = None  # [C]
     states: int = 0
     grid: StepGrid | None = None
+    path: Path = "columns"
 
     def dequantize(self) -> NDArray[np.float32]:
         """The weights, float32 [R, C]."""

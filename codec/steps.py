@@ -33,7 +33,7 @@ class Factors:
 def factors(outputs: NDArray[np.floating], pivots: NDArray[np.floating]) -> Factors:
     """The factors of a matrix whose rows matter like `outputs` [R] and columns like `pivots` [C], neither negative."""
     alive = outputs[outputs > 0]
-    floor = max(float(np.median(alive)) / ROW_RANGE, _TINY) if alive.size else _TINY
+    floor = max(float(np.median(alive)) / ROW_RANGE, _TINY) if alive.size else 1.0  # nothing known: rows alike
     rows = -0.5 * np.log2(np.maximum(np.asarray(outputs, np.float64), floor))
     columns = -0.5 * np.log2(np.maximum(np.asarray(pivots, np.float64), _TINY))
     return Factors(_quarters(rows), _quarters(columns))

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 CODES = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 64: (0o103, 0o024), 256: (0o515, 0o362)}
 """Parity-check polynomials (h0, h1) of the code of each number of states."""
 
+_FAR = 1e30  # cost of a state that cannot be reached
+_REBASE = 32  # samples between subtractions of the least cost
+
 
 def transitions(states: int) -> NDArray[np.int64]:
     """The state after each state and z1: int64 [states, 2]."""
@@ -22,46 +25,65 @@ def transitions(states: int) -> NDArray[np.int64]:
     return np.array([[(s >> 1) ^ ((s & 1) * (h0 >> 1)) ^ (z1 * (h1 >> 1)) for z1 in (0, 1)] for s in range(states)])
 
 
+def predecessors(states: int) -> NDArray[np.uint64]:
+    """The state before each state, for z1 = 0 and z1 = 1: uint64 [2, states].
+
+    It exists and is one, since h0 has the highest bit: the upper half of the states is entered with z0 = 1.
+    """
+    found = np.empty((2, states), np.uint64)
+    for z1 in (0, 1):
+        found[z1, transitions(states)[:, z1]] = np.arange(states)
+    return found
+
+
 @njit(cache=True, nogil=True)
-def search(samples: NDArray[np.float64], following: NDArray[np.int64], state: int) -> tuple[NDArray[np.int32], int]:
+def _enter(cost, new, came, before, without, with_z1):
+    """Costs of half of the states; unsigned indices and no branch, so that the compiler makes vectors of it."""
+    for s in range(new.shape[0]):
+        a = cost[before[0, s]] + without
+        b = cost[before[1, s]] + with_z1
+        came[s] = np.uint8(b < a)
+        new[s] = min(a, b)
+
+
+@njit(cache=True, nogil=True)
+def search(samples: NDArray[np.float64], before: NDArray[np.uint64], state: int) -> tuple[NDArray[np.int32], int]:
     """The allowed integers nearest to samples, by the Viterbi algorithm.
 
     Args:
         samples: [N] in units of half a step.
-        following: `transitions(states)`.
+        before: `predecessors(states)`.
         state: the state at the beginning.
 
     Returns:
         (integers int32 [N], the state at the end).
     """
-    count, states = samples.shape[0], following.shape[0]
-    cost = np.full(states, np.inf)
+    count, states = samples.shape[0], before.shape[1]
+    half = states // 2
+    lower, upper = before[:, :half].copy(), before[:, half:].copy()
+    cost = np.full(states, np.float32(_FAR))
     cost[state] = 0.0
-    new = np.empty(states)
-    came = np.empty((count, states), np.int32)  # 2 * previous state + z1
-    distance = np.empty(4)
+    new = np.empty(states, np.float32)
+    came = np.empty((count, states), np.uint8)  # z1 of the better way into each state
+    distance = np.empty(4, np.float32)
     for n in range(count):
         for subset in range(4):
             error = samples[n] - subset
             error -= 4.0 * np.rint(error * 0.25)
             distance[subset] = error * error
-        new[:] = np.inf
-        for s in range(states):
-            for z1 in range(2):
-                total = cost[s] + distance[(s & 1) + 2 * z1]
-                after = following[s, z1]
-                if total < new[after]:
-                    new[after] = total
-                    came[n, after] = 2 * s + z1
+        _enter(cost, new[:half], came[n, :half], lower, distance[0], distance[2])
+        _enter(cost, new[half:], came[n, half:], upper, distance[1], distance[3])
+        if n % _REBASE == _REBASE - 1:  # differences of costs are small; float32 keeps them if costs are
+            new -= new.min()
         cost, new = new, cost
     last = int(np.argmin(cost))
     integers = np.empty(count, np.int32)
-    s = last
+    s = np.int64(last)
     for n in range(count - 1, -1, -1):
-        before, z1 = came[n, s] >> 1, came[n, s] & 1
-        subset = (before & 1) + 2 * z1
+        z1 = came[n, s]
+        s = np.int64(before[z1, s])
+        subset = (s & 1) + 2 * z1
         integers[n] = subset + 4 * int(np.rint((samples[n] - subset) * 0.25))
-        s = before
     return integers, last
 
 

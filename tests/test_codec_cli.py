@@ -187,7 +187,7 @@ def test_damaged_files_leave_one_line_and_no_output(call, folder, kind):
     ]
     assert files(folder) == before
     if kind == "future":
-        assert all("format version 99, this underpar reads 1" in message for message in messages)
+        assert all("format version 99, this underpar reads" in message for message in messages)
 
 
 def test_refusals(call, folder):

@@ -25,7 +25,7 @@ def test_round_trip_in_order(sections):
 def test_golden_bytes():
     blob = write_container({"a": b"xyz", "bc": b""})
     table = b"a" + bytes(11) + struct.pack("<II", 3, zlib.crc32(b"xyz")) + b"bc" + bytes(10) + bytes(8)
-    assert blob[:-32] == b"UPAK" + b"\x01\x00" + b"\x02\x00" + table + b"xyz"
+    assert blob[:-32] == b"UPAK" + b"\x02\x00" + b"\x02\x00" + table + b"xyz"
     assert blob[-32:] == hashlib.sha256(blob[:-32]).digest()
 
 
@@ -49,7 +49,7 @@ def test_every_truncation_is_found():
 
 def test_a_future_version_says_so():
     later = MAGIC + struct.pack("<H", VERSION + 1) + SMALL[6:]
-    with pytest.raises(FormatError, match="format version 2, this underpar reads 1; use the underpar that wrote it"):
+    with pytest.raises(FormatError, match="format version 3, this underpar reads 2; use the underpar that wrote it"):
         read_container(later)
 
 

@@ -1,6 +1,8 @@
 """codec.contexts: every integer comes back, sizes near the entropy, and matrices made to break the arithmetic."""
 
 import hashlib
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from codec.contexts import LIMIT, Coded, decode_matrices, encode_matrices, quarter_octaves
 from codec.errors import FormatError
-from codec.quantized import Quantized
-from codec.trellis import CODES, search, transitions
+from codec.quantized import Path, Quantized
+from codec.trellis import CODES, predecessors, search
 
 STEPS = st.sampled_from([0.0, 1e-38, 1e-45, 1e38, 3.4e38, 1.0]) | st.floats(0, 2.0**100, width=32)
 INTEGERS = st.sampled_from([0, 1, -1, LIMIT, -LIMIT, LIMIT - 1]) | st.integers(-9, 9) | st.integers(-LIMIT, LIMIT)
@@ -24,18 +26,30 @@ def matrices(draw: st.DrawFn) -> Quantized:
     symbols = draw(arrays(np.int32, shape, elements=INTEGERS))
     rows = draw(arrays(np.float32, shape[0], elements=STEPS))
     columns = draw(st.none() | arrays(np.float32, shape[1], elements=STEPS))
-    states = draw(st.sampled_from([0, 0, 4, 8, 256]))
-    return on_path(symbols, rows, columns, states) if states else Quantized(symbols, rows, columns)
+    states, path = draw(st.sampled_from([0, 0, 4, 8, 256])), draw(st.sampled_from(get_args(Path)))
+    return on_path(symbols, rows, columns, states, path)
 
 
-def on_path(symbols: np.ndarray, rows: np.ndarray, columns: np.ndarray | None, states: int) -> Quantized:
-    samples = symbols.T.ravel().astype(np.float64).clip(4 - LIMIT, LIMIT - 4)
-    path, _ = search(samples, transitions(states), 0)
-    return Quantized(np.ascontiguousarray(path.reshape(symbols.shape[::-1]).T), rows, columns, states)
+def order(shape: tuple[int, ...], path: Path) -> list[tuple[int, int]]:
+    """The entries of a matrix along a path."""
+    cells = [(r, c) for c in range(shape[1]) for r in range(shape[0])]
+    return cells if path == "columns" else sorted(cells, key=lambda cell: (sum(cell), cell[0]))
+
+
+def on_path(
+    symbols: np.ndarray, rows: np.ndarray, columns: np.ndarray | None, states: int, path: Path = "columns"
+) -> Quantized:
+    """The integers themselves, or those on the trellis that are nearest to them."""
+    found = symbols.astype(np.int32)
+    if states and symbols.size:
+        at = tuple(np.array(order(symbols.shape, path)).T)
+        samples = symbols[at].astype(np.float64).clip(4 - LIMIT, LIMIT - 4)
+        found[at] = search(samples, predecessors(states), 0)[0]
+    return Quantized(found, rows, columns, states, path=path)
 
 
 def decoded(stream: bytes, parts: list[tuple[int, Quantized]], coded: list[Coded], groups: int) -> list[np.ndarray]:
-    empty = [Quantized(np.zeros_like(m.symbols), m.rows, m.columns, m.states) for _, m in parts]
+    empty = [replace(m, symbols=np.zeros_like(m.symbols)) for _, m in parts]
     told = [(group, m, c.typical) for (group, _), m, c in zip(parts, empty, coded, strict=True)]
     decode_matrices(stream, told, groups)
     return [m.symbols for m in empty]
@@ -62,10 +76,11 @@ def test_any_matrices(parts):
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 300), (300, 1)])
 @pytest.mark.parametrize("states", [0, *CODES])
 @pytest.mark.parametrize("columns", [False, True])
-def test_shapes(shape, states, columns):
+@pytest.mark.parametrize("path", get_args(Path))
+def test_shapes(shape, states, columns, path):
     symbols = np.random.default_rng(0).integers(-LIMIT, LIMIT, shape, endpoint=True).astype(np.int32)
     rows, scales = np.ones(shape[0], np.float32), np.full(shape[1], 1e-20, np.float32) if columns else None
-    round_trip([(0, on_path(symbols, rows, scales, states) if states else Quantized(symbols, rows, scales))])
+    round_trip([(0, on_path(symbols, rows, scales, states, path))])
 
 
 @given(st.lists(st.sampled_from([0, 0, 0, 1, -1, 5, LIMIT, -LIMIT]), min_size=1, max_size=12), st.integers(1, 400))
@@ -93,7 +108,7 @@ def test_expectations_do_not_overflow():
 
 @given(st.binary(max_size=200), matrices(), st.integers(0, 1023))
 def test_garbage_is_integers_or_an_error(data, matrix, typical):
-    empty = Quantized(np.zeros_like(matrix.symbols), matrix.rows, matrix.columns, matrix.states)
+    empty = replace(matrix, symbols=np.zeros_like(matrix.symbols))
     try:
         decode_matrices(data, [(0, empty, typical)], 1)
     except FormatError as error:
@@ -128,11 +143,12 @@ def test_stationary_matrices_cost_their_entropy(shape, number, deviation):
     assert len(round_trip(parts)) < 1.005 * sum(entropy(m.symbols) for _, m in parts)
 
 
-def test_scales_of_rows_and_columns_are_learnt():
+@pytest.mark.parametrize("path", get_args(Path))
+def test_scales_of_rows_and_columns_are_learnt(path):
     """Against the frequencies of all integers, and against those of each weight's true distribution."""
     rng = np.random.default_rng(0)
     scales = 6 * np.exp(0.4 * rng.normal(size=(768, 1)) + 0.4 * rng.normal(size=768))
-    matrix = plain(np.rint(rng.normal(size=(768, 768)) * scales))
+    matrix = replace(plain(np.rint(rng.normal(size=(768, 768)) * scales)), path=path)
     size = len(round_trip([(0, matrix)]))
     assert size < 0.95 * entropy(matrix.symbols)
     assert size < 1.01 * float(np.maximum(np.log2(scales) + 2.047, 0).sum()) / 8
@@ -151,8 +167,7 @@ def test_steps_are_taken_into_account():
 def test_a_trellis_saves_a_bit():
     samples = np.random.default_rng(0).normal(size=(256, 256)) * 20
     ones = np.ones(256, np.float32)
-    path, _ = search(samples.T.ravel(), transitions(8), 0)
-    with_trellis = round_trip([(0, Quantized(np.ascontiguousarray(path.reshape(256, 256).T), ones, None, 8))])
+    with_trellis = round_trip([(0, on_path(samples, ones, None, 8))])
     without = round_trip([(0, plain(np.rint(samples)))])
     assert len(without) - len(with_trellis) == pytest.approx(256 * 256 / 8, rel=0.05)
 
@@ -175,4 +190,5 @@ def test_golden_bytes():
     symbols = ((n * 7919 % 251) - 125) // (1 + n % 7)
     rows, columns = (2.0 ** (np.arange(40) % 5)).astype(np.float32), (1 + np.arange(30) % 4 / 4).astype(np.float32)
     parts = [(0, plain(symbols)), (1, on_path(symbols, rows, columns, 8)), (0, Quantized(symbols[::2], rows[::2]))]
-    assert hashlib.sha256(round_trip(parts, 2)).hexdigest()[:16] == "eb50345b4f93cee2"
+    parts.append((1, on_path(symbols, rows, columns, 256, "diagonals")))
+    assert hashlib.sha256(round_trip(parts, 2)).hexdigest()[:16] == "5399860d2bd55bfe"

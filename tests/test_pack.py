@@ -22,7 +22,7 @@ from codec.container import read_container, shrink, write_container
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 from codec.grid import SensitivityGrid
 from codec.parameters import parameters
-from codec.quantize import RowAbsmax
+from codec.quantize import Matrix, RowAbsmax
 from codec.quantized import Quantized
 from codec.symbols import encode_words
 from tests.helpers import EVERY_OPTION, PLAIN, lossless_tokenizer, random_weights, tiny_blob, tiny_pack
@@ -50,7 +50,7 @@ def test_a_model_comes_back():
         if parameter.role == "vector":
             assert torch.equal(found, original.half().float())
         else:
-            expected = RowAbsmax(8)(original.numpy(), NO_MOMENTS)
+            expected = RowAbsmax(8)(Matrix(name, "matrix", original.numpy(), NO_MOMENTS))
             assert np.array_equal(opened.matrices[name].symbols, expected.symbols)
             assert np.array_equal(found.numpy(), expected.symbols.astype(np.float32) * expected.rows[:, None])
     decompressed = codec.decompress(tiny_blob(EVERY_OPTION))
@@ -81,7 +81,7 @@ def test_golden_bytes():
     assert list(sections) == ["header", "config", "tokenizer", "tensors", "scales", "vectors"]
     plain = [pack.unshrink(sections[name], 1 << 20, name) for name in ("header", "vectors")]
     content = b"".join([*plain, sections["tensors"], sections["scales"]])
-    assert hashlib.sha256(content).hexdigest()[:16] == "94f8547ac1cca585"
+    assert hashlib.sha256(content).hexdigest()[:16] == "79e7cb04ab1d2419"
     reverse = dict(reversed(fixed_state().items()))
     assert codec.compress(reverse) == codec.compress(fixed_state())
 
@@ -228,18 +228,19 @@ def test_budgets_of_plain_weights(budget):
 
 
 @pytest.mark.parametrize("states", [0, 4, 8, 64])
-def test_grids_come_back(states):
+@pytest.mark.parametrize("feedback", ["inputs", "both"])
+def test_grids_come_back(states, feedback):
     """Steps and integers of a quantizer as they were, whatever the moments."""
     kept: list[Quantized] = []
 
-    def keep(weights: np.ndarray, moments: Moments) -> Quantized:
-        kept.append(SensitivityGrid(0.01, states)(weights, moments))
+    def keep(matrix: Matrix) -> Quantized:
+        kept.append(SensitivityGrid(0.01, states, feedback)(matrix))
         return kept[-1]
 
     x = torch.randn(300, 160, generator=torch.Generator().manual_seed(4)).numpy()
-    moments = {"w": Moments(x.T @ x, np.geomspace(1e-9, 1, 128).astype(np.float32))}
+    moments = {"w": Moments(x.T @ x, np.diag(np.geomspace(1e-9, 1, 128).astype(np.float32)))}
     found = codec.open(codec.compress(gaussian_state(), calibration=moments, quantizer=keep)).matrices["w"]
-    assert found.states == states
+    assert (found.states, found.path) == (states, "diagonals" if feedback == "both" else "columns")
     assert np.array_equal(found.symbols, kept[0].symbols)
     assert np.array_equal(found.dequantize(), kept[0].dequantize())
 

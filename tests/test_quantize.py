@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from codec.calibration import Moments
-from codec.quantize import RowAbsmax, half_precision_steps, step_exponent
+from codec.quantize import Matrix, RowAbsmax, half_precision_steps, step_exponent
 from codec.quantized import Quantized
 
 NO_MOMENTS = Moments(np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
@@ -22,7 +22,7 @@ MATRICES = arrays(
 def check(weights: np.ndarray, bits: int) -> Quantized:
     """Quantize, and assert what holds for any matrix."""
     limit = (1 << (bits - 1)) - 1
-    found = RowAbsmax(bits)(weights, NO_MOMENTS)
+    found = RowAbsmax(bits)(Matrix("w", "matrix", weights, NO_MOMENTS))
     assert (found.symbols.dtype, found.symbols.shape) == (np.int32, weights.shape)
     assert (found.rows.dtype, found.rows.shape, found.columns) == (np.float32, weights.shape[:1], None)
     assert np.abs(found.symbols).max(initial=0) <= limit

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from codec import symbols
 from codec.calibration import Moments
 from codec.errors import FormatError
-from codec.quantize import RowAbsmax
+from codec.quantize import Matrix, RowAbsmax
 from codec.symbols import Alphabet, decode_symbols, decode_words, encode_symbols, encode_words
 
 NO_MOMENTS = Moments(np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
@@ -67,7 +67,7 @@ def test_alphabets_at_the_ends_of_int32():
 
 def gaussian(shape: tuple[int, int], bits: int, seed: int) -> np.ndarray:
     weights = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return RowAbsmax(bits)(weights, NO_MOMENTS).symbols
+    return RowAbsmax(bits)(Matrix("w", "matrix", weights, NO_MOMENTS)).symbols
 
 
 def entropy(array: np.ndarray) -> float:

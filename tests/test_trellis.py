@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codec.trellis import CODES, parities, search, transitions
+from codec.trellis import CODES, parities, predecessors, search, transitions
 
 SAMPLES = st.floats(-1e6, 1e6)
 
@@ -24,6 +24,16 @@ def test_the_table_is_a_trellis(states):
         reached |= {int(s) for state in reached for s in following[state]}
     assert reached == set(range(states))
     assert {s & 1 for s in reached} == {0, 1}
+
+
+@pytest.mark.parametrize("states", CODES)
+def test_predecessors_are_transitions_backwards(states):
+    following, before = transitions(states), predecessors(states)
+    for z1 in (0, 1):
+        assert sorted(before[z1]) == list(range(states))
+        assert (following[before[z1].astype(int), z1] == np.arange(states)).all()
+    assert (before[:, : states // 2] % 2 == 0).all()
+    assert (before[:, states // 2 :] % 2 == 1).all()
 
 
 @pytest.mark.parametrize("states", CODES)
@@ -57,7 +67,7 @@ def test_the_path_is_the_best_one(states):
     rng, following = np.random.default_rng(states), transitions(states)
     for count in [0, 1, 2, 3, 5, 8, 9] * 2:
         samples, state = rng.normal(size=count) * 3, int(rng.integers(states))
-        found, _ = search(samples, following, state)
+        found, _ = search(samples, predecessors(states), state)
         assert np.square(found - samples).sum() == pytest.approx(exhaustive(samples, following, state))
 
 
@@ -65,9 +75,10 @@ def test_the_path_is_the_best_one(states):
 def test_integers_lie_on_the_path(samples, states, cut):
     """In one search, or in two of which the second begins where the first ended."""
     following = transitions(states)
-    whole, _ = search(samples, following, 0)
-    head, state = search(samples[:cut], following, 0)
-    tail, end = search(samples[cut:], following, state)
+    before = predecessors(states)
+    whole, _ = search(samples, before, 0)
+    head, state = search(samples[:cut], before, 0)
+    tail, end = search(samples[cut:], before, state)
     for found in (whole, np.concatenate((head, tail))):
         assert found.dtype == np.int32
         assert np.array_equal(found & 1, parities(found, following))
@@ -82,7 +93,7 @@ def test_integers_lie_on_the_path(samples, states, cut):
 def test_gain_over_a_uniform_quantizer(states, least):
     """Bits a weight at equal error on a Gaussian of 3.3 bits; at most 0.2546, the whole space-filling loss."""
     samples, step = np.random.default_rng(0).normal(size=100_000), 2 ** (2.047 - 3.3)
-    found, _ = search(samples * 2 / step, transitions(states), 0)
+    found, _ = search(samples * 2 / step, predecessors(states), 0)
     z0 = parities(found, transitions(states))
     entropy = 0.0
     for parity in (0, 1):
