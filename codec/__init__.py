@@ -10,7 +10,8 @@ from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 
 if TYPE_CHECKING:
     from codec.archive import ArchiveReader, ArchiveWriter, decode, encode
-    from codec.pack import Pack, compress, decompress, open
+    from codec.pack import Pack, decompress, open
+    from codec.packing import compress
 
 __all__ = [
     "ArchiveReader",
@@ -29,7 +30,8 @@ __all__ = [
 
 _HOMES = {
     "codec.archive": ("ArchiveReader", "ArchiveWriter", "decode", "encode"),
-    "codec.pack": ("Pack", "compress", "decompress", "open"),
+    "codec.pack": ("Pack", "decompress", "open"),
+    "codec.packing": ("compress",),
 }
 
 

@@ -21,6 +21,7 @@ from codec.config import ModelConfig
 from codec.container import read_container, shrink, write_container
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 from codec.grid import SensitivityGrid
+from codec.packing import with_vectors
 from codec.parameters import parameters
 from codec.quantize import Matrix, RowAbsmax
 from codec.quantized import Quantized
@@ -296,6 +297,21 @@ def test_rows_of_a_hash_table_that_no_text_visits(quantizer, share):
 SMALL = codec.compress(
     {"w": torch.randn(64, 64, generator=torch.Generator().manual_seed(1)), "v": torch.arange(9), "s": torch.ones(3)}
 )
+
+
+def test_other_vectors():
+    """In float32 where float16 would overflow; the integers stay, and so does everything else."""
+    vectors = {"v": torch.arange(9) * 2, "s": torch.tensor([1e6, -0.5, 2.0])}
+    found, before = codec.open(with_vectors(SMALL, vectors)), codec.open(SMALL)
+    assert torch.equal(found.state_dict()["s"], vectors["s"])
+    assert torch.equal(found.state_dict()["v"], vectors["v"])
+    assert torch.equal(found.state_dict()["w"], before.state_dict()["w"])
+    assert with_vectors(SMALL, {"v": torch.arange(9), "s": torch.ones(3)}) == SMALL
+    for wrong in ({"s": torch.ones(3)}, {**vectors, "s": torch.ones(4)}, {**vectors, "w": torch.ones(64, 64)}):
+        with pytest.raises(MismatchError, match="pass those of its model"):
+            with_vectors(SMALL, wrong)
+    with pytest.raises(FormatError, match="tensor s: not all values are finite"):
+        with_vectors(SMALL, {**vectors, "s": torch.full((3,), float("nan"))})
 
 
 def test_every_flipped_byte_is_found():
