@@ -1,10 +1,10 @@
-"""What is kept and shared: the pack store and the small packs that ship.
+"""What is kept and shared: models by name, the ledger, submissions, and the small packs that ship.
 
 >>> import artifacts
 >>> artifacts.open("small").config.vocab_size
 2048
 """
 
-from artifacts.store import find, open, shipped
+from artifacts.store import Store, default_store, find, open, shipped
 
-__all__ = ["find", "open", "shipped"]
+__all__ = ["Store", "default_store", "find", "open", "shipped"]

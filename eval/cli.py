@@ -8,6 +8,7 @@ import typer
 from codec import console
 from codec.cli import Device, check_device
 from codec.windows import Policy
+from eval import cli_ablate, cli_audit
 
 
 def register(app: typer.Typer) -> None:
@@ -15,6 +16,8 @@ def register(app: typer.Typer) -> None:
     app.command("bpb")(bpb)
     app.command("prove")(prove)
     app.command("report")(report)
+    cli_ablate.register(app)
+    cli_audit.register(app)
 
 
 def bpb(

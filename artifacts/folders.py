@@ -1,0 +1,71 @@
+"""Folders that appear whole or not at all, and the list of SHA-256 sums that says what is in them."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from codec.errors import CodecError, FormatError, MismatchError
+from codec.files import read_bytes
+
+SUMS = "SHA256SUMS"
+"""The file of `write_sums`, in the form that `sha256sum -c` reads."""
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise.
+
+    Raises:
+        CodecError: `folder` is there already.
+    """
+    if folder.exists():
+        raise CodecError(f"{folder}: it exists; choose another folder or remove that one")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as name:
+        new = Path(name) / folder.name
+        new.mkdir()
+        yield new
+        new.rename(folder)
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """Hex SHA-256 of every file of a folder, by its path in it; SUMS itself is left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != SUMS:
+            with path.open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def write_sums(folder: Path) -> None:
+    """Write SUMS of all that is in `folder`."""
+    lines = [f"{digest}  {name}\n" for name, digest in sums_of(folder).items()]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """What SUMS says: hex SHA-256 by path. Raises FormatError if it is not what `write_sums` writes."""
+    found: dict[str, str] = {}
+    text = read_bytes(folder / SUMS, "list of sums").decode("utf-8", "replace")
+    for line in text.removesuffix("\n").split("\n"):
+        digest, _, name = line.partition("  ")
+        parts = name.split("/")
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef") or {"", ".", ".."} & set(parts) or "\\" in name:
+            raise FormatError(f"{folder / SUMS}: {line[:80]!r} is not a SHA-256, two spaces and a path in the folder")
+        found[name] = digest
+    return found
+
+
+def check_sums(folder: Path) -> None:
+    """Raises MismatchError if a file of `folder` is not, or more or less is there than, what SUMS says."""
+    stated, found = read_sums(folder), sums_of(folder)
+    for name in sorted(set(stated) | set(found)):
+        if stated.get(name) != found.get(name):
+            raise MismatchError(
+                f"{folder / name}: SHA-256 {found.get(name, 'none: it is missing')}, {SUMS} says "
+                f"{stated.get(name, 'nothing of it')}; fetch the folder again"
+            )

@@ -1,0 +1,94 @@
+"""Whether a text repeats another: the runs of 13 consecutive words that both have.
+
+13 words are the customary measure of contamination (Brown et al. 2020, appendix C). A word is a run of letters, digits
+and underscores, in lower case, so that spacing and punctuation hide nothing.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORDS = 13
+EXAMPLES = 3
+
+_WORD = re.compile(r"\w+")
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's hash is lost: 2^64 over the golden ratio
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The first run of words in a document that the other text has, too; documents are counted from 0."""
+
+    document: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a text has in common with another. `shingles` are the distinct runs of the text, `shared` those of both."""
+
+    documents: int
+    repeating_documents: int
+    shingles: int
+    shared: int
+    examples: list[Repeat]  # at most EXAMPLES
+
+
+def overlap(text: Iterable[bytes], other: Iterable[bytes], words: int = WORDS) -> Overlap:
+    """Compare the documents of `text` with those of `other`, 8 bytes of memory for each word of `other`.
+
+    >>> other = [b"The quick brown fox jumps over the lazy dog."]
+    >>> overlap([b"He saw the quick brown FOX, who ran.", b"Nothing"], other, words=4).examples
+    [Repeat(document=0, words='the quick brown fox')]
+    """
+    known = np.unique(np.concatenate([np.zeros(0, np.uint64), *(shingles(document, words) for document in other)]))
+    seen, shared = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    count, repeating = 0, 0
+    examples: list[Repeat] = []
+    for document in text:
+        found = shingles(document, words)
+        hits = _among(found, known)
+        if hits.any():
+            repeating += 1
+            first = int(hits.argmax())
+            if len(examples) < EXAMPLES:
+                examples.append(Repeat(count, " ".join(_words(document)[first : first + words])))
+        seen.append(found)
+        shared.append(found[hits])
+        count += 1
+    distinct, common = (len(np.unique(np.concatenate(parts))) for parts in (seen, shared))
+    return Overlap(count, repeating, distinct, common, examples)
+
+
+def shingles(document: bytes, words: int = WORDS) -> NDArray[np.uint64]:
+    """A 64-bit hash of every run of so many words, uint64 [number of words - words + 1], in their order.
+
+    Two different runs are taken for the same with a probability of about 2^-64.
+    """
+    hashes = np.array([_hash(word) for word in _words(document)], np.uint64)
+    count = max(0, len(hashes) - words + 1)
+    total = np.zeros(count, np.uint64)
+    for i in range(words):
+        total = total * _FACTOR + hashes[i : i + count]
+    return total
+
+
+def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of `values` [N] are in `known` [K], which is sorted: N log K steps, however often it is asked."""
+    if not len(known):
+        return np.zeros(len(values), np.bool_)
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+
+
+def _words(document: bytes) -> list[str]:
+    return _WORD.findall(document.decode("utf-8", "replace").lower())
+
+
+@lru_cache(1 << 18)
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")

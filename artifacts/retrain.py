@@ -1,0 +1,49 @@
+"""Trains the model of the submission beside which it lies and packs it:
+
+torchrun --nproc-per-node=8 train_gpt.py --shards SHARDS --tokenizer T.model --docs TRAINING_TEXT --budget N -o RUN
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def train_and_pack(shards: str, tokenizer: str, docs: Path, budget: int, run: Path) -> Path | None:
+    """The pack of at most `budget` bytes; None in a process that does not lead, and after an interrupt."""
+    import os
+
+    import torch
+
+    import codec
+    from codec.checkpoint import load_checkpoint
+    from trainer.calibrate import calibrate, float_model, text_batches
+    from trainer.loop import train
+    from trainer.recipe import Recipe
+
+    recipe = Recipe.from_dict(json.loads((HERE / "recipe.json").read_bytes()))
+    data = replace(recipe.data, shards=shards, tokenizer=tokenizer)
+    done = train(replace(recipe, data=data), run)
+    if done.interrupted or int(os.environ.get("RANK", "0")):
+        return None
+    loaded = load_checkpoint(run)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    moments = calibrate(float_model(loaded, device), text_batches(loaded, docs, 131_072))
+    blob = codec.compress(loaded.state_dict, loaded.config, loaded.tokenizer, budget, moments)
+    (run / "model.pack").write_bytes(blob)
+    return run / "model.pack"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train and pack the model of this submission.")
+    for name in ("--shards", "--tokenizer"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--docs", type=Path, required=True, help="training text, for the calibration")
+    parser.add_argument("--budget", type=int, required=True, help="bytes of the pack")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
+    a = parser.parse_args()
+    sys.path.insert(0, str(HERE / "code"))
+    print(train_and_pack(a.shards, a.tokenizer, a.docs, a.budget, a.output))
