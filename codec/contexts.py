@@ -6,8 +6,8 @@ step it is the expected magnitude of the integer, and its logarithm in quarter o
 learns rows and columns of any scale without being sent one. Everything is integer arithmetic, the same on every
 machine.
 
-An integer q with parity z0 (0 where there is no trellis) is coded as k = (q - z0) / 2 (or q itself): its sign bit, the
-bit length of its magnitude in unary, then the bits below the highest one, each under an adaptive probability.
+An integer q with parity z0 (0 off the trellis) is coded as k = (q - z0) / 2 (q itself where there is none): its sign
+bit, the bit length of its magnitude in unary, then the bits below the highest one, each under an adaptive probability.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from codec import rangecoder
 from codec.errors import FormatError
-from codec.quantized import Quantized
+from codec.quantized import OnTrellis, Quantized
 from codec.rangecoder import State
 from codec.trellis import transitions
 
@@ -169,7 +169,7 @@ def _ratio(seen, expected):
 
 
 @njit(cache=True)
-def _code(state, stream, models, symbols, rows, columns, diagonals, following, typical, decode):
+def _code(state, stream, models, symbols, rows, columns, diagonals, following, on_rows, on_columns, typical, decode):
     """Encode `symbols` [R, C] into `stream`, or decode them from it; False if the stream ends early.
 
     `rows` and `columns` are the quarter octaves of their steps above the least; `typical` that of a magnitude.
@@ -192,14 +192,15 @@ def _code(state, stream, models, symbols, rows, columns, diagonals, following, t
             if r % _REFRESH == 0:
                 ratios[j] = _ratio(seen[j], expected[j])
             power = _power(rows[r] + columns[j])
-            parity = trellis & (scale - 1)
+            on = scale == 2 and on_rows[r] and on_columns[j]
+            parity = trellis & 1 if on else 0
             context = 2 * _bin((mean * ratios[j]) >> 12, power) + parity
             if decode:
                 symbols[r, j] = scale * _take_integer(state, stream, models, context) + parity
             else:
                 _put_integer(state, stream, models, context, (symbols[r, j] - parity) // scale)
             q = symbols[r, j]
-            if scale == 2:
+            if on:
                 trellis = following[trellis, (q >> 1) & 1]
             size = min(abs(q) * power, _MAGNITUDE)
             seen[j] = min(seen[j] + size, _SUM)
@@ -226,8 +227,11 @@ def _levels(matrix: Quantized) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows - rows.min(initial=1 << 30), columns - columns.min(initial=1 << 30)
 
 
-def _following(states: int) -> NDArray[np.int64]:
-    return transitions(states) if states else np.zeros((0, 2), np.int64)
+def _path(matrix: Quantized) -> tuple[bool, NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether the path runs down anti-diagonals, the trellis's transitions, and the rows and columns that are on it."""
+    following = transitions(matrix.states) if matrix.states else np.zeros((0, 2), np.int64)
+    on = matrix.on or OnTrellis(*(np.ones(size, np.bool_) for size in matrix.symbols.shape))
+    return matrix.path == "diagonals", following, on.rows, on.columns
 
 
 def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> tuple[bytes, list[Coded]]:
@@ -257,8 +261,7 @@ def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> t
         rows, columns = _levels(matrix)
         typical = _typical(symbols, rows, columns)
         before = _written_bits(state)
-        diagonals, following = matrix.path == "diagonals", _following(matrix.states)
-        _code(state, out, models[group], symbols, rows, columns, diagonals, following, typical, False)
+        _code(state, out, models[group], symbols, rows, columns, *_path(matrix), typical, False)
         coded.append(Coded(typical, _written_bits(state) - before))
     return out[: rangecoder.finish(state, out)].tobytes(), coded
 
@@ -292,8 +295,7 @@ def decode_matrices(stream: bytes, shapes: Sequence[tuple[int, Quantized, int]],
     rangecoder.start_decoder(state, data)
     for group, matrix, typical in shapes:
         rows, columns = _levels(matrix)
-        diagonals, following = matrix.path == "diagonals", _following(matrix.states)
-        if not _code(state, data, models[group], matrix.symbols, rows, columns, diagonals, following, typical, True):
+        if not _code(state, data, models[group], matrix.symbols, rows, columns, *_path(matrix), typical, True):
             raise FormatError(
                 f"stream of {len(stream)} bytes ends inside a matrix of {matrix.symbols.size} integers; "
                 "the file is damaged"

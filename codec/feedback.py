@@ -11,6 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.errors import FormatError
+from codec.quantized import OnTrellis
 from codec.trellis import search
 
 Matrix = NDArray[np.float64]
@@ -61,7 +62,13 @@ def pivots(factor: Matrix) -> Matrix:
 
 
 def quantize_columns(
-    weights: Matrix, factor: Matrix, rows: Matrix, columns: Matrix, before: NDArray[np.uint64], limit: int = LARGEST
+    weights: Matrix,
+    factor: Matrix,
+    rows: Matrix,
+    columns: Matrix,
+    before: NDArray[np.uint64],
+    on: OnTrellis | None = None,
+    limit: int = LARGEST,
 ) -> NDArray[np.int32]:
     """Integers of weights [R, C] on steps rows[r] * columns[c], each column with the feedback of those before it.
 
@@ -70,24 +77,28 @@ def quantize_columns(
         rows: [R], of half a step with a trellis.
         columns: [C].
         before: `codec.trellis.predecessors`, or NO_TRELLIS. The trellis path runs down one column after the other.
+        on: what is on the path; None: everything.
         limit: the largest integer without a trellis.
     """
     height, width = weights.shape
     errors = np.zeros((height, width))
     symbols = np.zeros((height, width), np.int32)
     feedback = np.ascontiguousarray((factor / np.diagonal(factor)).T) if factor.ndim == 2 else np.zeros((width, 0))
+    on = on or everything(weights)
     state = 0
     for begin in range(0, width, _BLOCK):
         end = min(begin + _BLOCK, width)
         target = weights[:, begin:end].copy()
         if feedback.size:
             target -= errors[:, :begin] @ feedback[begin:end, :begin].T
-        state = _columns(weights, target, begin, feedback, rows, columns, before, limit, state, errors, symbols)
+        state = _columns(weights, target, begin, feedback, rows, columns, before, *on, limit, state, errors, symbols)
     return symbols
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _columns(weights, target, begin, feedback, rows, columns, before, limit, state, errors, symbols):
+def _columns(
+    weights, target, begin, feedback, rows, columns, before, on_rows, on_columns, limit, state, errors, symbols
+):
     """Quantize a block of columns, whose targets already have the feedback of earlier blocks."""
     height, width = target.shape
     for k in range(width):
@@ -99,7 +110,7 @@ def _columns(weights, target, begin, feedback, rows, columns, before, limit, sta
                     carried += errors[r, i] * feedback[j, i]
                 target[r, k] -= carried
         samples = target[:, k] / (rows * columns[j])
-        integers, state = to_integers(samples, before, limit, state)
+        integers, state = to_integers(samples, before, on_rows & on_columns[j], limit, state)
         for r in range(height):
             symbols[r, j] = integers[r]
             errors[r, j] = integers[r] * rows[r] * columns[j] - weights[r, j]
@@ -107,13 +118,23 @@ def _columns(weights, target, begin, feedback, rows, columns, before, limit, sta
 
 
 @njit(cache=True, nogil=True)
-def to_integers(samples, before, limit, state):
+def to_integers(samples, before, on, limit, state):
     """Samples [N] in units of their steps to integers int32 [N]: along the trellis from `state`, or the nearest.
+
+    `on` [N] says what is on the path; the other integers are the nearest even ones, which are whole steps.
 
     Returns:
         (integers, the trellis state at the end).
     """
-    if before.shape[1]:
-        return search(np.minimum(np.maximum(samples, -LARGEST), LARGEST), before, state)
-    rounded = np.minimum(np.maximum(np.rint(samples), -limit), limit)
-    return rounded.astype(np.int32), state
+    if not before.shape[1]:
+        rounded = np.minimum(np.maximum(np.rint(samples), -limit), limit)
+        return rounded.astype(np.int32), state
+    samples = np.minimum(np.maximum(samples, -LARGEST), LARGEST)
+    integers = (2 * np.rint(samples / 2)).astype(np.int32)
+    integers[on], state = search(samples[on], before, state)
+    return integers, state
+
+
+def everything(weights: Matrix) -> OnTrellis:
+    """All rows and columns of weights [R, C]."""
+    return OnTrellis(np.ones(weights.shape[0], np.bool_), np.ones(weights.shape[1], np.bool_))

@@ -17,7 +17,7 @@ from codec.config import ModelConfig
 from codec.container import read_container, unshrink
 from codec.errors import FormatError, MismatchError
 from codec.parameters import Role, parameters
-from codec.quantized import Path, Quantized, StepGrid
+from codec.quantized import OnTrellis, Path, Quantized, StepGrid
 from codec.tokenizer import Tokenizer
 from codec.trellis import CODES
 
@@ -26,6 +26,9 @@ MAX_PARAMETERS = 1 << 28
 
 MAX_DIMENSIONS = 64
 """Of a tensor: torch's limit."""
+
+OFF = np.uint16(512)
+"""Added to the exponent of the steps of a row or a column that is not on the trellis; exponents are smaller."""
 
 MAX_HEADER = 1 << 24
 MAX_TOKENIZER = 1 << 24
@@ -133,9 +136,12 @@ def _read_steps(entry: dict[str, Any], words: NDArray[np.uint16]) -> Quantized:
         if "unit" not in entry:
             halves = words.view(np.float16).astype(np.float32)
             return Quantized(empty, np.ldexp(halves, max(-200, min(200, entry["exponent"]))), None, entry["states"])
-        exponents = words.astype(np.int32)
+        if words.max(initial=0) >= 2 * OFF:
+            raise FormatError(f"pack: step {words.max()} of tensor {entry['name']}, expected less than {2 * OFF}")
+        exponents, on = (words % OFF).astype(np.int32), words < OFF
         grid = StepGrid(entry["unit"], exponents[:rows] + entry["least"][0], exponents[rows:] + entry["least"][1])
-        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid, entry["path"])
+        visited = OnTrellis(on[:rows], on[rows:]) if entry["states"] else None
+        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid, entry["path"], visited)
 
 
 def parse_header(text: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from codec.config import ModelConfig
 from codec.container import read_container, shrink, unshrink, write_container
 from codec.errors import FormatError, MismatchError
 from codec.grid import SensitivityGrid, unit_for
-from codec.pack import MAX_HEADER, TABLES, VECTOR_TYPES, check_shapes, check_vocabulary, parse_header
+from codec.pack import MAX_HEADER, OFF, TABLES, VECTOR_TYPES, check_shapes, check_vocabulary, parse_header
 from codec.parameters import Role, parameters
 from codec.quantize import Matrix, Quantizer, RowAbsmax, Strategy, step_exponent
 from codec.quantized import Quantized
@@ -192,6 +192,8 @@ def _write_steps(matrix: Quantized) -> tuple[dict[str, Any], NDArray[np.uint16]]
     grid = matrix.grid
     least = [int(exponents.min()) if exponents.size else 0 for exponents in (grid.rows, grid.columns)]
     exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1])).astype(np.uint16)
+    if matrix.on:
+        exponents += OFF * ~np.concatenate(matrix.on)
     steps = {"states": matrix.states, "path": matrix.path, "unit": float(np.float32(grid.unit)), "least": least}
     return steps, exponents
 

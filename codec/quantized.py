@@ -1,7 +1,7 @@
 """A matrix as a pack keeps it: integers between a step for every row and, optionally, a step for every column."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,20 @@ def power(exponents: NDArray[np.int32]) -> NDArray[np.float32]:
     return np.ldexp(QUARTER[exponents & 3], exponents >> 2)
 
 
+class OnTrellis(NamedTuple):
+    """Which rows and columns the trellis path visits: a weight that is nearly always 0 has no place on it."""
+
+    rows: NDArray[np.bool_]  # [R]
+    columns: NDArray[np.bool_]  # [C]
+
+
 @dataclass(frozen=True)
 class Quantized:
     """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None).
 
-    With a trellis of `states` states the symbols are its path, in units of half a step; 0: no trellis. They are coded
-    along the path either way. `grid` says how the steps are made, None: rows are float16 times a power of two.
+    With a trellis of `states` states the symbols are in units of half a step, and those of `on` rows and columns are
+    its path; the others are even, whole steps. 0: no trellis. They are coded along the path either way. `grid` says how
+    the steps are made, None: rows are float16 times a power of two.
     """
 
     symbols: NDArray[np.int32]  # [R, C]
@@ -49,6 +57,7 @@ class Quantized:
     states: int = 0
     grid: StepGrid | None = None
     path: Path = "columns"
+    on: OnTrellis | None = None  # None: all rows and columns are
 
     def dequantize(self) -> NDArray[np.float32]:
         """The weights, float32 [R, C]."""

@@ -36,7 +36,7 @@ class SDClip:
         factor = upper_factor(damped(matrix.moments.inputs))
         safe = np.where(rows > 0, rows, np.float32(1)).astype(np.float64)
         ones = np.ones(weights.shape[1])
-        symbols = quantize_columns(weights.astype(np.float64), factor, safe, ones, NO_TRELLIS, limit)
+        symbols = quantize_columns(weights.astype(np.float64), factor, safe, ones, NO_TRELLIS, limit=limit)
         return Quantized(symbols * (rows > 0)[:, None].astype(np.int32), rows)
 
 
@@ -55,19 +55,19 @@ STRATEGIES: Mapping[str, Strategy] = {
     "nearest": Nearest,
     "sdclip-nearest": partial(SDClip, feedback=False),
     "sdclip": SDClip,
-    "uniform": partial(SensitivityGrid, states=0, feedback="inputs", by_row=False, by_column=False),
-    "columns": partial(SensitivityGrid, states=0, feedback="inputs", by_row=False),
-    "rows": partial(SensitivityGrid, states=0, feedback="inputs", by_column=False),
-    "steps": partial(SensitivityGrid, states=0, feedback="inputs"),
+    "uniform": partial(SensitivityGrid, states=0, by_row=False, by_column=False),
+    "columns": partial(SensitivityGrid, states=0, by_row=False),
+    "rows": partial(SensitivityGrid, states=0, by_column=False),
+    "steps": partial(SensitivityGrid, states=0),
     "steps-open": partial(SensitivityGrid, states=0, feedback="none"),
     "steps-both": partial(SensitivityGrid, states=0, feedback="both"),
-    "trellis4": partial(SensitivityGrid, states=4, feedback="inputs"),
-    "trellis8": partial(SensitivityGrid, states=8, feedback="inputs"),
-    "trellis16": partial(SensitivityGrid, states=16, feedback="inputs"),
-    "trellis64": partial(SensitivityGrid, states=64, feedback="inputs"),
-    "trellis256": partial(SensitivityGrid, states=256, feedback="inputs"),
-    "both8": partial(SensitivityGrid, states=8),
-    "both64": partial(SensitivityGrid, states=64),
-    "both256": SensitivityGrid,
+    "trellis4": partial(SensitivityGrid, states=4),
+    "trellis8": partial(SensitivityGrid, states=8),
+    "trellis16": partial(SensitivityGrid, states=16),
+    "trellis64": partial(SensitivityGrid, states=64),
+    "trellis256": SensitivityGrid,
+    "both8": partial(SensitivityGrid, states=8, feedback="both"),
+    "both64": partial(SensitivityGrid, states=64, feedback="both"),
+    "both256": partial(SensitivityGrid, states=256, feedback="both"),
 }
-"""By name. "open": without error feedback; "both": feedback through inputs and outputs; then the trellis's states."""
+"""By name. "open": without error feedback; "both": feedback through inputs and outputs; a number: trellis states."""

@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from codec.feedback import LARGEST, Matrix, to_integers
+from codec.feedback import LARGEST, Matrix, everything, to_integers
+from codec.quantized import OnTrellis
 
 _TILE = 64
 """Feedback from more than a tile away is summed tile by tile in matrix products, the rest one by one."""
@@ -27,6 +28,7 @@ def quantize_diagonals(
     rows: Matrix,
     columns: Matrix,
     before: NDArray[np.uint64],
+    on: OnTrellis | None = None,
     limit: int = LARGEST,
 ) -> NDArray[np.int32]:
     """Integers of weights [R, C] on steps rows[r] * columns[c], with feedback from above and from the left.
@@ -38,6 +40,7 @@ def quantize_diagonals(
         columns: [C].
         before: `codec.trellis.predecessors`, or `codec.feedback.NO_TRELLIS`. The path runs down one anti-diagonal
             after the other, beginning at [0, 0].
+        on: what is on the path; None: everything.
         limit: the largest integer without a trellis.
     """
     height, width = weights.shape
@@ -48,6 +51,7 @@ def quantize_diagonals(
     passed = np.zeros((height, width))  # what f above amounts to
     residuals = np.zeros((width, height))  # f, transposed
     symbols = np.zeros((height, width), np.int32)
+    on = on or everything(weights)
     state = 0
     for band in range(-(-(height + width - 1) // _TILE) if weights.size else 0):
         for tile in range(max(0, band - (width - 1) // _TILE), min(band, (height - 1) // _TILE) + 1):
@@ -58,7 +62,7 @@ def quantize_diagonals(
             passed[here] = above[r : r + _TILE, :near_r] @ residuals[j : j + _TILE, :near_r].T
         last = min((band + 1) * _TILE, height + width - 1)
         state = _diagonals(
-            band * _TILE, last, weights, left, above, rows, columns, before, limit, state,
+            band * _TILE, last, weights, left, above, rows, columns, before, *on, limit, state,
             errors, carried, passed, residuals, symbols,
         )  # fmt: skip
     return symbols
@@ -66,8 +70,9 @@ def quantize_diagonals(
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _diagonals(
-    begin, end, weights, left, above, rows, columns, before, limit, state, errors, carried, passed, residuals, symbols
-):
+    begin, end, weights, left, above, rows, columns, before, on_rows, on_columns, limit, state,
+    errors, carried, passed, residuals, symbols,
+):  # fmt: skip
     """Quantize the anti-diagonals begin .. end - 1, whose far feedback is in `carried` and `passed`."""
     height, width = weights.shape
     for diagonal in range(begin, end):
@@ -83,7 +88,8 @@ def _diagonals(
             for p in range(max(0, r // _TILE * _TILE - _TILE), r):
                 upper += above[r, p] * residuals[j, p]
             samples[r - first] = (weights[r, j] - total - upper) / (rows[r] * columns[j])
-        integers, state = to_integers(samples, before, limit, state)
+        on = on_rows[first : last + 1] & on_columns[diagonal - last : diagonal - first + 1][::-1]
+        integers, state = to_integers(samples, before, on, limit, state)
         for r in range(first, last + 1):
             j = diagonal - r
             symbols[r, j] = integers[r - first]

@@ -76,8 +76,10 @@ def rate_distortion(points: Sequence[Measured], measure: Measure) -> Figure | No
                     low, high = sample.distortion * (1 - min(share, 0.9)), sample.distortion * (1 + share)
                     axes.plot([sample.bytes] * 2, [low, high], color=color, linewidth=0.8)
             ends.append((one.name, x[-1], y[-1], color))
+        widest, worst = (max(getattr(s, of) for c in curves for s in c.samples) for of in ("bytes", "distortion"))
         for point in (p for p in points if p.point.kind == "strategy" and p.point.name not in strategies):
-            if (value := getattr(point, measure)) > 0:  # of fixed width
+            value = getattr(point, measure)  # of fixed width; what is far from every curve would squeeze them all
+            if 0 < value <= 5 * worst and point.bytes <= 1.4 * widest:
                 axes.plot(point.bytes, value, "D", color=_color(point.point.name), markersize=4.5)
                 ends.append((point.point.name, point.bytes, value, _color(point.point.name)))
         axes.set_yscale("log")

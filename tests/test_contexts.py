@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from codec.contexts import LIMIT, Coded, decode_matrices, encode_matrices, quarter_octaves
 from codec.errors import FormatError
-from codec.quantized import Path, Quantized
+from codec.quantized import OnTrellis, Path, Quantized
 from codec.trellis import CODES, predecessors, search
 
 STEPS = st.sampled_from([0.0, 1e-38, 1e-45, 1e38, 3.4e38, 1.0]) | st.floats(0, 2.0**100, width=32)
@@ -27,7 +27,8 @@ def matrices(draw: st.DrawFn) -> Quantized:
     rows = draw(arrays(np.float32, shape[0], elements=STEPS))
     columns = draw(st.none() | arrays(np.float32, shape[1], elements=STEPS))
     states, path = draw(st.sampled_from([0, 0, 4, 8, 256])), draw(st.sampled_from(get_args(Path)))
-    return on_path(symbols, rows, columns, states, path)
+    masks = [draw(arrays(np.bool_, size)) for size in shape]
+    return on_path(symbols, rows, columns, states, path, draw(st.none() | st.just(OnTrellis(*masks))))
 
 
 def order(shape: tuple[int, ...], path: Path) -> list[tuple[int, int]]:
@@ -37,15 +38,22 @@ def order(shape: tuple[int, ...], path: Path) -> list[tuple[int, int]]:
 
 
 def on_path(
-    symbols: np.ndarray, rows: np.ndarray, columns: np.ndarray | None, states: int, path: Path = "columns"
+    symbols: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray | None,
+    states: int,
+    path: Path = "columns",
+    on: OnTrellis | None = None,
 ) -> Quantized:
     """The integers themselves, or those on the trellis that are nearest to them."""
     found = symbols.astype(np.int32)
     if states and symbols.size:
-        at = tuple(np.array(order(symbols.shape, path)).T)
+        cells = [(r, c) for r, c in order(symbols.shape, path) if not on or (on.rows[r] and on.columns[c])]
+        at = tuple(np.array(cells, int).reshape(-1, 2).T)
         samples = symbols[at].astype(np.float64).clip(4 - LIMIT, LIMIT - 4)
+        found = found & ~1  # whole steps off the path
         found[at] = search(samples, predecessors(states), 0)[0]
-    return Quantized(found, rows, columns, states, path=path)
+    return Quantized(found, rows, columns, states, path=path, on=on)
 
 
 def decoded(stream: bytes, parts: list[tuple[int, Quantized]], coded: list[Coded], groups: int) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ import pytest
 
 from codec.errors import FormatError
 from codec.feedback import DAMPING, NO_TRELLIS, damped, pivots, quantize_columns, upper_factor
+from codec.quantized import OnTrellis
 from codec.trellis import predecessors, search
 
 
@@ -65,7 +66,7 @@ def test_independent_inputs_are_rounded():
 
 def test_integers_are_clipped_and_their_errors_fed_back():
     h, weights = damped(moment(9, 9)), np.random.default_rng(1).normal(size=(4, 9))
-    found = quantize_columns(weights, upper_factor(h), np.full(4, 0.1), np.ones(9), NO_TRELLIS, 7)
+    found = quantize_columns(weights, upper_factor(h), np.full(4, 0.1), np.ones(9), NO_TRELLIS, limit=7)
     assert np.abs(found).max() == 7
     v, e = upper_factor(h), found * 0.1 - weights
     for j in range(9):
@@ -107,3 +108,17 @@ def test_no_moment():
         upper_factor(damped(np.array([[1.0, 5.0], [5.0, 1.0]])))
     with pytest.raises(FormatError, match="not positive definite; calibrate again"):
         upper_factor(np.array([1.0, -1.0]))
+
+
+def test_what_is_not_on_the_trellis_has_whole_steps():
+    h, weights = damped(moment(20, 20)), np.random.default_rng(1).normal(size=(30, 20))
+    v, rows, columns = upper_factor(h), np.full(30, 0.3), np.ones(20)
+    on = OnTrellis(np.arange(30) % 3 > 0, np.arange(20) != 4)
+    found = quantize_columns(weights, v, rows, columns, predecessors(8), on)
+    e, state = found * 0.3 - weights, 0
+    for j in range(20):
+        target = (weights[:, j] - sum((e[:, i] * v[i, j] / v[j, j] for i in range(j)), np.zeros(30))) / 0.3
+        visited = on.rows & on.columns[j]
+        path, state = search(target[visited], predecessors(8), state)
+        assert np.array_equal(found[visited, j], path)
+        assert np.array_equal(found[~visited, j], 2 * np.rint(target[~visited] / 2))

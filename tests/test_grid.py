@@ -53,7 +53,8 @@ def test_weights_are_rows_times_symbols_times_columns(shape, states):
     assert found.grid.unit == (0.0625 if found.states else 0.125)
     assert found.symbols.dtype == np.int32
     if found.states:
-        path = np.ascontiguousarray(found.symbols.T).ravel()
+        assert found.on is not None
+        path = found.symbols[np.ix_(found.on.rows, found.on.columns)].T.ravel()
         assert np.array_equal(path & 1, parities(path, transitions(states)))
 
 
@@ -72,7 +73,7 @@ def test_a_finer_unit_costs_less(states, moments):
     weights, known = gaussian(300, 60), moments((300, 60))
     before = np.inf
     for unit in (0.4, 0.2, 0.1, 0.05, 0.025):
-        found = quantized(SensitivityGrid(unit, states), weights, known)
+        found = quantized(SensitivityGrid(unit, states, "both"), weights, known)
         now = loss(weights, found, known)
         assert now < before / 3
         if found.states == states:
@@ -107,12 +108,32 @@ def test_what_each_part_is_worth():
 
 def test_a_trellis_where_the_rate_is_high():
     weights = gaussian(64, 64)
-    for unit, states in ((0.5, 256), (0.9, 256), (1.2, 0), (4.0, 0)):
+    for unit, states in ((0.5, 256), (0.9, 256), (1.5, 256), (4.0, 0)):
         assert quantized(SensitivityGrid(unit), weights, identities((64, 64))).states == states
-    weights[7] = 0  # which a trellis would fill
-    found = quantized(SensitivityGrid(0.1), weights, identities((64, 64)))
-    assert found.states == 0
-    assert not found.symbols[7].any()
+
+
+@pytest.mark.parametrize("feedback", ["inputs", "both"])
+def test_what_is_nearly_zero_is_not_on_the_trellis(feedback):
+    """Units that no text uses: their rows and columns have hardly any weights, and get none."""
+    weights, known = gaussian(64, 80), both_sides((64, 80))
+    weights[7] = 0
+    weights[9] *= np.float32(1e-18)
+    weights[:, 5] *= np.float32(1e-18)
+    known.inputs[5] = known.inputs[:, 5] = 0
+    known.outputs[9] = known.outputs[:, 9] = 0
+    found = quantized(SensitivityGrid(0.1, feedback=feedback), weights, known)
+    assert found.states == 256
+    assert found.on is not None
+    assert np.flatnonzero(~found.on.rows).tolist() == [7, 9]
+    assert np.flatnonzero(~found.on.columns).tolist() == [5]
+    if feedback == "inputs":
+        assert not found.symbols[[7, 9]].any()
+    assert np.abs(found.dequantize()[:, 5]).max() < np.abs(weights).max()
+    visited = np.ix_(found.on.rows, found.on.columns)
+    off = np.ones(weights.shape, bool)
+    off[visited] = False
+    assert not (found.symbols[off] & 1).any()
+    assert (found.symbols[visited] & 1).any()
 
 
 def test_rates_are_entropies():

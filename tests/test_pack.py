@@ -235,13 +235,17 @@ def test_grids_come_back(states, feedback):
     kept: list[Quantized] = []
 
     def keep(matrix: Matrix) -> Quantized:
-        kept.append(SensitivityGrid(0.01, states, feedback)(matrix))
+        kept.append(SensitivityGrid(1.5, states, feedback)(matrix))
         return kept[-1]
 
     x = torch.randn(300, 160, generator=torch.Generator().manual_seed(4)).numpy()
     moments = {"w": Moments(x.T @ x, np.diag(np.geomspace(1e-9, 1, 128).astype(np.float32)))}
     found = codec.open(codec.compress(gaussian_state(), calibration=moments, quantizer=keep)).matrices["w"]
     assert (found.states, found.path) == (states, "diagonals" if feedback == "both" else "columns")
+    assert (found.on is None) == (states == 0)
+    if found.on and kept[0].on:
+        assert all(np.array_equal(a, b) for a, b in zip(found.on, kept[0].on, strict=True))
+        assert not found.on.rows.all()
     assert np.array_equal(found.symbols, kept[0].symbols)
     assert np.array_equal(found.dequantize(), kept[0].dequantize())
 

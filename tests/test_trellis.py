@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from codec.grid import TRELLIS_RATE
 from codec.trellis import CODES, parities, predecessors, search, transitions
 
 SAMPLES = st.floats(-1e6, 1e6)
@@ -89,16 +90,43 @@ def test_integers_lie_on_the_path(samples, states, cut):
     assert s == end
 
 
-@pytest.mark.parametrize("states, least", [(4, 0.13), (8, 0.17), (64, 0.195), (256, 0.20)])
+def rate_and_error(samples: np.ndarray, step: float, states: int) -> tuple[float, float]:
+    """Bits a sample by the frequencies of what is coded, and the mean squared error; no trellis for 0 states."""
+    if not states:
+        found, z0, scale = np.rint(samples / step).astype(int), np.zeros(len(samples), int), 1
+    else:
+        found, _ = search(samples * 2 / step, predecessors(states), 0)
+        z0, scale = parities(found, transitions(states)).astype(int), 2
+    entropy = 0.0
+    for parity in set(z0):
+        shares = np.unique((found[z0 == parity] - parity) // scale, return_counts=True)[1] / len(samples)
+        entropy -= float((shares * np.log2(shares / shares.sum())).sum())
+    return entropy, float(np.square(found * step / scale - samples).mean())
+
+
+@pytest.mark.parametrize("states, least", [(4, 0.13), (8, 0.17), (64, 0.20), (256, 0.21)])
 def test_gain_over_a_uniform_quantizer(states, least):
     """Bits a weight at equal error on a Gaussian of 3.3 bits; at most 0.2546, the whole space-filling loss."""
     samples, step = np.random.default_rng(0).normal(size=100_000), 2 ** (2.047 - 3.3)
-    found, _ = search(samples * 2 / step, predecessors(states), 0)
-    z0 = parities(found, transitions(states))
-    entropy = 0.0
-    for parity in (0, 1):
-        shares = np.unique((found[z0 == parity] - parity) // 2, return_counts=True)[1] / len(samples)
-        entropy -= float((shares * np.log2(shares / shares.sum())).sum())
-    error = np.square(found * step / 2 - samples).mean()
+    entropy, error = rate_and_error(samples, step, states)
     assert entropy == pytest.approx(3.3, abs=0.02)
     assert least <= 0.2546 - (entropy + 0.5 * np.log2(error)) < 0.2546
+
+
+@pytest.mark.parametrize("rate, least", [(0.5, -1.0), (TRELLIS_RATE, 0.19), (1.3, 0.25), (2.0, 0.23)])
+def test_gain_at_low_rates(rate, least):
+    """Against a uniform quantizer and its own entropy, at equal error."""
+    samples = np.random.default_rng(0).normal(size=50_000)
+
+    def distance(states: int) -> float:
+        """Bits above the rate-distortion bound, at the step that has this rate."""
+        low, high = 0.1, 16.0
+        for _ in range(16):
+            step = (low * high) ** 0.5
+            entropy, error = rate_and_error(samples, step, states)
+            low, high = (step, high) if entropy > rate else (low, step)
+        return entropy + 0.5 * float(np.log2(error))
+
+    gain = distance(0) - distance(256)
+    assert gain >= least
+    assert rate >= TRELLIS_RATE or gain < 0
