@@ -1,5 +1,8 @@
 """trainer.calibrate: moments against sums token by token, and the text that they are taken on."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from codec.calibration import Moments, moments_of
+from codec.calibration import Moments, load_calibration, moments_of
 from codec.checkpoint import Checkpoint
 from codec.errors import FormatError
 from codec.parameters import parameters
 from codec.tokenizer import BOS
-from tests.helpers import EVERY_OPTION, PLAIN, random_weights
-from trainer.calibrate import BATCH_TOKENS, calibrate, float_model, text_batches
+from tests.helpers import EVERY_OPTION, PLAIN, ROOT, random_weights
+from trainer.calibrate import BATCH_TOKENS, calibrate, float_model, label_seed, text_batches
 from trainer.embedded import sp1024
 from trainer.model import GPT
 
@@ -40,13 +43,15 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
     hooks = [
         m.register_forward_hook(lambda _, x, y, name=name: uses[name].append((x[0], y))) for name, m in kinds.items()
     ]
-    sums: dict[str, list[Any]] = {name: [0.0, np.zeros(len(m.weight)), 0] for name, m in kinds.items()}
+    sums: dict[str, list[Any]] = {
+        name: [0.0, np.zeros(len(m.weight)) if isinstance(m, nn.Embedding) else 0.0, 0] for name, m in kinds.items()
+    }
     head: Any
     information: Any
     head, information, chances, tokens = 0.0, np.zeros(gpt.config.vocab_size), 0.0, 0
-    generator = torch.Generator().manual_seed(seed)
     cap = gpt.config.logit_softcap
-    for batch in batches(gpt.config):
+    for number, batch in enumerate(batches(gpt.config)):
+        generator = torch.Generator().manual_seed(label_seed(seed, number))
         uses.update({name: [] for name in kinds})
         hidden = gpt.hidden(batch).flatten(0, 1)
         raw = hidden @ gpt.tok_emb.weight.T
@@ -66,7 +71,7 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
                 for v in x.detach().flatten(0, 1).double().numpy():
                     of[0], of[2] = of[0] + np.outer(v, v), of[2] + 1
                 for each in g.flatten(0, 1).double().numpy():
-                    of[1] += each**2
+                    of[1] = of[1] + np.outer(each, each)
         for t, h in enumerate(hidden.detach().double().numpy()):
             head = head + np.outer(h, h)
             p = logp[t].exp().detach().double().numpy()
@@ -96,6 +101,51 @@ def test_moments_by_definition(config, seed):
             assert a.dtype == np.float32
             assert np.allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max()), name
         assert np.linalg.eigvalsh(found[name].inputs.astype(np.float64)).min() > -1e-4 * np.trace(found[name].inputs)
+
+
+def test_outputs_of_wide_layers_are_a_diagonal(monkeypatch):
+    full = calibrate(model(), batches())
+    monkeypatch.setattr("trainer.calibrate.FULL_OUTPUTS", 16)
+    found = calibrate(model(), batches())
+    assert {m.outputs.ndim for n, m in full.items() if "emb" not in n} == {2}
+    for name, moments in found.items():
+        assert moments.outputs.ndim == (2 if len(moments.outputs) <= 16 else 1), name
+        assert np.allclose(moments.row_weights, full[name].row_weights, rtol=1e-4, atol=1e-8)
+
+
+PROCESS = """
+import sys
+import torch
+from codec.calibration import save_calibration
+from tests.test_calibrate import CONFIG, batches, model
+from trainer.calibrate import calibrate
+from trainer.distributed import join
+
+told = []
+with join() as world:
+    found = calibrate(model(), batches(), 3, told.append, world)
+    save_calibration(f"{sys.argv[1]}/{world.rank}.safetensors", found)
+assert told == [16, 8, 24]
+"""
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path):
+    """Each takes its share of the text; all know the result."""
+    (tmp_path / "process.py").write_text(PROCESS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launch, str(tmp_path / "process.py"), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (load_calibration(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    alone = calibrate(model(), batches(), 3)
+    assert set(first) == set(alone)
+    for name, moments in alone.items():
+        for kind in ("inputs", "outputs"):
+            a, b = getattr(first[name], kind), getattr(moments, kind)
+            assert np.array_equal(a, getattr(second[name], kind)), name
+            assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max(), name
 
 
 def test_visits_are_counted_by_pair():

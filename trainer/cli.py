@@ -1,4 +1,4 @@
-"""The trainer's commands: `train`, and those for text in `trainer.cli_data`."""
+"""The trainer's commands: `train`, `calibrate`, `retune`, and those for text in `trainer.cli_data`."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ from codec import console
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train` and the commands for text."""
+    """Add `train`, `calibrate`, `retune` and the commands for text."""
     from trainer import cli_data
 
     app.command("train")(train)
     app.command("calibrate")(calibrate)
+    app.command("retune")(retune)
     cli_data.register(app)
 
 
@@ -50,30 +51,64 @@ def calibrate(
     checkpoint: Path = typer.Argument(..., help="A run folder or a .safetensors file."),
     docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
     tokens: int = typer.Option(131_072, min=1, help="How much of it to look at."),
+    correct: bool = typer.Option(True, help="Measure what quantizing each group of matrices really costs."),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
 ) -> None:
-    """Measure what a model's layers see, so that `pack --budget` spends its bits where they matter."""
+    """Measure what a model's layers see, so that `pack --budget` spends its bits where they matter; under torchrun on
+    several GPUs."""
+    import time
+
+    from codec.calibration import FILE, save_calibration
+    from codec.checkpoint import load_checkpoint
+    from trainer.calibrate import calibrate_checkpoint
+    from trainer.distributed import join
+
+    begin = time.perf_counter()
+    loaded = load_checkpoint(checkpoint)
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
+    with join() as world:
+        found = calibrate_checkpoint(loaded, docs, tokens, correct, world)
+        if not world.leads:
+            return
+        save_calibration(path, found.moments)
+    result = {
+        "file": str(path),
+        "matrices": len(found.moments),
+        "tokens": found.tokens,
+        "factors": {correction.group: correction.factor for correction in found.corrections},
+        "seconds": time.perf_counter() - begin,
+    }
+    console.emit(result, as_json)
+
+
+def retune(
+    pack: Path = typer.Argument(..., help="A pack."),
+    checkpoint: Path = typer.Argument(..., help="The run folder that it was made of."),
+    output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
+    docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
+    steps: int = typer.Option(200, min=1, help="Of the optimizer."),
+    as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
+) -> None:
+    """Fit a pack's gains and scales to its integers; the pack is written anew, no worse on text held out."""
     import time
 
     import torch
 
-    from codec.calibration import FILE, save_calibration
     from codec.checkpoint import load_checkpoint
-    from trainer.calibrate import calibrate as measure
-    from trainer.calibrate import float_model, text_batches
+    from codec.files import atomic_write, read_bytes
+    from trainer.retune import retune_pack
 
     begin = time.perf_counter()
-    loaded = load_checkpoint(checkpoint)
-    model = float_model(loaded, "cuda" if torch.cuda.is_available() else "cpu")
-    batches = text_batches(loaded, docs, tokens)
-    with console.progress("calibrating", sum(batch.numel() for batch in batches), "token") as advance:
-        found = measure(model, batches, advance=advance)
-    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
-    save_calibration(path, found)
+    loaded, before = load_checkpoint(checkpoint), read_bytes(pack, "pack")
+    after, found = retune_pack(before, loaded, docs, steps, "cuda" if torch.cuda.is_available() else "cpu")
+    with atomic_write(output) as file:
+        file.write(after)
     result = {
-        "file": str(path),
-        "matrices": len(found),
-        "tokens": sum(batch.numel() for batch in batches),
+        "pack": str(output),
+        "pack_bytes": len(after),
+        "pack_bytes_before": len(before),
+        "kl_nats": found.after,
+        "kl_nats_before": found.before,
         "seconds": time.perf_counter() - begin,
     }
     console.emit(result, as_json)

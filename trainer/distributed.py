@@ -63,6 +63,10 @@ class World:
         return told.tolist()
 
 
+ALONE = World()
+"""One process, on the CPU."""
+
+
 @contextmanager
 def join() -> Iterator[World]:
     """The world that torchrun's environment variables describe; a single process where there are none.

@@ -30,13 +30,23 @@ from trainer.distributed import World, join
 from trainer.journal import METRICS, Journal, open_journal
 from trainer.model import GPT
 from trainer.optim import Optimizers
+from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
 from trainer.resume import RESUME, State, copy_of
-from trainer.schedule import lr_scale, muon_momentum, over
+from trainer.schedule import lr_scale, muon_momentum, over, quantizes
 from trainer.shards import read_shard
 from trainer.source import Source, open_source
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is minimised: as long as no quantizer is seen, and then. The same where the recipe has no quantizer."""
+
+    plain: Loss
+    quantized: Loss
+
 
 VAL_TOKENS = 1 << 14
 """Tokens that validation looks at together: their logits over 8,192 tokens of vocabulary take 512 MiB."""
@@ -77,16 +87,15 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
         source = open_source(recipe, folder, world)
         batches = open_batches(recipe, source, world)
         state = State.start(recipe, world)
-        loss = state.model.loss
+        losses = losses_of(state.model, recipe, world)
         if world.device.type == "cuda":
-            loss = torch.compile(loss, dynamic=False)
-            prime(state, loss, batches, recipe, world)
+            prime(state, losses, batches, recipe, world)
         if goes_on:
             state.restore(folder, recipe, world.device)
         with open_journal(folder, recipe.train, state.step, world.leads) as journal:
             journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
             journal.line(f"world_size:{world.size} grad_accum_steps:{micro_batches(recipe, world)}")
-            train_loss, interrupted = run(state, loss, batches, recipe, world, folder, journal)
+            train_loss, interrupted = run(state, losses, batches, recipe, world, folder, journal)
             if world.device.type == "cuda":
                 journal.line(f"peak memory allocated: {torch.cuda.max_memory_allocated(world.device) >> 20} MiB")
             val_loss = None if interrupted else finish(state, source, recipe, world, folder, journal)
@@ -94,8 +103,17 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
     return Outcome(folder, state.step, tokens, state.elapsed, train_loss, val_loss, interrupted)
 
 
+def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
+    """The losses of a recipe, compiled where they run on a GPU. Raises CodecError as `trainer.qat.rounding_of` does."""
+    quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
+    if world.device.type != "cuda":
+        return Losses(model.loss, quantized)
+    plain = torch.compile(model.loss, dynamic=False)
+    return Losses(plain, torch.compile(quantized, dynamic=False) if recipe.train.qat else plain)
+
+
 def run(
-    state: State, loss: Loss, batches: Batches, recipe: Recipe, world: World, folder: Path, journal: Journal
+    state: State, losses: Losses, batches: Batches, recipe: Recipe, world: World, folder: Path, journal: Journal
 ) -> tuple[float | None, bool]:
     """The loop itself: steps until a cap is reached or an interrupt comes.
 
@@ -109,6 +127,7 @@ def run(
         value, done, asked = None, over(plan, state.step, state.elapsed), 0.0
         while not done and not asked:
             scale = lr_scale(plan, state.step, state.elapsed)
+            loss = losses.quantized if quantizes(plan, state.step, state.elapsed) else losses.plain
             batch_loss = descend(state, loss, batches, state.step, recipe, world, scale)
             state.step += 1
             if plan.ema_decay:
@@ -159,20 +178,26 @@ def finish(state: State, source: Source, recipe: Recipe, world: World, folder: P
     state.model.load_state_dict(state.weights())
     val_loss = None
     if recipe.train.val_tokens:
-        val_loss = validation_loss(state.model, source, recipe, world)
-        journal.line(f"step:{state.step}/{recipe.train.iterations or '-'} val_loss:{val_loss:.4f}")
-        journal.record(step=state.step, seconds=state.elapsed, val_loss=val_loss)
+        val_loss = validation_loss(state.model.loss, source, recipe, world)
+        found = {"val_loss": val_loss}
+        if recipe.train.qat:
+            seen = quantized_loss(state.model, rounding_of(state.model, recipe.train))
+            found["quantized_val_loss"] = validation_loss(seen, source, recipe, world)
+        losses = " ".join(f"{name}:{nats:.4f}" for name, nats in found.items())
+        journal.line(f"step:{state.step}/{recipe.train.iterations or '-'} {losses}")
+        journal.record(step=state.step, seconds=state.elapsed, **found)
     if world.leads:
         save_checkpoint(folder, state.model.state_dict(), recipe.model, source.tokenizer)
         (folder / RESUME).unlink(missing_ok=True)
     return val_loss
 
 
-def prime(state: State, loss: Loss, batches: Batches, recipe: Recipe, world: World) -> None:
+def prime(state: State, losses: Losses, batches: Batches, recipe: Recipe, world: World) -> None:
     """Steps that compile and warm every kernel, and whose effect on the state is undone."""
     weights = copy_of(state.model.state_dict())
-    for n in range(recipe.train.prime_steps):
-        descend(state, loss, batches, n, recipe, world, 1.0)
+    for loss in dict.fromkeys((losses.plain, losses.quantized)):
+        for n in range(recipe.train.prime_steps):
+            descend(state, loss, batches, n, recipe, world, 1.0)
     state.model.load_state_dict(weights)
     state.optimizers = Optimizers(state.model, recipe.optim, world)
     torch.cuda.synchronize(world.device)
@@ -213,13 +238,16 @@ def open_batches(recipe: Recipe, source: Source, world: World) -> Batches:
 
 
 @torch.no_grad()
-def validation_loss(model: GPT, source: Source, recipe: Recipe, world: World) -> float:
+def validation_loss(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world: World) -> float:
     """Mean nats per token of the first `val_tokens` targets of the validation stream, in rows without overlap.
+
+    Args:
+        loss: as `GPT.loss`.
 
     Raises:
         FormatError: the shards do not hold one row.
     """
-    window = model.config.window
+    window = recipe.model.window
     parts: list[NDArray[np.uint16]] = []
     while sum(map(len, parts)) <= recipe.train.val_tokens and len(parts) < len(source.val):
         parts.append(read_shard(source.val[len(parts)]))
@@ -236,7 +264,7 @@ def validation_loss(model: GPT, source: Source, recipe: Recipe, world: World) ->
     for first in range(world.rank * batch, count, world.size * batch):
         rows = to_device(inputs[first : first + batch], world.device)
         wanted = to_device(targets[first : first + batch], world.device)
-        nats += model.loss(rows, wanted, reduction="none").double().sum()
+        nats += loss(rows, wanted, reduction="none").double().sum()
     return world.total(nats).item() / (count * window)
 
 

@@ -14,6 +14,8 @@ from codec.bigram import bigram_rows
 from codec.config import ModelConfig
 from codec.errors import MismatchError
 
+Reduction = Literal["mean", "sum", "none"]
+
 EPS = 2.0**-23
 """Added to a mean square before its root, and the least squared length that XSA divides by: float32's epsilon."""
 
@@ -209,7 +211,12 @@ class GPT(nn.Module):
             return x + s
         return s + torch.sigmoid(self.skip_gates[index]).to(x.dtype) * (x - s)
 
-    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
-        """Cross-entropy in nats of targets int64 [B, T]; a scalar, or float32 [B, T] for reduction "none"."""
-        losses = F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten(), reduction=reduction)
-        return losses.view_as(targets) if reduction == "none" else losses
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """`token_loss` of the model's own logits of tokens int64 [B, T]."""
+        return token_loss(self(tokens), targets, reduction)
+
+
+def token_loss(logits: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Cross-entropy in nats of targets int64 [B, T] under logits [B, T, V]; a scalar, or float32 [B, T] for "none"."""
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+    return losses.view_as(targets) if reduction == "none" else losses

@@ -45,6 +45,10 @@ class OptimRecipe:
     grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
 
 
+QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
+"""Quantizers that training can see (`trainer.qat`)."""
+
+
 @dataclass(frozen=True)
 class TrainRecipe:
     """Length, batch and bookkeeping of a run. The defaults are the challenge's baseline."""
@@ -61,6 +65,9 @@ class TrainRecipe:
     min_lr: float = 0.0  # share of the learning rate that is left at the end
     qk_gain: float = 1.5  # what the query gains start from
     ema_decay: float = 0.0  # of the average of the weights that is saved; 0: the last weights are saved
+    qat: str = ""  # the quantizer that the end of the run sees, one of QAT; "": none
+    qat_fraction: float = 0.2  # the share of the run that sees it; 1: all of it
+    qat_calibration: str = ""  # moments of a run of this model, for the steps of a grid; "": from the weights alone
     log_every: int = 200  # steps
     checkpoint_seconds: float = 60.0  # between resumable checkpoints; 0: none by time
     checkpoint_steps: int = 0  # between resumable checkpoints; 0: none by steps
@@ -88,7 +95,7 @@ class Recipe:
         train, window = self.train, self.model.window
         for section in (self.optim, self.train):
             for name, value in asdict(section).items():
-                if value < 0:
+                if not isinstance(value, str) and value < 0:
                     raise FormatError(f"recipe: {name} is {value}, expected 0 or more")
         if not train.iterations and not train.seconds:
             raise FormatError("recipe: train.iterations and train.seconds are both 0; set one of them to end the run")
@@ -98,6 +105,10 @@ class Recipe:
             raise FormatError(
                 f"recipe: train.batch_tokens is {train.batch_tokens}, expected a multiple of model.window {window}"
             )
+        if train.qat and train.qat not in QAT:
+            raise FormatError(f'recipe: train.qat is {train.qat!r}, expected one of {QAT}, or "" for none')
+        if not 0 < train.qat_fraction <= 1:
+            raise FormatError(f"recipe: train.qat_fraction is {train.qat_fraction}, expected above 0 and at most 1")
         if not train.log_every or not train.micro_batches:
             raise FormatError("recipe: train.log_every and train.micro_batches must be at least 1")
 

@@ -35,3 +35,10 @@ def muon_momentum(optim: OptimRecipe, step: int) -> float:
     """Muon's momentum at step `step`: it rises linearly from its start over its first steps."""
     done = min(1.0, step / optim.momentum_warmup) if optim.momentum_warmup else 1.0
     return optim.momentum_start + (optim.momentum - optim.momentum_start) * done
+
+
+def quantizes(train: TrainRecipe, step: int, elapsed: float) -> bool:
+    """Whether step `step` (from 0) sees the quantizer: it belongs to the last `qat_fraction` of the run."""
+    by_steps = step / train.iterations if train.iterations else 0.0
+    by_clock = elapsed / train.seconds if train.seconds else 0.0
+    return bool(train.qat) and 1 - max(by_steps, by_clock) <= train.qat_fraction
