@@ -16,7 +16,7 @@ import codec
 DECODER = ("codec.restore", "codec.archive", "codec.pack", "codec.exact_cpu")
 """Where the search for a decoder's modules begins; `codec` itself imports archive and pack by name, on first use."""
 
-TRAINER = ("trainer.loop", "trainer.calibrate", "trainer.recipe")
+TRAINER = ("codec.packing", "trainer.loop", "trainer.calibrate", "trainer.recipe")
 """The same for a run: training, and the calibration that a pack's steps come from."""
 
 ROOMS = ("codec", "trainer")

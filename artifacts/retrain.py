@@ -20,7 +20,8 @@ def train_and_pack(shards: str, tokenizer: str, docs: Path, budget: int, run: Pa
 
     import codec
     from codec.checkpoint import load_checkpoint
-    from trainer.calibrate import calibrate, float_model, text_batches
+    from trainer.calibrate import calibrate_checkpoint
+    from trainer.distributed import World
     from trainer.loop import train
     from trainer.recipe import Recipe
 
@@ -30,9 +31,9 @@ def train_and_pack(shards: str, tokenizer: str, docs: Path, budget: int, run: Pa
     if done.interrupted or int(os.environ.get("RANK", "0")):
         return None
     loaded = load_checkpoint(run)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    moments = calibrate(float_model(loaded, device), text_batches(loaded, docs, 131_072))
-    blob = codec.compress(loaded.state_dict, loaded.config, loaded.tokenizer, budget, moments)
+    alone = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    found = calibrate_checkpoint(loaded, docs, 131_072, world=alone)
+    blob = codec.compress(loaded.state_dict, loaded.config, loaded.tokenizer, budget, found.moments)
     (run / "model.pack").write_bytes(blob)
     return run / "model.pack"
 

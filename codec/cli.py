@@ -1,4 +1,4 @@
-"""The codec's commands: pack, unpack, inspect, encode, decode."""
+"""The codec's commands for packs: pack, unpack, inspect. Those for text are in `codec.cli_text`."""
 
 import json
 from math import prod
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codec.console import emit, notes, progress, readable, table
+from codec.console import emit, notes, readable, table
 
 if TYPE_CHECKING:
     from codec.pack import Pack
@@ -19,8 +19,11 @@ Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; th
 
 def register(app: typer.Typer) -> None:
     """Add the codec's commands to `app`."""
-    for command in (pack, unpack, inspect, encode, decode):
+    from codec import cli_text  # which shares options with this module
+
+    for command in (pack, unpack, inspect):
         app.command()(command)
+    cli_text.register(app)
 
 
 def open_pack(path: Path) -> "Pack":
@@ -99,13 +102,15 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what is inside a pack (bits for each tensor) or an archive."""
-    from codec import archive
-    from codec.files import read_bytes
+    from codec.archive import describe as describe_archive
+    from codec.files import open_binary
+    from codec.framing import MAGIC
 
-    data = read_bytes(file, "pack or archive")
-    if data[:4] == archive.MAGIC:
-        emit(archive.describe(data), as_json)
-        return
+    with open_binary(file, "pack or archive") as stream:
+        if stream.read(len(MAGIC)) == MAGIC:
+            stream.seek(0)
+            emit(describe_archive(stream), as_json)
+            return
     result = describe(open_pack(file))
     rows = [
         (t["name"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
@@ -139,68 +144,3 @@ def describe(opened: "Pack") -> dict[str, Any]:
         "config": json.loads(opened.config.to_json()) if opened.config else None,
         "tensors": tensors,
     }
-
-
-def encode(
-    file: Annotated[Path, typer.Argument(help="Text to compress: JSON Lines by document, anything else as one file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
-    model: Model,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Compress text with a pack into an archive."""
-    import time
-
-    from codec.archive import ArchiveWriter
-    from codec.files import atomic_write
-    from codec.textfile import read_text_file
-
-    begin = time.perf_counter()
-    opened, text = open_pack(model), read_text_file(file)
-    size = sum(map(len, text.documents))
-    with (
-        atomic_write(output) as stream,
-        progress("encoding", size, "byte") as advance,
-        ArchiveWriter(stream, opened, device=check_device(device)) as writer,
-    ):
-        writer.metadata = {"kind": text.kind, "name": file.name}
-        writer.append(text.documents, advance=advance)
-    archived = output.stat().st_size
-    emit(
-        {
-            "documents": len(text.documents),
-            "text_bytes": size,
-            "archive_bytes": archived,
-            "bits_per_byte": 8 * archived / max(1, size),
-            "seconds": time.perf_counter() - begin,
-        },
-        as_json,
-    )
-
-
-def decode(
-    file: Annotated[Path, typer.Argument(help="An archive.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    model: Model,
-    document: Annotated[int | None, typer.Option(help="Decode this document alone (counted from 0).")] = None,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Restore the text of an archive."""
-    import time
-
-    from codec.archive import ArchiveReader
-    from codec.files import atomic_write, open_binary
-    from codec.textfile import write_text_file
-
-    begin = time.perf_counter()
-    opened = open_pack(model)
-    with open_binary(file, "archive") as stream:
-        reader = ArchiveReader(stream, opened, check_device(device))
-        with progress("decoding", file.stat().st_size, "byte") as advance:
-            documents = reader.decode(None if document is None else [document], advance)
-    kind = "file" if document is not None else reader.metadata.get("kind", "file")
-    with atomic_write(output) as out:
-        write_text_file(out, documents, kind)
-    size = sum(map(len, documents))
-    emit({"documents": len(documents), "text_bytes": size, "seconds": time.perf_counter() - begin}, as_json)

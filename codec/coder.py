@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from codec import frequencies, patch, rangecoder
 from codec.backend import Backend, make_backend
 from codec.console import Advance, ignore_progress
-from codec.documents import Prepared, Record, prepare, write_record
+from codec.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.errors import DocumentError
 from codec.exact import ExactModel
 from codec.tokenizer import BOS, Tokenizer
@@ -26,6 +26,9 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _CACHE_BYTES = {"cpu": 1 << 30, "cuda": 48 << 30}
 _MOST_LANES = {"cpu": 128, "cuda": 1024}
 _PREFILL_LANES = 16
+
+_MOST_TOKENS_A_BYTE = 16
+"""That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,22 @@ class Coder:
     ) -> list[Record]:
         """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
         prepared = [prepare(document, self.tokenizer, model_only) for document in documents]
-        intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
-        for batch in self._batches(prepared):
-            self._score(batch, prepared, intervals, advance)
         records = []
-        for p, (starts, sizes, bits) in zip(prepared, intervals, strict=True):
+        for p, (starts, sizes, bits) in zip(prepared, self.intervals(prepared, advance), strict=True):
             records.append(write_record(p, starts.astype(np.int64), sizes.astype(np.int64), bits.sum(), model_only))
             if p.hopeless:
                 advance(len(p.original))
         return records
+
+    def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
+        """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.
+
+        Those of a hopeless document are zeros. `advance` is told bytes of text.
+        """
+        intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
+        for batch in self._batches(prepared):
+            self._score(batch, prepared, intervals, advance)
+        return intervals
 
     def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[tuple[int, Window]]]:
         """(document, window) pairs of similar length, at most _BATCH_TOKENS tokens a batch."""
@@ -94,8 +104,15 @@ class Coder:
             at += count
             advance(len(prepared[n].original) * count / (len(prepared[n].stream) - 1))
 
-    def decode(self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress) -> Iterator[tuple[int, bytes]]:
-        """Decode modelled records, keyed by document number; `advance` is told bytes of payload.
+    def decode(
+        self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
+    ) -> Iterator[tuple[int, bytes]]:
+        """Decode modelled records.
+
+        Args:
+            payloads: by document number.
+            advance: told bytes of payload.
+            longest: bytes of the longest document; a damaged one that goes on far beyond is given up.
 
         Yields:
             (document number, original bytes), in the order in which documents end.
@@ -103,7 +120,7 @@ class Coder:
         Raises:
             DocumentError: a payload ends before its document.
         """
-        lanes = _Lanes(self, payloads)
+        lanes = _Lanes(self, payloads, _MOST_TOKENS_A_BYTE * (longest + 1))
         while lanes.documents:
             yield from lanes.step(advance)
 
@@ -125,8 +142,9 @@ class _Lane:
 class _Lanes:
     """The decoder's state: what each lane of the cache is decoding."""
 
-    def __init__(self, coder: Coder, payloads: Mapping[int, bytes]):
+    def __init__(self, coder: Coder, payloads: Mapping[int, bytes], most_tokens: int):
         self.coder, kind = coder, coder.model.device.type
+        self.most_tokens = most_tokens
         most = max(1, min(_MOST_LANES[kind], _CACHE_BYTES[kind] // coder.backend.lane_bytes))
         self.payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
         self.waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
@@ -167,10 +185,11 @@ class _Lanes:
         for (lane, document), symbol in zip(active.items(), symbols.tolist(), strict=True):
             document.tokens.append(symbol)
             size = len(self.payloads[document.number])
-            if self.states[lane, 2] > size + rangecoder.CODE_BYTES:
+            spent = self.states[lane, 2] > size + rangecoder.CODE_BYTES
+            if spent or len(document.tokens) > self.most_tokens:
                 raise DocumentError(
-                    f"its record of {size} bytes ends before token {len(document.tokens) - 1}; "
-                    "the archive is damaged or was made with another pack",
+                    f"its record of {size} bytes {'ends before' if spent else 'goes on after'} token "
+                    f"{len(document.tokens) - 1}; the archive is damaged or was made with another pack",
                     document.number,
                     self.coder.tokenizer.decode(np.array(document.tokens[1:])),
                 )

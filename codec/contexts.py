@@ -287,7 +287,7 @@ def decode_matrices(stream: bytes, shapes: Sequence[tuple[int, Quantized, int]],
         groups: as they were when encoding.
 
     Raises:
-        FormatError: the stream ends before its integers.
+        FormatError: the stream ends before its integers, or after them.
     """
     models = [new_models() for _ in range(groups)]
     data = np.frombuffer(stream, np.uint8).copy()  # one compiled function serves both ways, so it must be writable
@@ -300,3 +300,5 @@ def decode_matrices(stream: bytes, shapes: Sequence[tuple[int, Quantized, int]],
                 f"stream of {len(stream)} bytes ends inside a matrix of {matrix.symbols.size} integers; "
                 "the file is damaged"
             )
+    if not rangecoder.ended(state, len(stream)):
+        raise FormatError(f"stream of {len(stream)} bytes does not end with its last matrix; the file is damaged")

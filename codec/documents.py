@@ -58,6 +58,8 @@ def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> 
     nothing = Prepared(document, b"", np.array([BOS, BOS]), empty, stored, True)
     if not model_only and len(stored) * _HOPELESS_RATIO < len(document):
         return nothing
+    if not model_only and _undecodable(document) * _HOPELESS_EDITS > len(document):
+        return nothing  # told before the aligner has to look for what agrees
     tokens = tokenizer.encode(document).astype(np.int64)
     canonical = tokenizer.decode(tokens)
     edits = empty
@@ -66,6 +68,11 @@ def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> 
     if not model_only and int(edits[:, 3].sum()) * _HOPELESS_EDITS > len(document):
         return nothing
     return Prepared(document, canonical, np.concatenate(([BOS], tokens, [BOS])), edits, stored, False)
+
+
+def _undecodable(document: bytes) -> int:
+    """How many edits it takes at least to restore what is no UTF-8."""
+    return document.decode("utf-8", "replace").count("\ufffd") - document.count("\ufffd".encode())
 
 
 def write_record(
@@ -96,14 +103,14 @@ def write_record(
     return Record(MODELLED, payload, crc, size, len(document.canonical), len(starts), exact_bits, ideal)
 
 
-def read_stored(payload: bytes) -> bytes:
-    """The document of a stored record. Raises FormatError for a payload that is not zstandard's."""
+def read_stored(payload: bytes, longest: int = MAX_DOCUMENT) -> bytes:
+    """The document of a stored record. Raises FormatError for one of over `longest` bytes, or not zstandard's."""
     if not payload:
         return b""
     try:
         size = zstandard.frame_content_size(payload)
-        if not 0 <= size <= MAX_DOCUMENT:
-            raise FormatError(f"stored record claims {size} bytes, expected at most {MAX_DOCUMENT}")
-        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=MAX_DOCUMENT)
+        if not 0 <= size <= longest:
+            raise FormatError(f"stored record claims {size} bytes, expected at most {longest}")
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=longest)
     except zstandard.ZstdError as error:
         raise FormatError(f"stored record of {len(payload)} bytes is not a zstandard frame ({error})") from error

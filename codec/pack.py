@@ -94,15 +94,16 @@ def open(blob: bytes) -> Pack:
     tokenizer = None
     if sections["tokenizer"]:
         tokenizer = Tokenizer(unshrink(sections["tokenizer"], MAX_TOKENIZER, "pack: tokenizer"))
-    matrices = _read_matrices(manifest, sections)
-    vectors = _read_vectors(manifest, sections["vectors"])
     if config:
         check_shapes(config, {e["name"]: tuple(e["shape"]) for e in manifest["tensors"] + manifest["vectors"]})
-        misplaced = [name for name, p in parameters(config).items() if (name in vectors) != (p.role == "vector")]
+        kept = {entry["name"] for entry in manifest["vectors"]}
+        misplaced = [name for name, p in parameters(config).items() if (name in kept) != (p.role == "vector")]
         if misplaced:
             raise FormatError(f"pack: matrices kept as vectors, or vectors as matrices: {misplaced[:3]}")
     if config and tokenizer:
         check_vocabulary(config, tokenizer)
+    matrices = _read_matrices(manifest, sections)
+    vectors = _read_vectors(manifest, sections["vectors"])
     return Pack(config, tokenizer, manifest, matrices, vectors, hashlib.sha256(blob).hexdigest(), len(blob))
 
 

@@ -1,70 +1,84 @@
-"""Files as documents: JSON Lines by line, anything else cut at line ends into pieces that are coded side by side."""
+"""Files as documents and back: JSON Lines by line, anything else cut into pieces that are coded side by side.
+
+The pieces of a file concatenate to it. They depend on its bytes alone, not on how a stream delivers them, and neither
+way are more than a few of them in memory.
+"""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Literal
+from collections.abc import Iterator
+from io import BytesIO
+from typing import BinaryIO
 
 from codec.errors import FormatError
-from codec.files import read_bytes
-
-Kind = Literal["file", "jsonl"]
 
 PIECE = 1 << 13
-"""Bytes of a plain file's pieces: about the context of a model, and enough pieces to fill the decoder's lanes."""
+"""Bytes of a text's pieces: about the context of a model, and enough pieces to fill the decoder's lanes."""
 
+BINARY_PIECE = 1 << 16
+"""Bytes of the pieces where a zero byte is near: zstandard, which is likely to store them, does better on more."""
 
-@dataclass(frozen=True)
-class TextFile:
-    """`documents` of kind "file" concatenate to the file; of kind "jsonl" they are the `text` of its lines."""
+MAX_LINE = 1 << 26
+"""Bytes of a line of JSON Lines: a document is in memory as a whole, while it is coded about a hundred times over."""
 
-    kind: Kind
-    documents: list[bytes]
-
-
-def read_text_file(path: Path) -> TextFile:
-    """Read a file as documents; one that ends in `.jsonl` by its lines' `text`.
-
-    Raises:
-        FormatError: no such file, or a line that is no JSON object with a string `text`.
-    """
-    data = read_bytes(path, "text")
-    if path.suffix != ".jsonl":
-        return TextFile("file", split(data))
-    documents = []
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            documents.append(json.loads(line)["text"].encode())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError(
-                f"{path}, line {number}: expected a JSON object with a string `text` ({error!r})"
-            ) from error
-    return TextFile("jsonl", documents)
+_BLOCK = 1 << 20
 
 
 def split(data: bytes) -> list[bytes]:
-    """Pieces of PIECE / 2 to PIECE bytes (the last of fewer) that concatenate to `data`.
+    """The pieces of `data`; see `pieces`."""
+    return list(pieces(BytesIO(data)))
 
-    They end behind the last line end that allows it, or behind a space, or between two characters.
+
+def pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """Pieces of PIECE / 2 to PIECE bytes (the last of fewer) that concatenate to all that `stream` holds.
+
+    They end behind the last line end that allows it, or behind a space, or between two characters. Where the first
+    PIECE bytes have a zero byte, the piece is one of BINARY_PIECE bytes. Nothing at all is one empty piece.
     """
-    pieces = []
-    begin = 0
-    while len(data) - begin > PIECE:
-        half, end = begin + PIECE // 2, begin + PIECE
-        cut = data.rfind(b"\n", half, end) + 1 or data.rfind(b" ", half, end) + 1
-        while not cut and end > half and data[end] & 0xC0 == 0x80:  # within a character
-            end -= 1
-        end = cut or end
-        pieces.append(data[begin:end])
-        begin = end
-    return [*pieces, data[begin:]]
+    data, begin = stream.read(_BLOCK), 0
+    while True:
+        if len(data) - begin <= BINARY_PIECE and (block := stream.read(_BLOCK)):
+            data, begin = data[begin:] + block, 0
+            continue
+        length = _piece(data, begin)
+        if length >= len(data) - begin:  # all is read, or a piece would end before it
+            yield data[begin:]
+            return
+        yield data[begin : begin + length]
+        begin += length
 
 
-def write_text_file(stream: BinaryIO, documents: Sequence[bytes], kind: str) -> None:
-    """The counterpart of `read_text_file`; `jsonl` lines hold `text` alone. Other kinds are concatenated."""
-    for document in documents:
-        if kind == "jsonl":
-            stream.write(json.dumps({"text": document.decode("utf-8", "replace")}, ensure_ascii=False).encode() + b"\n")
-        else:
-            stream.write(document)
+def _piece(data: bytes, begin: int) -> int:
+    """Bytes of the piece that begins at `begin`, which may be more than there are."""
+    half, end = begin + PIECE // 2, begin + PIECE
+    if data.find(b"\0", begin, end) >= 0:
+        return BINARY_PIECE
+    if len(data) <= end:
+        return PIECE
+    cut = data.rfind(b"\n", half, end) + 1 or data.rfind(b" ", half, end) + 1
+    while not cut and end > half and data[end] & 0xC0 == 0x80:  # within a character
+        end -= 1
+    return (cut or end) - begin
+
+
+def read_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """The `text` of every line of JSON Lines; other fields are left out.
+
+    Raises:
+        FormatError: a line is no JSON object with a string `text`, or has over MAX_LINE bytes; `name` tells the file.
+    """
+    number = 0
+    while line := stream.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise FormatError(f"{name}, line {number}: over {MAX_LINE:,} bytes; split the document")
+        try:
+            yield json.loads(line)["text"].encode()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FormatError(
+                f"{name}, line {number}: expected a JSON object with a string `text` ({error!r})"
+            ) from error
+
+
+def write_line(document: bytes) -> bytes:
+    """The line of JSON Lines whose `text` is `document`; what is no UTF-8 in it is replaced."""
+    return json.dumps({"text": document.decode("utf-8", "replace")}, ensure_ascii=False).encode() + b"\n"

@@ -36,7 +36,7 @@ class Tokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             loaded = self._processor.LoadFromSerializedProto(self.model)
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # SentencePiece may quote bytes of the file
             raise FormatError(f"tokenizer: {len(self.model)} bytes are not a SentencePiece model ({error})") from error
         if not loaded:
             raise FormatError(f"tokenizer: {len(self.model)} bytes are not a SentencePiece model")

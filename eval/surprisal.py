@@ -11,7 +11,6 @@ from codec.archive import make_coder
 from codec.documents import prepare
 from codec.frequencies import TOTAL_BITS
 from codec.pack import Pack
-from codec.windows import document_windows
 
 SCALE = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)
 """Bits from which each colour of COLORS counts; what costs more has the last."""
@@ -37,11 +36,7 @@ def surprisal(pack: Pack, document: bytes) -> list[Piece]:
     """
     coder = make_coder(pack)
     prepared = prepare(document, coder.tokenizer, model_only=True)
-    windows = document_windows(len(prepared.stream) - 1, coder.window, coder.stride)
-    _, frequencies, _ = coder.backend.score(
-        [prepared.stream[w.start : w.end] for w in windows],
-        [prepared.stream[w.score_from + 1 : w.end + 1] for w in windows],
-    )
+    ((_, frequencies, _),) = coder.intervals([prepared])
     bits = TOTAL_BITS - np.log2(frequencies)
     texts = [coder.tokenizer.token_bytes[token] for token in prepared.stream[1:-1]] + [b""]
     return [Piece(text, float(cost)) for text, cost in zip(texts, bits, strict=True)]

@@ -92,6 +92,39 @@ def test_one_document_alone():
             codec.decode(PACK, packed, [0, number])
 
 
+@pytest.mark.parametrize("size", [1, 40, 300])
+def test_groups_do_not_change_what_is_decoded(monkeypatch, size):
+    monkeypatch.setattr("codec.archive.GROUP_BYTES", {"cpu": size})
+    documents = [*SOME, *SOME[::-1]]
+    reader = ArchiveReader(BytesIO(codec.encode(PACK, documents)), PACK)
+    assert reader.decode() == documents
+    wanted = [7, 0, 0, 9, 3, 7]
+    assert list(reader.iterate(wanted)) == [documents[n] for n in wanted]
+
+
+def test_documents_come_before_later_ones_are_read(monkeypatch):
+    monkeypatch.setattr("codec.archive.GROUP_BYTES", {"cpu": 1})
+    packed = bytearray(written(SOME))
+    begin = ArchiveReader(BytesIO(bytes(packed)), PACK).offsets[3]
+    packed[begin + 1] ^= 255  # the CRC-32
+    stream = ArchiveReader(BytesIO(bytes(packed)), PACK).iterate()
+    assert [next(stream) for _ in range(3)] == SOME[:3]
+    with pytest.raises(CodecError, match="document 3"):
+        next(stream)
+
+
+def test_a_record_beyond_the_longest_document_is_given_up():
+    """A stored one before it takes memory, a modelled one before it takes more than sixteen tokens a byte."""
+    text = b"word " * 400
+    for model_only, message in ((False, "claims 2000 bytes, expected at most 1"), (True, "goes on after token")):
+        stream = BytesIO()
+        with ArchiveWriter(stream, PACK) as writer:
+            writer.append([text], model_only)
+            writer._longest = 1
+        with pytest.raises(CodecError, match=message):
+            codec.decode(PACK, stream.getvalue())
+
+
 def test_a_document_does_not_need_the_bytes_of_others():
     packed = bytearray(written(SOME))
     reader = ArchiveReader(BytesIO(bytes(packed)), PACK)
@@ -304,8 +337,8 @@ def test_footers_that_lie():
     packed = codec.encode(PACK, DAMAGED[:2])
     first, second = ArchiveReader(BytesIO(packed), PACK).offsets
 
-    def index(*offsets: Any, metadata: Any = None) -> bytes:
-        return json.dumps({"offsets": offsets, "metadata": metadata or {}}).encode()
+    def index(*offsets: Any, longest: Any = 11, metadata: Any = None) -> bytes:
+        return json.dumps({"offsets": offsets, "longest": longest, "metadata": metadata or {}}).encode()
 
     assert codec.decode(PACK, with_footer(index(first, second - first))) == DAMAGED[:2]
     lies = [
@@ -320,18 +353,25 @@ def test_footers_that_lie():
         index(float(first)),
         index(True),
         index("1"),
+        index(),
+        index(second),
         index(first, metadata=[1]),
-        b'{"offsets": 5, "metadata": {}}',
-        b'{"offsets": null, "metadata": {}}',
-        b'{"offsets": {"5": 1}, "metadata": {}}',
-        b'{"metadata": {}}',
-        b'{"offsets": []}',
+        index(first, longest=-1),
+        index(first, longest=True),
+        index(first, longest=1 << 31),
+        index(first, longest="11"),
+        b'{"offsets": 5, "longest": 1, "metadata": {}}',
+        b'{"offsets": null, "longest": 1, "metadata": {}}',
+        b'{"offsets": {"5": 1}, "longest": 1, "metadata": {}}',
+        b'{"offsets": [], "metadata": {}}',
+        b'{"longest": 1, "metadata": {}}',
+        b'{"offsets": [], "longest": 1}',
         b"[]",
         b"null",
         b"",
         b"\xff",
         b"[" * 100_000,
-        b'{"offsets": [1e999], "metadata": {}}',
+        b'{"offsets": [1e999], "longest": 1, "metadata": {}}',
     ]
     for lie in lies:
         with pytest.raises(CodecError):
@@ -373,7 +413,7 @@ def test_golden_frames():
     payload = codec.encode(PACK, [b"\xff"])[len(head) :]
     second = payload[: 5 + (payload[0] >> 2)]
     assert second[1:5] == struct.pack("<I", zlib.crc32(b"\xff"))
-    index = shrink(f'{{"offsets":[{len(head)},5],"metadata":{{}}}}'.encode())
+    index = shrink(f'{{"offsets":[{len(head)},5],"longest":1,"metadata":{{}}}}'.encode())
     footer = bytes([4 * len(index) % 128 + 2 | 128, 4 * len(index) >> 7]) + index
     trailer = struct.pack("<II", zlib.crc32(index), len(footer) + 12) + b"UPTE"
     assert packed == head + first + second + footer + trailer

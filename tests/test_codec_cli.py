@@ -1,6 +1,8 @@
-"""codec.cli: pack, unpack, inspect, encode, decode, as a person or a script calls them."""
+"""codec.cli and codec.cli_text: pack, unpack, inspect, encode, decode, as a person or a script calls them."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import codec
 from codec.checkpoint import save_checkpoint
+from codec.coder import Coder
 from tests.helpers import PLAIN, random_weights, tiny_blob
 from trainer.embedded import sp1024
 from underpar.cli import main
@@ -153,6 +156,74 @@ def test_an_empty_file(call, folder):
     assert call.json("encode", folder / "empty", "-o", folder / "e.upz", "-m", folder / "m.pack")["text_bytes"] == 0
     call.json("decode", folder / "e.upz", "-o", folder / "back", "-m", folder / "m.pack")
     assert (folder / "back").read_bytes() == b""
+
+
+def test_a_tree_comes_back(call, folder):
+    (folder / "in" / "sub").mkdir(parents=True)
+    (folder / "in" / "sub" / "a.jsonl").write_bytes(b"no JSON")
+    (folder / "in" / "b").write_bytes(b"\xff\0")
+    model = ("-m", folder / "m.pack")
+    result = call.json("encode", folder / "in", folder / "text.txt", "-o", folder / "t.upz", *model)
+    assert (result["files"], result["documents"], result["text_bytes"]) == (3, 3, 9 + len(TEXT))
+    call.json("decode", folder / "t.upz", "-o", folder / "out", *model)
+    assert files(folder / "out") == {"sub/a.jsonl", "b", "text.txt"}
+    assert (folder / "out" / "b").read_bytes() == b"\xff\0"
+    assert "pass the name of a new folder" in call.refused("decode", folder / "t.upz", "-o", folder / "out", *model)
+    assert call.json("inspect", folder / "t.upz")["metadata"]["files"][2] == ["text.txt", "file", 1]
+    assert "there are two of it" in call.refused("encode", folder / "in", folder / "in", "-o", folder / "new", *model)
+
+
+def test_appending_and_some_documents(call, folder):
+    model = ("-m", folder / "m.pack")
+    target = folder / "a.upz"
+    call.json("encode", folder / "text.txt", "-o", target, *model)
+    before = target.stat().st_size
+    (folder / "more.txt").write_bytes(b"more")
+    result = call.json("encode", folder / "more.txt", "-o", target, "--append", *model)
+    assert result["text_bytes"] == 4
+    assert result["bits_per_byte"] == pytest.approx(8 * (target.stat().st_size - before) / 4)
+    words = ("--document", 1, "--document", 0, "--document", 1)
+    assert call.json("decode", target, "-o", folder / "some", *model, *words)["documents"] == 3
+    assert (folder / "some").read_bytes() == b"more" + TEXT + b"more"
+    assert "two of it" in call.refused("encode", folder / "more.txt", "-o", target, "--append", *model)
+    assert "readable file" in call.refused("encode", folder / "more.txt", "-o", folder / "no.upz", "--append", *model)
+
+
+def test_standard_input_and_output(call, folder, monkeypatch):
+    model = ("-m", folder / "m.pack")
+    with (folder / "text.txt").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert call.json("encode", "-", "-o", folder / "s.upz", *model)["text_bytes"] == len(TEXT)
+    status, out, err = call("decode", folder / "s.upz", "-o", "-", *model)
+    assert (status, out, err) == (0, TEXT.decode(), "")
+    assert "both want standard output" in call.refused("decode", folder / "s.upz", "-o", "-", *model, "--json")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
+    monkeypatch.setattr("codec.encoding.GROUP_BYTES", {"cpu": 100})
+    (folder / "in").mkdir()
+    for n in range(4):
+        (folder / "in" / str(n)).write_bytes(b"%d words " % n * 20)
+    model = ("-m", folder / "m.pack")
+    call.json("encode", folder / "in", "-o", folder / "whole.upz", *model)
+    plain, calls = Coder.encode, iter(range(2))
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if next(calls, None) is None:
+            os.kill(os.getpid(), number)
+        return plain(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Coder, "encode", interrupted)
+        status, _, err = call("encode", folder / "in", "-o", folder / "a.upz", *model)
+    assert status == 128 + number
+    assert "go on with --resume" in err
+    assert not (folder / "a.upz").exists()
+    result = call.json("encode", folder / "in", "-o", folder / "a.upz", *model, "--resume")
+    assert (result["resumed_bytes"], result["text_bytes"]) == (2 * 160, 4 * 160)
+    assert (folder / "a.upz").read_bytes() == (folder / "whole.upz").read_bytes()
+    assert not (folder / "a.upz.partial").exists()
 
 
 def damage(path: Path, kind: str) -> None:

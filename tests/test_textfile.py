@@ -1,6 +1,7 @@
 """codec.textfile: files as documents and back."""
 
 import json
+import tracemalloc
 from io import BytesIO
 
 import pytest
@@ -8,13 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codec.errors import FormatError
-from codec.textfile import PIECE, read_text_file, split, write_text_file
-
-
-def text_of(documents: list[bytes], kind: str) -> bytes:
-    stream = BytesIO()
-    write_text_file(stream, documents, kind)
-    return stream.getvalue()
+from codec.textfile import BINARY_PIECE, PIECE, pieces, read_lines, split, write_line
 
 
 @given(st.lists(st.sampled_from([b"word ", b"line\n", b"x" * 1000, b"\n", b"\xff" * 5000, b" " * 3000]), max_size=60))
@@ -38,32 +33,56 @@ def test_pieces_end_with_lines():
     assert all(piece.endswith(b" ") for piece in words[:-1])
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\xff", b"a\r\nb\r\n", b"line\n" * 5000], ids=len)
-def test_a_plain_file_comes_back(tmp_path, data):
-    path = tmp_path / "text.bin"
-    path.write_bytes(data)
-    text = read_text_file(path)
-    assert text.kind == "file"
-    assert text_of(text.documents, text.kind) == data
+class Trickle(BytesIO):
+    """Delivers few bytes at a time, as a pipe does."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 777))
+
+
+@given(st.lists(st.sampled_from([b"word " * 300, b"line\n", b"x" * 1000, b"\0", b"\xff" * 5000]), max_size=60))
+@example([b"\0" * (BINARY_PIECE + 1)])
+@example([b"x" * PIECE, b"\0" * 3 * BINARY_PIECE, b"x" * 3 * PIECE])
+def test_pieces_of_streams_and_of_binary_files(parts):
+    data = b"".join(parts) * 3
+    found = split(data)
+    assert b"".join(found) == data
+    assert list(pieces(Trickle(data))) == found
+    begin = 0
+    for piece in found[:-1]:
+        assert (len(piece) == BINARY_PIECE) == (b"\0" in data[begin : begin + PIECE])
+        begin += len(piece)
+
+
+def test_pieces_of_a_large_stream_take_little_memory():
+    class Endless(BytesIO):
+        def read(self, size=-1):
+            return b"word " * (size // 5)
+
+    tracemalloc.start()
+    total = 0
+    for piece in pieces(Endless()):
+        total += len(piece)
+        if total > 1 << 26:
+            break
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 23
 
 
 @given(st.lists(st.text(), max_size=8))
 @example(["", "\n\r\u2028\u0085", "é ☃ \U0001f600", '"\\'])
-def test_json_lines_come_back(tmp_path_factory, texts):
-    path = tmp_path_factory.mktemp("jsonl") / "t.jsonl"
+def test_json_lines_come_back(texts):
     documents = [text.encode() for text in texts]
-    path.write_bytes(text_of(documents, "jsonl"))
-    text = read_text_file(path)
-    assert (text.kind, text.documents) == ("jsonl", documents)
-    assert [json.loads(line)["text"] for line in path.read_bytes().split(b"\n")[:-1]] == texts
+    lines = b"".join(map(write_line, documents))
+    assert list(read_lines(BytesIO(lines), "t")) == documents
+    assert [json.loads(line)["text"] for line in lines.split(b"\n")[:-1]] == texts
 
 
-def test_other_fields_and_line_ends_are_not_the_document(tmp_path):
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(b'{"id": 1, "text": "a\\n"}\r\n{"text": "\\u00e9"}')
-    assert read_text_file(path).documents == [b"a\n", "é".encode()]
-    path.write_bytes(b"")
-    assert read_text_file(path).documents == []
+def test_other_fields_and_line_ends_are_not_the_document():
+    lines = b'{"id": 1, "text": "a\\n"}\r\n{"text": "\\u00e9"}'
+    assert list(read_lines(BytesIO(lines), "t")) == [b"a\n", "é".encode()]
+    assert list(read_lines(BytesIO(b""), "t")) == []
 
 
 @pytest.mark.parametrize(
@@ -74,14 +93,15 @@ def test_other_fields_and_line_ends_are_not_the_document(tmp_path):
     ],
     ids=range(12),
 )
-def test_lines_that_are_no_documents(tmp_path, line):
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(b'{"text": "first"}\n' + line + b"\n")
+def test_lines_that_are_no_documents(line):
+    lines = read_lines(BytesIO(b'{"text": "first"}\n' + line + b"\n"), "t.jsonl")
+    assert next(lines) == b"first"
     with pytest.raises(FormatError, match=r"t\.jsonl, line 2: expected a JSON object with a string `text`"):
-        read_text_file(path)
+        next(lines)
 
 
-def test_files_that_cannot_be_read(tmp_path):
-    for path in (tmp_path, tmp_path / "none", tmp_path / "none.jsonl"):
-        with pytest.raises(FormatError, match="pass the path of an existing, readable file"):
-            read_text_file(path)
+def test_lines_that_are_too_long(monkeypatch):
+    monkeypatch.setattr("codec.textfile.MAX_LINE", 14)
+    assert list(read_lines(BytesIO(b'{"text": "ab"}'), "t")) == [b"ab"]
+    with pytest.raises(FormatError, match="t, line 1: over 14 bytes; split the document"):
+        list(read_lines(BytesIO(b'{"text": "abc"}'), "t"))

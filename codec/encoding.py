@@ -1,0 +1,157 @@
+"""Files into an archive, in bounded memory: groups of documents are coded and committed to a journal, one by one.
+
+The journal, `TARGET.partial`, has the chunks of every group that is done. When all are, they are copied behind a
+header, or behind the archive that they are appended to, and the result takes its name at once: a target is whole or not
+there, and the one before it stays until then. An interrupted job that goes on reads the input again, but codes only
+what the journal lacks; the archive is the same to the byte.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from codec.archive import check_pack, make_coder
+from codec.errors import MismatchError
+from codec.files import atomic_write, open_binary
+from codec.framing import Contents, Policy, documents_of, read_contents, write_chunk, write_footer, write_header
+from codec.journal import Journal
+from codec.pack import Pack
+from codec.sources import Member, Reading, Source, check_names, groups, read_metadata, write_metadata
+
+GROUP_BYTES = {"cpu": 1 << 17, "cuda": 1 << 24}
+"""Bytes of text that are coded together and committed: ten batches and more, ten seconds of a slow processor."""
+
+_BLOCK = 1 << 20
+
+
+@dataclass
+class Tally:
+    """What a job has done, in bytes; `resumed` of `text_bytes` were done before it began."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    coded_bytes: int = 0
+    resumed: int = 0
+    longest: int = 0
+
+    def count(self, documents: Sequence[bytes], coded_bytes: int) -> None:
+        """Add documents and the bytes of their chunks."""
+        sizes = [len(document) for document in documents]
+        self.documents += len(sizes)
+        self.text_bytes += sum(sizes)
+        self.coded_bytes += coded_bytes
+        self.longest = max([self.longest, *sizes])
+
+
+Watch = Callable[[Tally, float], None]
+"""Told what is done, and how many bytes of text since the last call."""
+
+
+def partial(target: Path) -> Path:
+    """The journal of a job that makes `target`."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def encode_files(
+    sources: Sequence[Source],
+    tree: bool,
+    target: Path,
+    pack: Pack,
+    device: str = "cpu",
+    append: bool = False,
+    resume: bool = False,
+    watch: Watch = lambda tally, amount: None,
+) -> Tally:
+    """Encode files into the archive `target`.
+
+    Args:
+        sources, tree: what `codec.sources.find_sources` found.
+        append: add them to the archive that is there, which makes a tree of it.
+        resume: go on with what an interrupted job has left, if anything.
+
+    Raises:
+        FormatError: an input cannot be read, the archive is damaged, or it has a file of the same name.
+        MismatchError: the archive or the journal was made with another pack, or the input is not what it was.
+    """
+    before = _Before(target, pack) if append else None
+    coder = make_coder(pack, before.contents.policy if before else None, device)
+    members = before.members if before else []
+    check_names([*(member.name for member in members), *(source.name for source in sources)])
+    policy = Policy(coder.window, coder.stride)
+    job = {"pack": pack.sha256, **vars(policy), "behind": [before.size, before.crc] if before else None}
+    reading, tally = Reading(sources), Tally()
+    documents = reading.documents()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    journal = Journal(partial(target), json.dumps(job).encode(), resume)
+    try:
+        for frame in journal.frames():
+            _skip(frame, documents, tally)
+        tally.resumed = tally.text_bytes
+        watch(tally, tally.resumed)
+        for group in groups(documents, GROUP_BYTES[device]):
+            records = coder.encode(group, advance=lambda amount: watch(tally, amount))
+            chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
+            journal.add(chunks)
+            tally.count(group, len(chunks))
+        metadata = write_metadata([*members, *reading.members], tree or before is not None)
+        with atomic_write(target) as out:
+            if before:
+                before.copy(out)
+            else:
+                out.write(write_header(pack.sha256, policy))
+            offsets = list(before.contents.offsets) if before else []
+            for frame in journal.frames():
+                offsets += [out.tell() + offset for offset, _ in documents_of(BytesIO(frame), len(frame))]
+                out.write(frame)
+            longest = max(tally.longest, before.contents.longest if before else 0)
+            out.write(write_footer(offsets, longest, metadata))
+    finally:
+        journal.close()
+    journal.path.unlink(missing_ok=True)
+    return tally
+
+
+def _skip(frame: bytes, documents: Iterator[bytes], tally: Tally) -> None:
+    """Take the documents whose chunks are in `frame`. Raises MismatchError where they are not the same."""
+    taken: list[bytes] = []
+    for _, crc in documents_of(BytesIO(frame), len(frame)):
+        document = next(documents, None)
+        if document is None or zlib.crc32(document) != crc:
+            raise MismatchError(
+                f"document {tally.documents + len(taken)} is not the one that was coded before; "
+                "pass the same input, or leave out --resume to begin again"
+            )
+        taken.append(document)
+    tally.count(taken, len(frame))
+
+
+class _Before:
+    """The archive to append to."""
+
+    def __init__(self, path: Path, pack: Pack):
+        self._path = path
+        with open_binary(path, "archive") as stream:
+            self.contents: Contents = read_contents(stream)
+            check_pack(self.contents, pack)
+            self.members: list[Member] = read_metadata(self.contents.metadata, len(self.contents.offsets))[0]
+            self.size, self.crc = _transfer(stream, None)
+
+    def copy(self, out: BinaryIO) -> None:
+        """Raises MismatchError if the archive has changed."""
+        with open_binary(self._path, "archive") as stream:
+            if _transfer(stream, out) != (self.size, self.crc):
+                raise MismatchError(f"{self._path}: changed while documents were coded to append; append again")
+
+
+def _transfer(stream: BinaryIO, out: BinaryIO | None) -> tuple[int, int]:
+    """Copy all of a stream; its size and CRC-32."""
+    crc = stream.seek(0)
+    while block := stream.read(_BLOCK):
+        crc = zlib.crc32(block, crc)
+        if out:
+            out.write(block)
+    return stream.tell(), crc
