@@ -89,7 +89,7 @@ def sdclip(
         steps.astype(np.float64),
         np.ones(len(order)),
         NO_TRELLIS,
-        limit,
+        limit=limit,
     )
     symbols = np.empty(weights.shape, np.int8)
     symbols[:, order] = ordered
