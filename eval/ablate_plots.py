@@ -154,14 +154,19 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> No
     low, high = np.log10(axes.get_ylim())
     right = max(x for _, x, _, _ in ends)
     gap = min(0.052, 1 / len(ends))
-    at = 1.0 + gap
-    for name, x, y, color in sorted(ends, key=lambda end: -end[2]):
-        wanted = float((np.log10(y) - low) / (high - low))
-        at = min(at - gap, wanted + 0.3 * gap)
+    ordered = sorted(ends, key=lambda end: -end[2])
+    heights, at = [], 1.0 + gap
+    for _, _, y, _ in ordered:  # down, each below the one before it
+        at = min(at - gap, float((np.log10(y) - low) / (high - low)) + 0.3 * gap)
+        heights.append(at)
+    at = -gap
+    for n in reversed(range(len(heights))):  # up again, none below the axis
+        at = heights[n] = max(at + gap, heights[n])
+    for (name, x, y, color), height in zip(ordered, heights, strict=True):
         axes.annotate(
             name,
             (x, y),
-            xytext=(1.03, at),
+            xytext=(1.03, height),
             textcoords=axes.transAxes,
             fontsize=8.5,
             color=color,
