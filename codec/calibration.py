@@ -53,12 +53,13 @@ class _CalibrationFile(Mapping[str, Moments]):
     """Moments that stay in their file until they are asked for."""
 
     def __init__(self, path: str | Path):
+        self._path = str(path)
         if not Path(path).is_file():
             raise FormatError(f"calibration {path}: No such file; make one with: underpar calibrate")
         try:
-            self._file = safe_open(str(path), "np")
-            keys = set(self._file.keys())
-            types = {self._file.get_slice(key).get_dtype() for key in keys}
+            with safe_open(self._path, "np") as file:
+                keys = set(file.keys())
+                types = {file.get_slice(key).get_dtype() for key in keys}
         except SafetensorError as error:
             raise FormatError(f"calibration {path}: not what `underpar calibrate` writes ({error})") from error
         self._names = sorted(key.removesuffix(".inputs") for key in keys if key.endswith(".inputs"))
@@ -72,7 +73,8 @@ class _CalibrationFile(Mapping[str, Moments]):
     def __getitem__(self, name: str) -> Moments:
         if name not in self._names:
             raise KeyError(name)
-        return Moments(self._file.get_tensor(name + ".inputs"), self._file.get_tensor(name + ".outputs"))
+        with safe_open(self._path, "np") as file:  # closed again: pages that were read count as memory until then
+            return Moments(file.get_tensor(name + ".inputs"), file.get_tensor(name + ".outputs"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

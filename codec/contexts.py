@@ -254,10 +254,9 @@ def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> t
     coded = []
     for group, matrix in matrices:
         symbols = np.ascontiguousarray(matrix.symbols)
-        if symbols.size and np.abs(symbols.astype(np.int64)).max() > LIMIT:
-            raise FormatError(
-                f"integers up to {np.abs(symbols.astype(np.int64)).max()}, expected at most {LIMIT}; use coarser steps"
-            )
+        largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)))
+        if largest > LIMIT:
+            raise FormatError(f"integers up to {largest}, expected at most {LIMIT}; use coarser steps")
         rows, columns = _levels(matrix)
         typical = _typical(symbols, rows, columns)
         before = _written_bits(state)
@@ -269,8 +268,9 @@ def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> t
 def _typical(symbols: NDArray[np.int32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> int:
     if not symbols.size:
         return 0
-    magnitudes = np.abs(symbols) * np.exp2(rows / 4)[:, None] * np.exp2(columns / 4)
-    return max(0, min(4 * _MOST_OCTAVES, round(4 * float(np.log2(max(1.0, magnitudes.mean()))))))
+    by_row = np.abs(symbols) @ np.exp2(columns / 4)  # of sums, so that no second matrix is made
+    mean = float(by_row @ np.exp2(rows / 4)) / symbols.size
+    return max(0, min(4 * _MOST_OCTAVES, round(4 * float(np.log2(max(1.0, mean))))))
 
 
 def _written_bits(state: State) -> float:

@@ -83,7 +83,9 @@ def quantize_columns(
     height, width = weights.shape
     errors = np.zeros((height, width))
     symbols = np.zeros((height, width), np.int32)
-    feedback = np.ascontiguousarray((factor / np.diagonal(factor)).T) if factor.ndim == 2 else np.zeros((width, 0))
+    feedback = np.zeros((width, 0))
+    if factor.ndim == 2:  # [j, i] = V_ij / V_jj
+        feedback = np.divide(factor.T, np.diagonal(factor)[:, None], out=np.empty_like(factor))
     on = on or everything(weights)
     state = 0
     for begin in range(0, width, _BLOCK):

@@ -199,7 +199,14 @@ def test_standard_input_and_output(call, folder, monkeypatch):
     assert "both want standard output" in call.refused("decode", folder / "s.upz", "-o", "-", *model, "--json")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def number(request):
+    """A signal that is not ignored, as SIGINT is in what a script starts in the background."""
+    before = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
     monkeypatch.setattr("codec.encoding.GROUP_BYTES", {"cpu": 100})
     (folder / "in").mkdir()
