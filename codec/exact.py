@@ -30,7 +30,7 @@ OPERAND = 1 << (SNAP_BITS - 1)
 """Largest absolute value of a snapped operand."""
 
 SOFTMAX_BITS = 20
-"""Fractional bits of attention weights before normalisation (exact.md: 16 or more are needed)."""
+"""Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
 
 NORM_EPSILON = 2.0**-23
 """Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""

@@ -17,7 +17,8 @@ from codec.trellis import search
 Matrix = NDArray[np.float64]
 
 DAMPING = 0.01
-"""Share of the mean diagonal that is added to a moment's diagonal (weights.md: 0.001 was 0.027 bit worse)."""
+"""Share of the mean diagonal that is added to a moment's diagonal. A model of 36 million parameters needs 1 and 5 %
+more bytes at equal divergence with 0.03 and 0.1, and a prototype needed 0.027 bit a weight more with 0.001."""
 
 LARGEST = 1 << 30
 """Bound on an integer, so that none wraps; the entropy coder refuses what is so large."""

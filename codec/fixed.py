@@ -14,7 +14,7 @@ EXACT = float(1 << 53)
 """Integers of at most this size are exact in float64."""
 
 SNAP_BITS = 15
-"""Width of a snapped operand, sign included: |X| <= 2^14 (exact.md: costs less than 0.0001 bpb)."""
+"""Width of a snapped operand, sign included: |X| <= 2^14 (a proof's `bpb_exact` shows what it costs)."""
 
 
 def exponent(x: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROW_RANGE = 64.0
-"""Row sensitivities are clipped at 1/64 of the median of those above 0 (weights.md): a row of no gradient would get no
-bits."""
+"""Row sensitivities are clipped at 1/64 of the median of those above 0: a row of no gradient would get no bits."""
 
 LARGEST = 160
 """Bound on an exponent: factors of 2^40 either way keep every step well inside float32."""

@@ -24,7 +24,7 @@ LOGIT_GRID = 1024
 """Logits are rounded to 1/1024 nat before the softcap table: an error of variance 8e-8 nat^2, 4e-8 nat a token."""
 
 ROPE_BITS = 15
-"""Fractional bits of the cosines and sines (exact.md, measured with no loss)."""
+"""Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
 
 _ONE = 1 << 160
 _DECIMAL = Context(prec=60)

@@ -2,7 +2,7 @@
 
 A sample x, in units of half a step, becomes an integer q; the trellis allows only every other integer: the lowest bit
 of the state fixes q's lowest bit z0, and q's second bit z1 drives the state. The Viterbi search finds the path of least
-squared error (no rate term: pulling towards zero aligns the errors of all layers, weights.md), and the entropy coder
+squared error (no rate term: pulling towards zero aligns the errors of all layers), and the entropy coder
 codes k = (q - z0) / 2, whose alphabet is that of a uniform quantizer of the whole step.
 
 Sources: Marcellin and Fischer (1990), Fischer and Wang (1992); codes from Ungerboeck (1982), table I.

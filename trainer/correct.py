@@ -28,7 +28,7 @@ BITS = 4.0
 """Bits a weight at which groups are measured: about those of a pack, errors small enough to add up."""
 
 TOKENS = 1 << 14
-"""Tokens that divergences are measured on; their standard error is about 1 % (weights.md)."""
+"""Tokens that divergences are measured on; their standard error is about 1 %."""
 
 CPU_WORK = 1 << 36
 """Parameters times tokens on a CPU: some 20 s a pass on one slow core. 36 million parameters see 2 K tokens, 3 %."""
