@@ -85,14 +85,3 @@ def search(samples: NDArray[np.float64], before: NDArray[np.uint64], state: int)
         subset = (s & 1) + 2 * z1
         integers[n] = subset + 4 * int(np.rint((samples[n] - subset) * 0.25))
     return integers, last
-
-
-@njit(cache=True)
-def parities(integers: NDArray[np.int32], following: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Each integer's z0 as the trellis says it, uint8 [N], along a path that begins in state 0."""
-    out = np.empty(integers.shape[0], np.uint8)
-    s = 0
-    for n in range(integers.shape[0]):
-        out[n] = s & 1
-        s = following[s, (integers[n] >> 1) & 1]
-    return out

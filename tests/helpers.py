@@ -3,6 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,3 +77,12 @@ def tiny_blob(config: ModelConfig = EVERY_OPTION, seed: int = 0, lossless: bool 
 def tiny_pack(config: ModelConfig = EVERY_OPTION, seed: int = 0, lossless: bool = False) -> Pack:
     """`tiny_blob`, opened."""
     return codec.open(tiny_blob(config, seed, lossless))
+
+
+def parities(integers: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Each integer's lowest bit as the trellis says it, along a path that begins in state 0."""
+    found, state = np.empty(len(integers), np.uint8), 0
+    for n, q in enumerate(integers):
+        found[n] = state & 1
+        state = following[state, (q >> 1) & 1]
+    return found

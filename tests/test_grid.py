@@ -9,7 +9,8 @@ from codec.feedback import damped
 from codec.grid import SensitivityGrid, row_rates, unit_for
 from codec.quantize import Matrix
 from codec.quantized import Quantized, StepGrid
-from codec.trellis import parities, transitions
+from codec.trellis import transitions
+from tests.helpers import parities
 
 
 def quantized(grid: SensitivityGrid, weights: np.ndarray, moments: Moments) -> Quantized:

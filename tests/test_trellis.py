@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from codec.grid import TRELLIS_RATE
-from codec.trellis import CODES, parities, predecessors, search, transitions
+from codec.trellis import CODES, predecessors, search, transitions
+from tests.helpers import parities
 
 SAMPLES = st.floats(-1e6, 1e6)
 

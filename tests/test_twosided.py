@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from codec.feedback import NO_TRELLIS, quantize_columns, upper_factor
-from codec.trellis import parities, predecessors, transitions
+from codec.trellis import predecessors, transitions
 from codec.twosided import quantize_diagonals
+from tests.helpers import parities
 
 
 def moment(size: int, seed: int) -> np.ndarray:
