@@ -20,7 +20,7 @@ from eval.ablate_tables import (
     strategy_curves,
 )
 from eval.curves import at_distortion
-from eval.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, _beside, _figure
+from eval.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, beside, new_figure
 
 TITLES: dict[Measure, tuple[str, str]] = {
     "kl": ("Divergence from the float model", "KL(float || packed), nats per token"),
@@ -61,7 +61,7 @@ def rate_distortion(points: Sequence[Measured], measure: Measure) -> Figure | No
     if not curves:
         return None
     with rc_context(STYLE):
-        figure = _figure(max(4.6, 1.2 + 0.24 * len(curves)))
+        figure = new_figure(max(4.6, 1.2 + 0.24 * len(curves)))
         axes = figure.subplots()
         ends = []
         for one in curves:
@@ -109,7 +109,7 @@ def ladder(points: Sequence[Measured]) -> Figure | None:
     bars += [(name, size, 0.0, GREY) for name, size in sorted(peers.items(), key=lambda item: -item[1])]
     bars += [(r["strategy"], r["strategy_bytes"], r["ratio_error"] * base, _color(r["strategy"])) for r in rows]
     with rc_context(STYLE):
-        figure = _figure(1.6 + 0.3 * len(bars))
+        figure = new_figure(1.6 + 0.3 * len(bars))
         axes = figure.subplots()
         y = np.arange(len(bars))
         sizes = [size for _, size, _, _ in bars]
@@ -120,7 +120,7 @@ def ladder(points: Sequence[Measured]) -> Figure | None:
             text = f"{size / 1e6:.3f} MB · {_percent(size / base - 1)}" if n else f"{size / 1e6:.3f} MB"
             if n > first:
                 text += f" · step {_percent(size / base - sizes[n - 1] / base)}"
-            _beside(axes, size, n, text)
+            beside(axes, size, n, text)
         extrapolated = {r["strategy"] for r in rows if r["extrapolated"]}
         axes.set_yticks(y, [name + (" *" if name in extrapolated else "") for name, *_ in bars])
         axes.set_ylim(len(bars) - 0.5, -0.5)

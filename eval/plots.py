@@ -95,7 +95,7 @@ def training_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     seconds = [m["seconds"] for m in train]
     losses = np.array([m["train_loss"] for m in train])
     with rc_context(STYLE):
-        figure = _figure(4.4)
+        figure = new_figure(4.4)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         crowded = len(train) > 60
         top.plot(seconds, losses, color=BLUE, alpha=0.3 if crowded else 1, label="training batches" if train else None)
@@ -144,7 +144,7 @@ def bits_per_tensor(tensors: Sequence[TensorSize]) -> Figure:
         if group := [t for t in tensors if t.role == role]:
             rows.append(TensorSize(name, role, sum(t.weights for t in group), sum(t.bytes for t in group)))
     with rc_context(STYLE):
-        figure = _figure(max(2.6, 1.1 + 0.23 * len(rows)))
+        figure = new_figure(max(2.6, 1.1 + 0.23 * len(rows)))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
         y = np.arange(len(rows))
         colors = [ROLES[t.role] for t in rows]
@@ -153,8 +153,8 @@ def bits_per_tensor(tensors: Sequence[TensorSize]) -> Figure:
         right.barh(y, [t.bytes for t in rows], color=colors, height=0.72)
         for i, t in enumerate(rows):
             if t.weights:
-                _beside(left, bits[i], i, f"{bits[i]:.2f}")
-            _beside(right, t.bytes, i, _size(t.bytes))
+                beside(left, bits[i], i, f"{bits[i]:.2f}")
+            beside(right, t.bytes, i, _size(t.bytes))
         left.set_yticks(y, [t.name.removesuffix(".weight").removeprefix("blocks.") for t in rows], fontsize=8.5)
         left.set_ylim(len(rows) - 0.4, -0.6)
         left.set(title="Bits per weight", xlabel="bits")
@@ -177,7 +177,7 @@ def bpb_per_document(documents: Sequence[DocumentSize]) -> Figure:
     ours = 8 * np.array([d.coded for d in documents], float) / text
     zstd = 8 * np.array([d.zstd for d in documents], float) / text
     with rc_context(STYLE):
-        figure = _figure(3.6)
+        figure = new_figure(3.6)
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.9))
         high = 1.06 * float(max(ours.max(initial=1), zstd.max(initial=1)))
         bins = np.linspace(0, high, 36).tolist()
@@ -236,12 +236,12 @@ def bits_account(proof: Mapping[str, Any]) -> Figure:
     deltas = np.diff(values)
     linear = 1e-5  # bits per byte below which the scale is linear
     with rc_context(STYLE):
-        figure = _figure(3.9)
+        figure = new_figure(3.9)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
         y = np.arange(len(values))
         left.barh(y, values, color=[BLUE] * (len(values) - 1) + [ORANGE], height=0.62)
         for i, value in enumerate(values):
-            _beside(left, value, i, f"{value:.5f}")
+            beside(left, value, i, f"{value:.5f}")
         left.set_yticks(y, [name for _, name in ACCOUNT])
         left.set_ylim(len(values) - 0.5, -0.5)
         left.set_xlim(0, max(*values, 1e-9) * 1.3)
@@ -258,7 +258,7 @@ def bits_account(proof: Mapping[str, Any]) -> Figure:
         right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "−") if x else "0"))
         right.tick_params(axis="x", labelsize=8.5)
         for at, delta, reason in zip(between, deltas, STEPS, strict=True):
-            _beside(right, delta, at, _signed(delta), weight="bold")
+            beside(right, delta, at, _signed(delta), weight="bold")
             right.annotate(reason, (0, at - 0.46), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
                            fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
         right.set_yticks([])
@@ -273,12 +273,12 @@ def peers(text_bytes: int, ours: Mapping[str, int], others: Mapping[str, int]) -
     """Coded size of the same text: ours (bytes by name) beside general-purpose compressors, smallest first."""
     rows = sorted([*ours.items(), *others.items()], key=lambda row: row[1])
     with rc_context(STYLE):
-        figure = _figure(1.5 + 0.36 * len(rows))
+        figure = new_figure(1.5 + 0.36 * len(rows))
         axes = figure.subplots()
         colors = [BLUE if name in ours else GREY for name, _ in rows]
         axes.barh(range(len(rows)), [size for _, size in rows], color=colors, height=0.68)
         for i, (_, size) in enumerate(rows):
-            _beside(axes, size, i, f"{size:,} bytes · {8 * size / max(1, text_bytes):.2f} bits per byte")
+            beside(axes, size, i, f"{size:,} bytes · {8 * size / max(1, text_bytes):.2f} bits per byte")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, max((size for _, size in rows), default=1) * 1.42)
@@ -288,7 +288,8 @@ def peers(text_bytes: int, ours: Mapping[str, int], others: Mapping[str, int]) -
     return figure
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """An empty figure WIDTH wide and `height` inches high, which no window shows."""
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     return figure
@@ -301,7 +302,7 @@ def _render(figure: Figure, form: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def _beside(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+def beside(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """A label just beyond the end of a horizontal bar."""
     offset, side = ((4, 0), "left") if x >= 0 else ((-4, 0), "right")
     style = {"fontsize": 8.5, **style}
