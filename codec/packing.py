@@ -28,6 +28,9 @@ SMALL = 4096
 """In a plain state dict, tensors of fewer elements are kept as float16 vectors; the challenge's limit is 65,536 at
 512 columns, which would leave the projections of a small model unquantized."""
 
+HALF_LIMIT = 65_504
+"""Float16's largest number: vectors with entries from here on are kept as float32."""
+
 FINEST_RATE = 12.0
 """Bits a weight beyond which no budget buys anything: rounding is then finer than bfloat16's."""
 
@@ -206,7 +209,7 @@ def _vector(name: str, tensor: torch.Tensor) -> NDArray[Any]:
         values = tensor.double().numpy()
         if not np.isfinite(values).all():
             raise FormatError(f"tensor {name}: not all values are finite; repair the checkpoint")
-        if np.abs(values).max(initial=0) < 65_504:
+        if np.abs(values).max(initial=0) < HALF_LIMIT:
             return values.astype("<f2")
         if np.abs(values).max() > np.finfo(np.float32).max:
             raise FormatError(f"tensor {name}: {np.abs(values).max():.3g} is too large for float32")

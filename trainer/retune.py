@@ -18,7 +18,7 @@ import codec
 from codec.checkpoint import Checkpoint
 from codec.console import Advance, ignore_progress, progress
 from codec.errors import FormatError, MismatchError
-from codec.packing import with_vectors
+from codec.packing import HALF_LIMIT, with_vectors
 from codec.parameters import parameters
 from trainer.calibrate import float_model, text_batches
 from trainer.correct import divergence
@@ -35,9 +35,6 @@ HELD_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 15}
 
 CHECKS = 5
 """How often the held-out rows are looked at in all."""
-
-HALF_LIMIT = 65_504
-"""Vectors with entries from here on are kept as float32 (`codec.pack`)."""
 
 
 @dataclass(frozen=True)
