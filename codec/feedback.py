@@ -14,7 +14,7 @@ from codec.errors import FormatError
 from codec.quantized import OnTrellis
 from codec.trellis import search
 
-Matrix = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to a moment's diagonal. A model of 36 million parameters needs 1 and 5 %
@@ -29,7 +29,7 @@ NO_TRELLIS = np.zeros((2, 0), np.uint64)
 _BLOCK = 64  # columns whose feedback is summed one by one; errors of whole blocks go through one matrix product
 
 
-def damped(moment: NDArray[np.floating]) -> Matrix:
+def damped(moment: NDArray[np.floating]) -> Doubles:
     """A second moment, [n, n] or its diagonal [n], with DAMPING of its mean diagonal added; ones where it is zero."""
     moment = np.asarray(moment, np.float64).copy()
     diagonal = moment if moment.ndim == 1 else np.einsum("ii->i", moment)
@@ -41,7 +41,7 @@ def damped(moment: NDArray[np.floating]) -> Matrix:
     return moment
 
 
-def upper_factor(moment: Matrix) -> Matrix:
+def upper_factor(moment: Doubles) -> Doubles:
     """The upper triangular V with V V^T = moment [n, n]; of a diagonal [n], its root [n].
 
     Raises:
@@ -57,16 +57,16 @@ def upper_factor(moment: Matrix) -> Matrix:
     raise FormatError("calibration: a moment is not positive definite; calibrate again")
 
 
-def pivots(factor: Matrix) -> Matrix:
+def pivots(factor: Doubles) -> Doubles:
     """The squared diagonal [n] of what `upper_factor` returned."""
     return np.square(factor if factor.ndim == 1 else np.diagonal(factor))
 
 
 def quantize_columns(
-    weights: Matrix,
-    factor: Matrix,
-    rows: Matrix,
-    columns: Matrix,
+    weights: Doubles,
+    factor: Doubles,
+    rows: Doubles,
+    columns: Doubles,
     before: NDArray[np.uint64],
     on: OnTrellis | None = None,
     limit: int = LARGEST,
@@ -138,6 +138,6 @@ def to_integers(samples, before, on, limit, state):
     return integers, state
 
 
-def everything(weights: Matrix) -> OnTrellis:
+def everything(weights: Doubles) -> OnTrellis:
     """All rows and columns of weights [R, C]."""
     return OnTrellis(np.ones(weights.shape[0], np.bool_), np.ones(weights.shape[1], np.bool_))

@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.feedback import NO_TRELLIS, damped, pivots, quantize_columns, upper_factor
-from codec.feedback import Matrix as Factor
+from codec.feedback import NO_TRELLIS, Doubles, damped, pivots, quantize_columns, upper_factor
 from codec.quantize import Matrix
 from codec.quantized import OnTrellis, Quantized, StepGrid
 from codec.steps import Factors, factors
@@ -66,7 +65,7 @@ class SensitivityGrid:
         chosen = self._steps(*self._factors(matrix))
         return row_rates(matrix.weights, StepGrid(1.0, chosen.rows, chosen.columns))
 
-    def _factors(self, matrix: Matrix) -> tuple[Factor, Factor]:
+    def _factors(self, matrix: Matrix) -> tuple[Doubles, Doubles]:
         """Of both moments; of the outputs' only the roots of its diagonal [R] where there is to be no feedback."""
         inputs, outputs = damped(matrix.moments.inputs), matrix.moments.row_weights
         if self.feedback == "both" and matrix.moments.outputs.ndim == 2:
@@ -75,7 +74,7 @@ class SensitivityGrid:
             return upper_factor(inputs), upper_factor(damped(matrix.moments.outputs))
         return upper_factor(inputs), np.sqrt(np.maximum(outputs.astype(np.float64), 0))
 
-    def _steps(self, inputs: Factor, outputs: Factor) -> Factors:
+    def _steps(self, inputs: Doubles, outputs: Doubles) -> Factors:
         rows, columns = pivots(outputs), pivots(inputs)
         if not self.by_row:
             rows = np.full(len(rows), rows.mean() if rows.size else 1.0)

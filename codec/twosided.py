@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from codec.feedback import LARGEST, Matrix, everything, to_integers
+from codec.feedback import LARGEST, Doubles, everything, to_integers
 from codec.quantized import OnTrellis
 
 _TILE = 64
@@ -22,11 +22,11 @@ _TILE = 64
 
 
 def quantize_diagonals(
-    weights: Matrix,
-    column_factor: Matrix,
-    row_factor: Matrix,
-    rows: Matrix,
-    columns: Matrix,
+    weights: Doubles,
+    column_factor: Doubles,
+    row_factor: Doubles,
+    rows: Doubles,
+    columns: Doubles,
     before: NDArray[np.uint64],
     on: OnTrellis | None = None,
     limit: int = LARGEST,
