@@ -20,7 +20,8 @@ from codec.bigram import bigram_rows
 from codec.bounds import check_range
 from codec.config import ModelConfig
 from codec.errors import FormatError
-from codec.fixed import EXACT, SNAP_BITS, exponent, power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.exact_attention import SOFTMAX_BITS, attend, value_fractions, without_own_value
+from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
 
 ARITHMETIC = 1
@@ -29,15 +30,10 @@ ARITHMETIC = 1
 OPERAND = 1 << (SNAP_BITS - 1)
 """Largest absolute value of a snapped operand."""
 
-SOFTMAX_BITS = 20
-"""Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
-
 NORM_EPSILON = 2.0**-23
 """Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
 
 LOG2_E = 1.4426950408889634
-
-_QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
 
 
 class ExactLinear:
@@ -147,9 +143,8 @@ class ExactModel:
         c, block = self.config, f"blocks.{i}."
         gain = self._vectors[block + "attn.q_gain"].astype(np.float64)
         unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
-        fraction = torch.from_numpy(self._value_fractions(block + "attn.c_v.weight", norm_scale))[:, None].to(
-            self.device
-        )
+        fractions = value_fractions(c, self._matrices[block + "attn.c_v.weight"].dequantize(), norm_scale)
+        fraction = torch.from_numpy(fractions)[:, None].to(self.device)
         return _Layer(
             query=self._linear(block + "attn.c_q.weight"),
             key=self._linear(block + "attn.c_k.weight"),
@@ -166,19 +161,6 @@ class ExactModel:
             norm_scale=norm_scale,
             xsa=i >= c.num_layers - c.xsa_layers,
         )
-
-    def _value_fractions(self, name: str, norm_scale: float) -> NDArray[np.int64]:
-        """Fractional bits [kv_heads] of the grid of values, from a bound that holds for every input.
-
-        A normalised row has length at most norm_scale * sqrt(dim), so |v| is at most that times the largest row norm
-        (Cauchy-Schwarz). `math.fsum` rounds once, so the bound is the same on every machine.
-        """
-        c, weights = self.config, self._matrices[name].dequantize().astype(np.float64)
-        squares = [math.fsum(row) for row in (weights * weights).tolist()]
-        per_head = np.array(squares).reshape(c.num_kv_heads, c.head_dim).max(1)
-        bound = torch.from_numpy(per_head * c.model_dim * norm_scale * norm_scale)  # of v^2
-        bits = (exponent(bound).clamp(-60, 60) + 1) >> 1  # |v| < 2^bits
-        return (SNAP_BITS - 1 - bits).numpy()
 
     def new_cache(self, lanes: int) -> Cache:
         """An empty cache for `lanes` sequences of up to `config.window` tokens."""
@@ -304,36 +286,12 @@ class ExactModel:
             cache.keys[execution][lanes, :, :length] = key
             cache.values[execution][lanes, :, :length] = value
         query = query.reshape(batch, c.num_kv_heads, -1, length, c.head_dim)
-        mixed = self._mix(query, keys, values, positions, layer.score_scale)
+        mixed = attend(query, keys, values, positions, layer.score_scale, self.exp2)
         if layer.xsa:
-            own = value[:, :, None]
-            dot = (torch.round(mixed) * own).sum(-1, keepdim=True)
-            mixed = mixed - (dot / (own * own).sum(-1, keepdim=True).clamp(min=1.0)) * own
+            mixed = without_own_value(mixed, value[:, :, None])
         mixed = mixed * layer.value_step[:, None, None]
         mixed = mixed.reshape(batch, c.num_heads, length, c.head_dim).transpose(1, 2).reshape(batch, length, -1)
         return self._project(layer.attention_out, *snap(mixed))
-
-    def _mix(self, query: Tensor, keys: Tensor, values: Tensor, positions: Tensor, scale: Tensor) -> Tensor:
-        """Softmax attention on integers: query [B, kv_heads, group, T, d], keys and values [B, kv_heads, S, d].
-
-        Returns values' mean under the weights, float64 [B, kv_heads, group, T, d] in units of the value grid.
-        """
-        batch, kv_heads, group, length, dim = query.shape
-        causal_prefix = length > 1  # then query t sees keys 0 .. t alone, so a chunk needs no later keys
-        chunks = []
-        for start in range(0, length, _QUERY_CHUNK):
-            end = min(start + _QUERY_CHUNK, length)
-            seen = end if causal_prefix else keys.shape[2]
-            q = query[:, :, :, start:end].reshape(batch, kv_heads, -1, dim)
-            scores = (q @ keys[:, :, :seen].transpose(2, 3)).view(batch, kv_heads, group, end - start, seen)
-            levels = torch.round(scores * scale)
-            future = torch.arange(seen, device=self.device) > positions[:, start:end, None]
-            levels = levels.masked_fill(future[:, None, None], -torch.inf)
-            below = levels.amax(-1, keepdim=True) - levels
-            weights = self.exp2[below.clamp(max=float(tables.EXP2_LENGTH - 1)).to(torch.int64)]
-            sums = (weights.view(batch, kv_heads, -1, seen) @ values[:, :, :seen]).view(batch, kv_heads, group, -1, dim)
-            chunks.append(sums / weights.sum(-1, keepdim=True))
-        return torch.cat(chunks, 3)
 
     def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
         hidden = self._project(layer.up, *self._norm(x, layer.norm_scale))

@@ -271,7 +271,7 @@ def test_chunks_of_attention_rows(monkeypatch):
     tokens = some_tokens(2, 32)
     expected = forward(model, tokens)
     for chunk in (1, 7, 31):
-        monkeypatch.setattr("codec.exact._QUERY_CHUNK", chunk)
+        monkeypatch.setattr("codec.exact_attention._QUERY_CHUNK", chunk)
         assert torch.equal(forward(model, tokens), expected)
 
 

@@ -1,0 +1,68 @@
+"""Attention in fixed point: softmax over integer scores, sums of integer values, and the grid that values lie on."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec import tables
+from codec.config import ModelConfig
+from codec.fixed import SNAP_BITS, exponent
+
+SOFTMAX_BITS = 20
+"""Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
+
+_QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor, scale: Tensor, exp2: Tensor) -> Tensor:
+    """Softmax attention on integers.
+
+    Args:
+        query: [B, kv_heads, group, T, d].
+        keys, values: [B, kv_heads, S, d].
+        positions: int64 [B, T], of the queries.
+        scale: [kv_heads, group, 1, 1], from integer scores to 1/LEVELS_PER_BIT bit.
+        exp2: `tables.exp2_table(SOFTMAX_BITS)`.
+
+    Returns:
+        Values' mean under the weights, float64 [B, kv_heads, group, T, d] in units of the value grid.
+    """
+    batch, kv_heads, group, length, dim = query.shape
+    causal_prefix = length > 1  # then query t sees keys 0 .. t alone, so a chunk needs no later keys
+    chunks = []
+    for start in range(0, length, _QUERY_CHUNK):
+        end = min(start + _QUERY_CHUNK, length)
+        seen = end if causal_prefix else keys.shape[2]
+        q = query[:, :, :, start:end].reshape(batch, kv_heads, -1, dim)
+        scores = (q @ keys[:, :, :seen].transpose(2, 3)).view(batch, kv_heads, group, end - start, seen)
+        levels = torch.round(scores * scale)
+        future = torch.arange(seen, device=query.device) > positions[:, start:end, None]
+        levels = levels.masked_fill(future[:, None, None], -torch.inf)
+        below = levels.amax(-1, keepdim=True) - levels
+        weights = exp2[below.clamp(max=float(tables.EXP2_LENGTH - 1)).to(torch.int64)]
+        sums = (weights.view(batch, kv_heads, -1, seen) @ values[:, :, :seen]).view(batch, kv_heads, group, -1, dim)
+        chunks.append(sums / weights.sum(-1, keepdim=True))
+    return torch.cat(chunks, 3)
+
+
+def without_own_value(mixed: Tensor, own: Tensor) -> Tensor:
+    """XSA: heads' outputs [..., d] minus their component along the position's own value, both in units of its grid."""
+    dot = (torch.round(mixed) * own).sum(-1, keepdim=True)
+    return mixed - (dot / (own * own).sum(-1, keepdim=True).clamp(min=1.0)) * own
+
+
+def value_fractions(config: ModelConfig, weights: NDArray[np.float32], norm_scale: float) -> NDArray[np.int64]:
+    """Fractional bits [kv_heads] of the grid of values, from a bound that holds for every input.
+
+    A normalised row has length at most norm_scale * sqrt(dim), so |v| is at most that times the largest row norm of the
+    value matrix `weights` (Cauchy-Schwarz). `math.fsum` rounds once, so the bound is the same on every machine.
+    """
+    wide = weights.astype(np.float64)
+    squares = [math.fsum(row) for row in (wide * wide).tolist()]
+    per_head = np.array(squares).reshape(config.num_kv_heads, config.head_dim).max(1)
+    bound = torch.from_numpy(per_head * config.model_dim * norm_scale * norm_scale)  # of v^2
+    bits = (exponent(bound).clamp(-60, 60) + 1) >> 1  # |v| < 2^bits
+    return (SNAP_BITS - 1 - bits).numpy()
