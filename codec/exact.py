@@ -204,9 +204,7 @@ class ExactModel:
         self, tokens: Tensor, previous: Tensor | None, positions: Tensor, cache: Cache | None, lanes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         c = self.config
-        x = self.embed(tokens, previous, positions)
-        normed, step = self._norm(x, 1.0)
-        x = first = normed * step
+        x = first = self.start(tokens, previous, positions)
         skips: list[Tensor] = []
         for n, i in enumerate(c.schedule):
             if n >= c.encoder_length and skips:
@@ -221,6 +219,17 @@ class ExactModel:
             if n < c.encoder_length:
                 skips.append(x)
         return self._norm(x, 1.0)
+
+    @property
+    def starts_alone(self) -> bool:
+        """Whether `start` depends on nothing but the token itself."""
+        return not self.config.bigram_buckets
+
+    @torch.inference_mode()
+    def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+        """The residual stream before the first block, float64 [B, T, dim]; arguments as for `embed`."""
+        normed, step = self._norm(self.embed(tokens, previous, positions), 1.0)
+        return normed * step
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ which costs about 2e-9 bit a symbol."""
 EXP2_LENGTH = 32 * LEVELS_PER_BIT + 1
 """Entries of an exp2 table; the last one is 0 for up to 30 fractional bits, so it serves as "minus infinity"."""
 
+FRACTION_BITS = 60
+"""Of `octave`: plenty for exp2 tables of up to 30 bits."""
+
 LOGIT_GRID = 1024
 """Logits are rounded to 1/1024 nat before the softcap table: an error of variance 8e-8 nat^2, 4e-8 nat a token."""
 
@@ -36,21 +39,27 @@ def _fixed(value: Decimal) -> int:
 
 
 @lru_cache
-def exp2_table(bits: int) -> NDArray[np.int64]:
-    """Entry i is 2^(bits - i / LEVELS_PER_BIT), rounded: int64 [EXP2_LENGTH]."""
+def octave() -> NDArray[np.int64]:
+    """Entry i is 2^(FRACTION_BITS - i / LEVELS_PER_BIT), rounded: int64 [LEVELS_PER_BIT]."""
     root = _ONE >> 1
     for _ in range(LEVELS_PER_BIT.bit_length() - 1):
         root = isqrt(root << 160)
-    power, octave = _ONE, []
+    power, found = _ONE, []
+    shift = 160 - FRACTION_BITS
     for _ in range(LEVELS_PER_BIT):
-        octave.append((power + (1 << 99)) >> 100)  # 60 fractional bits are plenty for bits <= 30
+        found.append((power + (1 << (shift - 1))) >> shift)
         power = power * root >> 160
+    return np.array(found, np.int64)
+
+
+@lru_cache
+def exp2_table(bits: int) -> NDArray[np.int64]:
+    """Entry i is 2^(bits - i / LEVELS_PER_BIT), rounded from `octave`: int64 [EXP2_LENGTH]."""
     table = np.zeros(EXP2_LENGTH, np.int64)
-    fractions = np.array(octave, np.int64)
     for n in range(32):
-        shift = 60 - bits + n
+        shift = FRACTION_BITS - bits + n
         if shift < 62:
-            table[n * LEVELS_PER_BIT : (n + 1) * LEVELS_PER_BIT] = (fractions + (1 << (shift - 1))) >> shift
+            table[n * LEVELS_PER_BIT : (n + 1) * LEVELS_PER_BIT] = (octave() + (1 << (shift - 1))) >> shift
     return table
 
 

@@ -1,0 +1,260 @@
+"""The element-wise steps of `codec.exact` on a GPU: Triton kernels over rows of tokens, between matrix products.
+
+Each kernel fuses what stands between two products and follows `codec.exact` operation by operation in float64. They are
+launched through `launch`, which forbids the compiler to contract a product and a sum (`enable_fp_fusion`): every
+operation is then the correctly rounded one of the reference. Rounding to an integer is an addition of 1.5 * 2^52, which
+holds for magnitudes below 2^51; operands are clamped before, where they could be larger.
+
+Operands of matrix products leave as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are padded, so that
+kernels of whole tiles need no masks (`codec.cuda_matmul`); what is in the padding is never read into a result.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from codec.exact import NORM_EPSILON
+from codec.fixed import SNAP_BITS
+
+_HALF_BITS = tl.constexpr(SNAP_BITS - 1)
+_LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
+_ROUND = tl.constexpr(1.5 * 2.0**52)
+_EPSILON = tl.constexpr(NORM_EPSILON)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
+    """Run a kernel without contraction of floating-point operations."""
+    kernel[grid](*arguments, **settings, enable_fp_fusion=False)
+
+
+@triton.jit
+def power_of_two(n):
+    """2^n as float64 of int64 n."""
+    return ((n + 1023) << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def exponent(x):
+    """`codec.fixed.exponent` of x >= 0."""
+    return (x.to(tl.int64, bitcast=True) >> 52) - 1022
+
+
+@triton.jit
+def round_even(x):
+    """x rounded to the nearest integer, ties to even, for |x| < 2^51."""
+    return (x + _ROUND) - _ROUND
+
+
+@triton.jit
+def reciprocal_sqrt(m):
+    """`codec.fixed.reciprocal_sqrt`."""
+    k = (52 - exponent(m)) >> 1
+    scaled = m * power_of_two(2 * k)
+    root = tl.floor(tl.sqrt(scaled))
+    root = tl.where(root * root > scaled, root - 1.0, root)
+    up = root + 1.0
+    root = tl.where(up * up <= scaled, up, root)
+    return power_of_two(k) / root
+
+
+@triton.jit
+def snap_scales(largest):
+    """(what to multiply with before rounding, the step) of a row whose largest magnitude is given."""
+    e = tl.minimum(tl.maximum(exponent(largest), -64), 960)
+    return power_of_two(_HALF_BITS - e), power_of_two(e - _HALF_BITS)
+
+
+@triton.jit
+def snap_fixed(x, scale):
+    """`codec.fixed.snap_fixed`, x times `scale`."""
+    return round_even(tl.minimum(tl.maximum(x * scale, -_LIMIT), _LIMIT))
+
+
+@triton.jit
+def low_limb(x):
+    """The lowest signed 8-bit limb of integers x, in their type."""
+    return ((x + 128) & 255) - 128
+
+
+@triton.jit
+def _store_limbs(x, pointer, offsets, limb_stride, mask):
+    """Two limbs of integers x, float64 below 2^15."""
+    whole = x.to(tl.int32)
+    low = low_limb(whole)
+    tl.store(pointer + offsets, low.to(tl.int8), mask=mask)
+    tl.store(pointer + limb_stride + offsets, ((whole - low) >> 8).to(tl.int8), mask=mask)
+
+
+@triton.jit
+def residual_kernel(
+    x_in, x_out, y, y_rows, y_step, y_scale, y_stride, saved, skip, skip_weight, skip_gate, first, mix, norm,
+    columns, operands, steps, count, dim, width,
+    UPDATE: tl.constexpr, SAVE: tl.constexpr, SKIP: tl.constexpr, MIX: tl.constexpr, OPERANDS: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add a product to the residual stream of one token, mix it, and normalise it into operands.
+
+    x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride], what is added is
+    ((y * y_rows) * y_step) * y_scale. norm: float64 [2], the scale of the norm and 1 / dim. columns: float64
+    [OPERANDS, dim], read for the operands whose bit is set in COLUMNS. operands: int8 [OPERANDS, 2, count, width].
+    steps: float64 [OPERANDS, count]. SKIP: 0 none, 1 added, 2 gated.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < dim
+    x = tl.load(x_in + row * dim + at, mask=inside, other=0.0)
+    if UPDATE:
+        product = tl.load(y + row * y_stride + at, mask=inside, other=0).to(tl.float64)
+        product = product * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
+        x = x + tl.load(y_scale + at, mask=inside, other=0.0) * product
+    if SAVE:
+        tl.store(saved + row * dim + at, x, mask=inside)
+    if SKIP > 0:
+        taken = tl.load(skip_weight + at, mask=inside, other=0.0)
+        taken = taken * tl.load(skip + row * dim + at, mask=inside, other=0.0)
+        if SKIP == 1:
+            x = x + taken
+        else:
+            x = taken + tl.load(skip_gate + at, mask=inside, other=0.0) * (x - taken)
+    if MIX:
+        start = tl.load(first + row * dim + at, mask=inside, other=0.0)
+        here = x * tl.load(mix + at, mask=inside, other=0.0)
+        x = here + start * tl.load(mix + dim + at, mask=inside, other=0.0)
+    tl.store(x_out + row * dim + at, x, mask=inside)
+    scale, step = snap_scales(tl.max(tl.abs(x)))
+    snapped = round_even(x * scale)
+    mean = tl.sum(snapped * snapped) * step * step * tl.load(norm + 1) + _EPSILON
+    step = step * reciprocal_sqrt(mean) * tl.load(norm)
+    for i in tl.static_range(OPERANDS):
+        integers, operand_step = snapped, step
+        if (COLUMNS >> i) & 1:
+            scaled = snapped * tl.load(columns + i * dim + at, mask=inside, other=0.0)
+            finer, fine_step = snap_scales(tl.max(tl.abs(scaled)))
+            integers = round_even(scaled * finer)
+            operand_step = step * fine_step
+        tl.store(steps + i * count + row, operand_step)
+        _store_limbs(integers, operands + i * 2 * count * width, row * width + at, count * width, inside)
+
+
+@triton.jit
+def _heads(y, y_rows, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, valid):
+    """What a product says at `at` of each head, float64 [heads, D]."""
+    offsets = heads[:, None] * HEAD_DIM + at[None, :]
+    product = tl.load(y + row * stride + offsets, mask=valid, other=0).to(tl.float64)
+    return product * tl.load(y_rows + offsets, mask=valid, other=0.0) * step
+
+
+@triton.jit
+def rotate_kernel(
+    y, y_rows, y_step, y_stride, positions, slots, cos, sin, norm, out, limb_stride, slot_stride, head_stride,
+    position_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, FRACTION: tl.constexpr,
+    HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Normalise and rotate the queries or keys of one token; limbs to `out` at its slot, head and position.
+
+    y: integers [rows, y_stride], HEADS * HEAD_DIM of them used. norm: float64 [1], 1 / HEAD_DIM. cos, sin: float64
+    [window, HALF]. out: int8, its last dimension contiguous, BLOCK of it written.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
+    valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
+    step = tl.load(y_step + row)
+    x = _heads(y, y_rows, step, row, y_stride, heads, HEAD_DIM, at, valid)
+    partner = tl.where(at < HALF, at + HALF, at - HALF)
+    turns = at < 2 * HALF
+    other = _heads(y, y_rows, step, row, y_stride, heads, HEAD_DIM, partner, valid & turns[None, :])
+    scale, head_step = snap_scales(tl.max(tl.abs(x), 1))
+    snapped = round_even(x * scale[:, None])
+    mean = tl.sum(snapped * snapped, 1) * head_step * head_step * tl.load(norm) + _EPSILON
+    head_step = (head_step * reciprocal_sqrt(mean))[:, None]
+    x = snapped * head_step
+    other = round_even(other * scale[:, None]) * head_step
+    position = tl.load(positions + row)
+    angle = position * HALF + tl.where(at < HALF, at, at - HALF)
+    c = tl.load(cos + angle, mask=turns, other=1.0)[None, :]
+    s = tl.load(sin + angle, mask=turns, other=0.0)[None, :]
+    turned = tl.where((at < HALF)[None, :], x * c + other * s, x * c - other * s)
+    turned = snap_fixed(tl.where(turns[None, :], turned, x), FRACTION)
+    offsets = tl.load(slots + row) * slot_stride + position * position_stride
+    offsets = offsets + heads[:, None] * head_stride + at[None, :]
+    _store_limbs(turned, out, offsets, limb_stride, heads[:, None] < HEADS)
+
+
+@triton.jit
+def value_kernel(
+    y, y_rows, y_step, y_stride, positions, slots, scales, own, out, limb_stride, slot_stride, head_stride,
+    dim_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The values of one token on their grid, limbs to `out` (positions contiguous), and int16 to `own` [rows, kv_dim].
+
+    scales: float64 [HEADS], two to the fractional bits of each head.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
+    valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
+    x = _heads(y, y_rows, tl.load(y_step + row), row, y_stride, heads, HEAD_DIM, at, valid)
+    value = snap_fixed(x, tl.load(scales + heads, mask=heads < HEADS, other=1.0)[:, None])
+    index = row * (HEADS * HEAD_DIM) + heads[:, None] * HEAD_DIM + at[None, :]
+    tl.store(own + index, value.to(tl.int16), mask=valid)
+    offsets = tl.load(slots + row) * slot_stride + tl.load(positions + row)
+    offsets = offsets + heads[:, None] * head_stride + at[None, :] * dim_stride
+    _store_limbs(value, out, offsets, limb_stride, heads[:, None] < HEADS)
+
+
+@triton.jit
+def mixed_kernel(
+    mixed, own, value_step, columns, operand, steps, count, width, GROUP: tl.constexpr, HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, XSA: tl.constexpr, COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand."""
+    row = tl.program_id(0).to(tl.int64)
+    heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
+    valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
+    index = heads[:, None] * HEAD_DIM + at[None, :]
+    x = tl.load(mixed + row * (HEADS * HEAD_DIM) + index, mask=valid, other=0.0)
+    if XSA:
+        kv = (heads // GROUP)[:, None] * HEAD_DIM + at[None, :]
+        value = tl.load(own + row * (HEADS // GROUP * HEAD_DIM) + kv, mask=valid, other=0).to(tl.float64)
+        dot = tl.sum(round_even(x) * value, 1)
+        square = tl.maximum(tl.sum(value * value, 1), 1.0)
+        x = x - (dot / square)[:, None] * value
+    x = x * tl.load(value_step + heads // GROUP, mask=heads < HEADS, other=0.0)[:, None]
+    scale, step = snap_scales(tl.max(tl.max(tl.abs(x), 1), 0))
+    integers = round_even(x * scale)
+    if COLUMNS:
+        scaled = integers * tl.load(columns + index, mask=valid, other=0.0)
+        finer, fine_step = snap_scales(tl.max(tl.max(tl.abs(scaled), 1), 0))
+        integers = round_even(scaled * finer)
+        step = step * fine_step
+    tl.store(steps + row, step)
+    _store_limbs(integers, operand, row * width + index, count * width, valid)
+
+
+@triton.jit
+def activate_kernel(
+    y, y_rows, y_step, y_stride, columns, operand, steps, count, hidden, width, LEAKY: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The squared activation of one token as an operand: of two limbs on column steps, else of four."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < hidden
+    x = tl.load(y + row * y_stride + at, mask=inside, other=0).to(tl.float64)
+    x = x * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
+    x = tl.maximum(x, x * 0.5 if LEAKY else x * 0.0)
+    scale, step = snap_scales(tl.max(tl.abs(x)))
+    x = round_even(x * scale)
+    square, step = x * x, step * step
+    offsets, limb = row * width + at, count * width
+    if COLUMNS:
+        scaled = square * tl.load(columns + at, mask=inside, other=0.0)
+        finer, fine_step = snap_scales(tl.max(tl.abs(scaled)))
+        step = step * fine_step
+        _store_limbs(round_even(scaled * finer), operand, offsets, limb, inside)
+    else:
+        whole = square.to(tl.int32)
+        low = ((whole + 32768) & 65535) - 32768
+        _store_limbs(low.to(tl.float64), operand, offsets, limb, inside)
+        _store_limbs(((whole - low) >> 16).to(tl.float64), operand + 2 * limb, offsets, limb, inside)
+    tl.store(steps + row, step)
