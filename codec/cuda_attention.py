@@ -107,9 +107,7 @@ def _rows_kernel(
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
         weights = tl.where(seen, weights, 0)
         total += tl.sum(weights, 1)
-        sum0, sum1, sum2, sum3 = _add_values(
-            weights.to(tl.int32), values + start, kv_limb, sum0, sum1, sum2, sum3
-        )
+        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), values + start, kv_limb, sum0, sum1, sum2, sum3)
     mean = _mean(sum0, sum1, sum2, sum3, total)
     tl.store(out + query[:, None] * HEAD_DIM + d[None, :], mean, mask=valid[:, None] & (d[None, :] < HEAD_DIM))
 
@@ -156,9 +154,7 @@ def _step_kernel(
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
         weights = tl.where(seen, weights, 0)
         total += tl.sum(weights, 1)
-        sum0, sum1, sum2, sum3 = _add_values(
-            weights.to(tl.int32), values + start, kv_limb, sum0, sum1, sum2, sum3
-        )
+        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), values + start, kv_limb, sum0, sum1, sum2, sum3)
     mean = _mean(sum0, sum1, sum2, sum3, tl.maximum(total, 1))
     tl.store(out + head[:, None] * HEAD_DIM + d[None, :], mean, mask=valid[:, None] & (d[None, :] < HEAD_DIM))
 
@@ -195,7 +191,7 @@ def attend_step(
 
     Args:
         q: int8 [2, lanes, heads, D].
-        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, D, window]; the window is a multiple of 64.
+        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, D, window], a multiple of 64.
         positions, slots: int64 [lanes].
 
     Returns:

@@ -5,8 +5,8 @@ launched through `launch`, which forbids the compiler to contract a product and 
 operation is then the correctly rounded one of the reference. Rounding to an integer is an addition of 1.5 * 2^52, which
 holds for magnitudes below 2^51; operands are clamped before, where they could be larger.
 
-Operands of matrix products leave as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are padded, so that
-kernels of whole tiles need no masks (`codec.cuda_matmul`); what is in the padding is never read into a result.
+Operands of matrix products leave as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are padded, so
+that kernels of whole tiles need no masks (`codec.cuda_matmul`); what is in the padding is never read into a result.
 """
 
 from typing import Any
@@ -113,7 +113,7 @@ def residual_kernel(
     if SKIP > 0:
         taken = tl.load(skip_weight + at, mask=inside, other=0.0)
         taken = taken * tl.load(skip + row * dim + at, mask=inside, other=0.0)
-        if SKIP == 1:
+        if SKIP == 1:  # noqa: SIM108
             x = x + taken
         else:
             x = taken + tl.load(skip_gate + at, mask=inside, other=0.0) * (x - taken)
