@@ -18,13 +18,14 @@ from typing import Any
 from artifacts import minify, provenance
 from artifacts.folders import new_folder, write_sums
 from artifacts.ledger import LIMIT, Ledger, folder_ledger
-from artifacts.significance import Comparison, Record, compare, moments, refusals
+from artifacts.significance import Comparison, Record, compare, refusals
 from artifacts.submission_readme import readme
 from codec.archive import describe
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.files import read_bytes
 from eval.saved import PACK, PROOF, load_proof
+from eval.welch import moments
 from trainer.journal import LOG
 from trainer.recipe import RECIPE
 

@@ -8,7 +8,7 @@ import typer
 from codec import console
 from codec.cli import Device, check_device
 from codec.windows import Policy
-from eval import cli_ablate, cli_audit
+from eval import cli_ablate, cli_audit, cli_screen
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
     cli_ablate.register(app)
     cli_audit.register(app)
+    cli_screen.register(app)
 
 
 def bpb(

@@ -1,0 +1,80 @@
+"""One run of a screen in a process of its own: train, then score the validation shards the challenge's flat way.
+
+Run as `python -m eval.screen_run FOLDER`, the recipe as JSON on standard input. The score appears in `score.json`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codec.checkpoint import WEIGHTS
+from codec.console import CheckFailed
+from codec.errors import CodecError
+from codec.files import atomic_write
+from codec.windows import Policy
+from eval.bpb import score
+from eval.models import load_model
+from eval.streams import token_stream
+from trainer.distributed import ALONE
+from trainer.journal import METRICS
+from trainer.loop import train
+from trainer.recipe import Recipe
+from trainer.resume import RESUME
+from trainer.source import open_source
+
+SCORE = "score.json"
+"""Of a finished run, in its folder: `bpb`, `loss_nats`, `text_bytes`, `parameters`, `steps`, `train_tokens`,
+`seconds` of training."""
+
+
+def run(recipe: Recipe, folder: Path) -> None:
+    """Train and score a recipe; a run that was stopped goes on from its last checkpoint, or begins again without one.
+
+    Raises:
+        CheckFailed: training diverged, or was interrupted.
+    """
+    trained = (folder / WEIGHTS).exists() and not (folder / RESUME).exists()
+    if not trained and train(recipe, folder, resume=(folder / METRICS).exists()).interrupted:
+        raise CheckFailed("interrupted; run the same command to go on")
+    found = scored(recipe, folder)
+    with atomic_write(folder / SCORE) as file:
+        file.write(json.dumps(found, indent=1).encode())
+
+
+def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """What `SCORE` says of a run that has been trained."""
+    loaded = load_model(folder)
+    shards = open_source(recipe, folder, ALONE).val[0].parent
+    stream = token_stream(shards, loaded.tokenizer, recipe.train.val_tokens + 1)
+    model = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
+    result = score(model, loaded.tokenizer, stream, Policy.FLAT)
+    last = [line for line in read_metrics(folder) if "train_loss" in line][-1]
+    return {
+        "bpb": result.bpb,
+        "loss_nats": result.loss_nats,
+        "text_bytes": result.text_bytes,
+        "parameters": sum(tensor.numel() for tensor in loaded.state_dict.values()),
+        "steps": last["step"],
+        "train_tokens": round(last["tokens_per_second"] * last["seconds"]),
+        "seconds": last["seconds"],
+    }
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def main() -> None:
+    """Exit status 1, the reason last on stderr, if the run fails."""
+    try:
+        run(Recipe.from_dict(json.load(sys.stdin)), Path(sys.argv[1]))
+    except (CodecError, CheckFailed) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

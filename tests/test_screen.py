@@ -1,0 +1,234 @@
+"""eval.screen and what is made of it: runs are scored, kept and not repeated, failures cost one run, tests add up."""
+
+import contextlib
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from codec.console import CheckFailed
+from codec.errors import CodecError
+from eval import plots, screen, screen_plots, screen_run, screen_tables
+from eval.screen import Outcome, Result, devices, make_plan, run_plan
+from eval.welch import moments, student_tail, welch
+from trainer.embedded import sp1024, train_documents, val_documents
+from trainer.prepare import encode_documents
+from trainer.recipe import Recipe, load_recipe
+from trainer.shards import write_shard
+from underpar.cli import app
+
+RECIPE = """
+[model]
+window = 16
+num_layers = 1
+model_dim = 16
+num_heads = 2
+num_kv_heads = 1
+
+[data]
+shards = "{shards}"
+tokenizer = "{tokenizer}"
+
+[train]
+batch_tokens = 64
+micro_batches = 1
+iterations = 4
+seconds = 0
+warmdown_steps = 0
+checkpoint_seconds = 0
+val_tokens = 200
+"""
+
+VARIANTS = """
+[wide]
+model.mlp_mult = 3
+
+[broken]
+data.shards = "nowhere"
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A recipe on shards of a few documents, and variants."""
+    folder = tmp_path_factory.mktemp("files")
+    for split, documents in (("train", train_documents), ("val", val_documents)):
+        write_shard(folder / f"fineweb_{split}_000000.bin", encode_documents(list(documents())[:2], sp1024()))
+    (folder / "t.model").write_bytes(sp1024().model)
+    (folder / "tiny.toml").write_text(RECIPE.format(shards=folder, tokenizer=folder / "t.model"))
+    (folder / "variants.toml").write_text(VARIANTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(files, tmp_path_factory):
+    """What the command printed, and its folder; one variant failed."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.raises(CheckFailed, match="1 of 3 runs failed: broken/0"):
+        _command(files, out)
+    return json.loads((out / "results.json").read_text()), out
+
+
+def _command(files, out, *more):
+    text = io.StringIO()
+    arguments = ["screen", str(files / "tiny.toml"), str(files / "variants.toml"), "-o", str(out), "--seeds", "1"]
+    with contextlib.redirect_stdout(text):
+        app([*arguments, "--json", *more], standalone_mode=False)
+    return json.loads(text.getvalue().splitlines()[-1])
+
+
+def test_a_run_is_trained_and_scored_and_a_failure_costs_one(result):
+    printed, out = result
+    assert [v["variant"] for v in printed["variants"]] == ["base", "wide"]
+    assert list(printed["failed"]) == ["broken/0"] and "nowhere" in printed["failed"]["broken/0"]
+    base, wide = printed["runs"]
+    assert (base["steps"], base["train_tokens"]) == (4, 256) and base["parameters"] < wide["parameters"]
+    for run in (base, wide):
+        journal = [json.loads(line) for line in (out / run["variant"] / "0" / "metrics.jsonl").open()]
+        assert run["loss_nats"] == pytest.approx(journal[-1]["val_loss"], rel=1e-6)
+        assert run["text_bytes"] == base["text_bytes"] > 300
+    assert printed["variants"][1]["difference"] == wide["bpb"] - base["bpb"]
+    with (out / "runs.csv").open() as file:
+        assert [float(row["bpb"]) for row in csv.DictReader(file)] == [base["bpb"], wide["bpb"]]
+    assert (out / "differences.svg").exists() and (out / "curves.png").exists()
+
+
+def test_finished_runs_are_not_repeated(files, result, monkeypatch):
+    printed, out = result
+    monkeypatch.setattr(subprocess, "Popen", None)
+    again = _command(files, out, "--only", "wide")
+    assert again["runs"] == printed["runs"] and again["failed"] == {}
+
+
+def test_a_trained_run_without_a_score_is_scored(result, monkeypatch):
+    _, out = result
+    before = json.loads((out / "wide/0" / screen_run.SCORE).read_text())
+    (out / "wide/0" / screen_run.SCORE).unlink()
+    monkeypatch.setattr(screen_run, "train", None)
+    screen_run.run(Recipe.from_dict(json.loads((out / "wide/0/recipe.json").read_text())), out / "wide/0")
+    assert json.loads((out / "wide/0" / screen_run.SCORE).read_text()) == before
+
+
+def test_runs_of_another_recipe_are_refused(files, result):
+    _, out = result
+    with pytest.raises(CodecError, match="not the recipe that base/0 has now"):
+        _command(files, out, "train.iterations=5")
+    with pytest.raises(CodecError, match="expected some of base, wide, broken"):
+        _command(files, out, "--only", "narrow")
+    with pytest.raises(CodecError, match="val_tokens is 0"):
+        make_plan({"base": Recipe()}, 1)
+
+
+def test_a_plan_gives_every_variant_the_same_seeds():
+    base = load_recipe("proxy")
+    plan = make_plan({"base": base, "other": replace(base, train=replace(base.train, qk_gain=2.0))}, 2)
+    assert [run.name for run in plan] == ["base/0", "other/0", "base/1", "other/1"]
+    assert plan[0].recipe == base
+    assert [run.recipe.train.seed - base.train.seed for run in plan] == [0, 0, 1, 1]
+    assert [run.recipe.data.seed - base.data.seed for run in plan] == [0, 0, 1, 1]
+
+
+def test_each_device_has_one_run_at_a_time(tmp_path, monkeypatch):
+    """Processes that note when they were there, in place of training."""
+    program = (
+        "import sys, time; s = time.time(); time.sleep(0.3); open(sys.argv[1], 'a').write(f'{s} {time.time()}\\n')"
+    )
+
+    def start(run, folder, place):
+        folder.mkdir(parents=True)
+        (folder / screen.SCORE).write_text(json.dumps(SCORES))
+        (folder / "metrics.jsonl").write_text("")
+        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path / f"place{place}")])
+
+    monkeypatch.setattr(screen, "_start", start)
+    told: list[float] = []
+    plan = make_plan({"base": load_recipe("proxy")}, 5)
+    outcome = run_plan(plan, tmp_path, ["2", "5"], told.append)
+    assert [r.seed for r in outcome.results] == [0, 1, 2, 3, 4] and sum(told) == 5
+    times = [
+        [tuple(map(float, line.split())) for line in (tmp_path / f"place{p}").read_text().splitlines()] for p in (2, 5)
+    ]
+    assert len(times[0]) + len(times[1]) == 5 and all(times)
+    for spans in times:
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_devices_are_the_visible_ones(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert devices() == [""]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert devices() == ["3", "GPU-5"]
+
+
+SCORES = {
+    "bpb": 1.2,
+    "loss_nats": 3.0,
+    "text_bytes": 1000,
+    "parameters": 100,
+    "steps": 30,
+    "train_tokens": 3000,
+    "seconds": 3.0,
+}
+
+
+def made_up(variant, scores):
+    found = []
+    for seed, bpb in enumerate(scores):
+        journal = [
+            {"step": n, "seconds": n / 10, "train_loss": 3 + bpb + 1 / n, "lr_scale": 1.0, "tokens_per_second": 1000.0}
+            for n in range(1, 30)
+        ]
+        found.append(Result(variant, seed, **{**SCORES, "bpb": bpb}, metrics=journal))
+    return found
+
+
+SCREEN = [
+    *made_up("base", [1.20, 1.21, 1.22]),
+    *made_up("better", [1.10, 1.11, 1.13]),
+    *made_up("same", [1.20, 1.21, 1.23]),
+    *made_up("once", [1.4]),
+    *[one for n in range(4) for one in made_up(f"worse{n}", [1.3 + n / 10, 1.31 + n / 10, 1.31 + n / 10])],
+]
+
+
+def test_effects_are_welch_tests_against_the_recipe():
+    found = {effect.variant: effect for effect in screen_tables.effects(SCREEN)}
+    assert next(iter(found)) == "base" and found["base"].p is None and found["base"].difference == 0
+    (mean, variance), (base_mean, base_variance) = moments([1.10, 1.11, 1.13]), moments([1.20, 1.21, 1.22])
+    better = found["better"]
+    assert better.difference == pytest.approx(mean - base_mean)
+    assert better.bpb_error == pytest.approx((variance / 3) ** 0.5)
+    t, degrees = welch(mean - base_mean, (variance, 3), (base_variance, 3))
+    assert better.difference / better.difference_error == pytest.approx(t)
+    assert better.p == pytest.approx(2 * student_tail(-t, degrees)) and 0 < better.p < 0.01
+    assert better.p < better.p_holm <= 7 * better.p
+    assert found["same"].p > 0.5 and found["same"].p_holm == found["same"].p
+    assert found["once"].bpb_error is None and found["once"].p is not None  # the recipe's own spread decides
+    assert screen_tables.effects(made_up("better", [1.0])) == []
+    alone = screen_tables.effects([*made_up("base", [1.2]), *made_up("better", [1.1])])
+    assert alone[1].p is alone[1].p_holm is alone[1].difference_error is None
+
+
+def test_pictures_are_the_same_bytes_every_time_and_name_the_best_and_the_worst():
+    found = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN))
+    again = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN))
+    assert {name: plots.svg(one) for name, one in found.items()} == {
+        name: plots.svg(one) for name, one in again.items()
+    }
+    legend = [text.get_text() for text in found["curves"].legends[0].get_texts()]
+    assert legend == ["base", "better", "same", "worse2", "worse3"]
+    assert len(found["curves"].axes[0].lines) == 8
+    axes = found["differences"].axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["better", "same"]
+    assert any("−0.0967 ± 0.0105 · p" in text.get_text() for text in axes.texts)
+    assert screen_plots.pictures([], []) == {}
+    assert screen_tables.summary(Outcome([], {"a/0": "why"})) == {"variants": [], "runs": [], "failed": {"a/0": "why"}}

@@ -1,0 +1,51 @@
+"""trainer.variants: the files that ship vary the recipe they are for, and errors name the variant."""
+
+from dataclasses import asdict
+
+import pytest
+
+from codec.errors import FormatError
+from trainer.recipe import Recipe, load_recipe
+from trainer.variants import ABLATIONS, BASE, load_variants
+
+
+@pytest.mark.parametrize("path", sorted(ABLATIONS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_variant_that_ships_differs_from_the_proxy_and_from_the_others(path):
+    found = load_variants(path.stem, load_recipe("proxy"))
+    assert found[BASE] == load_recipe("proxy")
+    assert len(found) > 10 and len(set(found.values())) == len(found)
+
+
+def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
+    (tmp_path / "v.toml").write_text("[deep]\nmodel.num_layers = 11\ntrain.qk_gain = 2\n[same]\n")
+    base = load_recipe("baseline")
+    found = load_variants(str(tmp_path / "v.toml"), base)
+    assert list(found) == [BASE, "deep", "same"] and found["same"] == base
+    assert (found["deep"].model.num_layers, found["deep"].train.qk_gain) == (11, 2.0)
+    changed = asdict(found["deep"])
+    changed["model"]["num_layers"], changed["train"]["qk_gain"] = 9, 1.5
+    assert Recipe.from_dict(changed) == base
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[base]\n", "'base'"),
+        ('["a/b"]\n', "letters, digits"),
+        ("deep = 1\n", "deep is '1'"),
+        ("[deep]\nlayers = 1\n", "expected entries such as"),
+        ("[deep]\nmodel.layers = 1\n", "deep: config: unknown entries"),
+        ("[deep]\nmodels.num_layers = 1\n", "deep: recipe: unknown sections"),
+        ("[deep]\nmodel.num_layers = 0\n", "deep: config: num_layers is 0"),
+        ("[deep\n", "not TOML"),
+    ],
+)
+def test_errors_name_the_variant(tmp_path, text, message):
+    (tmp_path / "v.toml").write_text(text)
+    with pytest.raises(FormatError, match=message):
+        load_variants(str(tmp_path / "v.toml"), Recipe())
+
+
+def test_a_name_that_is_none():
+    with pytest.raises(FormatError, match=r"neither a file nor one of .*screen"):
+        load_variants("nothing", Recipe())
