@@ -31,8 +31,8 @@ class CachedAttention(nn.Module):
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
         self.position = 0
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, 1, D] -> [B, 1, D]; cos and sin are of all positions."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
+        """x [B, 1, D] -> [B, 1, D], times scale [D]; cos and sin are of all positions."""
         inner, at = self.inner, self.position
 
         def heads(y: Tensor, count: int) -> Tensor:
@@ -46,7 +46,7 @@ class CachedAttention(nn.Module):
         known = slice(0, at + 1)
         grouped = inner.kv_heads != inner.heads
         y = F.scaled_dot_product_attention(q, self.keys[:, :, known], self.values[:, :, known], enable_gqa=grouped)
-        return inner.proj(y.transpose(1, 2).reshape(x.shape))
+        return scale * inner.proj(y.transpose(1, 2).reshape(x.shape))
 
 
 class PeerPredictor:

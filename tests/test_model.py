@@ -225,11 +225,28 @@ def test_bfloat16_is_close_and_parameters_stay_float32() -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "everything"])
 def test_the_loss_is_one_graph_for_the_compiler(name: str) -> None:
-    model = random_model(CONFIGS[name])
-    model.dtype = torch.bfloat16
+    model = GPT(CONFIGS[name], dtype=torch.bfloat16, fuse=True)
+    model.load_state_dict(random_model(CONFIGS[name]).state_dict())
     tokens = some_tokens(model.config, rows=2)
-    compiled = torch.compile(model.loss, backend="eager", fullgraph=True, dynamic=False)
-    torch.testing.assert_close(compiled(tokens, tokens), model.loss(tokens, tokens))
+    compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
+    found = compiled(tokens, tokens)
+    found.backward()
+    torch.testing.assert_close(found, model.loss(tokens, tokens))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["baseline", "everything", "low softcap"])
+def test_fused_products_are_the_same_function(name: str) -> None:
+    config = CONFIGS[name]
+    plain, fused = random_model(config), GPT(config, fuse=True)
+    fused.load_state_dict(plain.state_dict())
+    tokens = some_tokens(config, rows=2)
+    losses = [model.loss(tokens, tokens.roll(-1, 1)) for model in (plain, fused)]
+    torch.testing.assert_close(losses[0], losses[1])
+    for loss in losses:
+        loss.backward()
+    for (key, a), b in zip(plain.named_parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -22,7 +22,8 @@ from tests.helpers import EVERY_OPTION, PLAIN, random_weights
 from tests.test_loop import assert_same_run, command, environment, metrics, recipe_of
 from trainer.calibrate import calibrate
 from trainer.distributed import ALONE
-from trainer.loop import losses_of, train
+from trainer.loop import train
+from trainer.losses import losses_of
 from trainer.model import GPT
 from trainer.qat import EACH, Rounding, SensitivitySteps, Weights, quantized_loss, rounding_of, straight_through
 from trainer.recipe import QAT, Recipe, TrainRecipe, load_recipe

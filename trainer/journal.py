@@ -8,7 +8,10 @@ from typing import IO, Any
 
 from codec.console import Advance, notes, progress
 from codec.files import atomic_write
-from trainer.recipe import TrainRecipe
+from trainer.device import peak_memory
+from trainer.distributed import World
+from trainer.flops import utilisation
+from trainer.recipe import Recipe
 
 LOG = "train.log"
 METRICS = "metrics.jsonl"
@@ -17,8 +20,9 @@ METRICS = "metrics.jsonl"
 class Journal:
     """Writes to a run's `train.log` and `metrics.jsonl`; see `open_journal`."""
 
-    def __init__(self, train: TrainRecipe, log: IO[str], metrics: IO[str], advance: Advance):
-        self.train, self.log, self.metrics, self.advance = train, log, metrics, advance
+    def __init__(self, recipe: Recipe, world: World, log: IO[str], metrics: IO[str], advance: Advance):
+        self.train, self.model, self.world = recipe.train, recipe.model, world
+        self.log, self.metrics, self.advance = log, metrics, advance
         self.shown = 0.0
 
     def line(self, text: str) -> None:
@@ -43,18 +47,29 @@ class Journal:
     def loss(self, step: int, elapsed: float, train_loss: float, lr_scale: float) -> None:
         """Note the mean loss in nats of a step's batch, `elapsed` seconds into the run."""
         milliseconds, speed = 1000 * elapsed, step * self.train.batch_tokens / elapsed
+        mfu = utilisation(self.model, speed, self.world.device, self.world.size)
         self.line(
             f"step:{step}/{self.train.iterations or '-'} train_loss:{train_loss:.4f} "
             f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / step:.2f}ms tok/s:{speed:.0f}"
+            + (f" mfu:{mfu:.1%}" if mfu else "")
         )
-        self.record(step=step, seconds=elapsed, train_loss=train_loss, lr_scale=lr_scale, tokens_per_second=speed)
+        self.record(
+            step=step,
+            seconds=elapsed,
+            train_loss=train_loss,
+            lr_scale=lr_scale,
+            tokens_per_second=speed,
+            step_seconds=elapsed / step,
+            mfu=mfu,
+            peak_memory_bytes=peak_memory(self.world.device),
+        )
 
 
 class Silence(Journal):
     """The journal of a process that does not lead: it says nothing."""
 
-    def __init__(self, train: TrainRecipe):
-        self.train = train
+    def __init__(self, recipe: Recipe):
+        self.train = recipe.train
 
     def line(self, text: str) -> None:
         pass
@@ -62,18 +77,22 @@ class Silence(Journal):
     def record(self, **values: Any) -> None:
         pass
 
+    def loss(self, step: int, elapsed: float, train_loss: float, lr_scale: float) -> None:
+        pass
+
     def move_bar(self, step: int, elapsed: float) -> None:
         pass
 
 
 @contextmanager
-def open_journal(folder: Path, train: TrainRecipe, step: int, leads: bool) -> Iterator[Journal]:
+def open_journal(folder: Path, recipe: Recipe, step: int, world: World) -> Iterator[Journal]:
     """The journal of a run that has made `step` steps; what a killed run noted beyond them is dropped.
 
     That of a process that does not lead says nothing.
     """
-    if not leads:
-        yield Silence(train)
+    train = recipe.train
+    if not world.leads:
+        yield Silence(recipe)
         return
     folder.mkdir(parents=True, exist_ok=True)
     if step:
@@ -88,7 +107,7 @@ def open_journal(folder: Path, train: TrainRecipe, step: int, leads: bool) -> It
         (folder / METRICS).open(mode) as metrics,
         progress("train", total, unit) as advance,
     ):
-        yield Journal(train, log, metrics, advance)
+        yield Journal(recipe, world, log, metrics, advance)
 
 
 def keep_until(path: Path, step: int) -> None:

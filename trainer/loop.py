@@ -8,48 +8,28 @@ A run folder holds `model.safetensors` and `tokenizer.model` when the run is don
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
 from codec.checkpoint import WEIGHTS, save_checkpoint
 from codec.console import CheckFailed
-from codec.errors import CodecError, FormatError
+from codec.errors import CodecError
 from codec.files import atomic_write
 from trainer.data import Batches
+from trainer.device import attention_kernels, peak_memory, throttle
 from trainer.distributed import World, join
+from trainer.interrupts import interrupts
 from trainer.journal import METRICS, Journal, open_journal
-from trainer.model import GPT
-from trainer.optim import Optimizers
+from trainer.loader import Loader, open_loader
+from trainer.losses import Losses, losses_of
 from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
-from trainer.resume import RESUME, State, copy_of
-from trainer.schedule import lr_scale, muon_momentum, over, quantizes
-from trainer.shards import read_shard
+from trainer.resume import RESUME, State
+from trainer.schedule import lr_scale, over, quantizes
 from trainer.source import Source, open_source
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What is minimised: as long as no quantizer is seen, and then. The same where the recipe has no quantizer."""
-
-    plain: Loss
-    quantized: Loss
-
-
-VAL_TOKENS = 1 << 14
-"""Tokens that validation looks at together: their logits over 8,192 tokens of vocabulary take 512 MiB."""
+from trainer.step import descend, micro_batches, prime
+from trainer.validation import validation_loss
 
 
 @dataclass(frozen=True)
@@ -85,35 +65,27 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
             with atomic_write(folder / RECIPE) as file:
                 file.write(json.dumps(recipe.to_dict(), indent=1).encode())
         source = open_source(recipe, folder, world)
-        batches = open_batches(recipe, source, world)
         state = State.start(recipe, world)
         losses = losses_of(state.model, recipe, world)
-        if world.device.type == "cuda":
-            prime(state, losses, batches, recipe, world)
-        if goes_on:
-            state.restore(folder, recipe, world.device)
-        with open_journal(folder, recipe.train, state.step, world.leads) as journal:
-            journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
-            journal.line(f"world_size:{world.size} grad_accum_steps:{micro_batches(recipe, world)}")
-            train_loss, interrupted = run(state, losses, batches, recipe, world, folder, journal)
+        batches = open_batches(recipe, source, world)
+        with attention_kernels(world.device), open_loader(batches, world.device) as loader:
             if world.device.type == "cuda":
-                journal.line(f"peak memory allocated: {torch.cuda.max_memory_allocated(world.device) >> 20} MiB")
-            val_loss = None if interrupted else finish(state, source, recipe, world, folder, journal)
+                prime(state, losses, loader, recipe, world)
+            if goes_on:
+                state.restore(folder, recipe, world.device)
+            with open_journal(folder, recipe, state.step, world) as journal:
+                journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
+                journal.line(f"world_size:{world.size} grad_accum_steps:{micro_batches(recipe, world)}")
+                train_loss, interrupted = run(state, losses, loader, recipe, world, folder, journal)
+                if memory := peak_memory(world.device):
+                    journal.line(f"peak memory allocated: {memory >> 20} MiB")
+                val_loss = None if interrupted else finish(state, source, recipe, world, folder, journal)
     tokens = state.step * recipe.train.batch_tokens
     return Outcome(folder, state.step, tokens, state.elapsed, train_loss, val_loss, interrupted)
 
 
-def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
-    """The losses of a recipe, compiled where they run on a GPU. Raises CodecError as `trainer.qat.rounding_of` does."""
-    quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
-    if world.device.type != "cuda":
-        return Losses(model.loss, quantized)
-    plain = torch.compile(model.loss, dynamic=False)
-    return Losses(plain, torch.compile(quantized, dynamic=False) if recipe.train.qat else plain)
-
-
 def run(
-    state: State, losses: Losses, batches: Batches, recipe: Recipe, world: World, folder: Path, journal: Journal
+    state: State, losses: Losses, loader: Loader, recipe: Recipe, world: World, folder: Path, journal: Journal
 ) -> tuple[float | None, bool]:
     """The loop itself: steps until a cap is reached or an interrupt comes.
 
@@ -128,7 +100,7 @@ def run(
         while not done and not asked:
             scale = lr_scale(plan, state.step, state.elapsed)
             loss = losses.quantized if quantizes(plan, state.step, state.elapsed) else losses.plain
-            batch_loss = descend(state, loss, batches, state.step, recipe, world, scale)
+            batch_loss = descend(state, loss, loader, state.step, recipe, world, scale)
             state.step += 1
             if plan.ema_decay:
                 state.update_average(plan.ema_decay)
@@ -151,28 +123,6 @@ def run(
     return value, not done
 
 
-def descend(state: State, loss: Loss, batches: Batches, n: int, recipe: Recipe, world: World, scale: float) -> Tensor:
-    """One optimizer step on batch `n`, learning rates times `scale`.
-
-    Returns:
-        the mean loss in nats of this process's share of the batch: a scalar on the device, not waited for.
-    """
-    inputs, targets = (to_device(rows, world.device) for rows in batches.batch(n))
-    parts = micro_batches(recipe, world)
-    total = torch.zeros((), device=world.device)
-    for part_inputs, part_targets in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-        part = loss(part_inputs, part_targets) / parts
-        part.backward()
-        total += part.detach()
-    weights = list(state.model.parameters())
-    world.average_gradients(weights)
-    if recipe.optim.grad_clip:
-        nn.utils.clip_grad_norm_(weights, recipe.optim.grad_clip)
-    state.optimizers.step(scale, muon_momentum(recipe.optim, n))
-    state.model.zero_grad(set_to_none=True)
-    return total
-
-
 def finish(state: State, source: Source, recipe: Recipe, world: World, folder: Path, journal: Journal) -> float | None:
     """Save the model that the run was for, and return its validation loss in nats if the recipe asks for one."""
     state.model.load_state_dict(state.weights())
@@ -192,17 +142,6 @@ def finish(state: State, source: Source, recipe: Recipe, world: World, folder: P
     return val_loss
 
 
-def prime(state: State, losses: Losses, batches: Batches, recipe: Recipe, world: World) -> None:
-    """Steps that compile and warm every kernel, and whose effect on the state is undone."""
-    weights = copy_of(state.model.state_dict())
-    for loss in dict.fromkeys((losses.plain, losses.quantized)):
-        for n in range(recipe.train.prime_steps):
-            descend(state, loss, batches, n, recipe, world, 1.0)
-    state.model.load_state_dict(weights)
-    state.optimizers = Optimizers(state.model, recipe.optim, world)
-    torch.cuda.synchronize(world.device)
-
-
 def check_folder(folder: Path, resume: bool, world: World) -> bool:
     """Whether there is a checkpoint to go on from.
 
@@ -219,11 +158,6 @@ def check_folder(folder: Path, resume: bool, world: World) -> bool:
     return bool(world.told((folder / RESUME).exists())[0])
 
 
-def micro_batches(recipe: Recipe, world: World) -> int:
-    """Parts of this process's share of a batch."""
-    return max(1, recipe.train.micro_batches // world.size)
-
-
 def open_batches(recipe: Recipe, source: Source, world: World) -> Batches:
     """This process's batches. Raises CodecError if rows cannot be shared out evenly."""
     rows, parts = recipe.train.batch_tokens // recipe.model.window, world.size * micro_batches(recipe, world)
@@ -235,72 +169,3 @@ def open_batches(recipe: Recipe, source: Source, world: World) -> Batches:
     return Batches(
         source.train, recipe.model.window, rows, recipe.model.vocab_size, recipe.data.seed, world.rank, world.size
     )
-
-
-@torch.no_grad()
-def validation_loss(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world: World) -> float:
-    """Mean nats per token of the first `val_tokens` targets of the validation stream, in rows without overlap.
-
-    Args:
-        loss: as `GPT.loss`.
-
-    Raises:
-        FormatError: the shards do not hold one row.
-    """
-    window = recipe.model.window
-    parts: list[NDArray[np.uint16]] = []
-    while sum(map(len, parts)) <= recipe.train.val_tokens and len(parts) < len(source.val):
-        parts.append(read_shard(source.val[len(parts)]))
-    stream = np.concatenate(parts)[: recipe.train.val_tokens + 1].astype(np.int64)
-    count = (len(stream) - 1) // window
-    if count < 1:
-        raise FormatError(
-            f"validation: {len(stream)} tokens, expected at least {window + 1}; raise train.val_tokens or add text"
-        )
-    inputs = stream[: count * window].reshape(count, window)
-    targets = stream[1 : count * window + 1].reshape(count, window)
-    nats = torch.zeros((), dtype=torch.float64, device=world.device)
-    batch = max(1, VAL_TOKENS // window)
-    for first in range(world.rank * batch, count, world.size * batch):
-        rows = to_device(inputs[first : first + batch], world.device)
-        wanted = to_device(targets[first : first + batch], world.device)
-        nats += loss(rows, wanted, reduction="none").double().sum()
-    return world.total(nats).item() / (count * window)
-
-
-def to_device(rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Rows [B, T] on the device, copied without waiting where it is a GPU."""
-    tensor = torch.from_numpy(np.ascontiguousarray(rows))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def throttle(device: torch.device) -> Callable[[], None]:
-    """A function to call after each step: it lets the host run one step ahead of a GPU and no further.
-
-    So the GPU never idles, and the host's clock tells how far training is.
-    """
-    if device.type != "cuda":
-        return lambda: None
-    ends: list[torch.cuda.Event] = []
-
-    def wait() -> None:
-        ends.append(torch.cuda.Event())
-        ends[-1].record()
-        if len(ends) == 2:
-            ends.pop(0).synchronize()
-
-    return wait
-
-
-@contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, in place of what they do otherwise, while the block runs."""
-    event, before = threading.Event(), {}
-    with suppress(ValueError):  # raised outside the main thread, which signals do not reach
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

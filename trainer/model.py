@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from codec.bigram import bigram_rows
 from codec.config import ModelConfig
 from codec.errors import MismatchError
+from trainer.cross_entropy import softcapped_cross_entropy
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -57,13 +58,23 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
 
+    def scaled(self, x: Tensor, scale: Tensor, fold: bool) -> Tensor:
+        """The product times scale [outputs]; `fold` scales the rows of the matrix instead of the larger product."""
+        if fold:
+            return F.linear(x, (scale[:, None] * self.weight).to(x.dtype))
+        return scale.to(x.dtype) * self(x)
+
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with QK norm and RoPE; `xsa` removes the share of a position's own value."""
+    """Causal grouped-query attention with QK norm and RoPE; `xsa` removes the share of a position's own value.
 
-    def __init__(self, config: ModelConfig, xsa: bool, qk_gain: float):
+    Args:
+        fuse: multiply with the matrices of queries, keys and values at once.
+    """
+
+    def __init__(self, config: ModelConfig, xsa: bool, qk_gain: float, fuse: bool):
         super().__init__()
-        dim = config.model_dim
+        dim, self.fuse = config.model_dim, fuse
         self.heads, self.kv_heads, self.head_dim, self.xsa = config.num_heads, config.num_kv_heads, config.head_dim, xsa
         self.c_q = Linear(dim, dim)
         self.c_k = Linear(dim, config.kv_dim)
@@ -71,19 +82,28 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim, zero=True)
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D]."""
+    def projected(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries [B, H, T, d], keys and values [B, KV, T, d] of x [B, T, D]."""
+        if self.fuse:
+            matrix = torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight)).to(x.dtype)
+            parts: tuple[Tensor, ...] = F.linear(x, matrix).split(
+                [len(m.weight) for m in (self.c_q, self.c_k, self.c_v)], -1
+            )
+        else:
+            parts = self.c_q(x), self.c_k(x), self.c_v(x)
+        return tuple(part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D], times scale [D]."""
         batch, length, dim = x.shape
-        q = self.c_q(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        k = self.c_k(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.c_v(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k, v = self.projected(x)
         q = rotate(rms_norm(q.float()), cos, sin) * self.q_gain[:, None, None]
         k = rotate(rms_norm(k.float()), cos, sin)
         grouped = self.kv_heads != self.heads
         y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, enable_gqa=grouped)
         if self.xsa:
             y = without_own_value(y, v)
-        return self.proj(y.transpose(1, 2).reshape(batch, length, dim))
+        return self.proj.scaled(y.transpose(1, 2).reshape(batch, length, dim), scale, self.fuse)
 
 
 def without_own_value(y: Tensor, v: Tensor) -> Tensor:
@@ -97,28 +117,29 @@ def without_own_value(y: Tensor, v: Tensor) -> Tensor:
 class MLP(nn.Module):
     """Two matrices with a squared rectifier between them."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, fuse: bool):
         super().__init__()
+        self.fuse = fuse
         self.slope = 0.5 if config.activation == "leaky_relu2" else 0.0
         self.fc = Linear(config.model_dim, config.mlp_mult * config.model_dim)
         self.proj = Linear(config.mlp_mult * config.model_dim, config.model_dim, zero=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D], times scale [D]."""
         h = self.fc(x)
         h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
-        return self.proj(h.square())
+        return self.proj.scaled(h.square(), scale, self.fuse)
 
 
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream; the stream is first mixed with the embedding."""
 
-    def __init__(self, config: ModelConfig, layer: int, qk_gain: float):
+    def __init__(self, config: ModelConfig, layer: int, qk_gain: float, fuse: bool):
         super().__init__()
         dim = config.model_dim
         self.norm_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
-        self.attn = Attention(config, layer >= config.num_layers - config.xsa_layers, qk_gain)
-        self.mlp = MLP(config)
+        self.attn = Attention(config, layer >= config.num_layers - config.xsa_layers, qk_gain, fuse)
+        self.mlp = MLP(config, fuse)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
@@ -127,8 +148,8 @@ class Block(nn.Module):
         """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block."""
         mix = self.resid_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        x = x + self.attn_scale.to(x.dtype) * self.attn(rms_norm(x) * self.norm_scale, cos, sin)
-        return x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x) * self.norm_scale)
+        x = x + self.attn(rms_norm(x) * self.norm_scale, cos, sin, self.attn_scale)
+        return x + self.mlp(rms_norm(x) * self.norm_scale, self.mlp_scale)
 
 
 class Bigram(nn.Module):
@@ -154,15 +175,18 @@ class GPT(nn.Module):
         config: the shape.
         qk_gain: what the gains of the query heads start from.
         dtype: of the residual stream and of the matrix products; norms, rotations and the loss are float32 always.
+        fuse: fewer and larger matrix products of the same weights, for training; hooks on them are not called.
     """
 
-    def __init__(self, config: ModelConfig, *, qk_gain: float = 1.5, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, config: ModelConfig, *, qk_gain: float = 1.5, dtype: torch.dtype = torch.float32, fuse: bool = False
+    ):
         super().__init__()
         self.config, self.dtype = config, dtype
         self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
         self.bigram = Bigram(config) if config.bigram_buckets else None
-        self.blocks = nn.ModuleList(Block(config, layer, qk_gain) for layer in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer, qk_gain, fuse) for layer in range(config.num_layers))
         if skips := config.encoder_length:
             self.skip_weights = nn.Parameter(torch.ones(skips, config.model_dim))
             if config.skips == "gated":
@@ -171,13 +195,18 @@ class GPT(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Softcapped logits, float32 [B, T, V], of tokens int64 [B, T].
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
+        """Softcapped logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
 
         Raises:
             MismatchError: T is greater than the config's window.
         """
-        return self.logits(self.hidden(tokens))
+        hidden = self.hidden(tokens)
+        if targets is None:
+            return self.logits(hidden)
+        if reduction == "mean" and torch.is_grad_enabled():
+            return softcapped_cross_entropy(hidden, self.tok_emb.weight, targets, self.config.logit_softcap)
+        return token_loss(self.logits(hidden), targets, reduction)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
@@ -213,7 +242,7 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
         """`token_loss` of the model's own logits of tokens int64 [B, T]."""
-        return token_loss(self(tokens), targets, reduction)
+        return self(tokens, targets, reduction)
 
 
 def token_loss(logits: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:

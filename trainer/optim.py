@@ -29,8 +29,8 @@ def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
         x = x.mT
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -46,7 +46,7 @@ class Muon:
 
     def __init__(self, matrices: list[nn.Parameter], world: World):
         self.world = world
-        self.groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        self.groups: dict[tuple[int, ...], list[Tensor]] = {}
         for matrix in matrices:
             self.groups.setdefault(tuple(matrix.shape), []).append(matrix)
         self.momenta = [torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self.groups.items()]
@@ -61,8 +61,8 @@ class Muon:
             buffer.mul_(momentum).add_(gradients)
             updates = self.shared_out(gradients.add_(buffer, alpha=momentum))  # Nesterov
             reach = lr * max(1.0, rows / columns) ** 0.5
-            for matrix, update in zip(group, updates, strict=True):
-                matrix.mul_(1 - lr * weight_decay).add_(update.to(matrix.dtype), alpha=-reach)
+            torch._foreach_mul_(group, 1 - lr * weight_decay)
+            torch._foreach_add_(group, updates.float().unbind(), alpha=-reach)
 
     def shared_out(self, stack: Tensor) -> Tensor:
         """`orthogonalise(stack)`, each process doing an equal share of the stack (padded with zeros)."""

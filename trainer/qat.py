@@ -20,7 +20,7 @@ from codec.feedback import damped, pivots, upper_factor
 from codec.parameters import parameters
 from codec.quantized import power
 from codec.steps import factors
-from trainer.model import GPT, Reduction, token_loss
+from trainer.model import GPT, Reduction
 from trainer.recipe import TrainRecipe
 
 Weights = dict[str, Tensor]
@@ -152,7 +152,6 @@ def quantized_loss(model: GPT, rounding: Rounding) -> Callable[..., Tensor]:
     matrices: Weights = {name: tensor for name, tensor in model.named_parameters() if roles[name].role != "vector"}
 
     def loss(tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-        logits = functional_call(model, straight_through(matrices, rounding), (tokens,))
-        return token_loss(logits, targets, reduction)
+        return functional_call(model, straight_through(matrices, rounding), (tokens, targets, reduction))
 
     return loss

@@ -45,6 +45,9 @@ class OptimRecipe:
     grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
 
 
+COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")
+"""Modes of torch.compile: the second tries more kernels for matrix products, which takes minutes before the run."""
+
 QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
 """Quantizers that training can see (`trainer.qat`)."""
 
@@ -58,6 +61,7 @@ class TrainRecipe:
     micro_batches: int = 8  # parts of a step's batch that are computed one after another, shared out over the processes
     iterations: int = 20_000  # steps at most; 0: no cap
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
+    compile_mode: str = "default"  # on a GPU, one of COMPILE_MODES
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
     warmdown_steps: int = 1200  # steps over which it falls at the end
@@ -74,7 +78,16 @@ class TrainRecipe:
     val_tokens: int = 0  # tokens of the validation shards that are scored after training
 
 
-LENGTH = {"iterations", "seconds", "prime_steps", "log_every", "checkpoint_seconds", "checkpoint_steps", "val_tokens"}
+LENGTH = {
+    "iterations",
+    "seconds",
+    "compile_mode",
+    "prime_steps",
+    "log_every",
+    "checkpoint_seconds",
+    "checkpoint_steps",
+    "val_tokens",
+}
 """Entries of TrainRecipe that may change when a run is resumed."""
 
 
@@ -107,6 +120,8 @@ class Recipe:
             )
         if train.qat and train.qat not in QAT:
             raise FormatError(f'recipe: train.qat is {train.qat!r}, expected one of {QAT}, or "" for none')
+        if train.compile_mode not in COMPILE_MODES:
+            raise FormatError(f"recipe: train.compile_mode is {train.compile_mode!r}, expected one of {COMPILE_MODES}")
         if not 0 < train.qat_fraction <= 1:
             raise FormatError(f"recipe: train.qat_fraction is {train.qat_fraction}, expected above 0 and at most 1")
         if not train.log_every or not train.micro_batches:

@@ -38,7 +38,7 @@ class State:
         """Step 0: weights from the recipe's seed, equal in every process and on every device."""
         torch.manual_seed(recipe.train.seed)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
-        model = GPT(recipe.model, qk_gain=recipe.train.qk_gain, dtype=dtype).to(world.device)
+        model = GPT(recipe.model, qk_gain=recipe.train.qk_gain, dtype=dtype, fuse=True).to(world.device)
         average = copy_of(model.state_dict()) if recipe.train.ema_decay else {}
         return cls(model, Optimizers(model, recipe.optim, world), average)
 
@@ -46,8 +46,8 @@ class State:
     def update_average(self, decay: float) -> None:
         """Take the weights after a step into the average; early on it forgets faster, so that it forgets the start."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        for name, weight in self.model.named_parameters():
-            self.average[name].lerp_(weight, 1 - decay)
+        weights = dict(self.model.named_parameters())
+        torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
         """What the run is for: the average, or the last weights where there is none."""

@@ -1,0 +1,102 @@
+"""How fast a GPU trains the recipes that ship, and where the time goes.
+
+    python3 -m pytest -s -m benchmark tests/benchmarks/test_train_speed.py
+
+Or one recipe with overrides: python3 -c "from tests.benchmarks.test_train_speed import measure;
+measure('record', 'train.micro_batches=4')"
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from trainer.data import Batches
+from trainer.device import attention_kernels, peak_memory
+from trainer.distributed import World
+from trainer.flops import flops_per_token, utilisation
+from trainer.loader import Loader, open_loader
+from trainer.losses import losses_of
+from trainer.recipe import Recipe, load_recipe
+from trainer.resume import State
+from trainer.shards import write_shard
+from trainer.step import descend, micro_batches
+
+WARM, TIMED = 3, 10
+"""Steps before the clock starts, and on it."""
+
+
+def measure(name: str, *overrides: str, kernels: int = 25) -> float:
+    """Print speed, memory and the `kernels` kernels that take most time; return tokens a second."""
+    recipe, world = load_recipe(name, overrides), World(device=torch.device("cuda", 0))
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder, attention_kernels(world.device):
+        path = Path(folder) / "x_train_000000.bin"
+        tokens = np.random.default_rng(0).integers(4, recipe.model.vocab_size, 4 * recipe.train.batch_tokens)
+        write_shard(path, tokens)
+        rows = recipe.train.batch_tokens // recipe.model.window
+        batches = Batches([path], recipe.model.window, rows, recipe.model.vocab_size)
+        with open_loader(batches, world.device) as loader:
+            return timed(" ".join((name, *overrides)), recipe, world, loader, kernels)
+
+
+def timed(title: str, recipe: Recipe, world: World, loader: Loader, kernels: int) -> float:
+    """See `measure`."""
+    begin = time.perf_counter()
+    state = State.start(recipe, world)
+    loss = losses_of(state.model, recipe, world).plain
+
+    def step(n: int) -> None:
+        descend(state, loss, loader, n, recipe, world, 1e-3)
+        state.step += 1
+        if recipe.train.ema_decay:
+            state.update_average(recipe.train.ema_decay)
+
+    def seconds(count: int) -> float:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for n in range(count):
+            step(n)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / count
+
+    seconds(WARM)
+    compiling = time.perf_counter() - begin
+    whole = seconds(TIMED)
+    speed = recipe.train.batch_tokens / whole
+    mfu = utilisation(recipe.model, speed, world.device, 1) or 0.0
+    tera = speed * flops_per_token(recipe.model) / 1e12
+    print(f"\n{title}: {torch.cuda.get_device_name(world.device)}, torch {torch.__version__}")
+    print(f"{speed / 1e6:.3f} M tokens/s  {1000 * whole:.1f} ms/step  {tera:.0f} TFLOP/s  MFU {mfu:.1%}", end="  ")
+    print(f"peak {(peak_memory(world.device) or 0) / 2**30:.1f} GiB  {compiling:.0f} s to compile and warm")
+    parts = micro_batches(recipe, world)
+    inputs, targets = (rows.chunk(parts)[0] for rows in loader.batch(0))
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(parts):
+        loss(inputs, targets).backward()
+    launched = time.perf_counter() - begin
+    torch.cuda.synchronize()
+    passes = time.perf_counter() - begin
+    print(
+        f"{parts} forward and backward passes {1000 * passes:.1f} ms (launched in {1000 * launched:.1f} ms), ", end=""
+    )
+    print(f"the rest of the step {1000 * (whole - passes):.1f} ms")
+    if kernels:
+        with profile(activities=[ProfilerActivity.CUDA]) as found:
+            seconds(1)
+        print(found.key_averages().table(sort_by="self_cuda_time_total", row_limit=kernels, max_name_column_width=100))
+    return speed
+
+
+@pytest.mark.benchmark
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", ["baseline", "record model.loop_count=1", "record"])
+def test_train_speed(case: str) -> None:
+    name, *overrides = case.split()
+    assert measure(name, *overrides) > 0

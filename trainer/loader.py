@@ -1,0 +1,69 @@
+"""Batches on the device before they are asked for: a thread reads and copies the next one while a step runs."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.data import Batches
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Inputs and targets [B, T] on a device, there once `done` is reached."""
+
+    inputs: Tensor
+    targets: Tensor
+    done: torch.cuda.Event | None
+
+
+class Loader:
+    """Hands out batches by number; the one after the last asked for is already under way. See `open_loader`."""
+
+    def __init__(self, batches: Batches, device: torch.device, pool: ThreadPoolExecutor):
+        self.batches, self.device, self.pool = batches, device, pool
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.ahead: tuple[int, Future[Copied]] | None = None
+
+    def batch(self, n: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of batch `n`, int64 [B, T] on the device. Waits for no GPU.
+
+        Raises:
+            MismatchError: a token is not in the vocabulary.
+        """
+        number, coming = self.ahead if self.ahead else (-1, None)
+        if coming is None or number != n:
+            coming = self.pool.submit(self._copy, n)
+        self.ahead = n + 1, self.pool.submit(self._copy, n + 1)
+        copied = coming.result()
+        if copied.done is not None:
+            here = torch.cuda.current_stream(self.device)
+            here.wait_event(copied.done)
+            for rows in (copied.inputs, copied.targets):
+                rows.record_stream(here)  # its memory belongs to the copying stream
+        return copied.inputs, copied.targets
+
+    def _copy(self, n: int) -> Copied:
+        inputs, targets = self.batches.batch(n)
+        if self.stream is None:
+            return Copied(torch.from_numpy(inputs), torch.from_numpy(targets), None)
+        with torch.cuda.stream(self.stream):
+            return Copied(to_device(inputs, self.device), to_device(targets, self.device), self.stream.record_event())
+
+
+@contextmanager
+def open_loader(batches: Batches, device: torch.device) -> Iterator[Loader]:
+    """A loader whose thread ends with the block."""
+    with ThreadPoolExecutor(1, "loader") as pool:
+        yield Loader(batches, device, pool)
+
+
+def to_device(rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Rows [B, T] on the device, copied without waiting where it is a GPU."""
+    tensor = torch.from_numpy(np.ascontiguousarray(rows))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,0 +1,41 @@
+"""What a run minimises, compiled where it runs on a GPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.distributed import World
+from trainer.model import GPT
+from trainer.qat import quantized_loss, rounding_of
+from trainer.recipe import Recipe
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Mean nats of targets int64 [B, T] after tokens int64 [B, T]."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is minimised: as long as no quantizer is seen, and then. The same where the recipe has no quantizer."""
+
+    plain: Loss
+    quantized: Loss
+
+
+def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
+    """The losses of a recipe, on a GPU each compiled to one graph.
+
+    Raises:
+        CodecError: see `trainer.qat.rounding_of`.
+    """
+    quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
+    if world.device.type != "cuda":
+        return Losses(model.loss, quantized)
+    plain = compiled(model.loss, recipe)
+    return Losses(plain, compiled(quantized, recipe) if recipe.train.qat else plain)
+
+
+def compiled(loss: Callable[..., Tensor], recipe: Recipe) -> Loss:
+    """`loss` as one graph of kernels for fixed shapes."""
+    return torch.compile(loss, fullgraph=True, dynamic=False, mode=recipe.train.compile_mode)
