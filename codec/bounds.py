@@ -40,6 +40,8 @@ def check_range(
 
     unit = 2 * sqrt(config.model_dim)  # no entry of a normalised row is larger
     embedding = entry("tok_emb.weight")
+    if config.smear_gate:
+        embedding *= 1 + peak("smear.scale")
     if config.bigram_buckets:
         embedding += peak("bigram.scale") * product("bigram.proj.weight") * entry("bigram.embed.weight")
     stream, largest = unit, max(unit, embedding)

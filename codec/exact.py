@@ -21,41 +21,20 @@ from codec.bounds import check_range
 from codec.config import ModelConfig
 from codec.errors import FormatError
 from codec.exact_attention import SOFTMAX_BITS, attend, value_fractions, without_own_value
+from codec.exact_linear import OPERAND, ExactGate, ExactLinear
 from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
+from codec.tokenizer import BOS
 
 ARITHMETIC = 1
 """Version of the arithmetic: any change of an integer that this module produces bumps it."""
-
-OPERAND = 1 << (SNAP_BITS - 1)
-"""Largest absolute value of a snapped operand."""
 
 NORM_EPSILON = 2.0**-23
 """Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
 
 LOG2_E = 1.4426950408889634
 
-
-class ExactLinear:
-    """A matrix product of snapped rows with the integers of a pack."""
-
-    def __init__(self, name: str, weights: Quantized, operand: int, device: torch.device):
-        peak = float(np.abs(weights.symbols.astype(np.int64)).sum(1).max(initial=0)) * operand
-        if peak >= EXACT:
-            raise FormatError(
-                f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; "
-                "use coarser steps"
-            )
-        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64).T.contiguous()  # [C, R]
-        self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
-        self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
-
-    def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """(y, step') with y * step' the product of the row x * step with the matrix, y already times its row steps."""
-        if self.columns is not None:
-            x, finer = snap(x * self.columns)
-            step = step * finer
-        return (x @ self.integers) * self.rows, step
+_ROWS = 1024  # of the embedding that are worked on at once; cannot change the result
 
 
 @dataclass
@@ -114,6 +93,8 @@ class ExactModel:
         self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
         self.head = self._linear("tok_emb.weight")
         self.embedding = self.head.integers.T.contiguous()
+        if config.smear_gate:
+            self.smear_shares = self._smear_shares()
         if config.bigram_buckets:
             hashed = matrices["bigram.embed.weight"]
             self.bigram_table = torch.from_numpy(hashed.symbols).to(self.device, torch.float64)
@@ -138,6 +119,15 @@ class ExactModel:
 
     def _linear(self, name: str, operand: int = OPERAND) -> ExactLinear:
         return ExactLinear(name, self._matrices[name], operand, self.device)
+
+    def _smear_shares(self) -> Tensor:
+        """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
+        gate = ExactGate("smear.gate", self._vectors["smear.gate"][None], self.device)
+        tokens = torch.arange(self.config.vocab_size, device=self.device)
+        parts = [gate(*self._norm(self._embedded(part), 1.0))[:, 0] for part in tokens.split(_ROWS)]
+        shares = torch.cat(parts) * self._tensor(self._vectors["smear.scale"])
+        shares[BOS] = 0.0
+        return shares
 
     def _layer(self, i: int, norm_scale: float) -> _Layer:
         c, block = self.config, f"blocks.{i}."
@@ -223,7 +213,7 @@ class ExactModel:
     @property
     def starts_alone(self) -> bool:
         """Whether `start` depends on nothing but the token itself."""
-        return not self.config.bigram_buckets
+        return not (self.config.bigram_buckets or self.config.smear_gate)
 
     @torch.inference_mode()
     def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
@@ -234,9 +224,11 @@ class ExactModel:
     @torch.inference_mode()
     def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
         """What the network begins with, float64 [B, T, dim]; arguments as for `step` [B, T], `previous` [B, 1]."""
-        x = self.embedding[tokens] * self.head.rows[tokens][..., None]
-        if self.head.columns is not None:
-            x = x * self.head.columns
+        x = self._embedded(tokens)
+        if self.config.smear_gate:
+            before = torch.cat((x[:, :1], x[:, :-1]), 1) if previous is None else self._embedded(previous)
+            shares = torch.where(positions == 0, 0.0, self.smear_shares[tokens])
+            x = x + shares[..., None] * before
         if not self.config.bigram_buckets:
             return x
         rows = bigram_rows(tokens, self.config.bigram_buckets, previous)
@@ -246,6 +238,10 @@ class ExactModel:
             hashed = hashed * self.bigram_columns
         y, step = self.bigram_out(*snap(hashed))
         return x + (y * step) * self.bigram_scale
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        x = self.embedding[tokens] * self.head.rows[tokens][..., None]
+        return x if self.head.columns is None else x * self.head.columns
 
     def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """RMS norm times `scale`: (X, step) with X * step the normalised rows."""

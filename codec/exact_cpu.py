@@ -37,7 +37,7 @@ class CpuModel:
         self.head = _linear([model.head])
         self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
         self._embedding = None  # of every token, where it does not depend on the one before
-        if not model.config.bigram_buckets:
+        if not (model.config.bigram_buckets or model.config.smear_gate):
             tokens = torch.arange(model.config.vocab_size)[:, None]
             self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
         self.lane_bytes = sum(cache.nbytes for cache in _caches(model.config, 1, model.config.window))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from codec.config import ModelConfig
+from codec.config import GATE_INPUTS, ModelConfig
 
 Role = Literal["embedding", "matrix", "hash", "vector"]
 
@@ -20,6 +20,9 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
     """Every tensor of the model of `config`, in the order packs keep them."""
     c, dim = config, config.model_dim
     found = {"tok_emb.weight": Parameter((c.vocab_size, dim), "embedding")}
+    if c.smear_gate:
+        found["smear.gate"] = Parameter((GATE_INPUTS,), "vector")
+        found["smear.scale"] = Parameter((1,), "vector")
     if c.bigram_buckets:
         found["bigram.embed.weight"] = Parameter((c.bigram_buckets, c.bigram_dim), "hash")
         found["bigram.proj.weight"] = Parameter((dim, c.bigram_dim), "matrix")

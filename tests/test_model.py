@@ -27,6 +27,7 @@ CONFIGS = {
     "norm scale": ModelConfig(**TINY, ln_scale=True),
     "low softcap": ModelConfig(**TINY, logit_softcap=2.0),
     "bigram": ModelConfig(**TINY, bigram_buckets=7, bigram_dim=6),
+    "smear": ModelConfig(**TINY, smear_gate=True),
     "loop": ModelConfig(**TINY | {"num_layers": 4}, loop_start=1, loop_end=3, loop_count=3),
     "everything": ModelConfig(
         **TINY | {"num_layers": 3},
@@ -40,6 +41,7 @@ CONFIGS = {
         loop_count=2,
         bigram_buckets=11,
         bigram_dim=6,
+        smear_gate=True,
     ),
 }
 
@@ -107,6 +109,9 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
     x = []
     for t, token in enumerate(tokens):
         e = weights["tok_emb.weight"][token]
+        if config.smear_gate and t > 0 and token != BOS:
+            gate = sigmoid(norm(e)[:12] @ weights["smear.gate"])
+            e = e + weights["smear.scale"] * gate * weights["tok_emb.weight"][tokens[t - 1]]
         if config.bigram_buckets:
             row = config.bigram_buckets - 1
             if t > 0 and token != BOS:
@@ -184,6 +189,16 @@ def test_looping_runs_the_layers_of_the_loop_again() -> None:
     model, other = random_model(plain), random_model(looped)
     other.load_state_dict(model.state_dict() | {"skip_weights": other.state_dict()["skip_weights"]})
     assert not torch.allclose(model(tokens), other(tokens))
+
+
+def test_nothing_is_smeared_into_the_next_document() -> None:
+    model = random_model(CONFIGS["smear"])
+    assert model.smear is not None
+    tokens = torch.tensor([[3, 4, BOS, 5, 6], [7, 8, BOS, 5, 6]])
+    smeared = model.smear(model.tok_emb(tokens), tokens)
+    assert torch.equal(smeared[0, 2:], smeared[1, 2:])
+    assert torch.equal(smeared[:, 2], model.tok_emb(tokens)[:, 2])
+    assert not torch.equal(smeared[:, 3], model.tok_emb(tokens)[:, 3])
 
 
 def test_a_new_model_knows_nothing() -> None:

@@ -73,6 +73,14 @@ def test_sigmoid():
     assert tables.sigmoid(np.zeros(1, np.float16))[0] == 0.5
 
 
+def test_sigmoid_table():
+    table = tables.sigmoid_table()
+    assert table.dtype == np.int64
+    x = np.arange(len(table)) / tables.SIGMOID_GRID
+    assert np.abs(table - (1 << tables.SIGMOID_BITS) / (1 + np.exp(-x))).max() <= 0.5 + 1e-6
+    assert (table[0], table[-1], x[-1]) == (1 << 15, 1 << 16, 12)
+
+
 def test_layer_scales():
     scales = tables.layer_scales(ModelConfig(num_layers=100, ln_scale=True))
     for layer, scale in enumerate(scales):

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.bigram import bigram_rows
-from codec.config import ModelConfig
+from codec.config import GATE_INPUTS, ModelConfig
 from codec.errors import MismatchError
+from codec.tokenizer import BOS
 from trainer.cross_entropy import softcapped_cross_entropy
 
 Reduction = Literal["mean", "sum", "none"]
@@ -168,6 +169,21 @@ class Bigram(nn.Module):
         return self.scale.to(dtype) * self.proj(self.embed(rows).to(dtype))
 
 
+class Smear(nn.Module):
+    """SmearGate: a token takes up a share of the embedding of the one before it, never of another document's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(GATE_INPUTS))
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """x [B, T, D], the embeddings of tokens int64 [B, T] -> [B, T, D]."""
+        gates = torch.sigmoid(rms_norm(x)[..., :GATE_INPUTS] @ self.gate.to(x.dtype))
+        shares = torch.where(tokens == BOS, 0.0, self.scale.to(x.dtype) * gates)
+        return x + shares[..., None] * F.pad(x, (0, 0, 1, -1))
+
+
 class GPT(nn.Module):
     """The model of a config. Its state dict is `codec.parameters.parameters(config)`, all float32.
 
@@ -185,6 +201,7 @@ class GPT(nn.Module):
         self.config, self.dtype = config, dtype
         self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
+        self.smear = Smear() if config.smear_gate else None
         self.bigram = Bigram(config) if config.bigram_buckets else None
         self.blocks = nn.ModuleList(Block(config, layer, qk_gain, fuse) for layer in range(config.num_layers))
         if skips := config.encoder_length:
@@ -215,6 +232,8 @@ class GPT(nn.Module):
             raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
         cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
         x = self.tok_emb(tokens).to(self.dtype)
+        if self.smear is not None:
+            x = self.smear(x, tokens)
         if self.bigram is not None:
             x = x + self.bigram(tokens, self.dtype)
         x = x0 = rms_norm(x)
