@@ -33,6 +33,7 @@ class ModelConfig:
     loop_count: int = 1
     bigram_buckets: int = 0  # rows of the BigramHash table; 0: no table
     bigram_dim: int = 128
+    attention_gate: bool = False  # heads' outputs are multiplied with gates that the block's input opens
     smear_gate: bool = False  # a token's embedding takes up a gated share of the one before it in its document
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class ModelConfig:
             raise FormatError(f"config: num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
         if self.rope_dims % 2 or not 0 <= self.rope_dims <= self.head_dim:
             raise FormatError(f"config: rope_dims is {self.rope_dims}, expected an even number to {self.head_dim}")
-        if self.smear_gate and self.model_dim < GATE_INPUTS:
+        if (self.smear_gate or self.attention_gate) and self.model_dim < GATE_INPUTS:
             raise FormatError(f"config: model_dim is {self.model_dim}, gates read {GATE_INPUTS} entries of it")
         if self.bigram_buckets == 1:
             raise FormatError("config: bigram_buckets is 1, expected 0 or at least 2")

@@ -17,10 +17,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from codec.config import GATE_INPUTS
 from codec.cpu_tile import COLUMNS, ROWS, multiply
 from codec.exact import NORM_EPSILON
 from codec.fixed import SNAP_BITS
-from codec.tables import EXP2_LENGTH
+from codec.tables import EXP2_LENGTH, SIGMOID_GRID
 
 _LIMIT, _LAST = float(1 << (SNAP_BITS - 1)), float(EXP2_LENGTH - 1)
 _CHUNK = 64  # positions whose values are summed in 32 bits
@@ -59,6 +60,9 @@ class Network(NamedTuple):
     residual_mix: NDArray[np.float64]  # [layers, 2, dim]
     norm_scale: NDArray[np.float64]  # [layers]
     xsa: NDArray[np.bool_]  # [layers]
+    attention_gate: bool
+    gate: Linear  # of the heads, read with attention_gate
+    sigmoid: NDArray[np.float64]
     slope: float  # of the activation below 0
     gated: bool
     skip_weights: NDArray[np.float64]  # [skips, dim]
@@ -255,10 +259,24 @@ def _remove_own(mixed, own):
 
 
 @kernel
-def _attend(queries, rows, score_scale, value_step, rope, cache, exp2, xsa):
+def _gates(network, layer, hidden, steps):
+    """`codec.exact_linear.ExactGate`: gates [n, heads] of normalised rows; 1 without gates."""
+    if not network.attention_gate:
+        return np.ones((len(hidden), network.score_scale.shape[1]))
+    out, last = project(network.gate, layer, hidden[:, :GATE_INPUTS].copy(), steps), len(network.sigmoid) - 1
+    for i in range(out.shape[0]):
+        for h in range(out.shape[1]):
+            index = np.rint(abs(out[i, h]) * np.float64(SIGMOID_GRID))
+            found = network.sigmoid[int(min(index, np.float64(last)))]
+            out[i, h] = 1.0 - found if out[i, h] < 0.0 else found
+    return out
+
+
+@kernel
+def _attend(queries, gates, rows, score_scale, value_step, rope, cache, exp2, xsa):
     """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
 
-    Two heads with the same keys are taken at a time.
+    Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time.
     """
     (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
     heads, window = len(score_scale), keys.shape[2] * COLUMNS
@@ -292,7 +310,7 @@ def _attend(queries, rows, score_scale, value_step, rope, cache, exp2, xsa):
                 if xsa:
                     _remove_own(queries[i, at : at + size], values[slot, kv, :, p // 2, :, p % 2])
                 for t in range(size):
-                    queries[i, at + t] *= value_step[kv]
+                    queries[i, at + t] = queries[i, at + t] * value_step[kv] * gates[i, h - place + g]
         steps[i] = _snap(queries[i], mixed[i])
     return mixed, steps
 
@@ -361,10 +379,12 @@ def run(network, x, positions, slots, keys, values):
         _mix(x, c.residual_mix[layer], first)
         hidden, steps = _norm(x, c.norm_scale[layer])
         new_keys, new_values = project(c.key, layer, hidden, steps), project(c.value, layer, hidden, steps)
-        queries = project(c.query, layer, hidden, steps)
+        queries, gates = project(c.query, layer, hidden, steps), _gates(c, layer, hidden, steps)
         cache, value_step = (keys[e], values[e]), c.value_step[layer]
         _remember(new_keys, new_values, rows, c.value_scale[layer], rope, cache)
-        hidden, steps = _attend(queries, rows, c.score_scale[layer], value_step, rope, cache, c.exp2, c.xsa[layer])
+        hidden, steps = _attend(
+            queries, gates, rows, c.score_scale[layer], value_step, rope, cache, c.exp2, c.xsa[layer]
+        )
         _add(x, c.attention_scale[layer], project(c.attention_out, layer, hidden, steps))
         hidden, steps = _norm(x, c.norm_scale[layer])
         hidden = _activate(project(c.up, layer, hidden, steps), c.slope, steps)

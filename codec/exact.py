@@ -18,7 +18,7 @@ from torch import Tensor
 from codec import tables
 from codec.bigram import bigram_rows
 from codec.bounds import check_range
-from codec.config import ModelConfig
+from codec.config import GATE_INPUTS, ModelConfig
 from codec.errors import FormatError
 from codec.exact_attention import SOFTMAX_BITS, attend, value_fractions, without_own_value
 from codec.exact_linear import OPERAND, ExactGate, ExactLinear
@@ -63,6 +63,7 @@ class _Layer:
     residual_mix: Tensor  # [2, dim]
     norm_scale: float
     xsa: bool
+    gate: ExactGate | None  # of the heads
 
 
 class ExactModel:
@@ -120,9 +121,12 @@ class ExactModel:
     def _linear(self, name: str, operand: int = OPERAND) -> ExactLinear:
         return ExactLinear(name, self._matrices[name], operand, self.device)
 
+    def _gate(self, name: str) -> ExactGate:
+        return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
+
     def _smear_shares(self) -> Tensor:
         """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
-        gate = ExactGate("smear.gate", self._vectors["smear.gate"][None], self.device)
+        gate = self._gate("smear.gate")
         tokens = torch.arange(self.config.vocab_size, device=self.device)
         parts = [gate(*self._norm(self._embedded(part), 1.0))[:, 0] for part in tokens.split(_ROWS)]
         shares = torch.cat(parts) * self._tensor(self._vectors["smear.scale"])
@@ -150,6 +154,7 @@ class ExactModel:
             residual_mix=self._tensor(self._vectors[block + "resid_mix"]),
             norm_scale=norm_scale,
             xsa=i >= c.num_layers - c.xsa_layers,
+            gate=self._gate(block + "attn.gate") if c.attention_gate else None,
         )
 
     def new_cache(self, lanes: int) -> Cache:
@@ -295,7 +300,10 @@ class ExactModel:
         if layer.xsa:
             mixed = without_own_value(mixed, value[:, :, None])
         mixed = mixed * layer.value_step[:, None, None]
-        mixed = mixed.reshape(batch, c.num_heads, length, c.head_dim).transpose(1, 2).reshape(batch, length, -1)
+        mixed = mixed.reshape(batch, c.num_heads, length, c.head_dim).transpose(1, 2)
+        if layer.gate is not None:
+            mixed = mixed * layer.gate(normed, step)[..., None]
+        mixed = mixed.reshape(batch, length, -1)
         return self._project(layer.attention_out, *snap(mixed))
 
     def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:

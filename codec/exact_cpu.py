@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from codec import cpu_head, cpu_kernels, tables
-from codec.config import ModelConfig
+from codec.config import GATE_INPUTS, ModelConfig
 from codec.cpu_kernels import Linear, Network
 from codec.cpu_tile import COLUMNS, blocks
-from codec.exact import OPERAND, ExactLinear, ExactModel
+from codec.exact import OPERAND, ExactModel
+from codec.exact_linear import ExactGate, ExactLinear
 from codec.frequencies import TOTAL_BITS
 
 Integers = NDArray[np.int64]
@@ -37,7 +38,7 @@ class CpuModel:
         self.head = _linear([model.head])
         self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
         self._embedding = None  # of every token, where it does not depend on the one before
-        if not (model.config.bigram_buckets or model.config.smear_gate):
+        if model.starts_alone:
             tokens = torch.arange(model.config.vocab_size)[:, None]
             self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
         self.lane_bytes = sum(cache.nbytes for cache in _caches(model.config, 1, model.config.window))
@@ -149,6 +150,7 @@ def _network(model: ExactModel) -> Network:
     no_skips = torch.zeros(max(1, c.encoder_length), c.model_dim, dtype=torch.float64)
     skip_weights = model.skip_weights if c.encoder_length else no_skips
     skip_gates = model.skip_gates if c.encoder_length and c.skips == "gated" else no_skips
+    closed = ExactGate("", np.zeros((c.num_heads, GATE_INPUTS)), model.device)
     value_step = stack([layer.value_step for layer in layers], c.num_kv_heads)
     return Network(
         schedule=np.array(c.schedule),
@@ -167,6 +169,9 @@ def _network(model: ExactModel) -> Network:
         residual_mix=stack([layer.residual_mix for layer in layers], 2, c.model_dim),
         norm_scale=np.array([layer.norm_scale for layer in layers]),
         xsa=np.array([layer.xsa for layer in layers]),
+        attention_gate=c.attention_gate,
+        gate=_linear([(layer.gate or closed).linear for layer in layers]),
+        sigmoid=closed.table.numpy(),
         slope=0.0 if c.activation == "relu2" else 0.5,
         gated=c.skips == "gated",
         skip_weights=skip_weights.numpy(),

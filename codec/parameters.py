@@ -36,6 +36,8 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
         found[block + "mlp.fc.weight"] = Parameter((c.mlp_mult * dim, dim), "matrix")
         found[block + "mlp.proj.weight"] = Parameter((dim, c.mlp_mult * dim), "matrix")
         found[block + "attn.q_gain"] = Parameter((c.num_heads,), "vector")
+        if c.attention_gate:
+            found[block + "attn.gate"] = Parameter((c.num_heads, GATE_INPUTS), "vector")
         found[block + "attn_scale"] = Parameter((dim,), "vector")
         found[block + "mlp_scale"] = Parameter((dim,), "vector")
         found[block + "resid_mix"] = Parameter((2, dim), "vector")

@@ -33,6 +33,7 @@ EVERY_OPTION = ModelConfig(
     loop_count=2,
     bigram_buckets=64,
     bigram_dim=16,
+    attention_gate=True,
     smear_gate=True,
 )
 """Four block executions of three layers, with everything a config can switch on."""

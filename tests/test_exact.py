@@ -38,6 +38,7 @@ CONFIGS = {
     "every option": EVERY_OPTION,
     "plain": PLAIN,
     "smear": replace(PLAIN, smear_gate=True),
+    "gates": replace(PLAIN, attention_gate=True),
     "one layer": replace(PLAIN, num_layers=1),
     "looped to the end": replace(PLAIN, loop_start=1, loop_end=2, loop_count=3, rope_dims=2, xsa_layers=1),
     "odd shapes": replace(EVERY_OPTION, model_dim=30, num_heads=5, num_kv_heads=1, rope_dims=0, mlp_mult=3),
@@ -139,6 +140,7 @@ class Reference:
         key = self.rotate(self.heads(self.linear(block + "attn.c_k.weight", normed, step), c.num_kv_heads))
         values = self.heads(self.linear(block + "attn.c_v.weight", normed, step), c.num_kv_heads)
         exp2, out = tables.exp2_table(20), []
+        gates = self.gates(self.vectors[block + "attn.gate"], normed, step) if c.attention_gate else np.ones((0, 0))
         for head in range(c.num_heads):
             kv = head // (c.num_heads // c.num_kv_heads)
             fraction = self.value_fraction(block, kv, norm_scale)
@@ -154,7 +156,8 @@ class Reference:
                     own = value[t]
                     dot = np.rint(mixed).astype(np.int64) @ own
                     mixed = mixed - (dot / max(int(own @ own), 1)) * own
-                rows.append(np.ldexp(mixed, -fraction))
+                mixed = np.ldexp(mixed, -fraction)
+                rows.append(mixed * gates[t, head] if c.attention_gate else mixed)
             out.append(np.array(rows))
         return self.linear(block + "attn.proj.weight", *snap(np.concatenate(out, 1)))
 
@@ -333,8 +336,9 @@ def integer_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 GOLDEN = {
-    "193894c12f375ba0": replace(EVERY_OPTION, smear_gate=False),
-    "b2223ee0235062d4": EVERY_OPTION,
+    "193894c12f375ba0": replace(EVERY_OPTION, smear_gate=False, attention_gate=False),
+    "b2223ee0235062d4": replace(EVERY_OPTION, attention_gate=False),
+    "d06617abb9684515": EVERY_OPTION,
 }
 """Digests of levels; those of a config without an option are older than the option."""
 

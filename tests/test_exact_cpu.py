@@ -85,6 +85,7 @@ def test_every_option(config):
         {"q_gain": 3e37},
         {"mlp.fc.weight": 1e12},
         {"c_v.weight": 1e-9},
+        {"gate": 300.0},
         {"resid_mix": 900.0},
         {"resid_mix": 0.0},
         {"tok_emb.weight": 1e-30},

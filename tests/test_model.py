@@ -27,6 +27,7 @@ CONFIGS = {
     "norm scale": ModelConfig(**TINY, ln_scale=True),
     "low softcap": ModelConfig(**TINY, logit_softcap=2.0),
     "bigram": ModelConfig(**TINY, bigram_buckets=7, bigram_dim=6),
+    "attention gate": ModelConfig(**TINY, attention_gate=True),
     "smear": ModelConfig(**TINY, smear_gate=True),
     "loop": ModelConfig(**TINY | {"num_layers": 4}, loop_start=1, loop_end=3, loop_count=3),
     "everything": ModelConfig(
@@ -41,6 +42,7 @@ CONFIGS = {
         loop_count=2,
         bigram_buckets=11,
         bigram_dim=6,
+        attention_gate=True,
         smear_gate=True,
     ),
 }
@@ -99,6 +101,8 @@ def reference_attention(n: list[Array], w: dict[str, Array], config: ModelConfig
             if xsa:
                 own = values[t]
                 y = y - (y @ own) / (own @ own) * own
+            if config.attention_gate:
+                y = y * sigmoid(w["attn.gate"][head] @ n[t][:12])
             heads.append(y)
         out.append(w["attn.proj.weight"] @ np.concatenate(heads))
     return out

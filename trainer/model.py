@@ -69,6 +69,8 @@ class Linear(nn.Linear):
 class Attention(nn.Module):
     """Causal grouped-query attention with QK norm and RoPE; `xsa` removes the share of a position's own value.
 
+    With gates, each head's output is multiplied with a sigmoid of the first entries of the input.
+
     Args:
         fuse: multiply with the matrices of queries, keys and values at once.
     """
@@ -81,6 +83,7 @@ class Attention(nn.Module):
         self.c_k = Linear(dim, config.kv_dim)
         self.c_v = Linear(dim, config.kv_dim)
         self.proj = Linear(dim, dim, zero=True)
+        self.gate = nn.Parameter(torch.zeros(config.num_heads, GATE_INPUTS)) if config.attention_gate else None
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
 
     def projected(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -104,6 +107,9 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, enable_gqa=grouped)
         if self.xsa:
             y = without_own_value(y, v)
+        if self.gate is not None:
+            gates = torch.sigmoid(F.linear(x[..., :GATE_INPUTS], self.gate.to(x.dtype)))  # [B, T, H]
+            y = y * gates.transpose(1, 2)[..., None]
         return self.proj.scaled(y.transpose(1, 2).reshape(batch, length, dim), scale, self.fuse)
 
 
