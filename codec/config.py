@@ -28,6 +28,7 @@ class ModelConfig:
     skips: Literal["add", "gated"] = "add"  # how the second half mixes in the activations of the first
     xsa_layers: int = 0  # the last n layers remove the component of attention output along their own value
     ln_scale: bool = False  # scale normalised inputs of layer i by 1/sqrt(i + 1)
+    parallel_from: int = 0  # from this layer on attention and MLP read the same input; 0: in no layer
     loop_start: int = 0  # layers loop_start .. loop_end - 1 run loop_count times in all
     loop_end: int = 0
     loop_count: int = 1
@@ -50,6 +51,7 @@ class ModelConfig:
             "num_kv_heads": (1, 256),
             "mlp_mult": (1, 16),
             "xsa_layers": (0, self.num_layers),
+            "parallel_from": (0, self.num_layers),
             "loop_start": (0, self.num_layers),
             "loop_end": (0, self.num_layers),
             "loop_count": (1, 16),
@@ -87,6 +89,10 @@ class ModelConfig:
     def rotary_dims(self) -> int:
         """Dimensions of a head that rotate."""
         return self.rope_dims or self.head_dim
+
+    def parallel(self, layer: int) -> bool:
+        """Whether attention and MLP of a layer read the same input."""
+        return 0 < self.parallel_from <= layer
 
     @property
     def schedule(self) -> tuple[int, ...]:

@@ -60,6 +60,7 @@ class Network(NamedTuple):
     residual_mix: NDArray[np.float64]  # [layers, 2, dim]
     norm_scale: NDArray[np.float64]  # [layers]
     xsa: NDArray[np.bool_]  # [layers]
+    parallel: NDArray[np.bool_]  # [layers]
     attention_gate: bool
     gate: Linear  # of the heads, read with attention_gate
     sigmoid: NDArray[np.float64]
@@ -385,8 +386,12 @@ def run(network, x, positions, slots, keys, values):
         hidden, steps = _attend(
             queries, gates, rows, c.score_scale[layer], value_step, rope, cache, c.exp2, c.xsa[layer]
         )
-        _add(x, c.attention_scale[layer], project(c.attention_out, layer, hidden, steps))
+        mixed = project(c.attention_out, layer, hidden, steps)
+        if not c.parallel[layer]:
+            _add(x, c.attention_scale[layer], mixed)
         hidden, steps = _norm(x, c.norm_scale[layer])
+        if c.parallel[layer]:
+            _add(x, c.attention_scale[layer], mixed)
         hidden = _activate(project(c.up, layer, hidden, steps), c.slope, steps)
         _add(x, c.mlp_scale[layer], project(c.down, layer, hidden, steps))
         if e < c.encoder_length:

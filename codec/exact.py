@@ -64,6 +64,7 @@ class _Layer:
     norm_scale: float
     xsa: bool
     gate: ExactGate | None  # of the heads
+    parallel: bool
 
 
 class ExactModel:
@@ -155,6 +156,7 @@ class ExactModel:
             norm_scale=norm_scale,
             xsa=i >= c.num_layers - c.xsa_layers,
             gate=self._gate(block + "attn.gate") if c.attention_gate else None,
+            parallel=c.parallel(i),
         )
 
     def new_cache(self, lanes: int) -> Cache:
@@ -209,8 +211,8 @@ class ExactModel:
             layer = self.layers[i]
             x = x * layer.residual_mix[0] + first * layer.residual_mix[1]
             mixed = self._attention(layer, x, positions, cache, n, lanes, cached=previous is not None)
-            x = x + layer.attention_scale * mixed
-            x = x + layer.mlp_scale * self._mlp(layer, x)
+            attended = x + layer.attention_scale * mixed
+            x = attended + layer.mlp_scale * self._mlp(layer, x if layer.parallel else attended)
             if n < c.encoder_length:
                 skips.append(x)
         return self._norm(x, 1.0)

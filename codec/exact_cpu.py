@@ -169,6 +169,7 @@ def _network(model: ExactModel) -> Network:
         residual_mix=stack([layer.residual_mix for layer in layers], 2, c.model_dim),
         norm_scale=np.array([layer.norm_scale for layer in layers]),
         xsa=np.array([layer.xsa for layer in layers]),
+        parallel=np.array([layer.parallel for layer in layers]),
         attention_gate=c.attention_gate,
         gate=_linear([(layer.gate or closed).linear for layer in layers]),
         sigmoid=closed.table.numpy(),

@@ -28,6 +28,7 @@ EVERY_OPTION = ModelConfig(
     skips="gated",
     xsa_layers=2,
     ln_scale=True,
+    parallel_from=2,
     loop_start=1,
     loop_end=2,
     loop_count=2,

@@ -38,6 +38,7 @@ CONFIGS = {
     "every option": EVERY_OPTION,
     "plain": PLAIN,
     "smear": replace(PLAIN, smear_gate=True),
+    "parallel": replace(PLAIN, parallel_from=1, ln_scale=True),
     "gates": replace(PLAIN, attention_gate=True),
     "one layer": replace(PLAIN, num_layers=1),
     "looped to the end": replace(PLAIN, loop_start=1, loop_end=2, loop_count=3, rope_dims=2, xsa_layers=1),
@@ -182,8 +183,9 @@ class Reference:
                     x = x + skip
             scale = round(65536 / math.sqrt(layer + 1)) / 65536 if c.ln_scale else 1.0
             x = x * vectors[block + "resid_mix"][0] + first * vectors[block + "resid_mix"][1]
+            before = x
             x = x + vectors[block + "attn_scale"] * self.attention(layer, x, scale)
-            x = x + vectors[block + "mlp_scale"] * self.mlp(layer, x, scale)
+            x = x + vectors[block + "mlp_scale"] * self.mlp(layer, before if 0 < c.parallel_from <= layer else x, scale)
             if n < c.encoder_length:
                 skips.append(x)
         logits = self.linear("tok_emb.weight", *norm(x))
@@ -336,9 +338,10 @@ def integer_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 GOLDEN = {
-    "193894c12f375ba0": replace(EVERY_OPTION, smear_gate=False, attention_gate=False),
-    "b2223ee0235062d4": replace(EVERY_OPTION, attention_gate=False),
-    "d06617abb9684515": EVERY_OPTION,
+    "193894c12f375ba0": replace(EVERY_OPTION, parallel_from=0, smear_gate=False, attention_gate=False),
+    "b2223ee0235062d4": replace(EVERY_OPTION, parallel_from=0, attention_gate=False),
+    "d06617abb9684515": replace(EVERY_OPTION, parallel_from=0),
+    "4602ba3b21e87183": EVERY_OPTION,
 }
 """Digests of levels; those of a config without an option are older than the option."""
 

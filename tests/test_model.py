@@ -27,6 +27,7 @@ CONFIGS = {
     "norm scale": ModelConfig(**TINY, ln_scale=True),
     "low softcap": ModelConfig(**TINY, logit_softcap=2.0),
     "bigram": ModelConfig(**TINY, bigram_buckets=7, bigram_dim=6),
+    "parallel": ModelConfig(**TINY | {"num_layers": 3}, parallel_from=1),
     "attention gate": ModelConfig(**TINY, attention_gate=True),
     "smear": ModelConfig(**TINY, smear_gate=True),
     "loop": ModelConfig(**TINY | {"num_layers": 4}, loop_start=1, loop_end=3, loop_count=3),
@@ -42,6 +43,7 @@ CONFIGS = {
         loop_count=2,
         bigram_buckets=11,
         bigram_dim=6,
+        parallel_from=2,
         attention_gate=True,
         smear_gate=True,
     ),
@@ -138,10 +140,12 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
         scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
         x = [w["resid_mix"][0] * x[t] + w["resid_mix"][1] * x0[t] for t in range(len(tokens))]
         xsa = layer >= config.num_layers - config.xsa_layers
+        before = x
         attended = reference_attention([norm(v) * scale for v in x], w, config, xsa)
         x = [x[t] + w["attn_scale"] * attended[t] for t in range(len(tokens))]
         for t in range(len(tokens)):
-            h = w["mlp.fc.weight"] @ (norm(x[t]) * scale)
+            seen = before[t] if 0 < config.parallel_from <= layer else x[t]
+            h = w["mlp.fc.weight"] @ (norm(seen) * scale)
             h = np.where(h > 0, h, 0.5 * h if config.activation == "leaky_relu2" else 0.0)
             x[t] = x[t] + w["mlp_scale"] * (w["mlp.proj.weight"] @ h**2)
         if execution < config.encoder_length:

@@ -139,7 +139,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each added to the residual stream; the stream is first mixed with the embedding."""
+    """Attention, then MLP, each added to the residual stream; the stream is first mixed with the embedding.
+
+    In a parallel layer the MLP does not see what attention added.
+    """
 
     def __init__(self, config: ModelConfig, layer: int, qk_gain: float, fuse: bool):
         super().__init__()
@@ -147,6 +150,7 @@ class Block(nn.Module):
         self.norm_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
         self.attn = Attention(config, layer >= config.num_layers - config.xsa_layers, qk_gain, fuse)
         self.mlp = MLP(config, fuse)
+        self.parallel = config.parallel(layer)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
@@ -155,8 +159,11 @@ class Block(nn.Module):
         """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block."""
         mix = self.resid_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        x = x + self.attn(rms_norm(x) * self.norm_scale, cos, sin, self.attn_scale)
-        return x + self.mlp(rms_norm(x) * self.norm_scale, self.mlp_scale)
+        normed = rms_norm(x) * self.norm_scale
+        x = x + self.attn(normed, cos, sin, self.attn_scale)
+        if not self.parallel:
+            normed = rms_norm(x) * self.norm_scale
+        return x + self.mlp(normed, self.mlp_scale)
 
 
 class Bigram(nn.Module):
