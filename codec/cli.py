@@ -77,18 +77,21 @@ def pack(
 def unpack(
     file: Annotated[Path, typer.Argument(help="A pack.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    challenge: Annotated[bool, typer.Option(help="In the banks of the challenge's later scripts.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the weights of a pack as safetensors, and its tokenizer beside them."""
     from safetensors.torch import save
 
+    from codec.challenge import to_challenge
     from codec.checkpoint import TOKENIZER
     from codec.files import atomic_write
 
     opened = open_pack(file)
     metadata = {"config": opened.config.to_json()} if opened.config else None
+    state = to_challenge(opened.state_dict()) if challenge else opened.state_dict()
     with atomic_write(output) as stream:
-        stream.write(save(opened.state_dict(), metadata=metadata))
+        stream.write(save(state, metadata=metadata))
     result = {"file": str(output), "parameters": opened.parameter_count}
     if opened.tokenizer:
         with atomic_write(output.parent / TOKENIZER) as stream:

@@ -1,7 +1,7 @@
 """The commands that turn a model into a number."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from eval import cli_ablate, cli_audit, cli_screen
 def register(app: typer.Typer) -> None:
     """Add the commands of this room."""
     app.command("bpb")(bpb)
+    app.command("import")(import_model)
     app.command("prove")(prove)
     app.command("report")(report)
     cli_ablate.register(app)
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bpb(
-    model: Annotated[Path, typer.Argument(help="A run folder, .safetensors, .pack, or challenge .int8.ptz.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, .safetensors, .pack, or challenge .pt or .ptz.")],
     docs: Annotated[Path, typer.Option(help="Text, JSON Lines, parquet, or token shards (.bin, .bin.xz).")],
     policy: Annotated[Policy, typer.Option(help="What the model sees.")] = Policy.FLAT,
     stride: Annotated[int | None, typer.Option(help="Tokens scored in a window after the first.")] = None,
@@ -62,6 +63,37 @@ def bpb(
             "decoded_bytes": result.decoded_bytes,
             "policy": policy.value,
             "seconds": time.perf_counter() - began,
+        },
+        as_json,
+    )
+
+
+def import_model(
+    model: Annotated[Path, typer.Argument(help="A .pt or .ptz of one of the challenge's scripts.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the config: loop_start=3, window=1024.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")] = Path("imported"),
+    tokenizer: Annotated[Path | None, typer.Option(help="The SentencePiece .model it was trained with.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make a run folder of a checkpoint or artifact of the challenge, for all commands that take one."""
+    import json
+
+    from codec.checkpoint import save_checkpoint
+    from eval.models import load_model
+    from trainer.recipe import apply_override
+
+    settings: dict[str, dict[str, Any]] = {}
+    for override in overrides or []:
+        apply_override(settings, f"model.{override}")
+    loaded = load_model(model, tokenizer, settings.get("model"))
+    path = save_checkpoint(output, loaded.state_dict, loaded.config, loaded.tokenizer)
+    console.emit(
+        {
+            "checkpoint": str(path),
+            "parameters": sum(tensor.numel() for tensor in loaded.state_dict.values()),
+            "config": json.loads(loaded.config.to_json()),
         },
         as_json,
     )

@@ -1,7 +1,9 @@
-"""A model from any file that holds one: a run folder, safetensors, a pack, or the challenge baseline's artifact."""
+"""A model from any file that holds one: a run folder, safetensors, a pack, or what the challenge's scripts write."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,9 +17,6 @@ from codec.parameters import parameters
 from codec.tokenizer import Tokenizer
 from eval.peer import load_peer
 from trainer.model import GPT
-
-ZLIB_MAGIC = b"\x78"
-"""The first byte of zlib data with its usual window of 32 KiB."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,16 @@ class LoadedModel:
         return model.to(device).eval()
 
 
-def load_model(path: str | Path, tokenizer: str | Path | None = None) -> LoadedModel:
+def load_model(
+    path: str | Path, tokenizer: str | Path | None = None, settings: Mapping[str, Any] | None = None
+) -> LoadedModel:
     """Read a model; what kind of file it is follows from its content.
 
     Args:
-        path: a run folder, `.safetensors` with a config in its metadata, a pack, or a challenge `.int8.ptz`.
+        path: a run folder, `.safetensors` with a config in its metadata, a pack, or the `.pt` or `.ptz` of one of the
+            challenge's scripts.
         tokenizer: a SentencePiece `.model`, instead of the one in the pack or beside the checkpoint.
+        settings: entries of the config that a file of the challenge does not show (`eval.peer.load_peer`).
 
     Raises:
         FormatError: unreadable, damaged, not a model, or no tokenizer to be found.
@@ -53,11 +56,11 @@ def load_model(path: str | Path, tokenizer: str | Path | None = None) -> LoadedM
     if head.startswith(PACK_MAGIC):
         pack = codec.open(read_bytes(path, "pack"))
         state, config, found = pack.state_dict(), pack.config, found or pack.tokenizer
-    elif head.startswith(ZLIB_MAGIC) and not _is_safetensors(head):
-        state, config = load_peer(read_bytes(path, "artifact"))
-    else:
+    elif path.is_dir() or _is_safetensors(head):
         checkpoint = load_checkpoint(path)
         state, config, found = checkpoint.state_dict, checkpoint.config, found or checkpoint.tokenizer
+    else:
+        state, config = load_peer(read_bytes(path, "artifact"), settings)
     if config is None:
         raise FormatError(f"model {path}: holds weights without a config; pass a run folder or a pack made from one")
     if found is None:

@@ -1,59 +1,89 @@
-"""The challenge baseline's artifact, read into our terms: zlib of a `torch.save` dict of int8 rows and fp16 scales.
+"""The challenge's checkpoints and artifacts, read into our terms.
 
-The dict's `__quant_format__` is `int8_clean_per_row_v1`. `quantized` holds int8 tensors, `scales` a float16 for each
-row (a tensor without rows has one), `dtypes` what to round the product to; `passthrough` holds the tensors that were
-not quantized, `passthrough_orig_dtypes` what they were. The shape of the model is not written down: it follows from the
-tensors, and what leaves no trace in them (window, rope_base, logit_softcap) is the challenge's default.
+Three forms of what `eval.peer_file` unpacks are known:
+
+- a state dict, the `final_model.pt` of every script, its matrices by layer or in banks (`codec.challenge`);
+- the baseline's `final_model.int8.ptz`: a dict whose `__quant_format__` is `int8_clean_per_row_v1`. `quantized` holds
+  int8 tensors, `scales` a float16 for each row (a tensor without rows has one), `dtypes` what to round the product to;
+  `passthrough` holds the tensors that were not quantized, `passthrough_orig_dtypes` what they were;
+- the `final_model.int6.ptz` of later records: a dict of `w` and `m`. `w` holds `NAME.q`, int8, with `NAME.scale`, a
+  float16 for each row, or the tensor itself in float16; `m` says for people what was done.
+
+The shape of the model is not written down: it follows from the tensors, and what leaves no trace in them is that of the
+family, the baseline (2026-03-18) or, where there are skip gates, the looped records (2026-04-05, 2026-04-09).
 """
 
-import io
-import zipfile
-import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from codec.challenge import from_challenge
 from codec.config import ModelConfig
 from codec.errors import FormatError
+from eval.peer_file import MAX_BYTES, read_content
 
 FORMAT = "int8_clean_per_row_v1"
 
-MAX_BYTES = 1 << 30
-"""Of the unpacked file and of the float32 weights, each: the bound on memory for a hostile file."""
-
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
-_AGAIN = "pass a final_model.int8.ptz as the challenge's baseline script writes it"
+LATER_DTYPES = {"tok_emb.weight": torch.bfloat16}
+"""What the later records' models keep in another type than float32, to which dequantized weights are rounded."""
+
+LOOPED: dict[str, Any] = {
+    "window": 2048,
+    "activation": "leaky_relu2",
+    "rope_dims": 16,
+    "skips": "gated",
+    "ln_scale": True,
+}
+"""What the looped records have in common and no tensor shows; all their layers have XSA, too."""
+
+LOOPS: dict[tuple[int, int], dict[str, int]] = {
+    (11, 7): {"loop_start": 4, "loop_end": 6, "loop_count": 3},
+}
+"""Which layers run several times, by layers and skips: the record of 2026-04-05."""
+
+LANES = "parallel_post_lambdas"
+"""The tensor of models whose last layers have two residual streams, which ours has not."""
+
+_AGAIN = "pass a checkpoint or an artifact of the challenge's baseline or of its looped records"
 
 
-def load_peer(blob: bytes) -> tuple[dict[str, Tensor], ModelConfig]:
+def load_peer(blob: bytes, settings: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
     """The weights, float32, dequantized as the challenge does, and the shape of the model they are of.
 
+    Args:
+        settings: entries of the config that the file does not show and that are not its family's.
+
     Raises:
-        FormatError: not such an artifact, truncated, over 1 GiB, or its tensors make no model of the baseline's kind.
+        FormatError: not such a file, truncated, over 1 GiB, or its tensors make no model of a known family.
     """
-    content = _unpickle(_inflate(blob))
-    if not isinstance(content, dict) or content.get("__quant_format__") != FORMAT:
-        found = content.get("__quant_format__") if isinstance(content, dict) else type(content).__name__
-        raise FormatError(f"artifact: __quant_format__ is {str(found)[:80]!r}, expected {FORMAT!r}; {_AGAIN}")
-    quantized, scales = _tensors(content, "quantized"), _tensors(content, "scales")
-    passthrough = _tensors(content, "passthrough")
-    dtypes, originals = _dictionary(content, "dtypes"), _dictionary(content, "passthrough_orig_dtypes")
-    total = sum(tensor.numel() for tensor in (*quantized.values(), *passthrough.values()))
-    if 4 * total > MAX_BYTES:
-        raise FormatError(f"artifact: {total:,} parameters, expected at most {MAX_BYTES // 4:,}")
-    state = {name: _dequantize(name, q, scales.get(name), dtypes.get(name)) for name, q in quantized.items()}
-    for name, tensor in passthrough.items():
-        state[name] = tensor.to(_dtype(name, originals[name])).float() if name in originals else tensor.float()
-    return state, infer_config({name: tuple(tensor.shape) for name, tensor in state.items()})
+    content = read_content(blob)
+    if not isinstance(content, dict):
+        raise FormatError(f"artifact: holds a {type(content).__name__}, expected a dict; {_AGAIN}")
+    if set(content) == {"w", "m"}:
+        state = _later(_tensors(content, "w"))
+        if "skip_gates" not in state and not settings:
+            raise FormatError(
+                "artifact: without skip gates it is of a record before the looped ones, and its tensors do not show "
+                "window, activation, rope_dims, xsa_layers and ln_scale; `underpar import` takes them as KEY=VALUE"
+            )
+    elif all(isinstance(value, Tensor) for value in content.values()):
+        state = {name: tensor.float() for name, tensor in _bounded(_tensors({"model": content}, "model")).items()}
+    else:
+        state = _baseline(content)
+    state = from_challenge(state)
+    return state, infer_config({name: tuple(tensor.shape) for name, tensor in state.items()}, settings)
 
 
-def infer_config(shapes: dict[str, tuple[int, ...]]) -> ModelConfig:
-    """The config of a baseline whose tensors have these shapes; names and shapes are not all checked against it.
+def infer_config(shapes: dict[str, tuple[int, ...]], settings: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The config of a model whose tensors have these shapes; names and shapes are not all checked against it.
 
     Raises:
-        FormatError: a tensor that says something about the shape is missing, or the numbers make no model.
+        FormatError: a tensor that says something about the shape is missing, the numbers make no model, or the loops
+            are not those of a known record and not in `settings`.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -63,48 +93,71 @@ def infer_config(shapes: dict[str, tuple[int, ...]]) -> ModelConfig:
             )
         return found
 
+    if LANES in shapes:
+        raise FormatError(f"artifact: tensor {LANES}: its last layers have two residual streams; {_AGAIN}")
+    settings = settings or {}
     vocab_size, dim = shape("tok_emb.weight", 2)
     heads = shape("blocks.0.attn.q_gain", 1)[0]
     head_dim = max(1, dim // heads)
-    return ModelConfig(
-        vocab_size=vocab_size,
-        num_layers=sum(name.endswith(".attn.q_gain") for name in shapes),
-        model_dim=dim,
-        num_heads=heads,
-        num_kv_heads=shape("blocks.0.attn.c_k.weight", 2)[0] // head_dim,
-        mlp_mult=shape("blocks.0.mlp.fc.weight", 2)[0] // dim,
-    )
+    layers = sum(name.endswith(".attn.q_gain") for name in shapes)
+    values = {
+        "vocab_size": vocab_size,
+        "num_layers": layers,
+        "model_dim": dim,
+        "num_heads": heads,
+        "num_kv_heads": shape("blocks.0.attn.c_k.weight", 2)[0] // head_dim,
+        "mlp_mult": shape("blocks.0.mlp.fc.weight", 2)[0] // dim,
+    }
+    if "bigram.embed.weight" in shapes:
+        values["bigram_buckets"], values["bigram_dim"] = shape("bigram.embed.weight", 2)
+    if "skip_gates" in shapes:
+        values |= {**LOOPED, "xsa_layers": layers}
+        skips = shape("skip_gates", 2)[0]
+        if skips != layers // 2 and not settings.keys() & {"loop_start", "loop_end", "loop_count"}:
+            if (layers, skips) not in LOOPS:
+                raise FormatError(
+                    f"artifact: {skips} skips of {layers} layers: some run several times, and nothing says which; "
+                    "`underpar import` takes loop_start=, loop_end= and loop_count="
+                )
+            values |= LOOPS[layers, skips]
+    return ModelConfig.from_dict({**values, **settings})
 
 
-def _inflate(blob: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(blob, MAX_BYTES + 1)
-    except zlib.error as error:
-        raise FormatError(f"artifact: not zlib data ({error}); {_AGAIN}") from error
-    if len(raw) > MAX_BYTES:
-        raise FormatError(f"artifact: unpacks to over {MAX_BYTES:,} bytes; {_AGAIN}")
-    if not inflater.eof:
-        raise FormatError(
-            f"artifact: truncated: its zlib data does not end within its {len(blob):,} bytes; fetch it again"
-        )
-    return raw
+def _baseline(content: dict[str, Any]) -> dict[str, Tensor]:
+    if content.get("__quant_format__") != FORMAT:
+        found = str(content.get("__quant_format__"))[:80]
+        raise FormatError(f"artifact: __quant_format__ is {found!r}, expected {FORMAT!r}; {_AGAIN}")
+    quantized, scales = _tensors(content, "quantized"), _tensors(content, "scales")
+    passthrough = _tensors(content, "passthrough")
+    dtypes, originals = _dictionary(content, "dtypes"), _dictionary(content, "passthrough_orig_dtypes")
+    _bounded({**quantized, **passthrough})
+    state = {
+        name: _dequantize(name, q, scales.get(name), _dtype(name, dtypes.get(name))) for name, q in quantized.items()
+    }
+    for name, tensor in passthrough.items():
+        state[name] = tensor.to(_dtype(name, originals[name])).float() if name in originals else tensor.float()
+    return state
 
 
-def _unpickle(raw: bytes) -> Any:
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            records = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise FormatError(f"artifact: holds no torch.save file ({error}); {_AGAIN}") from error
-    # torch.save stores its records as they are; a compressed one would unpack past the bound on memory.
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise FormatError(f"artifact: holds compressed records, which torch.save does not write; {_AGAIN}")
-    try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can make the loader raise anything
-        reason = str(error).partition("\n")[0][:200]
-        raise FormatError(f"artifact: not a torch.save file of plain tensors ({reason}); {_AGAIN}") from error
+def _later(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    _bounded(weights)
+    state = {}
+    for key, tensor in weights.items():
+        name = key.removesuffix(".q").removesuffix(".scale")
+        if key == name:
+            state[name] = tensor.float()
+        elif key.endswith(".q"):
+            dtype = LATER_DTYPES.get(name, torch.float32)
+            state[name] = _dequantize(name, tensor, weights.get(f"{name}.scale"), dtype)
+    return state
+
+
+def _bounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors`, whose float32 copies fit the bound on memory. Raises FormatError if not."""
+    total = sum(tensor.numel() for tensor in tensors.values())
+    if 4 * total > MAX_BYTES:
+        raise FormatError(f"artifact: {total:,} parameters, expected at most {MAX_BYTES // 4:,}")
+    return tensors
 
 
 def _dictionary(content: dict[str, Any], field: str) -> dict[str, Any]:
@@ -131,7 +184,7 @@ def _dtype(name: str, dtype: Any) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _dequantize(name: str, symbols: Tensor, scale: Tensor | None, dtype: Any) -> Tensor:
+def _dequantize(name: str, symbols: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """symbols x scale in float32, rounded to the tensor's own dtype, in float32 again."""
     rows = symbols.shape[:1] if symbols.ndim >= 2 else ()
     if symbols.dtype != torch.int8 or scale is None or not scale.is_floating_point() or scale.shape not in (rows, ()):
@@ -141,4 +194,4 @@ def _dequantize(name: str, symbols: Tensor, scale: Tensor | None, dtype: Any) ->
             f"expected int8 with a scale a row; {_AGAIN}"
         )
     steps = scale.float().reshape(-1, *[1] * (symbols.ndim - 1)) if scale.ndim else scale.float()
-    return (symbols.float() * steps).to(_dtype(name, dtype)).float()
+    return (symbols.float() * steps).to(dtype).float()

@@ -61,6 +61,8 @@ class PeerPredictor:
 
     def __init__(self, blob: bytes):
         state, self._config = load_peer(blob)
+        if self._config.skips != "add":
+            raise CodecError("a predictor of the baseline's artifacts was given a later model's, whose layers loop")
         self._model = GPT(self._config).eval()
         self._model.load_state_dict(state)
         self._inner = [m for m in self._model.modules() if isinstance(m, Attention)]  # one a block, in order
