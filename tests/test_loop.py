@@ -133,15 +133,32 @@ def test_loss_falls_and_the_folder_holds_the_model(config: Path, tmp_path: Path)
     assert (folder / "train.log").read_text().splitlines()[2].startswith("step:1/60 train_loss:6.9")
 
 
+def val_loss(recipe: Recipe, folder: Path) -> float:
+    """Of what a run folder beside the shards holds."""
+    model = GPT(recipe.model)
+    model.load_state_dict(load_checkpoint(folder).state_dict)
+    tokens = np.fromfile(folder.parent / "shards" / "x_val_000000.bin", "<u2")[512 : 512 + 257].astype(np.int64)
+    rows, targets = (torch.from_numpy(part).view(16, 16) for part in (tokens[:256], tokens[1:]))
+    return model.loss(rows, targets).item()
+
+
+def test_loops_begin_part_way(config: Path, tmp_path: Path) -> None:
+    """Until then the run is that of the model without loops; what is scored at the end has them."""
+    loops = ("model.loop_start=1", "model.loop_end=2", "model.loop_count=2")
+    plain, late = tmp_path / "plain", tmp_path / "late"
+    train(recipe_of(config), plain)
+    recipe = recipe_of(config, *loops, "train.loop_from=0.5")
+    done = train(recipe, late)
+    a, b = ([line["train_loss"] for line in metrics(folder)[:-1]] for folder in (plain, late))
+    assert a[:15] == b[:15]
+    assert a[15] != b[15]
+    assert done.val_loss == pytest.approx(val_loss(recipe, late), rel=1e-6)
+
+
 def test_validation_scores_what_is_saved(config: Path, tmp_path: Path) -> None:
     recipe = recipe_of(config, "train.iterations=5")
     done = train(recipe, tmp_path / "run")
-    checkpoint = load_checkpoint(tmp_path / "run")
-    model = GPT(recipe.model)
-    model.load_state_dict(checkpoint.state_dict)
-    tokens = np.fromfile(tmp_path / "shards" / "x_val_000000.bin", "<u2")[512 : 512 + 257].astype(np.int64)
-    rows = torch.from_numpy(tokens[:256]).view(16, 16)
-    assert done.val_loss == pytest.approx(model.loss(rows, torch.from_numpy(tokens[1:]).view(16, 16)).item(), rel=1e-6)
+    assert done.val_loss == pytest.approx(val_loss(recipe, tmp_path / "run"), rel=1e-6)
 
 
 def test_micro_batches_do_not_change_the_run(config: Path, tmp_path: Path) -> None:

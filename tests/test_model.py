@@ -209,6 +209,42 @@ def test_nothing_is_smeared_into_the_next_document() -> None:
     assert not torch.equal(smeared[:, 3], model.tok_emb(tokens)[:, 3])
 
 
+def test_loops_can_be_switched_off() -> None:
+    """The model then is the one without loops, whose skips are the outermost ones of the looped model."""
+    shape = TINY | {"num_layers": 7, "skips": "gated"}
+    looped, plain = ModelConfig(**shape, loop_start=2, loop_end=4, loop_count=3), ModelConfig(**shape)
+    model, other = random_model(looped), GPT(plain)
+    state = model.state_dict()
+    spared = looped.encoder_length - plain.encoder_length
+    assert spared == 2
+    other.load_state_dict({n: t[spared:] if n in ("skip_weights", "skip_gates") else t for n, t in state.items()})
+    tokens = some_tokens(looped, rows=2)
+    whole = model(tokens)
+    model.loop(False)
+    assert torch.equal(model(tokens), other(tokens))
+    model.loop(True)
+    assert torch.equal(model(tokens), whole)
+    assert not torch.allclose(whole, other(tokens))
+
+
+def test_each_schedule_is_compiled_once() -> None:
+    model, graphs = random_model(CONFIGS["loop"]), []
+    tokens = some_tokens(model.config, rows=2)
+
+    def count(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(model.loss, backend=count, fullgraph=True, dynamic=False)
+    losses = []
+    for on in (False, True, False, True):
+        model.loop(on)
+        losses.append(compiled(tokens, tokens).item())
+        assert losses[-1] == pytest.approx(model.loss(tokens, tokens).item(), rel=1e-5)
+    assert len(graphs) == 2
+    assert losses[0] == losses[2] != losses[1] == losses[3]
+
+
 def test_a_new_model_knows_nothing() -> None:
     config = CONFIGS["everything"]
     tokens = some_tokens(config, rows=2)

@@ -27,7 +27,7 @@ from trainer.losses import losses_of
 from trainer.model import GPT
 from trainer.qat import EACH, Rounding, SensitivitySteps, Weights, quantized_loss, rounding_of, straight_through
 from trainer.recipe import QAT, Recipe, TrainRecipe, load_recipe
-from trainer.schedule import quantizes
+from trainer.schedule import Phase, phase, phases
 
 config, one_thread = test_loop.config, test_loop.one_thread
 
@@ -184,16 +184,20 @@ def test_off_is_the_plain_loss():
     gpt = model()
     losses = losses_of(gpt, Recipe(), ALONE)
     assert losses.plain == losses.quantized == gpt.loss
-    assert not quantizes(TrainRecipe(), 19_999, 599.0)
+    assert not phase(TrainRecipe(), 19_999, 599.0).quantizes
 
 
 def test_the_end_of_a_run_sees_the_quantizer():
     by_steps = TrainRecipe(qat="int6", qat_fraction=0.25, iterations=8, seconds=0.0)
-    assert [quantizes(by_steps, step, 1.0) for step in range(8)] == 6 * [False] + 2 * [True]
+    assert [phase(by_steps, step, 1.0).quantizes for step in range(8)] == 6 * [False] + 2 * [True]
     by_clock = TrainRecipe(qat="int6", qat_fraction=0.25, iterations=0, seconds=80.0)
-    assert [quantizes(by_clock, 3, second) for second in (0.0, 59.0, 60.0, 79.0)] == [False, False, True, True]
-    assert quantizes(replace(by_clock, iterations=8), 6, 1.0)
-    assert quantizes(replace(by_clock, qat_fraction=1.0), 0, 0.0)
+    assert [phase(by_clock, 3, second).quantizes for second in (0.0, 59.0, 60.0, 79.0)] == [False, False, True, True]
+    assert phase(replace(by_clock, iterations=8), 6, 1.0).quantizes
+    assert phase(replace(by_clock, qat_fraction=1.0), 0, 0.0).quantizes
+    assert phases(by_clock) == [Phase(True, False), Phase(True, True)]
+    assert phases(replace(by_clock, loop_from=0.5)) == [Phase(False, False), Phase(True, False), Phase(True, True)]
+    assert phases(replace(by_clock, loop_from=0.9)) == [Phase(False, False), Phase(False, True), Phase(True, True)]
+    assert phases(replace(by_clock, qat="", loop_from=0.5)) == [Phase(False, False), Phase(True, False)]
 
 
 HALF = ("train.qat=int5", "train.qat_fraction=0.5", "train.iterations=12")

@@ -58,6 +58,7 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("train.batch_tokens=0", "multiple of model.window"),
         ("train.warmdown_fraction=0.5", "both set"),
         ("train.log_every=0", "at least 1"),
+        ("train.loop_from=1", "loop_from is 1.0, expected less"),
     ],
 )
 def test_bad_overrides_say_what_is_expected(override: str, message: str) -> None:

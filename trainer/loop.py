@@ -26,7 +26,7 @@ from trainer.losses import Losses, losses_of
 from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
 from trainer.resume import RESUME, State
-from trainer.schedule import lr_scale, over, quantizes
+from trainer.schedule import lr_scale, over, phase
 from trainer.source import Source, open_source
 from trainer.step import descend, micro_batches, prime
 from trainer.validation import validation_loss
@@ -99,7 +99,7 @@ def run(
         value, done, asked = None, over(plan, state.step, state.elapsed), 0.0
         while not done and not asked:
             scale = lr_scale(plan, state.step, state.elapsed)
-            loss = losses.quantized if quantizes(plan, state.step, state.elapsed) else losses.plain
+            loss = losses.of(state.model, phase(plan, state.step, state.elapsed))
             batch_loss = descend(state, loss, loader, state.step, recipe, world, scale)
             state.step += 1
             if plan.ema_decay:
@@ -126,6 +126,7 @@ def run(
 def finish(state: State, source: Source, recipe: Recipe, world: World, folder: Path, journal: Journal) -> float | None:
     """Save the model that the run was for, and return its validation loss in nats if the recipe asks for one."""
     state.model.load_state_dict(state.weights())
+    state.model.loop(True)
     val_loss = None
     if recipe.train.val_tokens:
         val_loss = validation_loss(state.model.loss, source, recipe, world)

@@ -10,6 +10,7 @@ from trainer.distributed import World
 from trainer.model import GPT
 from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import Recipe
+from trainer.schedule import Phase
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean nats of targets int64 [B, T] after tokens int64 [B, T]."""
@@ -21,6 +22,11 @@ class Losses:
 
     plain: Loss
     quantized: Loss
+
+    def of(self, model: GPT, phase: Phase) -> Loss:
+        """The loss of a phase, after `model` is told whether its loops run."""
+        model.loop(phase.loops)
+        return self.quantized if phase.quantizes else self.plain
 
 
 def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:

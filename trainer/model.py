@@ -212,6 +212,7 @@ class GPT(nn.Module):
     ):
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.schedule = config.schedule
         self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
         self.smear = Smear() if config.smear_gate else None
@@ -238,6 +239,10 @@ class GPT(nn.Module):
             return softcapped_cross_entropy(hidden, self.tok_emb.weight, targets, self.config.logit_softcap)
         return token_loss(self.logits(hidden), targets, reduction)
 
+    def loop(self, on: bool) -> None:
+        """Whether the loops of the config run from now on; else each layer runs once."""
+        self.schedule = self.config.schedule if on else tuple(range(self.config.num_layers))
+
     def hidden(self, tokens: Tensor) -> Tensor:
         """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
         length = tokens.shape[1]
@@ -251,10 +256,11 @@ class GPT(nn.Module):
             x = x + self.bigram(tokens, self.dtype)
         x = x0 = rms_norm(x)
         skips: list[Tensor] = []
-        encoder_length = self.config.encoder_length
-        for execution, layer in enumerate(self.config.schedule):
+        encoder_length = len(self.schedule) // 2
+        for execution, layer in enumerate(self.schedule):
             if execution >= encoder_length and skips:
-                x = self.take_skip(execution - encoder_length, x, skips.pop())
+                # The outermost skips join the same layers whether loops run or not.
+                x = self.take_skip(self.config.encoder_length - len(skips), x, skips.pop())
             x = self.blocks[layer](x, x0, cos, sin)
             if execution < encoder_length:
                 skips.append(x)

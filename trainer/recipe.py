@@ -68,6 +68,7 @@ class TrainRecipe:
     warmdown_fraction: float = 0.0  # or the share of the run over which it falls
     min_lr: float = 0.0  # share of the learning rate that is left at the end
     qk_gain: float = 1.5  # what the query gains start from
+    loop_from: float = 0.0  # share of the run after which the model's loops run; before it each layer runs once
     ema_decay: float = 0.0  # of the average of the weights that is saved; 0: the last weights are saved
     qat: str = ""  # the quantizer that the end of the run sees, one of QAT; "": none
     qat_fraction: float = 0.2  # the share of the run that sees it; 1: all of it
@@ -124,6 +125,8 @@ class Recipe:
             raise FormatError(f"recipe: train.compile_mode is {train.compile_mode!r}, expected one of {COMPILE_MODES}")
         if not 0 < train.qat_fraction <= 1:
             raise FormatError(f"recipe: train.qat_fraction is {train.qat_fraction}, expected above 0 and at most 1")
+        if train.loop_from >= 1:
+            raise FormatError(f"recipe: train.loop_from is {train.loop_from}, expected less than 1")
         if not train.log_every or not train.micro_batches:
             raise FormatError("recipe: train.log_every and train.micro_batches must be at least 1")
 

@@ -1,5 +1,7 @@
 """Learning rate and momentum over a run, as pure functions of the step and of the seconds that have passed."""
 
+from dataclasses import dataclass
+
 from trainer.recipe import OptimRecipe, TrainRecipe
 
 
@@ -37,8 +39,30 @@ def muon_momentum(optim: OptimRecipe, step: int) -> float:
     return optim.momentum_start + (optim.momentum - optim.momentum_start) * done
 
 
-def quantizes(train: TrainRecipe, step: int, elapsed: float) -> bool:
-    """Whether step `step` (from 0) sees the quantizer: it belongs to the last `qat_fraction` of the run."""
+@dataclass(frozen=True)
+class Phase:
+    """What the model is like for a part of a run; each phase is a graph of its own for the compiler."""
+
+    loops: bool
+    quantizes: bool
+
+
+def phase(train: TrainRecipe, step: int, elapsed: float) -> Phase:
+    """The phase of step `step` (from 0): loops run after `loop_from` of the run, the last `qat_fraction` of it sees the
+    quantizer."""
     by_steps = step / train.iterations if train.iterations else 0.0
     by_clock = elapsed / train.seconds if train.seconds else 0.0
-    return bool(train.qat) and 1 - max(by_steps, by_clock) <= train.qat_fraction
+    return _phase_at(train, max(by_steps, by_clock))
+
+
+def phases(train: TrainRecipe) -> list[Phase]:
+    """All phases of a run, in turn."""
+    return list(dict.fromkeys(_phase_at(train, share) for share in sorted({0.0, train.loop_from, _qat_from(train)})))
+
+
+def _phase_at(train: TrainRecipe, share: float) -> Phase:
+    return Phase(share >= train.loop_from, bool(train.qat) and share >= _qat_from(train))
+
+
+def _qat_from(train: TrainRecipe) -> float:
+    return 1 - train.qat_fraction

@@ -9,7 +9,7 @@ from trainer.losses import Loss, Losses
 from trainer.optim import Optimizers
 from trainer.recipe import Recipe
 from trainer.resume import State, copy_of
-from trainer.schedule import muon_momentum
+from trainer.schedule import muon_momentum, phases
 
 
 def descend(state: State, loss: Loss, loader: Loader, n: int, recipe: Recipe, world: World, scale: float) -> Tensor:
@@ -37,7 +37,8 @@ def descend(state: State, loss: Loss, loader: Loader, n: int, recipe: Recipe, wo
 def prime(state: State, losses: Losses, loader: Loader, recipe: Recipe, world: World) -> None:
     """Steps that compile and warm every kernel, and whose effect on the state is undone."""
     weights = copy_of(state.model.state_dict())
-    for loss in dict.fromkeys((losses.plain, losses.quantized)):
+    for phase in phases(recipe.train):
+        loss = losses.of(state.model, phase)
         for n in range(recipe.train.prime_steps):
             descend(state, loss, loader, n, recipe, world, 1.0)
     state.model.load_state_dict(weights)
