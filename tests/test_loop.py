@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,7 +60,8 @@ import trainer.cli
 
 app = typer.Typer()
 trainer.cli.register(app)
-app()
+if __name__ == "__main__":
+    app()
 """
 
 
@@ -168,22 +171,65 @@ def test_micro_batches_do_not_change_the_run(config: Path, tmp_path: Path) -> No
     assert whole.train_loss == pytest.approx(parts.train_loss, rel=1e-4)
 
 
+FORKING = """
+import os, sys
+import trainer.loop
+from command import app
+
+for rank in range(int(os.environ["WORLD_SIZE"])):
+    if os.fork() == 0:
+        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+        app(sys.argv[1:])
+statuses = [os.wait()[1] for _ in range(int(os.environ["WORLD_SIZE"]))]
+sys.exit(max(statuses))
+"""
+
+
+def forked(config: Path, folder: Path, *arguments: str, processes: int) -> subprocess.Popen[bytes]:
+    """A run of several processes that import once and have a process group to be killed by."""
+    _, script, *rest = command(config, folder, *arguments)
+    forking = Path(script).with_name("forking.py")
+    forking.write_text(FORKING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(
+        [sys.executable, str(forking), *rest], env={**environment(), **world}, start_new_session=True, **quiet
+    )
+
+
+SHARED = ("train.iterations=6", "train.micro_batches=4", "optim.grad_clip=0.5", "model.num_layers=3")
+"""Each process has parts of the batch of its own; matrices do not divide evenly among them."""
+
+
+def assert_as_one(config: Path, tmp_path: Path, many: Path, processes: int) -> None:
+    one = train(recipe_of(config, *SHARED), tmp_path / "one")
+    first, second = metrics(tmp_path / "one"), metrics(many)
+    assert len(first) == len(second) == 7
+    for a, b in zip(first[:-1], second[:-1], strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+    assert second[-1]["val_loss"] == pytest.approx(one.val_loss, rel=1e-3)
+    assert f"world_size:{processes} grad_accum_steps:{4 // processes}" in (many / "train.log").read_text()
+
+
 def test_two_processes_train_as_one(config: Path, tmp_path: Path) -> None:
-    one = train(recipe_of(config, "train.iterations=6"), tmp_path / "one")
     run = subprocess.run(
-        command(config, tmp_path / "two", "train.iterations=6", processes=2),
+        command(config, tmp_path / "two", *SHARED, processes=2),
         env=environment(),
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout)
-    assert result["steps"] == 6
-    assert result["val_loss"] == pytest.approx(one.val_loss, rel=1e-3)
-    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        if "train_loss" in a:
-            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+    assert json.loads(run.stdout)["steps"] == 6
+    assert_as_one(config, tmp_path, tmp_path / "two", 2)
+
+
+def test_four_processes_train_as_one(config: Path, tmp_path: Path) -> None:
+    assert forked(config, tmp_path / "four", *SHARED, processes=4).wait() == 0
+    assert_as_one(config, tmp_path, tmp_path / "four", 4)
 
 
 def test_a_killed_run_resumes_to_the_same_end(config: Path, tmp_path: Path) -> None:
@@ -201,6 +247,23 @@ def test_a_killed_run_resumes_to_the_same_end(config: Path, tmp_path: Path) -> N
     again = train(recipe_of(config, *settings), folder, resume=True)
     assert again.train_loss == whole.train_loss
     assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_killed_run_of_two_processes_is_resumed_by_two_or_by_one(config: Path, tmp_path: Path) -> None:
+    settings = ("train.iterations=30", "train.checkpoint_steps=5")
+    folder = tmp_path / "killed"
+    assert forked(config, tmp_path / "whole", *settings, processes=2).wait() == 0
+    running = forked(config, folder, *settings, processes=2)
+    while running.poll() is None and not (folder / "resume.pt").exists():
+        time.sleep(0.002)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert 5 <= len(metrics_until_torn(folder)) < 30
+    shutil.copytree(folder, tmp_path / "by one")
+    by_one = train(recipe_of(config, *settings), tmp_path / "by one", resume=True)
+    assert forked(config, folder, *settings, "--resume", processes=2).wait() == 0
+    assert_same_run(tmp_path / "whole", folder)
+    assert by_one.val_loss == pytest.approx(metrics(folder)[-1]["val_loss"], rel=1e-2)
 
 
 def metrics_until_torn(folder: Path) -> list[str]:

@@ -1,18 +1,33 @@
 """The processes of a run: one alone, or several started by torchrun that hold equal replicas of the model.
 
-Parallelism stays outside the model: gradients are averaged by one all-reduce after the last backward pass of a step.
+Parallelism stays outside the model. What processes exchange travels while they compute: each exchange begins at once
+and gives a `Pending`, to be waited for where its result is needed.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A tensor that is complete after `wait`."""
+
+    tensor: Tensor
+    work: dist.Work | None = None
+
+    def wait(self) -> Tensor:
+        """The tensor. Holds up the device, not the host, where it is a GPU."""
+        if self.work is not None:
+            self.work.wait()
+        return self.tensor
 
 
 @dataclass(frozen=True)
@@ -28,31 +43,32 @@ class World:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def average_gradients(self, tensors: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over all processes."""
-        if self.size == 1:
-            return
-        holders = [tensor for tensor in tensors if tensor.grad is not None]
-        flat = torch.cat([tensor.grad.flatten() for tensor in holders if tensor.grad is not None])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for tensor, part in zip(holders, flat.split([tensor.numel() for tensor in holders]), strict=True):
-            tensor.grad = part.view_as(tensor)
+    def share(self, count: int) -> int:
+        """How many of `count` things each process takes; the last ones may find fewer left."""
+        return -(-count // self.size)
+
+    def summed(self, value: Tensor) -> Pending:
+        """The sum of a tensor over all processes, in place."""
+        return Pending(value, dist.all_reduce(value, async_op=True) if self.size > 1 else None)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
-        if self.size > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-        return value
+        return self.summed(value.clone()).wait() if self.size > 1 else value
 
-    def gather(self, part: Tensor) -> Tensor:
+    def summed_share(self, stack: Tensor) -> Pending:
+        """This process's part [n, ...] of the sum over all processes of stacks [size * n, ...]."""
+        if self.size == 1:
+            return Pending(stack)
+        parts = list(stack.chunk(self.size))
+        mine = torch.empty_like(parts[self.rank])
+        return Pending(mine, dist.reduce_scatter(mine, parts, async_op=True))
+
+    def gathered(self, part: Tensor) -> Pending:
         """The equal parts [n, ...] of all processes, in rank order: [size * n, ...]."""
         if self.size == 1:
-            return part
-        parts = [torch.empty_like(part) for _ in range(self.size)]
-        dist.all_gather(parts, part)
-        return torch.cat(parts)
+            return Pending(part)
+        whole = part.new_empty(self.size * len(part), *part.shape[1:])
+        return Pending(whole, dist.all_gather(list(whole.chunk(self.size)), part.contiguous(), async_op=True))
 
     def told(self, *values: float) -> list[float]:
         """What the leading process passed: the others' values give way to its own. Waits for no GPU."""

@@ -118,8 +118,7 @@ def run(
             by_step = plan.checkpoint_steps and state.step % plan.checkpoint_steps == 0
             if not done and (asked or by_time or by_step):
                 saved = state.elapsed
-                if world.leads:
-                    state.save(folder, recipe)
+                state.save(folder, recipe, world)
     return value, not done
 
 

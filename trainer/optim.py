@@ -1,77 +1,16 @@
-"""Optimizers: Muon (Jordan et al. 2024) for the matrices, Adam for embeddings, hash tables and vectors."""
+"""From the gradients of each process to new weights: Muon for the matrices, AdamW for all other parameters."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.parameters import parameters
 from trainer.distributed import World
 from trainer.model import GPT
+from trainer.muon import Muon
 from trainer.recipe import OptimRecipe
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of x, x^3 and x^5: steep at 0, and values near 1 stay within about 0.3 of it (Jordan et al. 2024)."""
-
-
-def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
-    """U V^T, roughly, for each matrix U S V^T of a stack [N, R, C]: Newton-Schulz drives the singular values near 1.
-
-    Returns:
-        [N, R, C] in bfloat16 on a GPU and float32 elsewhere. A matrix of zeros stays one.
-    """
-    a, b, c = NEWTON_SCHULZ
-    x = stack.to(torch.bfloat16 if stack.is_cuda else torch.float32)
-    tall = x.shape[-2] > x.shape[-1]
-    if tall:
-        x = x.mT
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
-
-
-class Muon:
-    """Momentum whose update is orthogonalised; matrices of one shape are worked on as one stack.
-
-    Under several processes each orthogonalises its share of every stack, and all gather the results.
-
-    Args:
-        matrices: the parameters, each [R, C].
-        world: the processes that hold the same parameters and see the same gradients.
-    """
-
-    def __init__(self, matrices: list[nn.Parameter], world: World):
-        self.world = world
-        self.groups: dict[tuple[int, ...], list[Tensor]] = {}
-        for matrix in matrices:
-            self.groups.setdefault(tuple(matrix.shape), []).append(matrix)
-        self.momenta = [torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self.groups.items()]
-
-    @torch.no_grad()
-    def step(self, lr: float, momentum: float, weight_decay: float) -> None:
-        """One update from the gradients; decay is decoupled, and tall matrices step sqrt(R / C) further."""
-        for (rows, columns), (group, buffer) in zip(
-            self.groups, zip(self.groups.values(), self.momenta, strict=True), strict=True
-        ):
-            gradients = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
-            buffer.mul_(momentum).add_(gradients)
-            updates = self.shared_out(gradients.add_(buffer, alpha=momentum))  # Nesterov
-            reach = lr * max(1.0, rows / columns) ** 0.5
-            torch._foreach_mul_(group, 1 - lr * weight_decay)
-            torch._foreach_add_(group, updates.float().unbind(), alpha=-reach)
-
-    def shared_out(self, stack: Tensor) -> Tensor:
-        """`orthogonalise(stack)`, each process doing an equal share of the stack (padded with zeros)."""
-        if self.world.size == 1:
-            return orthogonalise(stack)
-        share = -(-len(stack) // self.world.size)
-        padded = F.pad(stack, (0, 0, 0, 0, 0, share * self.world.size - len(stack)))
-        mine = orthogonalise(padded[self.world.rank * share : (self.world.rank + 1) * share])
-        return self.world.gather(mine.contiguous())[: len(stack)]
 
 
 class Optimizers:
@@ -82,9 +21,10 @@ class Optimizers:
         tensors = dict(model.named_parameters())
         for name, parameter in parameters(model.config).items():
             by_role[parameter.role].append(tensors[name])
-        self.recipe = recipe
-        self.muon = Muon(by_role["matrix"], world)
+        self.recipe, self.world = recipe, world
+        self.muon = Muon(by_role["matrix"], world, recipe.orthogonal, recipe.level_rows)
         tables = by_role["embedding"] + by_role["hash"]
+        self.others = tables + by_role["vector"]
         self.adam = torch.optim.AdamW(
             [
                 {"params": tables, "weight_decay": recipe.embed_weight_decay},
@@ -95,20 +35,48 @@ class Optimizers:
             fused=world.device.type == "cuda",
         )
 
+    @torch.no_grad()
     def step(self, scale: float, momentum: float) -> None:
-        """One update from the gradients, every learning rate times `scale`, Muon with `momentum`."""
-        recipe = self.recipe
+        """One update from the mean of the processes' gradients.
+
+        Every learning rate is multiplied with `scale`; Muon goes with `momentum`. Waits for no GPU.
+        """
+        recipe, world = self.recipe, self.world
+        arriving = self.muon.reduce()
+        rest = self.mean_of_rest()
+        shares = [share.wait() for share in arriving]
+        if world.size > 1:
+            torch._foreach_div_(shares, world.size)
+        if recipe.grad_clip:
+            energy = world.total(torch.stack(torch._foreach_norm(shares)).square().sum())
+            energy = energy + torch.stack(torch._foreach_norm(rest)).square().sum()
+            factor = (recipe.grad_clip / (energy.sqrt() + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(shares + rest, factor)
         for group, lr in zip(self.adam.param_groups, (recipe.embed_lr, recipe.vector_lr), strict=True):
             group["lr"] = lr * scale
         self.adam.step()
-        self.muon.step(recipe.matrix_lr * scale, momentum, recipe.weight_decay)
+        self.muon.step(shares, recipe.matrix_lr * scale, momentum, recipe.weight_decay)
+
+    def mean_of_rest(self) -> list[Tensor]:
+        """The gradients of all that Muon does not train, made their mean over all processes."""
+        holders = [tensor for tensor in self.others if tensor.grad is not None]
+        gradients = [tensor.grad for tensor in holders if tensor.grad is not None]
+        if self.world.size == 1:
+            return gradients
+        flat = self.world.summed(torch.cat([gradient.flatten() for gradient in gradients])).wait() / self.world.size
+        parts = [
+            part.view_as(tensor)
+            for part, tensor in zip(flat.split([g.numel() for g in gradients]), holders, strict=True)
+        ]
+        for tensor, part in zip(holders, parts, strict=True):
+            tensor.grad = part
+        return parts
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain Python values."""
-        return {"adam": self.adam.state_dict(), "muon": self.muon.momenta}
+        """Tensors and plain Python values, the same for any number of processes; every process calls it."""
+        return {"adam": self.adam.state_dict(), "muon": self.muon.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` of an equal model and recipe gave."""
         self.adam.load_state_dict(state["adam"])
-        for mine, saved in zip(self.muon.momenta, state["muon"], strict=True):
-            mine.copy_(saved)
+        self.muon.load_state(state["muon"])

@@ -27,6 +27,10 @@ class DataRecipe:
     seed: int = 0  # of the order in which training data is read
 
 
+ORTHOGONAL = ("newton_schulz", "polar_express")
+"""Ways to make an update orthogonal (`trainer.orthogonal`)."""
+
+
 @dataclass(frozen=True)
 class OptimRecipe:
     """Optimizer settings. The defaults are the challenge's baseline."""
@@ -37,6 +41,8 @@ class OptimRecipe:
     momentum: float = 0.95
     momentum_start: float = 0.85
     momentum_warmup: int = 500  # steps
+    orthogonal: str = "newton_schulz"  # how Muon makes updates orthogonal, one of ORTHOGONAL
+    level_rows: bool = False  # rows of an update get one length before that (MuonEq-R)
     weight_decay: float = 0.0  # of matrices
     embed_weight_decay: float = 0.0  # of embeddings and hash tables
     beta1: float = 0.9
@@ -121,6 +127,8 @@ class Recipe:
             )
         if train.qat and train.qat not in QAT:
             raise FormatError(f'recipe: train.qat is {train.qat!r}, expected one of {QAT}, or "" for none')
+        if self.optim.orthogonal not in ORTHOGONAL:
+            raise FormatError(f"recipe: optim.orthogonal is {self.optim.orthogonal!r}, expected one of {ORTHOGONAL}")
         if train.compile_mode not in COMPILE_MODES:
             raise FormatError(f"recipe: train.compile_mode is {train.compile_mode!r}, expected one of {COMPILE_MODES}")
         if not 0 < train.qat_fraction <= 1:

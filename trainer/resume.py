@@ -53,14 +53,17 @@ class State:
         """What the run is for: the average, or the last weights where there is none."""
         return self.average or dict(self.model.state_dict())
 
-    def save(self, folder: Path, recipe: Recipe) -> None:
-        """Write the checkpoint; the one before it is replaced when the new one is whole."""
+    def save(self, folder: Path, recipe: Recipe, world: World) -> None:
+        """Write the checkpoint; the one before it is replaced when the new one is whole. Every process calls this."""
+        optimizers = self.optimizers.state_dict()
+        if not world.leads:
+            return
         content = {
             "recipe": recipe.to_dict(),
             "step": self.step,
             "elapsed": self.elapsed,
             "model": self.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
+            "optimizers": optimizers,
             "average": self.average,
         }
         with atomic_write(folder / RESUME) as file:

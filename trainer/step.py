@@ -1,7 +1,7 @@
 """One optimizer step, and the steps before the clock starts."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.distributed import World
 from trainer.loader import Loader
@@ -25,10 +25,6 @@ def descend(state: State, loss: Loss, loader: Loader, n: int, recipe: Recipe, wo
         part = loss(part_inputs, part_targets) / parts
         part.backward()
         total += part.detach()
-    weights = list(state.model.parameters())
-    world.average_gradients(weights)
-    if recipe.optim.grad_clip:
-        nn.utils.clip_grad_norm_(weights, recipe.optim.grad_clip)
     state.optimizers.step(scale, muon_momentum(recipe.optim, n))
     state.model.zero_grad(set_to_none=True)
     return total
