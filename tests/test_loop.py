@@ -20,12 +20,13 @@ import trainer.journal
 from codec.checkpoint import load_checkpoint
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.tokenizer import BOS
 from tests.helpers import ROOT
 from trainer.embedded import sp1024
 from trainer.loop import Outcome, train
 from trainer.model import GPT
 from trainer.recipe import Recipe, load_recipe
-from trainer.shards import write_shard
+from trainer.shards import read_shard, write_shard
 
 TINY = """
 [model]
@@ -136,9 +137,9 @@ def test_loss_falls_and_the_folder_holds_the_model(config: Path, tmp_path: Path)
     assert (folder / "train.log").read_text().splitlines()[2].startswith("step:1/60 train_loss:6.9")
 
 
-def val_loss(recipe: Recipe, folder: Path) -> float:
+def val_loss(recipe: Recipe, folder: Path, document_masks: bool = False) -> float:
     """Of what a run folder beside the shards holds."""
-    model = GPT(recipe.model)
+    model = GPT(recipe.model, document_masks=document_masks)
     model.load_state_dict(load_checkpoint(folder).state_dict)
     tokens = np.fromfile(folder.parent / "shards" / "x_val_000000.bin", "<u2")[512 : 512 + 257].astype(np.int64)
     rows, targets = (torch.from_numpy(part).view(16, 16) for part in (tokens[:256], tokens[1:]))
@@ -162,6 +163,20 @@ def test_validation_scores_what_is_saved(config: Path, tmp_path: Path) -> None:
     recipe = recipe_of(config, "train.iterations=5")
     done = train(recipe, tmp_path / "run")
     assert done.val_loss == pytest.approx(val_loss(recipe, tmp_path / "run"), rel=1e-6)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_document_masks_reach_training_and_validation(config: Path, tmp_path: Path, masks: bool) -> None:
+    shards = tmp_path / "shards"
+    for path in shards.glob("*.bin"):
+        tokens = read_shard(path).copy()
+        tokens[::7] = BOS
+        write_shard(path, tokens)
+    recipe = recipe_of(config, "train.iterations=5", f"train.document_masks={str(masks).lower()}")
+    done = train(recipe, tmp_path / "run")
+    found = {on: val_loss(recipe, tmp_path / "run", document_masks=on) for on in (False, True)}
+    assert done.val_loss == pytest.approx(found[masks], rel=1e-6)
+    assert abs(found[True] - found[False]) > 1e-4
 
 
 def test_micro_batches_do_not_change_the_run(config: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The float model: against a slow reference in loops over positions, and what it must never do (see the future)."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from codec.bigram import bigram_rows
 from codec.config import ModelConfig
@@ -228,21 +230,31 @@ def test_loops_can_be_switched_off() -> None:
 
 
 def test_each_schedule_is_compiled_once() -> None:
-    model, graphs = random_model(CONFIGS["loop"]), []
+    model, counter = random_model(CONFIGS["loop"]), CompileCounterWithBackend("eager")
     tokens = some_tokens(model.config, rows=2)
-
-    def count(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    compiled = torch.compile(model.loss, backend=count, fullgraph=True, dynamic=False)
+    compiled = torch.compile(model.loss, backend=counter, fullgraph=True, dynamic=False)
     losses = []
     for on in (False, True, False, True):
         model.loop(on)
         losses.append(compiled(tokens, tokens).item())
         assert losses[-1] == pytest.approx(model.loss(tokens, tokens).item(), rel=1e-5)
-    assert len(graphs) == 2
+    assert counter.frame_count == 2
     assert losses[0] == losses[2] != losses[1] == losses[3]
+
+
+def test_document_masks_are_documents_on_their_own() -> None:
+    config = replace(CONFIGS["everything"], window=24)
+    model = random_model(config)
+    model.document_masks = True
+    row = some_tokens(config, rows=1)[0]
+    row[[3, 4, 15]] = BOS
+    whole = model(torch.stack((row, row.roll(5))))
+    for start, end in ((0, 3), (3, 4), (4, 15), (15, 24)):
+        torch.testing.assert_close(whole[0, start:end], model(row[None, start:end])[0], atol=2e-5, rtol=1e-4)
+    model.document_masks = False
+    unmasked = model(row[None])[0]
+    torch.testing.assert_close(unmasked[:3], whole[0, :3])
+    assert not torch.allclose(unmasked[5:15], whole[0, 5:15], atol=1e-3)
 
 
 def test_a_new_model_knows_nothing() -> None:

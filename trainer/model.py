@@ -14,6 +14,7 @@ from codec.bigram import bigram_rows
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.errors import MismatchError
 from codec.tokenizer import BOS
+from trainer.attention import Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
 
 Reduction = Literal["mean", "sum", "none"]
@@ -97,14 +98,13 @@ class Attention(nn.Module):
             parts = self.c_q(x), self.c_k(x), self.c_v(x)
         return tuple(part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, mask: Mask | None) -> Tensor:
         """x [B, T, D] -> [B, T, D], times scale [D]."""
         batch, length, dim = x.shape
         q, k, v = self.projected(x)
         q = rotate(rms_norm(q.float()), cos, sin) * self.q_gain[:, None, None]
         k = rotate(rms_norm(k.float()), cos, sin)
-        grouped = self.kv_heads != self.heads
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, enable_gqa=grouped)
+        y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
         if self.xsa:
             y = without_own_value(y, v)
         if self.gate is not None:
@@ -155,12 +155,12 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
 
-    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor, mask: Mask | None = None) -> Tensor:
         """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block."""
         mix = self.resid_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
         normed = rms_norm(x) * self.norm_scale
-        x = x + self.attn(normed, cos, sin, self.attn_scale)
+        x = x + self.attn(normed, cos, sin, self.attn_scale, mask)
         if not self.parallel:
             normed = rms_norm(x) * self.norm_scale
         return x + self.mlp(normed, self.mlp_scale)
@@ -205,13 +205,20 @@ class GPT(nn.Module):
         qk_gain: what the gains of the query heads start from.
         dtype: of the residual stream and of the matrix products; norms, rotations and the loss are float32 always.
         fuse: fewer and larger matrix products of the same weights, for training; hooks on them are not called.
+        document_masks: no token of a row sees another document, as if each document were a row of its own.
     """
 
     def __init__(
-        self, config: ModelConfig, *, qk_gain: float = 1.5, dtype: torch.dtype = torch.float32, fuse: bool = False
+        self,
+        config: ModelConfig,
+        *,
+        qk_gain: float = 1.5,
+        dtype: torch.dtype = torch.float32,
+        fuse: bool = False,
+        document_masks: bool = False,
     ):
         super().__init__()
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.document_masks = config, dtype, document_masks
         self.schedule = config.schedule
         self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
@@ -249,6 +256,7 @@ class GPT(nn.Module):
         if length > self.config.window:
             raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
         cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
+        mask = document_mask(tokens) if self.document_masks else None
         x = self.tok_emb(tokens).to(self.dtype)
         if self.smear is not None:
             x = self.smear(x, tokens)
@@ -261,7 +269,7 @@ class GPT(nn.Module):
             if execution >= encoder_length and skips:
                 # The outermost skips join the same layers whether loops run or not.
                 x = self.take_skip(self.config.encoder_length - len(skips), x, skips.pop())
-            x = self.blocks[layer](x, x0, cos, sin)
+            x = self.blocks[layer](x, x0, cos, sin, mask)
             if execution < encoder_length:
                 skips.append(x)
         return rms_norm(x)

@@ -74,6 +74,7 @@ class TrainRecipe:
     warmdown_fraction: float = 0.0  # or the share of the run over which it falls
     min_lr: float = 0.0  # share of the learning rate that is left at the end
     qk_gain: float = 1.5  # what the query gains start from
+    document_masks: bool = False  # attention stays within documents, in training and in the validation after it
     loop_from: float = 0.0  # share of the run after which the model's loops run; before it each layer runs once
     ema_decay: float = 0.0  # of the average of the weights that is saved; 0: the last weights are saved
     qat: str = ""  # the quantizer that the end of the run sees, one of QAT; "": none

@@ -38,7 +38,10 @@ class State:
         """Step 0: weights from the recipe's seed, equal in every process and on every device."""
         torch.manual_seed(recipe.train.seed)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
-        model = GPT(recipe.model, qk_gain=recipe.train.qk_gain, dtype=dtype, fuse=True).to(world.device)
+        plan = recipe.train
+        model = GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=True, document_masks=plan.document_masks).to(
+            world.device
+        )
         average = copy_of(model.state_dict()) if recipe.train.ema_decay else {}
         return cls(model, Optimizers(model, recipe.optim, world), average)
 
