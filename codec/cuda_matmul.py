@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from codec.cuda_rows import launch
+from codec.cuda_rows import PAIR_BITS, launch
 from codec.exact import OPERAND, ExactLinear
 
 TILE = 128
@@ -20,6 +20,7 @@ TILE = 128
 INPUTS = 64
 """Inputs that a tile takes at once: operands and weights are padded to multiples of it."""
 
+_PAIR_BITS = tl.constexpr(PAIR_BITS)
 _MOST_INPUTS = 1 << 16
 _LARGEST = 127 * 256 + 127  # of two limbs
 
@@ -76,7 +77,7 @@ def _multiply_kernel(
     x, w, out, inputs, outputs, x_limb, w_limb, WEIGHT_LIMBS: tl.constexpr, WIDE: tl.constexpr, ADD: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, outputs] = x @ w.T, plus 2^16 times what was there where ADD."""
+    """out [rows, outputs] = x @ w.T, plus 2^PAIR_BITS times what was there where ADD."""
     tiles = outputs // OUTPUTS
     row = (tl.program_id(0) // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     output = (tl.program_id(0) % tiles) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -101,7 +102,7 @@ def _multiply_kernel(
     if WIDE:
         total = sum0.to(tl.int64) + (sum1.to(tl.int64) << 8) + (sum2.to(tl.int64) << 16)
         if ADD:
-            total += tl.load(out + offsets) << 16
+            total += tl.load(out + offsets) << _PAIR_BITS
         tl.store(out + offsets, total)
     else:
         tl.store(out + offsets, sum0 + (sum1 << 8) + (sum2 << 16))

@@ -17,6 +17,11 @@ import triton.language as tl
 from codec.exact import NORM_EPSILON
 from codec.fixed import SNAP_BITS
 
+PAIR_BITS = 15
+"""Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""
+
+_PAIR_BITS = tl.constexpr(PAIR_BITS)
+_PAIR = tl.constexpr(1 << PAIR_BITS)
 _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
 _ROUND = tl.constexpr(1.5 * 2.0**52)
@@ -62,7 +67,7 @@ def reciprocal_sqrt(m):
 def snap_scales(largest):
     """(what to multiply with before rounding, the step) of a row whose largest magnitude is given."""
     e = tl.minimum(tl.maximum(exponent(largest), -64), 960)
-    return power_of_two(_HALF_BITS - e), power_of_two(e - _HALF_BITS)
+    return power_of_two(-e + _HALF_BITS), power_of_two(e - _HALF_BITS)
 
 
 @triton.jit
@@ -254,7 +259,7 @@ def activate_kernel(
         _store_limbs(round_even(scaled * finer), operand, offsets, limb, inside)
     else:
         whole = square.to(tl.int32)
-        low = ((whole + 32768) & 65535) - 32768
+        low = ((whole + _PAIR // 2) & (_PAIR - 1)) - _PAIR // 2
         _store_limbs(low.to(tl.float64), operand, offsets, limb, inside)
-        _store_limbs(((whole - low) >> 16).to(tl.float64), operand + 2 * limb, offsets, limb, inside)
+        _store_limbs(((whole - low) >> _PAIR_BITS).to(tl.float64), operand + 2 * limb, offsets, limb, inside)
     tl.store(steps + row, step)

@@ -1,0 +1,178 @@
+"""Logits to intervals, and the range decoder, on a GPU: `codec.frequencies` and `codec.rangecoder` in Triton.
+
+A program has one row of logits (integers that are rewritten as levels in place) and visits its vocabulary in blocks.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from codec import tables
+from codec.cuda_attention import exp2
+from codec.cuda_rows import launch, round_even
+from codec.frequencies import TOTAL, TOTAL_BITS
+from codec.tokenizer import BOS
+
+_GRID = tl.constexpr(float(tables.LOGIT_GRID))
+_SHIFT = tl.constexpr(tables.FRACTION_BITS - TOTAL_BITS)
+_OCTAVES = tl.constexpr(62 - _SHIFT)
+_TOTAL = tl.constexpr(TOTAL)
+_TOTAL_BITS = tl.constexpr(TOTAL_BITS)
+_FARTHEST = tl.constexpr(tables.EXP2_LENGTH - 1)
+_BOTTOM = tl.constexpr(1 << 48)
+_BOS = tl.constexpr(BOS)
+
+_BLOCK = 1024
+
+
+@triton.jit
+def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constexpr):
+    """Rewrite a row of products as levels (`ExactModel.levels`); returns the greatest."""
+    largest = tl.full((BLOCK,), -(1 << 30), tl.int32)
+    for begin in range(0, vocabulary, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        inside = at < vocabulary
+        product = tl.load(row + at, mask=inside, other=0)
+        logit = product.to(tl.float64) * tl.load(y_rows + at, mask=inside, other=0.0) * step
+        index = round_even(tl.minimum(tl.abs(logit) * _GRID, last)).to(tl.int32)
+        capped = tl.load(softcap + index)
+        level = tl.where(logit < 0, -capped, capped)
+        tl.store(row + at, level.to(product.dtype), mask=inside)
+        largest = tl.maximum(largest, tl.where(inside, level, -(1 << 30)))
+    tl.debug_barrier()
+    return tl.max(largest, 0)
+
+
+@triton.jit
+def _weights(row, begin, top, fractions, vocabulary, BLOCK: tl.constexpr):
+    """(symbols, weights int64, 0 beyond the vocabulary) of a block of levels."""
+    at = begin + tl.arange(0, BLOCK)
+    inside = at < vocabulary
+    below = tl.minimum(top - tl.load(row + at, mask=inside, other=0).to(tl.int32), _FARTHEST)
+    weights = exp2(tl.maximum(below, 0), fractions, _SHIFT, _OCTAVES)
+    return at, tl.where(inside, weights, 0)
+
+
+@triton.jit
+def _cumulative(below, symbol, z, vocabulary):
+    return below * (-vocabulary + _TOTAL) // z + symbol
+
+
+@triton.jit
+def _intervals_kernel(
+    products, y_rows, steps, targets, softcap, last, fractions, out, count, stride, vocabulary, BLOCK: tl.constexpr
+):
+    """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count]."""
+    n = tl.program_id(0).to(tl.int64)
+    row, target = products + n * stride, tl.load(targets + n)
+    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    sums, before = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        sums += weights
+        before += tl.where(at < target, weights, 0)
+    z, below = tl.sum(sums, 0), tl.sum(before, 0)
+    gap = top - tl.load(row + target).to(tl.int32)
+    own = tl.sum(exp2(tl.zeros((1,), tl.int32) + tl.minimum(gap, _FARTHEST), fractions, _SHIFT, _OCTAVES), 0)
+    start = _cumulative(below, target, z, vocabulary)
+    tl.store(out + n, start)
+    tl.store(out + count + n, _cumulative(below + own, target + 1, z, vocabulary) - start)
+    tl.store(out + 2 * count + n, gap.to(tl.int64))
+    tl.store(out + 3 * count + n, z)
+
+
+@triton.jit
+def _take_byte(code, size, read, data, end):
+    """One round of `codec.rangecoder.take`: a byte comes in where the range has become small."""
+    short = size < _BOTTOM
+    byte = tl.load(data + read, mask=short & (read < end), other=0).to(tl.int64)
+    return tl.where(short, (code << 8) | byte, code), tl.where(short, size << 8, size), tl.where(short, read + 1, read)
+
+
+@triton.jit
+def _decode_kernel(
+    products, y_rows, steps, softcap, last, fractions, lanes, data, ends, states, history, counter, count, stride,
+    vocabulary, window, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Decode each lane's next symbol, take it from the stream, and move the lane on.
+
+    lanes: int64 [4, count]: token, the one before, position, and whether the lane runs. states: int64 [3, count]:
+    code - low, range, and the place in `data` of the next byte. history: int64 [steps, count], the symbols at step
+    `counter`, -1 of idle lanes. A lane stops behind a BOS, and where its window is full.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    row = products + n * stride
+    code, size, read = tl.load(states + n), tl.load(states + count + n), tl.load(states + 2 * count + n)
+    unit = size >> _TOTAL_BITS
+    target = tl.minimum(code // unit, _TOTAL - 1)
+    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    sums = tl.zeros((BLOCK,), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        sums += _weights(row, begin, top, fractions, vocabulary, BLOCK)[1]
+    z = tl.sum(sums, 0)
+    symbols, starts = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
+    ends_after = tl.full((BLOCK,), _TOTAL, tl.int64)
+    carried = tl.zeros((), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        end = _cumulative(carried + tl.cumsum(weights, 0), at.to(tl.int64) + 1, z, vocabulary)
+        inside = at < vocabulary
+        passed = inside & (end <= target)
+        symbols += passed.to(tl.int64)
+        starts = tl.maximum(starts, tl.where(passed, end, 0))
+        ends_after = tl.minimum(ends_after, tl.where(inside & (end > target), end, _TOTAL))
+        carried += tl.sum(weights, 0)
+    symbol, start = tl.sum(symbols, 0), tl.max(starts, 0)
+    frequency = tl.min(ends_after, 0) - start
+
+    active = tl.load(lanes + 3 * count + n) != 0
+    code, size, end = code - unit * start, unit * frequency, tl.load(ends + n)
+    code, size, read = _take_byte(code, size, read, data, end)
+    code, size, read = _take_byte(code, size, read, data, end)
+    code, size, read = _take_byte(code, size, read, data, end)
+    tl.store(states + n, code, mask=active)
+    tl.store(states + count + n, size, mask=active)
+    tl.store(states + 2 * count + n, read, mask=active)
+    tl.store(history + tl.load(counter) * count + n, tl.where(active, symbol, -1))
+    token, position = tl.load(lanes + n), tl.load(lanes + 2 * count + n)
+    tl.store(lanes + count + n, token, mask=active)
+    tl.store(lanes + n, symbol, mask=active)
+    goes_on = active & (symbol != _BOS) & (position + 1 < window)
+    tl.store(lanes + 2 * count + n, tl.minimum(position + 1, window - 1), mask=active)
+    tl.store(lanes + 3 * count + n, goes_on.to(tl.int64))
+
+
+class Head:
+    """The tables of a model's head on its device.
+
+    Args:
+        softcap: `codec.tables.softcap_table` of the model.
+    """
+
+    def __init__(self, softcap: Tensor, fractions: Tensor, vocabulary: int):
+        self._softcap, self._fractions, self._vocabulary = softcap.to(torch.int32), fractions, vocabulary
+        self._last = torch.full((1,), float(len(softcap) - 1), dtype=torch.float64, device=softcap.device)
+
+    def intervals(self, products: Tensor, rows: Tensor, steps: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """`codec.frequencies.intervals` of products [N, V, padded] (overwritten) times rows [V] and steps [N]."""
+        count = len(targets)
+        out = torch.empty(4, count, dtype=torch.int64, device=products.device)
+        launch(
+            _intervals_kernel, (count,), products, rows, steps, targets, self._softcap, self._last, self._fractions,
+            out, count, products.shape[1], self._vocabulary, BLOCK=_BLOCK, num_warps=4,
+        )  # fmt: skip
+        start, frequency, below, z = out
+        return start, frequency, below.double() / tables.LEVELS_PER_BIT + (z.double() / TOTAL).log2()
+
+    def decode(
+        self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, data: Tensor, ends: Tensor,
+        states: Tensor, history: Tensor, counter: Tensor, window: int,
+    ) -> None:  # fmt: skip
+        """One step of `_decode_kernel`."""
+        count = lanes.shape[1]
+        launch(
+            _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions, lanes, data,
+            ends, states, history, counter, count, products.shape[1], self._vocabulary, window, BLOCK=_BLOCK,
+            num_warps=4,
+        )  # fmt: skip

@@ -1,0 +1,118 @@
+"""Lanes of a GPU that decode on their own: model, search and range decoder in one graph, many tokens without the host.
+
+A CUDA graph of one step is captured for the number of lanes; the host replays it STEPS times, and only then looks at
+what was decoded. Lanes whose document has ended, or whose window is full, wait until then.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec import rangecoder
+from codec.backend import Integers
+from codec.cuda_matmul import padded
+from codec.exact_cuda import POSITIONS, CudaModel, Steps
+from codec.tokenizer import BOS
+
+STEPS = 16
+"""Tokens of each lane between two looks: an idle lane wastes half of them, a look costs the host some milliseconds."""
+
+
+class CudaLanes:
+    """See `codec.backend.Decoder`."""
+
+    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int):
+        self._model, self._window, device = model, window, model.device
+        self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
+        self._host_data = data
+        self._cache = model.new_cache(count)
+        self._counter = torch.zeros(1, dtype=torch.int64, device=device)
+        self._begins = np.zeros(count, np.int64)
+        self._take(torch.arange(count, device=device), *(np.zeros((n, count), np.int64) for n in (4, 3, 1)))
+
+    def _take(self, slots: torch.Tensor, lanes: Integers, states: Integers, ends: Integers) -> None:
+        """Set up the tensors of a step over so many lanes; the step is captured when it is first run."""
+        device, self._slots = self._model.device, slots
+        self._lanes, self._states, self._ends = (torch.from_numpy(a).to(device) for a in (lanes, states, ends[0]))
+        self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+        """See `codec.backend.Decoder`."""
+        states = np.zeros((len(lanes), 3), np.uint64)
+        for state, begin, end in zip(states, begins, ends, strict=True):
+            rangecoder.start_decoder(state, self._host_data[begin:end])
+        device_states = states.astype(np.int64).T
+        device_states[2] += begins
+        index = torch.tensor(lanes, device=self._model.device)
+        self._states[:, index] = torch.from_numpy(device_states.copy()).to(index.device)
+        self._ends[index] = torch.from_numpy(ends).to(index.device)
+        fresh = torch.tensor([[BOS], [BOS], [0], [1]], device=index.device)
+        self._lanes[:, index] = fresh.expand(4, len(lanes))
+        self._begins[list(lanes)] = begins
+
+    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """See `codec.backend.Decoder`."""
+        index = torch.tensor(lanes, device=self._model.device)
+        keep = tokens.shape[1] - 1
+        if keep:
+            rows = np.full((len(lanes), padded(keep, POSITIONS)), BOS)
+            rows[:, :keep] = tokens[:, :-1]
+            self._model.forward(torch.from_numpy(rows).to(index.device), self._cache, self._slots[index])
+        now = np.stack((tokens[:, -1], tokens[:, -2:][:, 0], np.full(len(lanes), keep), np.ones(len(lanes), np.int64)))
+        self._lanes[:, index] = torch.from_numpy(now).to(index.device)
+
+    def run(self) -> Integers:
+        """See `codec.backend.Decoder`."""
+        if self._graph is None:
+            self._capture()
+        self._counter.zero_()
+        for _ in range(STEPS):
+            if self._graph is None:
+                self._step()
+            else:
+                self._graph.replay()
+        return self._history.cpu().numpy()
+
+    def _capture(self) -> None:
+        if self._model.device.type != "cuda":
+            return
+        kept = [t.clone() for t in (self._lanes, self._states)]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._step()  # compiles what is not compiled yet
+        torch.cuda.current_stream().wait_stream(side)
+        for tensor, before in zip((self._lanes, self._states), kept, strict=True):
+            tensor.copy_(before)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        self._graph = graph
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        m = self._model
+        tokens, previous, positions, _ = self._lanes
+        first = m.start(tokens[:, None], previous[:, None], positions[:, None])
+        operand, steps = m.run(first, Steps(m, self._cache, positions, self._slots))
+        m.head.decode(
+            m.products(operand), m.head_matrix.rows, steps, self._lanes, self._data, self._ends, self._states,
+            self._history, self._counter, self._window,
+        )  # fmt: skip
+        self._counter += 1
+
+    def states(self) -> NDArray[np.uint64]:
+        """See `codec.backend.Decoder`."""
+        found = self._states.cpu().numpy().T.copy()
+        found[:, 2] -= self._begins
+        return found.astype(np.uint64)
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """See `codec.backend.Decoder`."""
+        index = torch.tensor(lanes, device=self._model.device)
+        kept = (self._lanes[:, index], self._states[:, index], self._ends[None, index])
+        self._begins = self._begins[list(lanes)]
+        self._take(self._slots[index], *(t.cpu().numpy() for t in kept))
