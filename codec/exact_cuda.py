@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import tables
+from codec.backend import Integers
 from codec.cuda_attention import attend_rows, attend_step
 from codec.cuda_head import Head
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_rows import activate_kernel, launch, mixed_kernel, residual_kernel, rotate_kernel, value_kernel
 from codec.exact import OPERAND, ExactModel
-from codec.backend import Integers
 from codec.tokenizer import BOS
 
 POSITIONS = 64
@@ -27,6 +27,10 @@ POSITIONS = 64
 
 _HEAD_ROWS = 8192  # rows of logits at once
 _SCORE_BITS = 28  # of a product of a query and a key
+
+
+Skip = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""What a skip takes up, its weights, and its gates where it has any."""
 
 
 class Context(Protocol):
@@ -110,7 +114,9 @@ class CudaModel:
         if float(scores.abs().max()) * 2.0 ** (_SCORE_BITS + 1) >= 1 << 30:
             raise OverflowError("query gains beyond the levels of scores")
         return _Layer(
-            *(limbs(linear) for linear in inputs),
+            query=limbs(layer.query),
+            key=limbs(layer.key),
+            value=limbs(layer.value),
             attention_out=limbs(layer.attention_out),
             up=limbs(layer.up),
             down=limbs(layer.down, OPERAND * OPERAND),
@@ -156,7 +162,7 @@ class CudaModel:
         has = [m.columns is not None for m in (layer.query, layer.key, layer.value)]
         count = 3 if any(has) else 1
         mask = sum(1 << i for i in range(3) if has[i])
-        taken = (None, None, None)
+        taken: Skip = (None, None, None)
         if skip is not None:
             gates = self._model.skip_gates[skip] if self.config.skips == "gated" else None
             taken = (skips.pop(), self._model.skip_weights[skip], gates)
@@ -218,8 +224,7 @@ class CudaModel:
         )  # fmt: skip
 
     def _mixed(self, layer: _Layer, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        c, (rows, dim) = self.config, mixed.shape
-        matrix = layer.attention_out
+        c, rows, matrix = self.config, len(mixed), layer.attention_out
         count, width = padded(rows), matrix.inputs
         operand = torch.empty(2, count, width, dtype=torch.int8, device=self.device)
         steps = torch.empty(count, dtype=torch.float64, device=self.device)
@@ -269,24 +274,24 @@ class CudaModel:
         return out.cpu().numpy()
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, cache: "Cache | None" = None, slots: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, cache: "Cache | None" = None, slots: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS; into `slots` of a cache if one is given."""
-        context = Sequences(self, *tokens.shape, cache, slots)
+        batch, length = tokens.shape
+        context = Sequences(self, batch, length, cache, slots)
         positions = context.positions.view(tokens.shape)
         return self.run(self.start(tokens, None, positions), context)
-
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> "Decoder":
-        """See `codec.backend.Backend`."""
-        from codec.cuda_lanes import CudaLanes
-
-        return CudaLanes(self, count, data, window)
 
     def new_cache(self, slots: int) -> "Cache":
         """Room for keys and values of so many sequences as long as the window."""
         c = self.config
-        keys = (2, slots, c.num_kv_heads, self._window, self.head_dim)
-        values = (2, slots, c.num_kv_heads, self.head_dim, self._window)
-        return Cache(*([torch.zeros(shape, dtype=torch.int8, device=self.device) for _ in c.schedule] for shape in (keys, values)))
+        shape = (2, slots, c.num_kv_heads)
+
+        def tensors(*rest: int) -> list[Tensor]:
+            return [torch.zeros(*shape, *rest, dtype=torch.int8, device=self.device) for _ in c.schedule]
+
+        return Cache(tensors(self._window, self.head_dim), tensors(self.head_dim, self._window))
 
 
 @dataclass(frozen=True)
@@ -340,6 +345,4 @@ class Steps:
         """See `Context`."""
         keys, values = self.store(execution)
         m = self._model
-        return attend_step(
-            queries, keys, values, self.positions, self.slots, scales, m.fractions, m.config.head_dim
-        )
+        return attend_step(queries, keys, values, self.positions, self.slots, scales, m.fractions, m.config.head_dim)
