@@ -1,8 +1,11 @@
 """SentencePiece models: text to token ids, token ids to the exact bytes they stand for.
 
-Decoding never calls SentencePiece: a token stands for fixed bytes (its piece with U+2581 read as a space, or one raw
-byte), and a document's *canonical* bytes are the concatenation. What a normalising tokenizer loses on the way is
+Decoding never calls SentencePiece: a token has fixed bytes (its piece with U+2581 read as a space, or one raw byte),
+and a document's *canonical* bytes are the concatenation. What a normalising tokenizer loses on the way is
 `codec.patch`'s business.
+
+A model may be one of folded text (`codec.case`): then that is what tokens are made of, and the canonical bytes are the
+concatenation unfolded. It says so in its last bytes, which SentencePiece reads as the name of its normalizer.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
+from codec.case import count_text, fold, unfold
 from codec.errors import FormatError
 
 BOS = 1
@@ -19,6 +23,9 @@ BOS = 1
 next document's beginning."""
 
 SPACE = "▁"
+
+FOLDED = b"\x1a\x0f\x0a\x0dfolded text 1"
+"""The last bytes of a model of folded text: field 3, normalizer_spec, of 15 bytes with field 1, name, of 13."""
 
 
 class Tokenizer:
@@ -57,10 +64,23 @@ class Tokenizer:
         """Hex SHA-256 of the serialized model."""
         return hashlib.sha256(self.model).hexdigest()
 
+    @property
+    def folds(self) -> bool:
+        """Whether tokens are of folded text."""
+        return self.model.endswith(FOLDED)
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes each token id stands for; empty for control and unknown tokens."""
+        """The bytes of each token id, with marks where the tokenizer folds; empty for control and unknown tokens."""
         return [self._bytes_of(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def token_lengths(self) -> NDArray[np.int64]:
+        """How many bytes of text each token id stands for [V]."""
+        return np.array([self._length(piece) for piece in self.token_bytes], np.int64)
+
+    def _length(self, piece: bytes) -> int:
+        return count_text(piece) if self.folds else len(piece)
 
     def _bytes_of(self, token: int) -> bytes:
         p = self._processor
@@ -72,7 +92,8 @@ class Tokenizer:
 
     def encode(self, document: bytes) -> NDArray[np.uint16]:
         """Token ids [T] of a document, without BOS. Invalid UTF-8 is read as U+FFFD."""
-        ids = self._processor.EncodeAsIds(document.decode("utf-8", errors="replace"))
+        text = fold(document) if self.folds else document
+        ids = self._processor.EncodeAsIds(text.decode("utf-8", errors="replace"))
         return np.array(ids, dtype=np.uint16)
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
@@ -80,14 +101,20 @@ class Tokenizer:
         table = self.token_bytes
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
             raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
-        return b"".join([table[t] for t in tokens.tolist()])
+        joined = b"".join([table[t] for t in tokens.tolist()])
+        return unfold(joined) if self.folds else joined
+
+    def split(self, tokens: NDArray[np.integer]) -> list[bytes]:
+        """The part of the canonical bytes that each of token ids [T] stands for; errors as `decode`."""
+        text, ends = self.decode(tokens), np.cumsum(self.token_lengths[tokens]).tolist()
+        return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     def challenge_tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
         """The byte table of the challenge's accounting, for `flat` scores alone.
 
         Returns:
-            base [V]: bytes of a piece without one leading U+2581 (an inner one counts as its 3 UTF-8 bytes);
-                0 for control, unknown and unused tokens.
+            base [V]: bytes of a piece without one leading U+2581 (an inner one counts as its 3 UTF-8 bytes) and
+                without marks; 0 for control, unknown and unused tokens.
             space [V]: whether the piece begins with U+2581, one byte unless the token before is a boundary.
             boundary [V]: whether the token is control, unknown or unused.
         """
@@ -100,9 +127,9 @@ class Tokenizer:
                 continue
             boundary[i] = False
             if p.IsByte(i):
-                base[i] = 1
+                base[i] = self.token_lengths[i]
                 continue
             piece = p.IdToPiece(i)
             space[i] = piece.startswith(SPACE)
-            base[i] = len(piece.removeprefix(SPACE).encode())
+            base[i] = self._length(piece.removeprefix(SPACE).encode())
         return base, space, boundary

@@ -219,5 +219,4 @@ def challenge_bytes(tokenizer: Tokenizer, before: NDArray[np.integer], targets: 
 
 def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> int:
     """The bytes that tokens [T] stand for."""
-    lengths = np.array([len(piece) for piece in tokenizer.token_bytes], np.int64)
-    return int(lengths[tokens].sum())
+    return int(tokenizer.token_lengths[tokens].sum())

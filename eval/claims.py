@@ -66,6 +66,11 @@ class Alphabet(Protocol):
     @property
     def token_bytes(self) -> list[bytes]: ...
 
+    @property
+    def token_lengths(self) -> NDArray[np.int64]: ...
+
+    def decode(self, tokens: NDArray[np.integer]) -> bytes: ...
+
     def encode(self, document: bytes) -> NDArray[np.uint16]: ...
 
 
@@ -78,6 +83,15 @@ class Bytes260:
     def token_bytes(self) -> list[bytes]:
         """Empty for the four special tokens."""
         return [b""] * 4 + [bytes([i]) for i in range(256)]
+
+    @cached_property
+    def token_lengths(self) -> NDArray[np.int64]:
+        """[V]: 1 for a byte."""
+        return np.array([len(piece) for piece in self.token_bytes], np.int64)
+
+    def decode(self, tokens: NDArray[np.integer]) -> bytes:
+        """The bytes of token ids [T]."""
+        return b"".join([self.token_bytes[token] for token in tokens.tolist()])
 
     def encode(self, document: bytes) -> NDArray[np.uint16]:
         """Token ids [T] of a document, without BOS."""
@@ -116,17 +130,12 @@ class Claim:
 
     def real_bytes(self, row: int) -> int:
         """Bytes of a row's text: what its tokens stand for, but never more than the document has."""
-        decoded = int(self._lengths[self.rows[row].targets].sum())
+        decoded = int(self.alphabet.token_lengths[self.rows[row].targets].sum())
         return decoded if self.documents is None else min(decoded, len(self.documents[row]))
-
-    @cached_property
-    def _lengths(self) -> NDArray[np.int64]:
-        return np.array([len(piece) for piece in self.alphabet.token_bytes], np.int64)
 
     def decoded(self, row: int) -> bytes:
         """The text that the tokens of a row stand for."""
-        pieces = self.alphabet.token_bytes
-        return b"".join([pieces[token] for token in self.rows[row].targets.tolist()])
+        return self.alphabet.decode(self.rows[row].targets)
 
 
 def load_claim(path: str | Path) -> Claim:

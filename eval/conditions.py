@@ -210,9 +210,9 @@ def _miscounts(claim: Claim) -> str:
     too_many: Counter[str] = Counter()
     for row in claim.order[: claim.scored]:
         for token in claim.rows[row].targets.tolist():
-            piece, counted = claim.alphabet.token_bytes[token], float(claim.byte_table[token])
-            if (excess := counted - len(piece)) != 0:
-                too_many[_miscount(piece, excess)] += round(excess)
+            excess = float(claim.byte_table[token]) - float(claim.alphabet.token_lengths[token])
+            if excess:
+                too_many[_miscount(claim.alphabet.token_bytes[token], excess)] += round(excess)
     return "; ".join(f"{what}: {count:+,} bytes" for what, count in too_many.most_common())
 
 

@@ -38,26 +38,27 @@ def surprisal(pack: Pack, document: bytes) -> list[Piece]:
     prepared = prepare(document, coder.tokenizer, model_only=True)
     ((_, frequencies, _),) = coder.intervals([prepared])
     bits = TOTAL_BITS - np.log2(frequencies)
-    texts = [coder.tokenizer.token_bytes[token] for token in prepared.stream[1:-1]] + [b""]
+    texts = [*coder.tokenizer.split(prepared.stream[1:-1]), b""]
     return [Piece(text, float(cost)) for text, cost in zip(texts, bits, strict=True)]
 
 
 def characters(pieces: Iterable[Piece]) -> list[Piece]:
     """`pieces` with neighbours joined until each is whole characters: a character may be several tokens of one byte.
 
-    Bytes that no character is made of stay as they are.
+    Bytes that no character is made of stay as they are. A token without text, such as a mark before a capital, is
+    joined with what it is before.
     """
     found: list[Piece] = []
-    waiting = Piece(b"", 0.0)
+    waiting: Piece | None = None
     for piece in pieces:
-        if waiting.text and not (piece.text and 0x80 <= piece.text[0] < 0xC0):
+        if waiting and waiting.text and not (piece.text and 0x80 <= piece.text[0] < 0xC0):
             found.append(waiting)  # what follows does not continue it
-            waiting = Piece(b"", 0.0)
-        waiting = Piece(waiting.text + piece.text, waiting.bits + piece.bits)
-        if _whole(waiting.text):
+            waiting = None
+        waiting = Piece(waiting.text + piece.text, waiting.bits + piece.bits) if waiting else piece
+        if waiting.text and _whole(waiting.text):
             found.append(waiting)
-            waiting = Piece(b"", 0.0)
-    return [*found, waiting] if waiting.text else found
+            waiting = None
+    return [*found, waiting] if waiting else found
 
 
 def _whole(text: bytes) -> bool:

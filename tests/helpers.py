@@ -71,6 +71,18 @@ def lossless_tokenizer() -> Tokenizer:
 
 
 @lru_cache
+def folding_tokenizer() -> Tokenizer:
+    """512 tokens of folded text."""
+    return train_tokenizer(list(train_documents())[-60:], 512, folds=True)
+
+
+@lru_cache
+def folding_pack() -> Pack:
+    """A pack of random weights whose tokenizer folds."""
+    return codec.open(codec.compress(random_weights(PLAIN), PLAIN, folding_tokenizer()))
+
+
+@lru_cache
 def tiny_blob(config: ModelConfig = EVERY_OPTION, seed: int = 0, lossless: bool = False) -> bytes:
     """A pack of random weights, with the challenge's tokenizer or one that loses nothing."""
     return codec.compress(random_weights(config, seed), config, lossless_tokenizer() if lossless else sp1024())

@@ -19,7 +19,7 @@ from codec.container import shrink
 from codec.documents import MODELLED, STORED
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.pack import Pack
-from tests.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_pack
+from tests.helpers import EVERY_OPTION, PLAIN, folding_pack, random_weights, tiny_pack
 from trainer.embedded import sp1024, val_documents
 
 CONFIG = replace(PLAIN, num_layers=1, model_dim=16, num_heads=2, num_kv_heads=1)
@@ -71,6 +71,11 @@ def test_every_option_of_the_model():
     packed = written(documents, pack=pack)
     assert codec.decode(pack, packed) == documents
     assert describe(packed)["modelled"] == len(documents)
+
+
+def test_folded_text():
+    packed = written([*SOME, b"The NASA iPod \x10\x11\x12"], pack=folding_pack())
+    assert codec.decode(folding_pack(), packed) == [*SOME, b"The NASA iPod \x10\x11\x12"]
 
 
 def test_large_documents_are_stored():

@@ -12,6 +12,8 @@ import pytest
 import zstandard
 
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.tokenizer import Tokenizer
+from tests.helpers import folding_tokenizer
 from trainer import documents, shards
 from trainer.documents import input_bytes, read_documents
 from trainer.embedded import sp1024
@@ -153,11 +155,13 @@ def test_bad_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         list(read_documents(path))
 
 
+@pytest.mark.parametrize("tokenizer", [sp1024(), folding_tokenizer()], ids=["plain", "folding"])
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
-def test_shards_of_a_split_are_one_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_shards_of_a_split_are_one_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, tokenizer: Tokenizer
+) -> None:
     monkeypatch.setattr(shards, "BLOCK", block)
-    tokenizer = sp1024()
-    texts = [b"One document.", b"", b"Another, which is longer.", b""]
+    texts = [b"One document.", b"", b"Another, which is longer. NASA", b""]
     tokens = np.concatenate([np.append(1, tokenizer.encode(text)) for text in texts])
     for i, part in enumerate(np.array_split(tokens, 4)):
         write_shard(tmp_path / f"f_val_{i:06d}.bin", part)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codec.archive import make_coder
 from eval.surprisal import COLORS, END, SCALE, Piece, characters, html, surprisal
-from tests.helpers import tiny_pack
+from tests.helpers import folding_pack, tiny_pack
 from trainer.embedded import val_documents
 
 DOCUMENTS = [b"Some words.\nMore <words> & signs.", "caf\u00e9 \u20ac ▁".encode(), b"", next(val_documents())[:500]]
@@ -35,6 +35,15 @@ def test_the_tokens_are_the_canonical_text():
     for document in DOCUMENTS:
         text = b"".join(piece.text for piece in surprisal(tiny_pack(), document))
         assert text == tokenizer.decode(tokenizer.encode(document))
+
+
+def test_folded_text_is_shown_as_it_was():
+    document = b"The NASA, and you. I"
+    pieces = surprisal(folding_pack(), document)
+    assert b"".join(piece.text for piece in pieces) == document
+    assert sum(not piece.text for piece in pieces) > 1  # marks
+    assert [piece.text for piece in characters(pieces)].count(b"") == 1  # the end of the document
+    assert text_of(html(pieces)) == document.decode() + "■"
 
 
 @given(st.lists(st.tuples(st.binary(max_size=3), st.floats(0, 24)), max_size=12))

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from codec.case import CAPITAL, MARKS, fold
 from codec.errors import CodecError, FormatError
 from codec.tokenizer import BOS, Tokenizer
 from trainer.cli_data import register
@@ -28,6 +29,11 @@ def challenge() -> Tokenizer:
 @pytest.fixture(scope="module")
 def lossless() -> Tokenizer:
     return train_tokenizer(list(train_documents())[-300:], 600)
+
+
+@pytest.fixture(scope="module")
+def folding() -> Tokenizer:
+    return train_tokenizer(list(train_documents())[-300:], 600, folds=True)
 
 
 def test_token_bytes_agree_with_sentencepiece(challenge: Tokenizer) -> None:
@@ -63,6 +69,55 @@ def test_challenge_tables(challenge: Tokenizer) -> None:
 def test_trained_tokenizer_loses_nothing(lossless: Tokenizer, text: str) -> None:
     document = text.encode()
     assert lossless.decode(lossless.encode(document)) == document
+
+
+@given(VALID_TEXT)
+@example("The NASA iPod\n\n By \x10\x11A\x12 ÀB")
+@example("\x10")
+@example("A")
+def test_folding_loses_nothing_either(folding: Tokenizer, text: str) -> None:
+    document = text.encode()
+    tokens = folding.encode(document)
+    assert folding.decode(tokens) == document
+    assert folding.token_lengths[tokens].sum() == len(document)
+    assert b"".join(folding.split(tokens)) == document
+
+
+def test_folded_tokens_are_shared_and_have_no_capitals(folding: Tokenizer) -> None:
+    pieces = folding.token_bytes
+    assert not any(65 <= byte <= 90 for piece in pieces[260:] for byte in piece)
+    small, large = (folding.encode(text).tolist() for text in (b"and in the end", b"and in The end"))
+    assert [pieces[t] for t in large if t not in small] == [CAPITAL]
+    assert any(len(piece) > 1 and piece.endswith(CAPITAL) for piece in pieces[260:])  # a full stop and a mark
+
+
+def test_a_model_says_that_it_folds(folding: Tokenizer, lossless: Tokenizer) -> None:
+    assert folding.folds and not lossless.folds
+    again = Tokenizer(folding.model)
+    assert again.folds and again.decode(again.encode(b"The NASA")) == b"The NASA"
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(folding.model)
+    assert processor.EncodeAsIds(fold(b"By The NASA").decode()) == folding.encode(b"By The NASA").tolist()
+
+
+def test_splitting_gives_each_token_its_text(folding: Tokenizer) -> None:
+    tokens = folding.encode(b"end. The NASA")
+    for piece, length, text in zip(
+        (folding.token_bytes[t] for t in tokens),
+        folding.token_lengths[tokens].tolist(),
+        folding.split(tokens),
+        strict=True,
+    ):
+        assert len(text) == length and text.lower() == piece.translate(None, MARKS)
+
+
+def test_challenge_tables_of_folded_text(folding: Tokenizer) -> None:
+    base, space, boundary = folding.challenge_tables()
+    for document in list(val_documents())[:20]:
+        tokens = np.append(BOS, folding.encode(document)).astype(np.int64)
+        counted = base[tokens[1:]] + (space[tokens[1:]] & ~boundary[tokens[:-1]])
+        first = space[tokens[1]]  # the table gives no byte to a space behind BOS
+        assert counted.sum() + first == len(document)
 
 
 def test_the_one_character_that_cannot_be_kept(lossless: Tokenizer) -> None:

@@ -112,6 +112,7 @@ def train(
     inputs: list[Path] = INPUTS,
     output: Path = typer.Option(..., "-o", "--output", help="The .model file to write."),
     vocab_size: int = typer.Option(..., min=260, max=1 << 16, help="Tokens, with 4 special ones and 256 bytes."),
+    fold: bool = typer.Option(False, "--fold", help="Write capitals as marks, so that words share their tokens."),
     as_json: bool = JSON,
 ) -> None:
     """Train a tokenizer that keeps every character, newlines and runs of spaces too."""
@@ -122,7 +123,7 @@ def train(
     start = time.perf_counter()
     with console.progress("read text", sum(map(input_bytes, inputs)), "B") as advance:
         documents = chain.from_iterable(read_documents(path, advance=advance) for path in inputs)
-        tokenizer = train_tokenizer(documents, vocab_size)
+        tokenizer = train_tokenizer(documents, vocab_size, fold)
     with atomic_write(output) as file:
         file.write(tokenizer.model)
     result = {

@@ -17,7 +17,7 @@ import zstandard
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError, FormatError
 from codec.tokenizer import BOS, Tokenizer
-from trainer.shards import blocks, check_vocabulary, read_shard
+from trainer.shards import Tokens, blocks, check_vocabulary, read_shard
 
 MAX_DOCUMENT_BYTES = 1 << 28
 """A longer line, text or document is refused before it fills the memory."""
@@ -217,7 +217,7 @@ def _shard_documents(paths: list[Path], tokenizer: Tokenizer | None, advance: Ad
             f"{paths[0]}: a shard is text only with its own tokenizer, and none was given; pass it, or text"
         )
     begun, size = False, 0
-    parts: list[bytes] = []
+    parts: list[Tokens] = []
     for path in paths:
         advance(path.stat().st_size - 2 * len(tokens := read_shard(path)))
         offset = 0
@@ -225,18 +225,17 @@ def _shard_documents(paths: list[Path], tokenizer: Tokenizer | None, advance: Ad
             check_vocabulary(block, tokenizer.vocab_size, f"shard {path}", offset)
             for piece in np.split(block, np.flatnonzero(block == BOS)):
                 if begun and len(piece) and piece[0] == BOS:
-                    yield b"".join(parts)
+                    yield tokenizer.decode(np.concatenate(parts))
                     size, parts = 0, []
                 begun = begun or len(piece) > 0
-                text = tokenizer.decode(piece)
-                size += len(text)
+                size += int(tokenizer.token_lengths[piece].sum())
                 if size > MAX_DOCUMENT_BYTES:
                     raise FormatError(
                         f"shard {path}: over {MAX_DOCUMENT_BYTES:,} bytes before token {offset + len(block):,} without "
                         f"the BOS (id {BOS}) that begins a document; was it made with another tokenizer?"
                     )
-                parts.append(text)
+                parts.append(piece)
             offset += len(block)
             advance(2 * len(block))
     if begun:
-        yield b"".join(parts)
+        yield tokenizer.decode(np.concatenate(parts))

@@ -76,7 +76,7 @@ def prepare(
         CodecError: an input of shards.
     """
     documents = chain.from_iterable(read_documents(path, advance=advance) for path in inputs)
-    lengths = np.array([len(piece) for piece in tokenizer.token_bytes], np.int64)
+    lengths = tokenizer.token_lengths
     with _new_folder(Path(folder)) as new:
         writers = {split: ShardWriter(new, PREFIX, split, tokens_per_shard) for split in ("train", "val")}
         counts = {split: dict.fromkeys(COUNTS, 0) for split in writers}

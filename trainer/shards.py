@@ -131,7 +131,7 @@ def describe_shard(path: str | Path, tokenizer: Tokenizer | None = None) -> Shar
     documents = sum(int(np.count_nonzero(block == BOS)) for block in blocks(tokens))
     canonical = None
     if tokenizer is not None:
-        lengths = np.array([len(piece) for piece in tokenizer.token_bytes], np.int64)
+        lengths = tokenizer.token_lengths
         canonical = 0
         for i, block in enumerate(blocks(tokens)):
             check_vocabulary(block, tokenizer.vocab_size, f"shard {path}", i * BLOCK)

@@ -1,7 +1,8 @@
 """Train a SentencePiece tokenizer that loses nothing: `decode(encode(document)) == document` for valid UTF-8.
 
 The challenge's models normalise: they fold characters, and newlines and runs of spaces into one space. These keep
-all. The one exception is U+2581, which SentencePiece uses to write a space and therefore reads as one.
+all. The one exception is U+2581, which SentencePiece uses to write a space and therefore reads as one. Capitals may be
+folded, too (`codec.case`), which loses nothing either.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,8 +10,9 @@ from io import BytesIO
 
 import sentencepiece
 
+from codec.case import MARKS, fold
 from codec.errors import CodecError, FormatError
-from codec.tokenizer import BOS, Tokenizer
+from codec.tokenizer import BOS, FOLDED, Tokenizer
 
 MAX_TRAINING_BYTES = 500_000_000
 """Of text: SentencePiece holds all of it in memory, several times."""
@@ -22,11 +24,14 @@ COVERAGE = 0.999
 """Share of the text's characters that get tokens of their own, the challenge's; the rest are coded as bytes."""
 
 
-def train_tokenizer(documents: Iterable[bytes], vocab_size: int) -> Tokenizer:
+def train_tokenizer(documents: Iterable[bytes], vocab_size: int, folds: bool = False) -> Tokenizer:
     """A byte-pair encoding of at most `vocab_size` tokens, fewer where the text has no more pairs to merge.
 
     The same documents give the same model. Invalid UTF-8 is read as U+FFFD. Documents after the first 500 MB of text
     are not used.
+
+    Args:
+        folds: tokens are of folded text: a word has the same token with a capital and without.
 
     Raises:
         FormatError: there is no text.
@@ -34,7 +39,7 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int) -> Tokenizer:
     """
     if not SMALLEST_VOCABULARY <= vocab_size <= 1 << 16:
         raise CodecError(f"a vocabulary of {vocab_size:,}; choose one from {SMALLEST_VOCABULARY} to 65,536")
-    sentences = _Sentences(documents)
+    sentences = _Sentences(map(fold, documents) if folds else documents)
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -50,6 +55,7 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int) -> Tokenizer:
             byte_fallback=True,
             split_digits=True,
             character_coverage=COVERAGE,
+            required_chars=MARKS.decode() if folds else "",
             max_sentence_length=1 << 30,  # a sentence is a document here, and a longer one would be dropped
             pad_id=0,
             bos_id=BOS,
@@ -64,7 +70,7 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int) -> Tokenizer:
         if not sentences.bytes:
             raise FormatError("no text in the input; pass files with documents that are not empty") from error
         raise CodecError(f"no vocabulary of {vocab_size:,} from this text ({error}); choose a larger one") from error
-    return Tokenizer(model.getvalue())
+    return Tokenizer(model.getvalue() + (FOLDED if folds else b""))
 
 
 class _Sentences:
