@@ -26,11 +26,11 @@ def stream(folder: Path, *lengths: int) -> list[Path]:
 
 
 def test_rows_are_windows_of_the_stream_and_targets_are_next(tmp_path: Path) -> None:
-    batches = Batches(stream(tmp_path, 5, 0, 1, 30, 6), seq_len=4, batch=5, vocab_size=VOCABULARY)
+    batches = Batches(stream(tmp_path, 5, 0, 1, 30, 6), seq_len=4, vocab_size=VOCABULARY)
     assert (batches.tokens, batches.rows) == (42, 10)
     seen = []
     for n in range(2):
-        inputs, targets = batches.batch(n)
+        inputs, targets = batches.take(5 * n, 5)
         assert inputs.shape == targets.shape == (5, 4)
         assert inputs.dtype == targets.dtype == np.int64
         assert (targets == inputs + 1).all()
@@ -42,26 +42,26 @@ def test_rows_are_windows_of_the_stream_and_targets_are_next(tmp_path: Path) -> 
 
 def test_ranks_share_the_batch_that_one_rank_would_get(tmp_path: Path) -> None:
     paths = stream(tmp_path, 100, 57)
-    alone = Batches(paths, 3, 8, VOCABULARY, seed=5)
+    alone = Batches(paths, 3, VOCABULARY, seed=5)
     for world in (2, 4, 8):
-        ranks = [Batches(paths, 3, 8, VOCABULARY, seed=5, rank=rank, world=world) for rank in range(world)]
+        ranks = [Batches(paths, 3, VOCABULARY, seed=5, rank=rank, world=world) for rank in range(world)]
         for n in (0, 6, 7, 1000):  # 52 rows: batch 6 begins the second epoch
             for i in (0, 1):
-                assert (np.concatenate([rank.batch(n)[i] for rank in ranks]) == alone.batch(n)[i]).all()
+                assert (np.concatenate([rank.take(8 * n, 8)[i] for rank in ranks]) == alone.take(8 * n, 8)[i]).all()
 
 
 def test_a_batch_depends_on_nothing_but_seed_and_number(tmp_path: Path) -> None:
     paths = stream(tmp_path, 400)
-    first = Batches(paths, 3, 4, VOCABULARY, seed=5)
+    first = Batches(paths, 3, VOCABULARY, seed=5)
     for n in range(50):
-        first.batch(n)
-    assert (first.batch(17)[0] == Batches(paths, 3, 4, VOCABULARY, seed=5).batch(17)[0]).all()
-    assert (first.batch(17)[0] != Batches(paths, 3, 4, VOCABULARY, seed=6).batch(17)[0]).any()
+        first.take(4 * n, 4)
+    assert (first.take(68, 4)[0] == Batches(paths, 3, VOCABULARY, seed=5).take(68, 4)[0]).all()
+    assert (first.take(68, 4)[0] != Batches(paths, 3, VOCABULARY, seed=6).take(68, 4)[0]).any()
 
 
 def test_epochs_are_whole_and_ordered_differently(tmp_path: Path) -> None:
-    batches = Batches(stream(tmp_path, 64), seq_len=3, batch=7, vocab_size=VOCABULARY)
-    rows = np.concatenate([batches.batch(n)[0][:, 0] // 3 for n in range(9)]).reshape(3, 21)
+    batches = Batches(stream(tmp_path, 64), seq_len=3, vocab_size=VOCABULARY)
+    rows = np.concatenate([batches.take(7 * n, 7)[0][:, 0] // 3 for n in range(9)]).reshape(3, 21)
     assert (np.sort(rows, axis=1) == np.arange(21)).all()
     assert len({tuple(epoch) for epoch in rows.tolist()}) == 3
 
@@ -93,16 +93,16 @@ def test_permuted_spreads_neighbours() -> None:
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
     paths = stream(tmp_path, 10)
     with pytest.raises(CodecError, match="multiple of 4"):
-        Batches(paths, 3, 6, VOCABULARY, world=4)
+        Batches(paths, 3, VOCABULARY, world=4).take(0, 6)
     with pytest.raises(FormatError, match="at least 11"):
-        Batches(paths, 10, 1, VOCABULARY)
-    assert Batches(paths, 9, 1, VOCABULARY).rows == 1
+        Batches(paths, 10, VOCABULARY)
+    assert Batches(paths, 9, VOCABULARY).rows == 1
     with pytest.raises(FormatError, match="0 tokens"):
-        Batches([], 10, 1, VOCABULARY)
+        Batches([], 10, VOCABULARY)
 
 
 def test_a_token_outside_the_vocabulary_is_reported_with_its_place(tmp_path: Path) -> None:
     paths = stream(tmp_path, 6, 7)
-    batches = Batches(paths, 3, 4, vocab_size=9)
+    batches = Batches(paths, 3, vocab_size=9)
     with pytest.raises(MismatchError, match=r"x_train_000001.bin: token \d+ at position \d"):
-        batches.batch(0)
+        batches.take(0, 4)

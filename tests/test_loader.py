@@ -17,15 +17,15 @@ CPU = torch.device("cpu")
 def batches(folder: Path, vocab_size: int = 100) -> Batches:
     path = folder / "x_train_000000.bin"
     write_shard(path, np.arange(90))
-    return Batches([path], seq_len=4, batch=2, vocab_size=vocab_size)
+    return Batches([path], seq_len=4, vocab_size=vocab_size)
 
 
 def test_batches_come_as_asked_for(tmp_path: Path) -> None:
     plain = batches(tmp_path)
     with open_loader(plain, CPU) as loader:
         for n in (0, 1, 2, 7, 8, 3, 3):
-            found = loader.batch(n)
-            for rows, expected in zip(found, plain.batch(n), strict=True):
+            found = loader.take(2 * n, 2)
+            for rows, expected in zip(found, plain.take(2 * n, 2), strict=True):
                 assert rows.dtype == torch.int64 and rows.numpy().tolist() == expected.tolist()
 
 
@@ -37,15 +37,15 @@ def test_an_error_comes_with_its_batch(tmp_path: Path) -> None:
         for n in range(10):
             if n in bad:
                 with pytest.raises(MismatchError, match="token"):
-                    loader.batch(n)
+                    loader.take(2 * n, 2)
             else:
-                loader.batch(n)
+                loader.take(2 * n, 2)
 
 
 def plain_or_empty(plain: Batches, n: int) -> tuple[np.ndarray, ...]:
     """Batch `n`, or -1 where it has a token outside the vocabulary."""
     try:
-        return plain.batch(n)
+        return plain.take(2 * n, 2)
     except MismatchError:
         return (np.array([-1]),)
 
@@ -55,5 +55,5 @@ def test_a_gpu_gets_the_same(tmp_path: Path) -> None:
     plain, device = batches(tmp_path), torch.device("cuda", 0)
     with open_loader(plain, device) as loader:
         for n in (0, 1, 5, 6):
-            for rows, expected in zip(loader.batch(n), plain.batch(n), strict=True):
+            for rows, expected in zip(loader.take(2 * n, 2), plain.take(2 * n, 2), strict=True):
                 assert rows.is_cuda and rows.cpu().numpy().tolist() == expected.tolist()

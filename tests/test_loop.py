@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from trainer.embedded import sp1024
 from trainer.loop import Outcome, train
 from trainer.model import GPT
 from trainer.recipe import Recipe, load_recipe
+from trainer.resume import State
 from trainer.shards import read_shard, write_shard
 
 TINY = """
@@ -291,9 +293,9 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     whole = train(recipe_of(config), tmp_path / "whole")
     journal_loss = trainer.journal.Journal.loss
 
-    def interrupting(self: trainer.journal.Journal, step: int, *values: float) -> None:
-        journal_loss(self, step, *values)
-        if step == 11:
+    def interrupting(self: trainer.journal.Journal, state: State, *values: Any) -> None:
+        journal_loss(self, state, *values)
+        if state.step == 11:
             signal.raise_signal(signal.SIGINT)
 
     folder = tmp_path / "interrupted"
@@ -368,6 +370,52 @@ def test_the_clock_ends_a_run(config: Path, tmp_path: Path) -> None:
     assert done.seconds <= time.perf_counter() - start
     assert done.steps > 10
     assert metrics(tmp_path / "run")[-2]["lr_scale"] < 0.2
+
+
+def test_shapes_of_a_run_change_and_a_resumed_one_goes_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short rows and small batches first; the tokens are those of full rows, in the same order."""
+    schedules = ("train.window_schedule=[[0, 4], [0.4, 16]]", "train.batch_schedule=[[0, 64], [0.2, 128]]")
+    whole = train(recipe_of(config, *schedules), tmp_path / "whole")
+    assert whole.tokens == 6 * 64 + 24 * 128
+    assert [line["tokens"] for line in metrics(tmp_path / "whole")[4:8]] == [320, 384, 512, 640]
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.journal.Journal, "move_bar", stop_after(4))
+        assert train(recipe_of(config, *schedules), folder).steps == 5
+    train(recipe_of(config, *schedules), folder, resume=True)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def stop_after(step: int) -> Callable[[trainer.journal.Journal, State], None]:
+    def move_bar(_: trainer.journal.Journal, state: State) -> None:
+        if state.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return move_bar
+
+
+def test_the_plain_mean_of_the_last_weights_is_saved(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("train.ema_decay=0", "train.swa_every=5", "train.swa_fraction=0.4")
+    seen = []
+
+    def keep(_: trainer.journal.Journal, state: State) -> None:
+        seen.append({name: tensor.clone() for name, tensor in state.model.state_dict().items()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.journal.Journal, "move_bar", keep)
+        train(recipe_of(config, *settings), tmp_path / "whole")
+    for name, tensor in load_checkpoint(tmp_path / "whole").state_dict.items():
+        expected = torch.stack([seen[step - 1][name] for step in (20, 25, 30)]).mean(0)
+        torch.testing.assert_close(tensor, expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.journal.Journal, "move_bar", stop_after(22))
+        train(recipe_of(config, *settings), tmp_path / "run")
+    train(recipe_of(config, *settings), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_divergence_ends_a_run(config: Path, tmp_path: Path) -> None:

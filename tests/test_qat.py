@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from trainer.losses import losses_of
 from trainer.model import GPT
 from trainer.qat import EACH, Rounding, SensitivitySteps, Weights, quantized_loss, rounding_of, straight_through
 from trainer.recipe import QAT, Recipe, TrainRecipe, load_recipe
+from trainer.resume import State
 from trainer.schedule import Phase, phase, phases
 
 config, one_thread = test_loop.config, test_loop.one_thread
@@ -184,20 +186,28 @@ def test_off_is_the_plain_loss():
     gpt = model()
     losses = losses_of(gpt, Recipe(), ALONE)
     assert losses.plain == losses.quantized == gpt.loss
-    assert not phase(TrainRecipe(), 19_999, 599.0).quantizes
+    assert not phase_of(TrainRecipe(), 19_999, 599.0).quantizes
+
+
+def phase_of(train: TrainRecipe, step: int, elapsed: float) -> Phase:
+    return phase(Recipe(train=train), step, elapsed)
+
+
+def phases_of(train: TrainRecipe) -> list[tuple[bool, bool]]:
+    return [(found.loops, found.quantizes) for found in phases(Recipe(train=train))]
 
 
 def test_the_end_of_a_run_sees_the_quantizer():
     by_steps = TrainRecipe(qat="int6", qat_fraction=0.25, iterations=8, seconds=0.0)
-    assert [phase(by_steps, step, 1.0).quantizes for step in range(8)] == 6 * [False] + 2 * [True]
+    assert [phase_of(by_steps, step, 1.0).quantizes for step in range(8)] == 6 * [False] + 2 * [True]
     by_clock = TrainRecipe(qat="int6", qat_fraction=0.25, iterations=0, seconds=80.0)
-    assert [phase(by_clock, 3, second).quantizes for second in (0.0, 59.0, 60.0, 79.0)] == [False, False, True, True]
-    assert phase(replace(by_clock, iterations=8), 6, 1.0).quantizes
-    assert phase(replace(by_clock, qat_fraction=1.0), 0, 0.0).quantizes
-    assert phases(by_clock) == [Phase(True, False), Phase(True, True)]
-    assert phases(replace(by_clock, loop_from=0.5)) == [Phase(False, False), Phase(True, False), Phase(True, True)]
-    assert phases(replace(by_clock, loop_from=0.9)) == [Phase(False, False), Phase(False, True), Phase(True, True)]
-    assert phases(replace(by_clock, qat="", loop_from=0.5)) == [Phase(False, False), Phase(True, False)]
+    assert [phase_of(by_clock, 3, second).quantizes for second in (0.0, 59.0, 60.0, 79.0)] == [False, False, True, True]
+    assert phase_of(replace(by_clock, iterations=8), 6, 1.0).quantizes
+    assert phase_of(replace(by_clock, qat_fraction=1.0), 0, 0.0).quantizes
+    assert phases_of(by_clock) == [(True, False), (True, True)]
+    assert phases_of(replace(by_clock, loop_from=0.5)) == [(False, False), (True, False), (True, True)]
+    assert phases_of(replace(by_clock, loop_from=0.9)) == [(False, False), (False, True), (True, True)]
+    assert phases_of(replace(by_clock, qat="", loop_from=0.5)) == [(False, False), (True, False)]
 
 
 HALF = ("train.qat=int5", "train.qat_fraction=0.5", "train.iterations=12")
@@ -257,9 +267,9 @@ def test_an_interrupted_run_resumes_to_the_same_end(config, tmp_path, monkeypatc
     train(recipe_of(config, *HALF), tmp_path / "whole")
     plain_loss = Journal.loss
 
-    def interrupting(self: Journal, step: int, *values: float) -> None:
-        plain_loss(self, step, *values)
-        if step == stop:
+    def interrupting(self: Journal, state: State, *values: Any) -> None:
+        plain_loss(self, state, *values)
+        if state.step == stop:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:

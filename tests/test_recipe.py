@@ -6,7 +6,7 @@ import pytest
 
 from codec.errors import FormatError
 from trainer.recipe import RECIPES, OptimRecipe, Recipe, TrainRecipe, differences, load_recipe
-from trainer.schedule import lr_scale, muon_momentum, over
+from trainer.schedule import averages, lr_scale, muon_momentum, over, phase, phases
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -58,12 +58,30 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("train.batch_tokens=0", "multiple of model.window"),
         ("train.warmdown_fraction=0.5", "both set"),
         ("train.log_every=0", "at least 1"),
+        ("train.compile_mode=fast", "compile_mode is 'fast'.*max-autotune"),
+        ("optim.orthogonal=svd", "orthogonal is 'svd'.*polar_express"),
+        ("train.initial=zeros", "initial is 'zeros'.*spectral"),
+        ("train.reserved_seconds=600", "reserved_seconds is 600.0, expected less"),
+        ("train.swa_fraction=0", "swa_fraction is 0.*above 0"),
+        ("train.window_schedule=[[0, 700]]", "700, which does not divide 1024"),
+        ("train.window_schedule=[[0, 0]]", "has 0, expected a multiple"),
+        ("train.window_schedule=[[0.1, 512]]", "ascend from 0"),
+        ("train.window_schedule=[[0, 512], [0.5, 1024], [0.5, 512]]", "ascend from 0"),
+        ("train.window_schedule=[512, 1024]", "expected pairs"),
+        ("train.window_schedule=512", "expected pairs"),
+        ("train.batch_schedule=[[0, 1000]]", "has 1000, expected a multiple of 1024"),
+        ("train.batch_schedule=[[0, 1024]]", "a multiple of a micro-batch, 524288 / 4"),
         ("train.loop_from=1", "loop_from is 1.0, expected less"),
     ],
 )
 def test_bad_overrides_say_what_is_expected(override: str, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         load_recipe("baseline", [override])
+
+
+def test_only_one_average_is_saved() -> None:
+    with pytest.raises(FormatError, match="both set"):
+        load_recipe("baseline", ["train.ema_decay=0.9", "train.swa_every=10"])
 
 
 def test_a_run_without_an_end_is_refused() -> None:
@@ -124,3 +142,34 @@ def test_warmup_and_momentum_rise() -> None:
     assert [lr_scale(plan, step, 1.0) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
     momenta = [muon_momentum(OptimRecipe(), step) for step in (0, 250, 500, 9000)]
     assert momenta == pytest.approx([0.85, 0.90, 0.95, 0.95])
+
+
+def test_shapes_follow_the_share_of_the_run() -> None:
+    schedules = ("train.window_schedule=[[0, 256], [0.5, 1024]]", "train.batch_schedule=[[0, 131072], [0.25, 524288]]")
+    recipe = load_recipe("baseline", [*schedules, "train.iterations=100", "train.seconds=0"])
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    found = [phase(recipe, step, 1.0) for step in (0, 24, 25, 49, 50, 99)]
+    assert [(p.window, p.batch_tokens) for p in found] == [
+        *2 * [(256, 131_072)],
+        *2 * [(256, 524_288)],
+        *2 * [(1024, 524_288)],
+    ]
+    assert phases(recipe) == list(dict.fromkeys(found))
+    plain = load_recipe("baseline")
+    assert [(p.window, p.batch_tokens) for p in phases(plain)] == [(1024, 524_288)]
+
+
+def test_reserved_seconds_end_the_steps_earlier() -> None:
+    plan = TrainRecipe(iterations=0, seconds=100.0, reserved_seconds=20.0, warmdown_steps=20)
+    assert [over(plan, 5, second) for second in (79.0, 80.0)] == [False, True]
+    assert lr_scale(plan, 60, 60.0) == 1
+    assert lr_scale(plan, 70, 70.0) == pytest.approx(0.5)
+    assert phase(
+        Recipe(train=TrainRecipe(loop_from=0.5, iterations=0, seconds=100.0, reserved_seconds=20.0)), 1, 40
+    ).loops
+
+
+def test_weights_at_the_end_are_averaged() -> None:
+    plan = TrainRecipe(iterations=100, seconds=0.0, swa_every=10, swa_fraction=0.3)
+    assert [step for step in range(1, 101) if averages(plan, step, 1.0)] == [70, 80, 90, 100]
+    assert not averages(TrainRecipe(), 20_000, 600.0)

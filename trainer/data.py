@@ -1,4 +1,4 @@
-"""Training batches from token shards, as a pure function of (seed, batch number): a resumed run gets the same ones.
+"""Training batches from token shards, as a pure function of a seed and a position: a resumed run gets the same ones.
 
 The shards of a split are one stream of tokens. Row i is the `seq_len` + 1 tokens from position i * `seq_len`, so that
 every token but the first is a target once an epoch. An epoch visits all rows in an order of its own.
@@ -18,12 +18,11 @@ ROUNDS = 6
 
 
 class Batches:
-    """The batches of one rank. The ranks' batches, joined in order, are what one rank alone would get.
+    """The rows of one rank. The ranks' rows, joined in order, are what one rank alone would get.
 
     Args:
         shards: paths of the shards, in the order of the stream.
         seq_len: targets a row.
-        batch: rows of a global batch, a multiple of `world`.
         vocab_size: of the model; a token outside it is reported when it is met, before it reaches a device.
 
     Attributes:
@@ -32,21 +31,17 @@ class Batches:
 
     Raises:
         FormatError: a shard is broken, or there are too few tokens for one row.
-        CodecError: `batch` is not a multiple of `world`.
     """
 
     def __init__(
         self,
         shards: Sequence[str | Path],
         seq_len: int,
-        batch: int,
         vocab_size: int,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise CodecError(f"a batch of {batch} rows over {world} ranks; choose a multiple of {world}")
         self._shards = [np.asarray(read_shard(path)) for path in shards]  # still mapped; slices faster than a memmap
         self._names = [str(path) for path in shards]
         self._starts = np.cumsum([0, *map(len, self._shards)])
@@ -58,16 +53,19 @@ class Batches:
                 f"{len(shards)} shards of {self.tokens:,} tokens together, expected at least {seq_len + 1} for one row "
                 f"of {seq_len}; prepare more text or choose a shorter row"
             )
-        self._batch, self._vocab_size, self._seed, self._rank, self._world = batch, vocab_size, seed, rank, world
+        self._vocab_size, self._seed, self._rank, self._world = vocab_size, seed, rank, world
 
-    def batch(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets [batch / world, seq_len] of global batch `n`.
+    def take(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs and targets [count / world, seq_len] of rows `first` to `first + count` of all epochs.
 
         Raises:
+            CodecError: `count` is not a multiple of the number of ranks.
             MismatchError: a token is not in the vocabulary.
         """
-        local = self._batch // self._world
-        first = n * self._batch + self._rank * local
+        if count < 1 or count % self._world:
+            raise CodecError(f"a batch of {count} rows over {self._world} ranks; choose a multiple of {self._world}")
+        local = count // self._world
+        first += self._rank * local
         tokens = np.empty((local, self.seq_len + 1), np.int64)
         for i, row in enumerate(self._order(np.arange(first, first + local)).tolist()):
             self._read(row * self.seq_len, tokens[i])

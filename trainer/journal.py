@@ -10,8 +10,10 @@ from codec.console import Advance, notes, progress
 from codec.files import atomic_write
 from trainer.device import peak_memory
 from trainer.distributed import World
-from trainer.flops import utilisation
+from trainer.flops import flops_per_token, utilisation
 from trainer.recipe import Recipe
+from trainer.resume import State
+from trainer.schedule import Phase
 
 LOG = "train.log"
 METRICS = "metrics.jsonl"
@@ -21,9 +23,10 @@ class Journal:
     """Writes to a run's `train.log` and `metrics.jsonl`; see `open_journal`."""
 
     def __init__(self, recipe: Recipe, world: World, log: IO[str], metrics: IO[str], advance: Advance):
-        self.train, self.model, self.world = recipe.train, recipe.model, world
+        self.recipe, self.train, self.world = recipe, recipe.train, world
         self.log, self.metrics, self.advance = log, metrics, advance
         self.shown = 0.0
+        self.noted = 0, 0.0  # steps and seconds at the last line
 
     def line(self, text: str) -> None:
         """One line for people."""
@@ -38,28 +41,32 @@ class Journal:
         """Whether the loss of step `step` (from 1) is wanted: the first ten, then every `log_every`."""
         return step <= 10 or step % self.train.log_every == 0
 
-    def move_bar(self, step: int, elapsed: float) -> None:
+    def move_bar(self, state: State) -> None:
         """Move the progress bar to where the run is."""
-        now = elapsed if self.train.seconds else float(step * self.train.batch_tokens)
+        now = state.elapsed if self.train.seconds else float(state.step)
         self.advance(now - self.shown)
         self.shown = now
 
-    def loss(self, step: int, elapsed: float, train_loss: float, lr_scale: float) -> None:
-        """Note the mean loss in nats of a step's batch, `elapsed` seconds into the run."""
-        milliseconds, speed = 1000 * elapsed, step * self.train.batch_tokens / elapsed
-        mfu = utilisation(self.model, speed, self.world.device, self.world.size)
+    def loss(self, state: State, phase: Phase, train_loss: float, lr_scale: float) -> None:
+        """Note the mean loss in nats of the last step's batch. Tokens a second are those of the run, seconds a step and
+        MFU those since the last line."""
+        step, elapsed, speed = state.step, state.elapsed, state.tokens / state.elapsed
+        (before, begun), self.noted = self.noted, (step, elapsed)
+        step_seconds = (elapsed - begun) / max(1, step - before)
+        work = phase.batch_tokens * flops_per_token(self.recipe.model, phase.window, phase.loops)
+        mfu = utilisation(work / step_seconds / self.world.size, self.world.device) if step_seconds else None
         self.line(
-            f"step:{step}/{self.train.iterations or '-'} train_loss:{train_loss:.4f} "
-            f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / step:.2f}ms tok/s:{speed:.0f}"
-            + (f" mfu:{mfu:.1%}" if mfu else "")
+            f"step:{step}/{self.train.iterations or '-'} train_loss:{train_loss:.4f} train_time:{1000 * elapsed:.0f}ms "
+            f"step_avg:{1000 * elapsed / step:.2f}ms tok/s:{speed:.0f}" + (f" mfu:{mfu:.1%}" if mfu else "")
         )
         self.record(
             step=step,
             seconds=elapsed,
             train_loss=train_loss,
             lr_scale=lr_scale,
+            tokens=state.tokens,
             tokens_per_second=speed,
-            step_seconds=elapsed / step,
+            step_seconds=step_seconds,
             mfu=mfu,
             peak_memory_bytes=peak_memory(self.world.device),
         )
@@ -77,16 +84,16 @@ class Silence(Journal):
     def record(self, **values: Any) -> None:
         pass
 
-    def loss(self, step: int, elapsed: float, train_loss: float, lr_scale: float) -> None:
+    def loss(self, state: State, phase: Phase, train_loss: float, lr_scale: float) -> None:
         pass
 
-    def move_bar(self, step: int, elapsed: float) -> None:
+    def move_bar(self, state: State) -> None:
         pass
 
 
 @contextmanager
-def open_journal(folder: Path, recipe: Recipe, step: int, world: World) -> Iterator[Journal]:
-    """The journal of a run that has made `step` steps; what a killed run noted beyond them is dropped.
+def open_journal(folder: Path, recipe: Recipe, state: State, world: World) -> Iterator[Journal]:
+    """The journal of a run at `state`; what a killed run noted beyond them is dropped.
 
     That of a process that does not lead says nothing.
     """
@@ -95,19 +102,21 @@ def open_journal(folder: Path, recipe: Recipe, step: int, world: World) -> Itera
         yield Silence(recipe)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if step:
-        keep_until(folder / METRICS, step)
+    if state.step:
+        keep_until(folder / METRICS, state.step)
     if train.seconds:
         total, unit = train.seconds, ""
     else:
-        total, unit = float(train.iterations * train.batch_tokens), "tok"
-    mode = "a" if step else "w"
+        total, unit = float(train.iterations), "step"
+    mode = "a" if state.step else "w"
     with (
         (folder / LOG).open(mode) as log,
         (folder / METRICS).open(mode) as metrics,
         progress("train", total, unit) as advance,
     ):
-        yield Journal(recipe, world, log, metrics, advance)
+        journal = Journal(recipe, world, log, metrics, advance)
+        journal.noted = state.step, state.elapsed
+        yield journal
 
 
 def keep_until(path: Path, step: int) -> None:

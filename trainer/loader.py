@@ -23,23 +23,23 @@ class Copied:
 
 
 class Loader:
-    """Hands out batches by number; the one after the last asked for is already under way. See `open_loader`."""
+    """Hands out rows by position; those after the last asked for are already under way. See `open_loader`."""
 
     def __init__(self, batches: Batches, device: torch.device, pool: ThreadPoolExecutor):
         self.batches, self.device, self.pool = batches, device, pool
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.ahead: tuple[int, Future[Copied]] | None = None
+        self.ahead: tuple[tuple[int, int], Future[Copied]] | None = None
 
-    def batch(self, n: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of batch `n`, int64 [B, T] on the device. Waits for no GPU.
+    def take(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets as `Batches.take` gives them, int64 [B, T] on the device. Waits for no GPU.
 
         Raises:
-            MismatchError: a token is not in the vocabulary.
+            CodecError, MismatchError: as `Batches.take`.
         """
-        number, coming = self.ahead if self.ahead else (-1, None)
-        if coming is None or number != n:
-            coming = self.pool.submit(self._copy, n)
-        self.ahead = n + 1, self.pool.submit(self._copy, n + 1)
+        where, coming = self.ahead if self.ahead else (None, None)
+        if coming is None or where != (first, count):
+            coming = self.pool.submit(self._copy, first, count)
+        self.ahead = (first + count, count), self.pool.submit(self._copy, first + count, count)
         copied = coming.result()
         if copied.done is not None:
             here = torch.cuda.current_stream(self.device)
@@ -48,8 +48,8 @@ class Loader:
                 rows.record_stream(here)  # its memory belongs to the copying stream
         return copied.inputs, copied.targets
 
-    def _copy(self, n: int) -> Copied:
-        inputs, targets = self.batches.batch(n)
+    def _copy(self, first: int, count: int) -> Copied:
+        inputs, targets = self.batches.take(first, count)
         if self.stream is None:
             return Copied(torch.from_numpy(inputs), torch.from_numpy(targets), None)
         with torch.cuda.stream(self.stream):

@@ -26,9 +26,9 @@ from trainer.losses import Losses, losses_of
 from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
 from trainer.resume import RESUME, State
-from trainer.schedule import lr_scale, over, phase
+from trainer.schedule import lr_scale, over, phase, phases
 from trainer.source import Source, open_source
-from trainer.step import descend, micro_batches, prime
+from trainer.step import descend, micro_batches, prime, take
 from trainer.validation import validation_loss
 
 
@@ -67,21 +67,23 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
         source = open_source(recipe, folder, world)
         state = State.start(recipe, world)
         losses = losses_of(state.model, recipe, world)
-        batches = open_batches(recipe, source, world)
+        batches = Batches(
+            source.train, recipe.model.window, recipe.model.vocab_size, recipe.data.seed, world.rank, world.size
+        )
+        parts = [micro_batches(recipe, world, phase) for phase in phases(recipe)]
         with attention_kernels(world.device), open_loader(batches, world.device) as loader:
             if world.device.type == "cuda":
                 prime(state, losses, loader, recipe, world)
             if goes_on:
                 state.restore(folder, recipe, world.device)
-            with open_journal(folder, recipe, state.step, world) as journal:
+            with open_journal(folder, recipe, state, world) as journal:
                 journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
-                journal.line(f"world_size:{world.size} grad_accum_steps:{micro_batches(recipe, world)}")
+                journal.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
                 train_loss, interrupted = run(state, losses, loader, recipe, world, folder, journal)
                 if memory := peak_memory(world.device):
                     journal.line(f"peak memory allocated: {memory >> 20} MiB")
                 val_loss = None if interrupted else finish(state, source, recipe, world, folder, journal)
-    tokens = state.step * recipe.train.batch_tokens
-    return Outcome(folder, state.step, tokens, state.elapsed, train_loss, val_loss, interrupted)
+    return Outcome(folder, state.step, state.tokens, state.elapsed, train_loss, val_loss, interrupted)
 
 
 def run(
@@ -99,21 +101,21 @@ def run(
         value, done, asked = None, over(plan, state.step, state.elapsed), 0.0
         while not done and not asked:
             scale = lr_scale(plan, state.step, state.elapsed)
-            loss = losses.of(state.model, phase(plan, state.step, state.elapsed))
-            batch_loss = descend(state, loss, loader, state.step, recipe, world, scale)
-            state.step += 1
-            if plan.ema_decay:
-                state.update_average(plan.ema_decay)
+            now = phase(recipe, state.step, state.elapsed)
+            parts = take(loader, state.tokens, now, recipe, world)
+            batch_loss = descend(state, losses.of(state.model, now), parts, recipe, scale)
+            state.step, state.tokens = state.step + 1, state.tokens + now.batch_tokens
+            state.update_average(plan)
             wait()
             state.elapsed, asked = world.told(time.perf_counter() - begun, interrupt.is_set())
             done = over(plan, state.step, state.elapsed)
             if done or asked or journal.due(state.step):
                 value = world.total(batch_loss).item() / world.size  # the device has finished once this is known
                 state.elapsed = world.told(time.perf_counter() - begun)[0]
-                journal.loss(state.step, state.elapsed, value, scale)
+                journal.loss(state, now, value, scale)
                 if not math.isfinite(value):
                     raise CheckFailed(f"training diverged: loss {value} at step {state.step}; lower the learning rates")
-            journal.move_bar(state.step, state.elapsed)
+            journal.move_bar(state)
             by_time = plan.checkpoint_seconds and state.elapsed - saved >= plan.checkpoint_seconds
             by_step = plan.checkpoint_steps and state.step % plan.checkpoint_steps == 0
             if not done and (asked or by_time or by_step):
@@ -156,16 +158,3 @@ def check_folder(folder: Path, resume: bool, world: World) -> bool:
         for torn in folder.glob(f".{RESUME}.*"):  # what a kill left of a checkpoint in the making
             torn.unlink()
     return bool(world.told((folder / RESUME).exists())[0])
-
-
-def open_batches(recipe: Recipe, source: Source, world: World) -> Batches:
-    """This process's batches. Raises CodecError if rows cannot be shared out evenly."""
-    rows, parts = recipe.train.batch_tokens // recipe.model.window, world.size * micro_batches(recipe, world)
-    if rows % parts:
-        raise CodecError(
-            f"recipe: a batch of {rows} rows cannot be shared out to {world.size} processes with "
-            f"{parts // world.size} micro-batches each; change train.batch_tokens or train.micro_batches"
-        )
-    return Batches(
-        source.train, recipe.model.window, rows, recipe.model.vocab_size, recipe.data.seed, world.rank, world.size
-    )

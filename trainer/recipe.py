@@ -58,15 +58,22 @@ QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
 """Quantizers that training can see (`trainer.qat`)."""
 
 
+Steps = tuple[tuple[float, int], ...]
+"""Values over a run: each is a share of the run, ascending from 0, and the value from there on."""
+
+
 @dataclass(frozen=True)
 class TrainRecipe:
     """Length, batch and bookkeeping of a run. The defaults are the challenge's baseline."""
 
     seed: int = 1337  # of the initial weights
     batch_tokens: int = 524_288  # tokens a step, over all processes
-    micro_batches: int = 8  # parts of a step's batch that are computed one after another, shared out over the processes
+    batch_schedule: Steps = ()  # tokens a step over the run, such as [[0, 262144], [0.2, 524288]]; none: batch_tokens
+    window_schedule: Steps = ()  # tokens a row over the run, of which a whole number make a window; none: model.window
+    micro_batches: int = 8  # parts of batch_tokens that are computed one after another, shared out over the processes
     iterations: int = 20_000  # steps at most; 0: no cap
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
+    reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
     compile_mode: str = "default"  # on a GPU, one of COMPILE_MODES
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
@@ -76,7 +83,10 @@ class TrainRecipe:
     qk_gain: float = 1.5  # what the query gains start from
     document_masks: bool = False  # attention stays within documents, in training and in the validation after it
     loop_from: float = 0.0  # share of the run after which the model's loops run; before it each layer runs once
-    ema_decay: float = 0.0  # of the average of the weights that is saved; 0: the last weights are saved
+    ema_decay: float = 0.0  # of the moving average of the weights that is saved; 0: none
+    swa_every: int = 0  # steps between the weights whose plain mean is saved; 0: none
+    swa_fraction: float = 0.2  # the share of the run, at its end, that this mean is taken over
+    initial: str = "uniform"  # what matrices start from, one of INITIAL
     qat: str = ""  # the quantizer that the end of the run sees, one of QAT; "": none
     qat_fraction: float = 0.2  # the share of the run that sees it; 1: all of it
     qat_calibration: str = ""  # moments of a run of this model, for the steps of a grid; "": from the weights alone
@@ -84,6 +94,10 @@ class TrainRecipe:
     checkpoint_seconds: float = 60.0  # between resumable checkpoints; 0: none by time
     checkpoint_steps: int = 0  # between resumable checkpoints; 0: none by steps
     val_tokens: int = 0  # tokens of the validation shards that are scored after training
+
+
+INITIAL = ("uniform", "orthogonal", "spectral")
+"""Ways to draw the matrices that do not start at 0 (`trainer.initial`)."""
 
 
 LENGTH = {
@@ -116,7 +130,7 @@ class Recipe:
         train, window = self.train, self.model.window
         for section in (self.optim, self.train):
             for name, value in asdict(section).items():
-                if not isinstance(value, str) and value < 0:
+                if isinstance(value, int | float) and value < 0:
                     raise FormatError(f"recipe: {name} is {value}, expected 0 or more")
         if not train.iterations and not train.seconds:
             raise FormatError("recipe: train.iterations and train.seconds are both 0; set one of them to end the run")
@@ -126,14 +140,34 @@ class Recipe:
             raise FormatError(
                 f"recipe: train.batch_tokens is {train.batch_tokens}, expected a multiple of model.window {window}"
             )
+        for name, unit in (("batch_schedule", window), ("window_schedule", 1)):
+            check_steps(name, getattr(train, name), unit)
+        for _, length in train.window_schedule:
+            if window % length:
+                raise FormatError(f"recipe: train.window_schedule has {length}, which does not divide {window}")
+        for _, tokens in train.batch_schedule:
+            if tokens * train.micro_batches % train.batch_tokens:
+                raise FormatError(
+                    f"recipe: train.batch_schedule has {tokens}, expected a multiple of a micro-batch, "
+                    f"{train.batch_tokens} / {train.micro_batches} tokens"
+                )
+        if train.seconds and train.reserved_seconds >= train.seconds:
+            raise FormatError(
+                f"recipe: train.reserved_seconds is {train.reserved_seconds}, expected less than {train.seconds}"
+            )
+        if train.ema_decay and train.swa_every:
+            raise FormatError("recipe: train.ema_decay and train.swa_every are both set; leave one at 0")
+        for name in ("qat_fraction", "swa_fraction"):
+            if not 0 < getattr(train, name) <= 1:
+                raise FormatError(f"recipe: train.{name} is {getattr(train, name)}, expected above 0 and at most 1")
+        if train.initial not in INITIAL:
+            raise FormatError(f"recipe: train.initial is {train.initial!r}, expected one of {INITIAL}")
         if train.qat and train.qat not in QAT:
             raise FormatError(f'recipe: train.qat is {train.qat!r}, expected one of {QAT}, or "" for none')
         if self.optim.orthogonal not in ORTHOGONAL:
             raise FormatError(f"recipe: optim.orthogonal is {self.optim.orthogonal!r}, expected one of {ORTHOGONAL}")
         if train.compile_mode not in COMPILE_MODES:
             raise FormatError(f"recipe: train.compile_mode is {train.compile_mode!r}, expected one of {COMPILE_MODES}")
-        if not 0 < train.qat_fraction <= 1:
-            raise FormatError(f"recipe: train.qat_fraction is {train.qat_fraction}, expected above 0 and at most 1")
         if train.loop_from >= 1:
             raise FormatError(f"recipe: train.loop_from is {train.loop_from}, expected less than 1")
         if not train.log_every or not train.micro_batches:
@@ -160,6 +194,16 @@ class Recipe:
         )
 
 
+def check_steps(name: str, steps: Steps, unit: int) -> None:
+    """Raise FormatError for `steps` whose shares do not ascend from 0, or with a value that `unit` does not divide."""
+    shares = [share for share, _ in steps]
+    if steps and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
+        raise FormatError(f"recipe: train.{name} begins at {shares}, expected shares of the run that ascend from 0")
+    for _, value in steps:
+        if value < 1 or value % unit:
+            raise FormatError(f"recipe: train.{name} has {value}, expected a multiple of {unit} above 0")
+
+
 Section = TypeVar("Section", DataRecipe, OptimRecipe, TrainRecipe)
 
 
@@ -173,10 +217,21 @@ def section_of(kind: type[Section], section: str, values: dict[str, Any]) -> Sec
         expected = types[name]
         if expected is float and type(value) is int:
             value = float(value)
+        if expected is tuple:
+            value = steps_of(f"{section}.{name}", value)
         if type(value) is not expected:
             raise FormatError(f"recipe: {section}.{name} is {value!r}, expected a value of type {expected.__name__}")
         checked[name] = value
     return kind(**checked)
+
+
+def steps_of(name: str, value: Any) -> Steps:
+    """`Steps` from lists. Raises FormatError for anything else."""
+    if isinstance(value, list | tuple):
+        pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in value]
+        if all(len(pair) == 2 and type(pair[0]) in (int, float) and type(pair[1]) is int for pair in pairs):
+            return tuple((float(share), size) for share, size in pairs)
+    raise FormatError(f"recipe: {name} is {value!r}, expected pairs such as [[0, 1024], [0.5, 2048]]")
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

@@ -10,9 +10,11 @@ from torch import Tensor
 from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
 from trainer.distributed import World
+from trainer.initial import initialise
 from trainer.model import GPT
 from trainer.optim import Optimizers
-from trainer.recipe import Recipe, differences
+from trainer.recipe import Recipe, TrainRecipe, differences
+from trainer.schedule import averages
 
 RESUME = "resume.pt"
 
@@ -22,15 +24,18 @@ class State:
     """All that changes while a model trains.
 
     Attributes:
-        average: moving average of the weights by name; empty where the recipe wants none.
+        average: mean of the weights of `averaged` steps by name, moving or plain; empty where the recipe wants none.
         step: steps made.
+        tokens: trained on.
         elapsed: seconds of training.
     """
 
     model: GPT
     optimizers: Optimizers
     average: dict[str, Tensor]
+    averaged: int = 0
     step: int = 0
+    tokens: int = 0
     elapsed: float = 0.0
 
     @classmethod
@@ -39,22 +44,31 @@ class State:
         torch.manual_seed(recipe.train.seed)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
         plan = recipe.train
-        model = GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=True, document_masks=plan.document_masks).to(
-            world.device
-        )
-        average = copy_of(model.state_dict()) if recipe.train.ema_decay else {}
+        model = GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=True, document_masks=plan.document_masks)
+        initialise(model, plan.initial)
+        model = model.to(world.device)
+        average = copy_of(model.state_dict()) if plan.ema_decay or plan.swa_every else {}
         return cls(model, Optimizers(model, recipe.optim, world), average)
 
     @torch.no_grad()
-    def update_average(self, decay: float) -> None:
-        """Take the weights after a step into the average; early on it forgets faster, so that it forgets the start."""
-        decay = min(decay, (1 + self.step) / (10 + self.step))
+    def update_average(self, train: TrainRecipe) -> None:
+        """Take the weights after a step into the average that a recipe wants.
+
+        Early on the moving one forgets faster, so that it forgets the start.
+        """
+        if train.ema_decay:
+            kept = min(train.ema_decay, (1 + self.step) / (10 + self.step))
+        elif averages(train, self.step, self.elapsed):
+            kept = self.averaged / (self.averaged + 1)
+        else:
+            return
+        self.averaged += 1
         weights = dict(self.model.named_parameters())
-        torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - decay)
+        torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - kept)
 
     def weights(self) -> dict[str, Tensor]:
         """What the run is for: the average, or the last weights where there is none."""
-        return self.average or dict(self.model.state_dict())
+        return self.average if self.averaged else dict(self.model.state_dict())
 
     def save(self, folder: Path, recipe: Recipe, world: World) -> None:
         """Write the checkpoint; the one before it is replaced when the new one is whole. Every process calls this."""
@@ -63,7 +77,9 @@ class State:
             return
         content = {
             "recipe": recipe.to_dict(),
+            "averaged": self.averaged,
             "step": self.step,
+            "tokens": self.tokens,
             "elapsed": self.elapsed,
             "model": self.model.state_dict(),
             "optimizers": optimizers,
@@ -89,7 +105,8 @@ class State:
             self.optimizers.load_state_dict(content["optimizers"])
             for name, average in self.average.items():
                 average.copy_(content["average"][name])
-            self.step, self.elapsed = int(content["step"]), float(content["elapsed"])
+            self.averaged, self.step, self.tokens = (int(content[name]) for name in ("averaged", "step", "tokens"))
+            self.elapsed = float(content["elapsed"])
         except MismatchError:
             raise
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:

@@ -2,12 +2,24 @@
 
 from dataclasses import dataclass
 
-from trainer.recipe import OptimRecipe, TrainRecipe
+from trainer.recipe import OptimRecipe, Recipe, Steps, TrainRecipe
+
+
+def clock(train: TrainRecipe) -> float:
+    """Seconds that the steps of a run may take; 0: any."""
+    return max(0.0, train.seconds - train.reserved_seconds)
+
+
+def share_done(train: TrainRecipe, step: int, elapsed: float) -> float:
+    """How much of a run is done after `step` steps in `elapsed` seconds, 0 to 1, by the cap that is nearer."""
+    by_steps = step / train.iterations if train.iterations else 0.0
+    by_clock = elapsed / clock(train) if train.seconds else 0.0
+    return max(by_steps, by_clock)
 
 
 def over(train: TrainRecipe, step: int, elapsed: float) -> bool:
     """Whether a run that has made `step` steps in `elapsed` seconds has reached one of its caps."""
-    return bool(train.iterations and step >= train.iterations) or bool(train.seconds and elapsed >= train.seconds)
+    return bool(train.iterations and step >= train.iterations) or bool(train.seconds and elapsed >= clock(train))
 
 
 def warmdown(train: TrainRecipe, step: int, elapsed: float) -> float:
@@ -18,7 +30,7 @@ def warmdown(train: TrainRecipe, step: int, elapsed: float) -> float:
     """
     if train.seconds and (step or not train.iterations):
         step_seconds = elapsed / step if step else 0.0
-        steps_left = max(train.seconds - elapsed, 0.0) / step_seconds if step_seconds else float("inf")
+        steps_left = max(clock(train) - elapsed, 0.0) / step_seconds if step_seconds else float("inf")
         if train.iterations:
             steps_left = min(steps_left, train.iterations - step)
     else:
@@ -39,29 +51,55 @@ def muon_momentum(optim: OptimRecipe, step: int) -> float:
     return optim.momentum_start + (optim.momentum - optim.momentum_start) * done
 
 
+def averages(train: TrainRecipe, step: int, elapsed: float) -> bool:
+    """Whether the weights after `step` steps belong to the plain mean: every `swa_every` at the end of the run."""
+    at_the_end = share_done(train, step, elapsed) >= 1 - train.swa_fraction
+    return bool(train.swa_every) and step % train.swa_every == 0 and at_the_end
+
+
 @dataclass(frozen=True)
 class Phase:
-    """What the model is like for a part of a run; each phase is a graph of its own for the compiler."""
+    """What steps are like for a part of a run; each kind of model and shape is a graph of its own for the compiler.
+
+    Attributes:
+        loops: whether the model's loops run.
+        quantizes: whether the loss sees the quantizer.
+        window: tokens a row.
+        batch_tokens: tokens a step, over all processes.
+    """
 
     loops: bool
     quantizes: bool
+    window: int
+    batch_tokens: int
 
 
-def phase(train: TrainRecipe, step: int, elapsed: float) -> Phase:
-    """The phase of step `step` (from 0): loops run after `loop_from` of the run, the last `qat_fraction` of it sees the
-    quantizer."""
-    by_steps = step / train.iterations if train.iterations else 0.0
-    by_clock = elapsed / train.seconds if train.seconds else 0.0
-    return _phase_at(train, max(by_steps, by_clock))
+def phase(recipe: Recipe, step: int, elapsed: float) -> Phase:
+    """The phase of step `step` (from 0)."""
+    return _phase_at(recipe, share_done(recipe.train, step, elapsed))
 
 
-def phases(train: TrainRecipe) -> list[Phase]:
+def phases(recipe: Recipe) -> list[Phase]:
     """All phases of a run, in turn."""
-    return list(dict.fromkeys(_phase_at(train, share) for share in sorted({0.0, train.loop_from, _qat_from(train)})))
+    train = recipe.train
+    shares = {0.0, train.loop_from, _qat_from(train)}
+    shares.update(share for steps in (train.batch_schedule, train.window_schedule) for share, _ in steps)
+    return list(dict.fromkeys(_phase_at(recipe, share) for share in sorted(shares)))
 
 
-def _phase_at(train: TrainRecipe, share: float) -> Phase:
-    return Phase(share >= train.loop_from, bool(train.qat) and share >= _qat_from(train))
+def _phase_at(recipe: Recipe, share: float) -> Phase:
+    """Loops run after `loop_from` of the run, the last `qat_fraction` of it sees the quantizer."""
+    train = recipe.train
+    return Phase(
+        loops=share >= train.loop_from,
+        quantizes=bool(train.qat) and share >= _qat_from(train),
+        window=_value_at(train.window_schedule, share, recipe.model.window),
+        batch_tokens=_value_at(train.batch_schedule, share, train.batch_tokens),
+    )
+
+
+def _value_at(steps: Steps, share: float, otherwise: int) -> int:
+    return next((value for begin, value in reversed(steps) if share >= begin), otherwise)
 
 
 def _qat_from(train: TrainRecipe) -> float:

@@ -24,8 +24,9 @@ from trainer.loader import Loader, open_loader
 from trainer.losses import losses_of
 from trainer.recipe import Recipe, load_recipe
 from trainer.resume import State
+from trainer.schedule import phases
 from trainer.shards import write_shard
-from trainer.step import descend, micro_batches
+from trainer.step import descend, take
 
 DOCUMENT = 840
 """Tokens of a document on average, about as in the challenge's text under its vocabulary of 8,192."""
@@ -44,8 +45,7 @@ def measure(name: str, *overrides: str, kernels: int = 25) -> float:
         tokens = generator.integers(4, recipe.model.vocab_size, count)
         tokens[generator.random(count) < 1 / DOCUMENT] = BOS
         write_shard(path, tokens)
-        rows = recipe.train.batch_tokens // recipe.model.window
-        batches = Batches([path], recipe.model.window, rows, recipe.model.vocab_size)
+        batches = Batches([path], recipe.model.window, recipe.model.vocab_size)
         with open_loader(batches, world.device) as loader:
             return timed(" ".join((name, *overrides)), recipe, world, loader, kernels)
 
@@ -54,48 +54,49 @@ def timed(title: str, recipe: Recipe, world: World, loader: Loader, kernels: int
     """See `measure`."""
     begin = time.perf_counter()
     state = State.start(recipe, world)
-    loss = losses_of(state.model, recipe, world).plain
+    phase = phases(recipe)[-1]
+    loss = losses_of(state.model, recipe, world).of(state.model, phase)
 
-    def step(n: int) -> None:
-        descend(state, loss, loader, n, recipe, world, 1e-3)
-        state.step += 1
-        if recipe.train.ema_decay:
-            state.update_average(recipe.train.ema_decay)
+    def step() -> None:
+        descend(state, loss, take(loader, state.tokens, phase, recipe, world), recipe, 1e-3)
+        state.step, state.tokens = state.step + 1, state.tokens + phase.batch_tokens
+        state.update_average(recipe.train)
 
     def seconds(count: int) -> float:
         torch.cuda.synchronize()
         begin = time.perf_counter()
-        for n in range(count):
-            step(n)
+        for _ in range(count):
+            step()
         torch.cuda.synchronize()
         return (time.perf_counter() - begin) / count
 
     seconds(WARM)
     compiling = time.perf_counter() - begin
     whole = seconds(TIMED)
-    speed = recipe.train.batch_tokens / whole
-    mfu = utilisation(recipe.model, speed, world.device, 1) or 0.0
-    tera = speed * flops_per_token(recipe.model) / 1e12
+    speed = phase.batch_tokens / whole
+    flops = speed * flops_per_token(recipe.model, phase.window)
+    mfu = utilisation(flops, world.device) or 0.0
     print(f"\n{title}: {torch.cuda.get_device_name(world.device)}, torch {torch.__version__}")
-    print(f"{speed / 1e6:.3f} M tokens/s  {1000 * whole:.1f} ms/step  {tera:.0f} TFLOP/s  MFU {mfu:.1%}", end="  ")
+    print(f"{speed / 1e6:.3f} M tokens/s  {1000 * whole:.1f} ms/step  {flops / 1e12:.0f} TFLOP/s  MFU {mfu:.1%}")
     print(f"peak {(peak_memory(world.device) or 0) / 2**30:.1f} GiB  {compiling:.0f} s to compile and warm")
-    parts = micro_batches(recipe, world)
-    inputs, targets = (rows.chunk(parts)[0] for rows in loader.batch(0))
+    parts = take(loader, 0, phase, recipe, world)
     torch.cuda.synchronize()
     begin = time.perf_counter()
-    for _ in range(parts):
+    for inputs, targets in parts:
         loss(inputs, targets).backward()
     launched = time.perf_counter() - begin
     torch.cuda.synchronize()
     passes = time.perf_counter() - begin
-    print(
-        f"{parts} forward and backward passes {1000 * passes:.1f} ms (launched in {1000 * launched:.1f} ms), ", end=""
-    )
+    print(f"{len(parts)} forward and backward passes {1000 * passes:.1f} ms, launched in {1000 * launched:.1f} ms")
     print(f"the rest of the step {1000 * (whole - passes):.1f} ms")
+    state.model.zero_grad(set_to_none=True)
     if kernels:
         with profile(activities=[ProfilerActivity.CUDA]) as found:
             seconds(1)
-        print(found.key_averages().table(sort_by="self_cuda_time_total", row_limit=kernels, max_name_column_width=100))
+        slowest = sorted(found.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+        for kernel in slowest[:kernels]:
+            print(f"{kernel.self_device_time_total / 1000:9.2f} ms {kernel.count:6}x  {kernel.key[:110]}")
+        print(f"{sum(kernel.self_device_time_total for kernel in slowest) / 1000:9.2f} ms in all kernels")
     return speed
 
 
