@@ -101,7 +101,7 @@ def _rows_kernel(
     sum1 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum2 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum3 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
-    for start in range(0, end, KEYS):
+    for start in tl.range(0, end, KEYS, num_stages=1):  # a pipeline would not know what to do with the table's loads
         level = _levels(q_low, q_high, keys + start * D, kv_limb, scale)
         seen = (start + key)[None, :] <= position[:, None]
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
@@ -148,7 +148,7 @@ def _step_kernel(
     sum1 = tl.zeros((GROUPS, D), tl.int32)
     sum2 = tl.zeros((GROUPS, D), tl.int32)
     sum3 = tl.zeros((GROUPS, D), tl.int32)
-    for start in range(0, position + 1, KEYS):
+    for start in tl.range(0, position + 1, KEYS, num_stages=1):
         level = tl.load(levels + start, mask=valid[:, None], other=LOWEST)
         seen = ((start + key)[None, :] <= position) & valid[:, None]
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
