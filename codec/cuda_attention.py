@@ -13,6 +13,9 @@ from codec import tables
 from codec.cuda_rows import launch, low_limb, round_even
 from codec.exact import SOFTMAX_BITS
 
+POSITIONS = 64
+"""Keys that are visited at once: sequences and caches are padded to multiples of it."""
+
 LOWEST = tl.constexpr(-(1 << 30))
 """Below every level of a score."""
 
@@ -179,7 +182,8 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, scales: Tensor, fractions: Tens
     launch(
         _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, fractions, out, length, q[0].numel(),
         k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim, D=dim, QUERIES=queries,
-        KEYS=min(64, queries), num_warps=8, num_stages=2,
+        KEYS=POSITIONS,
+        num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
 
@@ -205,6 +209,6 @@ def attend_step(
     launch(
         _step_kernel, (lanes, kv_heads), q, k, v, positions, slots, scales, fractions, scratch, out, window,
         q[0].numel(), k[0].numel(), KV_HEADS=kv_heads, GROUP=heads // kv_heads, GROUPS=groups, HEAD_DIM=head_dim,
-        D=dim, KEYS=64, num_warps=4, num_stages=3,
+        D=dim, KEYS=POSITIONS, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out

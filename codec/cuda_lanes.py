@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from codec import rangecoder
 from codec.backend import Integers
+from codec.cuda_attention import POSITIONS
 from codec.cuda_matmul import padded
-from codec.exact_cuda import POSITIONS, CudaModel, Steps
+from codec.exact_cuda import CudaModel, Steps
 from codec.tokenizer import BOS
 
 STEPS = 16

@@ -15,15 +15,12 @@ from torch import Tensor
 
 from codec import tables
 from codec.backend import Integers
-from codec.cuda_attention import attend_rows, attend_step
+from codec.cuda_attention import POSITIONS, attend_rows, attend_step
 from codec.cuda_head import Head
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_rows import activate_kernel, launch, mixed_kernel, residual_kernel, rotate_kernel, value_kernel
 from codec.exact import OPERAND, ExactModel
 from codec.tokenizer import BOS
-
-POSITIONS = 64
-"""Sequences and caches are padded to multiples of it."""
 
 _HEAD_ROWS = 8192  # rows of logits at once
 _SCORE_BITS = 28  # of a product of a query and a key
