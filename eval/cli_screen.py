@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from codec import console
+from codec.windows import Policy
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +24,7 @@ def screen(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
     only: Annotated[str, typer.Option(help="Names of the variants to run, separated by commas; default: all.")] = "",
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one on each GPU, or one.")] = None,
+    policy: Annotated[Policy, typer.Option(help="The score that is tested: flat or document.")] = Policy.FLAT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train variants of a recipe over several seeds and test what each changes: CSV, JSON and pictures."""
@@ -42,19 +44,22 @@ def screen(
         raise CodecError(f"variant {unknown[0]!r}: expected some of {', '.join(chosen)}")
     if wanted:
         chosen = {name: one for name, one in chosen.items() if name == BASE or name in wanted}
+    if policy is Policy.SLIDING:
+        raise CodecError("policy sliding takes too long for every run; choose flat or document")
     places = devices()
     if jobs and jobs > len(places):
         raise CodecError(f"{jobs} runs at a time on {len(places)} devices; times would say nothing; pass fewer --jobs")
     plan = make_plan(chosen, seeds)
     with console.progress("training", len(plan), "runs") as advance:
         outcome = run_plan(plan, out, places[:jobs], advance)
-    result = screen_tables.summary(outcome)
+    result = screen_tables.summary(outcome, policy)
     files = {
         "results.json": json.dumps(result, indent=1).encode(),
         "variants.csv": as_csv(result["variants"]).encode(),
         "runs.csv": as_csv(result["runs"]).encode(),
     }
-    for name, figure in screen_plots.pictures(outcome.results, screen_tables.effects(outcome.results)).items():
+    found = screen_tables.effects(outcome.results, policy)
+    for name, figure in screen_plots.pictures(outcome.results, found).items():
         files[f"{name}.svg"], files[f"{name}.png"] = plots.svg(figure), plots.png(figure)
     for name, content in files.items():
         with atomic_write(out / name) as file:

@@ -20,6 +20,7 @@ import codec
 from codec.console import Advance, ignore_progress, notes
 from codec.errors import CodecError
 from codec.files import read_bytes
+from codec.windows import Policy
 from eval.screen_run import SCORE, read_metrics
 from trainer.recipe import RECIPE, Recipe
 
@@ -48,14 +49,17 @@ class Result:
 
     variant: str
     seed: int
-    bpb: float
-    loss_nats: float
-    text_bytes: int
+    bpb_flat: float
+    bpb_document: float
     parameters: int
     steps: int
     train_tokens: int
     seconds: float
     metrics: list[dict[str, Any]]
+
+    def bpb(self, policy: Policy) -> float:
+        """Bits per byte under `flat` or `document`."""
+        return self.bpb_document if policy is Policy.DOCUMENT else self.bpb_flat
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One run of a screen in a process of its own: train, then score the validation shards the challenge's flat way.
+"""One run of a screen in a process of its own: train, then score the validation shards, flat and by documents.
 
 Run as `python -m eval.screen_run FOLDER`, the recipe as JSON on standard input. The score appears in `score.json`.
 """
@@ -26,8 +26,8 @@ from trainer.resume import RESUME
 from trainer.source import open_source
 
 SCORE = "score.json"
-"""Of a finished run, in its folder: `bpb`, `loss_nats`, `text_bytes`, `parameters`, `steps`, `train_tokens`,
-`seconds` of training."""
+"""Of a finished run, in its folder: `bpb_flat` and `bpb_document`, bits per byte of the validation tokens under either
+policy; `parameters`, `steps`, `train_tokens` and `seconds` of training."""
 
 
 def run(recipe: Recipe, folder: Path) -> None:
@@ -50,12 +50,10 @@ def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
     shards = open_source(recipe, folder, ALONE).val[0].parent
     stream = token_stream(shards, loaded.tokenizer, recipe.train.val_tokens + 1)
     model = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
-    result = score(model, loaded.tokenizer, stream, Policy.FLAT)
+    policies = (Policy.FLAT, Policy.DOCUMENT)
     last = [line for line in read_metrics(folder) if "train_loss" in line][-1]
     return {
-        "bpb": result.bpb,
-        "loss_nats": result.loss_nats,
-        "text_bytes": result.text_bytes,
+        **{f"bpb_{policy}": score(model, loaded.tokenizer, stream, policy).bpb for policy in policies},
         "parameters": sum(tensor.numel() for tensor in loaded.state_dict.values()),
         "steps": last["step"],
         "train_tokens": round(last["tokens_per_second"] * last["seconds"]),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from codec.windows import Policy
 from eval.screen import Outcome, Result
 from eval.welch import holm, moments, student_tail, welch
 from trainer.variants import BASE
@@ -31,20 +32,20 @@ class Effect:
     seconds: float
 
 
-def effects(results: Sequence[Result]) -> list[Effect]:
+def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
     """An effect of each variant that has runs, the recipe first; none without a run of the recipe."""
     scores: dict[str, list[Result]] = {}
     for result in results:
         scores.setdefault(result.variant, []).append(result)
     if BASE not in scores:
         return []
-    base = [result.bpb for result in scores[BASE]]
-    found = {name: _tested([result.bpb for result in runs], base) for name, runs in scores.items() if name != BASE}
+    bpb = {name: [run.bpb(policy) for run in runs] for name, runs in scores.items()}
+    found = {name: _tested(values, bpb[BASE]) for name, values in bpb.items() if name != BASE}
     adjusted = dict(zip(found, holm_of([p for *_, p in found.values()]), strict=True))
     rows = []
     for name in (BASE, *found):
         runs = scores[name]
-        mean, variance = moments([run.bpb for run in runs])
+        mean, variance = moments(bpb[name])
         difference, error, p = found.get(name, (0.0, None, None))
         rows.append(
             Effect(
@@ -83,10 +84,14 @@ def holm_of(tails: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(adjusted) for p in tails]
 
 
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """Everything about a screen but the curves, as JSON: `variants` (the fields of `Effect`), `runs`, `failed`."""
+def summary(outcome: Outcome, policy: Policy) -> dict[str, Any]:
+    """Everything about a screen but the curves, as JSON.
+
+    Fields: `policy`, `variants` (each the fields of `Effect`), `runs`, `failed`.
+    """
     return {
-        "variants": [asdict(effect) for effect in effects(outcome.results)],
+        "policy": policy.value,
+        "variants": [asdict(effect) for effect in effects(outcome.results, policy)],
         "runs": [row(result) for result in outcome.results],
         "failed": outcome.failed,
     }

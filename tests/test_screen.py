@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,13 +14,14 @@ import pytest
 
 from codec.console import CheckFailed
 from codec.errors import CodecError
+from codec.windows import Policy
 from eval import plots, screen, screen_plots, screen_run, screen_tables
 from eval.screen import Outcome, Result, devices, make_plan, run_plan
 from eval.welch import moments, student_tail, welch
 from trainer.embedded import sp1024, train_documents, val_documents
 from trainer.prepare import encode_documents
 from trainer.recipe import Recipe, load_recipe
-from trainer.shards import write_shard
+from trainer.shards import read_shard, write_shard
 from underpar.cli import app
 
 RECIPE = """
@@ -82,27 +84,33 @@ def _command(files, out, *more):
     return json.loads(text.getvalue().splitlines()[-1])
 
 
-def test_a_run_is_trained_and_scored_and_a_failure_costs_one(result):
+def test_a_run_is_trained_and_scored_and_a_failure_costs_one(files, result):
     printed, out = result
     assert [v["variant"] for v in printed["variants"]] == ["base", "wide"]
     assert list(printed["failed"]) == ["broken/0"] and "nowhere" in printed["failed"]["broken/0"]
     base, wide = printed["runs"]
     assert (base["steps"], base["train_tokens"]) == (4, 256) and base["parameters"] < wide["parameters"]
+    tokens = read_shard(files / "fineweb_val_000000.bin")[: 200 // 16 * 16 + 1]
+    text_bytes = len(sp1024().decode(tokens))
     for run in (base, wide):
         journal = [json.loads(line) for line in (out / run["variant"] / "0" / "metrics.jsonl").open()]
-        assert run["loss_nats"] == pytest.approx(journal[-1]["val_loss"], rel=1e-6)
-        assert run["text_bytes"] == base["text_bytes"] > 300
-    assert printed["variants"][1]["difference"] == wide["bpb"] - base["bpb"]
+        nats = journal[-1]["val_loss"] * (200 // 16 * 16)
+        assert run["bpb_flat"] == pytest.approx(nats / math.log(2) / text_bytes, rel=1e-6)
+        assert 0 < abs(run["bpb_document"] / run["bpb_flat"] - 1) < 0.1
+    assert printed["policy"] == "flat"
+    assert printed["variants"][1]["difference"] == wide["bpb_flat"] - base["bpb_flat"]
     with (out / "runs.csv").open() as file:
-        assert [float(row["bpb"]) for row in csv.DictReader(file)] == [base["bpb"], wide["bpb"]]
+        assert [float(row["bpb_flat"]) for row in csv.DictReader(file)] == [base["bpb_flat"], wide["bpb_flat"]]
     assert (out / "differences.svg").exists() and (out / "curves.png").exists()
 
 
 def test_finished_runs_are_not_repeated(files, result, monkeypatch):
     printed, out = result
     monkeypatch.setattr(subprocess, "Popen", None)
-    again = _command(files, out, "--only", "wide")
+    again = _command(files, out, "--only", "wide", "--policy", "document")
     assert again["runs"] == printed["runs"] and again["failed"] == {}
+    base, wide = printed["runs"]
+    assert again["variants"][1]["difference"] == wide["bpb_document"] - base["bpb_document"]
 
 
 def test_a_trained_run_without_a_score_is_scored(result, monkeypatch):
@@ -170,9 +178,8 @@ def test_devices_are_the_visible_ones(monkeypatch):
 
 
 SCORES = {
-    "bpb": 1.2,
-    "loss_nats": 3.0,
-    "text_bytes": 1000,
+    "bpb_flat": 1.2,
+    "bpb_document": 1.3,
     "parameters": 100,
     "steps": 30,
     "train_tokens": 3000,
@@ -187,7 +194,7 @@ def made_up(variant, scores):
             {"step": n, "seconds": n / 10, "train_loss": 3 + bpb + 1 / n, "lr_scale": 1.0, "tokens_per_second": 1000.0}
             for n in range(1, 30)
         ]
-        found.append(Result(variant, seed, **{**SCORES, "bpb": bpb}, metrics=journal))
+        found.append(Result(variant, seed, **{**SCORES, "bpb_flat": bpb, "bpb_document": 2 * bpb}, metrics=journal))
     return found
 
 
@@ -201,11 +208,13 @@ SCREEN = [
 
 
 def test_effects_are_welch_tests_against_the_recipe():
-    found = {effect.variant: effect for effect in screen_tables.effects(SCREEN)}
+    found = {effect.variant: effect for effect in screen_tables.effects(SCREEN, Policy.FLAT)}
     assert next(iter(found)) == "base" and found["base"].p is None and found["base"].difference == 0
     (mean, variance), (base_mean, base_variance) = moments([1.10, 1.11, 1.13]), moments([1.20, 1.21, 1.22])
     better = found["better"]
     assert better.difference == pytest.approx(mean - base_mean)
+    by_document = screen_tables.effects(SCREEN, Policy.DOCUMENT)
+    assert by_document[1].difference == pytest.approx(2 * better.difference)
     assert better.bpb_error == pytest.approx((variance / 3) ** 0.5)
     t, degrees = welch(mean - base_mean, (variance, 3), (base_variance, 3))
     assert better.difference / better.difference_error == pytest.approx(t)
@@ -213,14 +222,14 @@ def test_effects_are_welch_tests_against_the_recipe():
     assert better.p < better.p_holm <= 7 * better.p
     assert found["same"].p > 0.5 and found["same"].p_holm == found["same"].p
     assert found["once"].bpb_error is None and found["once"].p is not None  # the recipe's own spread decides
-    assert screen_tables.effects(made_up("better", [1.0])) == []
-    alone = screen_tables.effects([*made_up("base", [1.2]), *made_up("better", [1.1])])
+    assert screen_tables.effects(made_up("better", [1.0]), Policy.FLAT) == []
+    alone = screen_tables.effects([*made_up("base", [1.2]), *made_up("better", [1.1])], Policy.FLAT)
     assert alone[1].p is alone[1].p_holm is alone[1].difference_error is None
 
 
 def test_pictures_are_the_same_bytes_every_time_and_name_the_best_and_the_worst():
-    found = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN))
-    again = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN))
+    found = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN, Policy.FLAT))
+    again = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN, Policy.FLAT))
     assert {name: plots.svg(one) for name, one in found.items()} == {
         name: plots.svg(one) for name, one in again.items()
     }
@@ -231,4 +240,5 @@ def test_pictures_are_the_same_bytes_every_time_and_name_the_best_and_the_worst(
     assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["better", "same"]
     assert any("−0.0967 ± 0.0105 · p" in text.get_text() for text in axes.texts)
     assert screen_plots.pictures([], []) == {}
-    assert screen_tables.summary(Outcome([], {"a/0": "why"})) == {"variants": [], "runs": [], "failed": {"a/0": "why"}}
+    empty = {"policy": "flat", "variants": [], "runs": [], "failed": {"a/0": "why"}}
+    assert screen_tables.summary(Outcome([], {"a/0": "why"}), Policy.FLAT) == empty
