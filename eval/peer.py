@@ -42,8 +42,9 @@ LOOPED: dict[str, Any] = {
 
 LOOPS: dict[tuple[int, int], dict[str, int]] = {
     (11, 7): {"loop_start": 4, "loop_end": 6, "loop_count": 3},
+    (11, 8): {"loop_start": 3, "loop_end": 6, "loop_count": 3, "parallel_from": 7},
 }
-"""Which layers run several times, by layers and skips: the record of 2026-04-05."""
+"""Which layers run several times or in parallel, by layers and skips: the records of 2026-04-05 and 2026-04-09."""
 
 LANES = "parallel_post_lambdas"
 """The tensor of models whose last layers have two residual streams, which ours has not."""

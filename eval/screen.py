@@ -22,6 +22,7 @@ from codec.errors import CodecError
 from codec.files import read_bytes
 from codec.windows import Policy
 from eval.screen_run import SCORE, read_metrics
+from trainer.loop import interrupts
 from trainer.recipe import RECIPE, Recipe
 
 OUTPUT = "output.txt"
@@ -98,13 +99,14 @@ def devices() -> list[str]:
 def run_plan(plan: Sequence[Run], folder: Path, places: Sequence[str], advance: Advance = ignore_progress) -> Outcome:
     """Train and score all runs that have no score yet, one at a time on each of `places` (see `devices`).
 
-    A run that fails costs no other. An interrupt ends the runs that go on, with a checkpoint each.
+    A run that fails costs no other. An interrupt (SIGINT or SIGTERM) ends the runs that go on, with a checkpoint each.
 
     Args:
         advance: told 1 for every run.
 
     Raises:
         CodecError: `folder` holds a run of another recipe.
+        KeyboardInterrupt: on an interrupt.
     """
     for run in plan:
         _check_recipe(run, folder / run.name)
@@ -112,25 +114,28 @@ def run_plan(plan: Sequence[Run], folder: Path, places: Sequence[str], advance: 
     advance(len(plan) - len(waiting))
     failed: dict[str, str] = {}
     flying: dict[str, tuple[Run, subprocess.Popen[bytes]]] = {}
-    try:
-        while waiting or flying:
-            for place in [place for place in places if place not in flying][: len(waiting)]:
-                run = waiting.pop(0)
-                flying[place] = run, _start(run, folder / run.name, place)
-            time.sleep(POLL_SECONDS)
-            for place, (run, process) in list(flying.items()):
-                if process.poll() is None:
-                    continue
-                del flying[place]
-                advance(1)
-                if process.returncode:
-                    failed[run.name] = _last_line(folder / run.name / OUTPUT, process.returncode)
-                    notes.print(f"{run.name}: {failed[run.name]}", markup=False, highlight=False, soft_wrap=True)
-    finally:
-        for _, process in flying.values():
-            process.terminate()
-        for _, process in flying.values():
-            process.wait()
+    with interrupts() as interrupt:
+        try:
+            while (waiting or flying) and not interrupt.is_set():
+                for place in [place for place in places if place not in flying][: len(waiting)]:
+                    run = waiting.pop(0)
+                    flying[place] = run, _start(run, folder / run.name, place)
+                time.sleep(POLL_SECONDS)
+                for place, (run, process) in list(flying.items()):
+                    if process.poll() is None:
+                        continue
+                    del flying[place]
+                    advance(1)
+                    if process.returncode:
+                        failed[run.name] = _last_line(folder / run.name / OUTPUT, process.returncode)
+                        notes.print(f"{run.name}: {failed[run.name]}", markup=False, highlight=False, soft_wrap=True)
+        finally:
+            for _, process in flying.values():
+                process.terminate()
+            for _, process in flying.values():
+                process.wait()
+        if interrupt.is_set():
+            raise KeyboardInterrupt
     return Outcome([read_result(run, folder / run.name) for run in plan if run.name not in failed], failed)
 
 

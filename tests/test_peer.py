@@ -215,7 +215,10 @@ def test_a_looped_record_is_read_to_the_last_bit():
         assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("config", [CONFIG, RECORD, replace(CONFIG, bigram_buckets=64, bigram_dim=16)])
+LATER_RECORD = replace(RECORD, loop_start=3, parallel_from=7)
+
+
+@pytest.mark.parametrize("config", [CONFIG, RECORD, LATER_RECORD, replace(CONFIG, bigram_buckets=64, bigram_dim=16)])
 def test_a_checkpoint_with_or_without_banks(config):
     state = random_weights(config)
     for blob in (saved(state), saved(to_challenge(state))):

@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -164,6 +166,21 @@ def test_each_device_has_one_run_at_a_time(tmp_path, monkeypatch):
     assert len(times[0]) + len(times[1]) == 5 and all(times)
     for spans in times:
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_an_interrupt_ends_the_runs(tmp_path, monkeypatch):
+    """A run that would take ten minutes; the interrupt comes as it begins."""
+    started = []
+
+    def start(run, folder, place):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr(screen, "_start", start)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(make_plan({"base": load_recipe("proxy")}, 2), tmp_path, [""])
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
 
 
 def test_devices_are_the_visible_ones(monkeypatch):
