@@ -24,6 +24,7 @@ class ModelConfig:
     activation: Literal["relu2", "leaky_relu2"] = "relu2"  # leaky: slope 0.5 before the square
     rope_base: float = 10_000.0
     rope_dims: int = 0  # leading dimensions of a head that rotate; 0 means all
+    yarn: float = 1.0  # window over the window of training: slow rotations are stretched to it (YaRN)
     logit_softcap: float = 30.0
     skips: Literal["add", "gated"] = "add"  # how the second half mixes in the activations of the first
     xsa_layers: int = 0  # the last n layers remove the component of attention output along their own value
@@ -58,6 +59,7 @@ class ModelConfig:
             "bigram_buckets": (0, 1 << 24),
             "bigram_dim": (1, 1 << 14),
             "rope_base": (1.0, 1e9),
+            "yarn": (1.0, 64.0),
             "logit_softcap": (1.0, 1000.0),
         }
         for name, (low, high) in limits.items():

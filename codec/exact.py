@@ -111,7 +111,7 @@ class ExactModel:
             self.skip_weights = self._tensor(vectors["skip_weights"])
         if config.skips == "gated" and config.encoder_length:
             self.skip_gates = self._tensor(tables.sigmoid(vectors["skip_gates"]))
-        cos, sin = tables.rope_tables(config.rope_base, config.rotary_dims, config.window)
+        cos, sin = tables.rope_tables(config.rope_base, config.rotary_dims, config.window, config.yarn)
         self.cos, self.sin = (self._tensor(t / (1 << tables.ROPE_BITS)) for t in (cos, sin))
         self.exp2 = self._tensor(tables.exp2_table(SOFTMAX_BITS))
         self.softcap = torch.from_numpy(tables.softcap_table(config.logit_softcap)).to(self.device)

@@ -35,7 +35,11 @@ SIGMOID_BITS = 16
 ROPE_BITS = 15
 """Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
 
+YARN_TURNS = (1, 32)
+"""Turns within the window of training between which rotations are slowed in part: the paper's choice."""
+
 _ONE = 1 << 160
+_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 _DECIMAL = Context(prec=60)
 
 
@@ -98,23 +102,41 @@ def _cos_sin(angle: Decimal) -> tuple[int, int]:
 
 
 @lru_cache
-def rope_tables(base: float, dims: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def rope_tables(base: float, dims: int, length: int, yarn: float = 1.0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cosines and sines of the rotary embedding in units of 2^-ROPE_BITS.
 
     Returns:
-        (cos, sin), int64 [length, dims / 2]; pair i of position p turns by p * base^(-2 i / dims).
+        (cos, sin), int64 [length, dims / 2]; pair i of position p turns by p * base^(-2 i / dims), slowed by
+        `yarn_slowing` for a model that was trained on length / yarn positions.
     """
     cos, sin = np.empty((length, dims // 2), np.int64), np.empty((length, dims // 2), np.int64)
     half, shift = 1 << (159 - ROPE_BITS), 160 - ROPE_BITS
     log_base = _DECIMAL.ln(Decimal(base))
     for i in range(dims // 2):
         exponent = _DECIMAL.multiply(_DECIMAL.divide(Decimal(-2 * i), Decimal(dims)), log_base)
-        step_cos, step_sin = _cos_sin(_DECIMAL.exp(exponent))
+        angle = _DECIMAL.exp(exponent)
+        if yarn != 1:
+            angle = _DECIMAL.multiply(angle, yarn_slowing(angle, length, yarn))
+        step_cos, step_sin = _cos_sin(angle)
         c, s = _ONE, 0
         for p in range(length):
             cos[p, i], sin[p, i] = (c + half) >> shift, (s + half) >> shift
             c, s = (c * step_cos - s * step_sin) >> 160, (s * step_cos + c * step_sin) >> 160
     return cos, sin
+
+
+def yarn_slowing(angle: Decimal, length: int, yarn: float) -> Decimal:
+    """YaRN's factor of a rotation by `angle` a position, from 1 to 1 / yarn (Peng et al. 2023, "NTK-by-parts").
+
+    Pairs that turn YARN_TURNS[1] times or more in the window of training stay as they are, those that turn at most
+    YARN_TURNS[0] times are stretched to the new window, with a line between. The paper's temperature is left out:
+    query gains are learned.
+    """
+    few, many = (Decimal(turns) for turns in YARN_TURNS)
+    trained = _DECIMAL.divide(Decimal(length), Decimal(yarn))
+    turns = _DECIMAL.divide(_DECIMAL.multiply(trained, angle), _DECIMAL.multiply(Decimal(2), _PI))
+    kept = min(Decimal(1), max(Decimal(0), _DECIMAL.divide(_DECIMAL.subtract(turns, few), many - few)))
+    return _DECIMAL.add(kept, _DECIMAL.divide(_DECIMAL.subtract(Decimal(1), kept), Decimal(yarn)))
 
 
 def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:

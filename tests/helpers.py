@@ -25,6 +25,7 @@ EVERY_OPTION = ModelConfig(
     num_kv_heads=2,
     activation="leaky_relu2",
     rope_dims=4,
+    yarn=2.0,
     skips="gated",
     xsa_layers=2,
     ln_scale=True,

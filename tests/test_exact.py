@@ -110,7 +110,9 @@ class Reference:
         """Queries or keys [heads, T, d]."""
         integers, step = norm(x)
         x, half = integers * step, self.c.rotary_dims // 2
-        cos, sin = (t[: x.shape[1]] / 32768 for t in tables.rope_tables(self.c.rope_base, 2 * half, self.c.window))
+        cos, sin = (
+            t[: x.shape[1]] / 32768 for t in tables.rope_tables(self.c.rope_base, 2 * half, self.c.window, self.c.yarn)
+        )
         a, b = x[..., :half], x[..., half : 2 * half]
         turned = np.concatenate((a * cos + b * sin, b * cos - a * sin, x[..., 2 * half :]), -1)
         return snap_fixed(turned, self.query_fraction)
@@ -294,6 +296,19 @@ def test_chunks_of_attention_rows(monkeypatch):
         assert torch.equal(forward(model, tokens), expected)
 
 
+LONG = replace(PLAIN, window=4096, num_layers=1, model_dim=16, num_heads=2, num_kv_heads=1, yarn=4.0)
+
+
+def test_a_window_of_4096():
+    """A step sees the keys up to its position; those behind it are of the pass that it is compared with."""
+    model, tokens = tiny_pack(LONG).exact(), some_tokens(1, 4096)
+    cache = model.new_cache(1)
+    expected = model.forward(tokens, cache, torch.tensor([0]))
+    for t in (127, 2048, 4095):
+        found = model.step(tokens[:, t], tokens[:, t - 1], torch.tensor([t]), cache)
+        assert all(torch.equal(mine, whole[:, t : t + 1]) for mine, whole in zip(found, expected, strict=True))
+
+
 def test_nothing_is_smeared_into_the_next_document():
     model = tiny_pack(CONFIGS["smear"]).exact()
     text = torch.tensor([[1, 5, 6, 1, 5, 6, 7]])
@@ -338,10 +353,11 @@ def integer_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 GOLDEN = {
-    "193894c12f375ba0": replace(EVERY_OPTION, parallel_from=0, smear_gate=False, attention_gate=False),
-    "b2223ee0235062d4": replace(EVERY_OPTION, parallel_from=0, attention_gate=False),
-    "d06617abb9684515": replace(EVERY_OPTION, parallel_from=0),
-    "4602ba3b21e87183": EVERY_OPTION,
+    "193894c12f375ba0": replace(EVERY_OPTION, yarn=1.0, parallel_from=0, smear_gate=False, attention_gate=False),
+    "b2223ee0235062d4": replace(EVERY_OPTION, yarn=1.0, parallel_from=0, attention_gate=False),
+    "d06617abb9684515": replace(EVERY_OPTION, yarn=1.0, parallel_from=0),
+    "4602ba3b21e87183": replace(EVERY_OPTION, yarn=1.0),
+    "2735c9785f43a306": EVERY_OPTION,
 }
 """Digests of levels; those of a config without an option are older than the option."""
 

@@ -20,7 +20,7 @@ from codec.exact_cpu import CpuModel
 from codec.pack import Pack
 from codec.quantized import Quantized
 from tests.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_pack
-from tests.test_exact import CONFIGS, some_tokens, threads
+from tests.test_exact import CONFIGS, LONG, some_tokens, threads
 from trainer.embedded import val_documents
 
 ODD = replace(EVERY_OPTION, vocab_size=1030, bigram_dim=15, model_dim=44, num_heads=2, num_kv_heads=1, rope_dims=2)
@@ -74,6 +74,10 @@ def test_every_option(config):
     model = model_of(config)
     assert_same(model, some_tokens(5, config.window, config.vocab_size))
     assert_same(model, some_tokens(3, 1, config.vocab_size))
+
+
+def test_a_window_of_4096():
+    assert_same(model_of(LONG), some_tokens(1, 4096))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ CONFIGS = {
     "one layer": ModelConfig(**TINY | {"num_layers": 1}),
     "leaky": ModelConfig(**TINY, activation="leaky_relu2", mlp_mult=3),
     "partial rope": ModelConfig(**TINY, rope_dims=2, rope_base=100.0),
+    "yarn": ModelConfig(**TINY, yarn=3.0),
     "gated skips": ModelConfig(**TINY, skips="gated"),
     "xsa last": ModelConfig(**TINY, xsa_layers=1),
     "xsa all": ModelConfig(**TINY, xsa_layers=2),
@@ -37,6 +38,7 @@ CONFIGS = {
         **TINY | {"num_layers": 3},
         activation="leaky_relu2",
         rope_dims=2,
+        yarn=2.0,
         skips="gated",
         xsa_layers=2,
         ln_scale=True,
@@ -82,7 +84,10 @@ def rotated(x: Array, position: int, config: ModelConfig) -> Array:
     """RoPE of one head's vector at one position, one pair of dimensions after another."""
     out, dims = x.copy(), config.rotary_dims
     for i in range(dims // 2):
-        angle = position * config.rope_base ** (-2 * i / dims)
+        frequency = config.rope_base ** (-2 * i / dims)
+        turns = config.window / config.yarn * frequency / (2 * math.pi)
+        kept = min(max((turns - 1) / 31, 0), 1)
+        angle = position * frequency * (kept + (1 - kept) / config.yarn)
         a, b = x[i], x[i + dims // 2]
         out[i] = a * math.cos(angle) + b * math.sin(angle)
         out[i + dims // 2] = b * math.cos(angle) - a * math.sin(angle)

@@ -38,6 +38,19 @@ def test_softcap(cap):
     assert cap / math.log(2) * tables.LEVELS_PER_BIT - table[-1] <= 0.51  # nothing is gained beyond the end
 
 
+@pytest.mark.parametrize("length, yarn", [(4096, 4.0), (4096, 1.5), (64, 2.0)])
+def test_yarn(length, yarn):
+    """Fast pairs as they were, slow ones as if positions were closer together, the others between."""
+    cos, sin = tables.rope_tables(10_000.0, 64, length, yarn)
+    frequencies = 10_000.0 ** (-np.arange(0, 64, 2) / 64)
+    turns = length / yarn * frequencies / (2 * math.pi)
+    slowed = np.where(turns > 32, 1, np.where(turns < 1, 1 / yarn, (turns - 1) / 31 + (32 - turns) / 31 / yarn))
+    assert (slowed == 1).any() == (length > 100) and (slowed == 1 / yarn).any()
+    angles = np.arange(length)[:, None] * frequencies * slowed
+    for table, exact in ((cos, np.cos(angles)), (sin, np.sin(angles))):
+        assert np.abs(table - exact * (1 << tables.ROPE_BITS)).max() <= 0.5 + 1e-6
+
+
 def decimal_cosine(angle: Decimal) -> Decimal:
     """Cosine by halving the angle until two terms of the series are enough: unlike the table's own series."""
     with localcontext(prec=90):
@@ -95,6 +108,8 @@ def test_digests():
     assert digest(tables.softcap_table(30.0)) == "6291f534aa6f2d15"
     assert digest(*tables.rope_tables(10_000.0, 64, 1024)) == "6b5f8e1ceb6729ab"
     assert digest(*tables.rope_tables(10_000.0, 16, 2048)) == "d6e0901104ce3bea"
+    assert digest(*tables.rope_tables(10_000.0, 64, 1024, 4.0)) == "350661dd2b556dfd"
+    assert digest(tables.sigmoid_table()) == "bbee848b0ab3d1c5"
     assert digest(tables.sigmoid(np.linspace(-9, 9, 2001)) * 65536) == "ebce0409638140e8"
     assert (
         digest(np.array(tables.layer_scales(ModelConfig(num_layers=32, ln_scale=True))) * 65536) == "8217ac8516f555a8"

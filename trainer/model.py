@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from codec.bigram import bigram_rows
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.errors import MismatchError
+from codec.tables import YARN_TURNS
 from codec.tokenizer import BOS
 from trainer.attention import Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
@@ -34,10 +35,13 @@ def rms_norm(x: Tensor) -> Tensor:
 def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, float32 [length, rotary_dims / 2].
 
-    Frequency i is rope_base^(-2i / rotary_dims).
+    Frequency i is rope_base^(-2i / rotary_dims), with YaRN as `codec.tables.yarn_slowing` says.
     """
     half = torch.arange(0, config.rotary_dims, 2, dtype=torch.float64)
     frequencies = torch.tensor(config.rope_base, dtype=torch.float64) ** (-half / config.rotary_dims)
+    few, many = YARN_TURNS
+    kept = ((config.window / config.yarn * frequencies / (2 * math.pi) - few) / (many - few)).clamp(0, 1)
+    frequencies = frequencies * (kept + (1 - kept) / config.yarn)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
     return angles.cos().float(), angles.sin().float()
 
