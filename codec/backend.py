@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from codec import frequencies
 from codec.console import notes
+from codec.errors import UnsupportedError
 from codec.exact import Cache, ExactModel
 from codec.tokenizer import BOS
 
@@ -75,7 +76,7 @@ def make_backend(model: ExactModel) -> Backend:
 
     try:
         fast = CpuModel(model)
-    except OverflowError as error:
+    except UnsupportedError as error:
         reason = str(error)
     else:
         if agree(fast, reference, model):

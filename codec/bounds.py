@@ -51,6 +51,9 @@ def check_range(
         if n >= config.encoder_length and skips:
             stream += peak("skip_weights") * skips.pop()
         value = unit * norm_scales[layer] * product(block + "attn.c_v.weight")
+        if config.adds_values(layer):
+            added = product("values.proj.weight") * entry("values.embed.weight")
+            value += peak(block + "attn.value_scale") * added
         mixed = 2 * sqrt(config.head_dim) * value * product(block + "attn.proj.weight")
         hidden = unit * norm_scales[layer] * product(block + "mlp.fc.weight")
         stream = (stream + unit) * peak(block + "resid_mix") + mixed * peak(block + "attn_scale")

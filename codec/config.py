@@ -35,6 +35,8 @@ class ModelConfig:
     loop_count: int = 1
     bigram_buckets: int = 0  # rows of the BigramHash table; 0: no table
     bigram_dim: int = 128
+    value_dims: int = 0  # width of a table of token embeddings that are projected onto values; 0: no table
+    value_layers: int = 2  # the last n layers, which add them
     attention_gate: bool = False  # heads' outputs are multiplied with gates that the block's input opens
     smear_gate: bool = False  # a token's embedding takes up a gated share of the one before it in its document
 
@@ -58,6 +60,8 @@ class ModelConfig:
             "loop_count": (1, 16),
             "bigram_buckets": (0, 1 << 24),
             "bigram_dim": (1, 1 << 14),
+            "value_dims": (0, 1 << 14),
+            "value_layers": (1, 256),
             "rope_base": (1.0, 1e9),
             "yarn": (1.0, 64.0),
             "logit_softcap": (1.0, 1000.0),
@@ -95,6 +99,10 @@ class ModelConfig:
     def parallel(self, layer: int) -> bool:
         """Whether attention and MLP of a layer read the same input."""
         return 0 < self.parallel_from <= layer
+
+    def adds_values(self, layer: int) -> bool:
+        """Whether a layer adds embeddings to its values."""
+        return self.value_dims > 0 and layer >= self.num_layers - self.value_layers
 
     @property
     def schedule(self) -> tuple[int, ...]:

@@ -9,6 +9,10 @@ class FormatError(CodecError):
     """A file or value that is not what its format says: truncated, corrupted, of a future version, not finite."""
 
 
+class UnsupportedError(OverflowError):
+    """A model that a fast backend does not compute, and why; the reference does (`codec.backend.make_backend`)."""
+
+
 class BudgetError(CodecError):
     """No allowed setting meets the byte budget.
 

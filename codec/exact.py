@@ -9,6 +9,7 @@ when the model is built. Element-wise steps are separate eager kernels in a fixe
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,9 +20,16 @@ from codec import tables
 from codec.bigram import bigram_rows
 from codec.bounds import check_range
 from codec.config import GATE_INPUTS, ModelConfig
-from codec.errors import FormatError
-from codec.exact_attention import SOFTMAX_BITS, attend, value_fractions, without_own_value
-from codec.exact_linear import OPERAND, ExactGate, ExactLinear
+from codec.errors import FormatError, UnsupportedError
+from codec.exact_attention import (
+    SOFTMAX_BITS,
+    attend,
+    largest_values,
+    squared_lengths,
+    value_fractions,
+    without_own_value,
+)
+from codec.exact_linear import OPERAND, ExactGate, ExactLinear, ExactTable
 from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
 from codec.tokenizer import BOS
@@ -58,6 +66,7 @@ class _Layer:
     score_scale: Tensor  # [kv_heads, group, 1, 1]: integer score -> 1/LEVELS_PER_BIT bit
     value_fraction: Tensor  # int64 [kv_heads, 1]: fractional bits of the grid of values
     value_step: Tensor  # [kv_heads, 1]: the step of that grid
+    value_scale: Tensor | None  # [1], of the value embeddings; None where they are not added
     attention_scale: Tensor
     mlp_scale: Tensor
     residual_mix: Tensor  # [2, dim]
@@ -65,6 +74,17 @@ class _Layer:
     xsa: bool
     gate: ExactGate | None  # of the heads
     parallel: bool
+
+
+def check_known(config: ModelConfig) -> None:
+    """What a fast backend asks before it takes a model.
+
+    Raises:
+        UnsupportedError: the config has options that are left to this module.
+    """
+    options = {"value embeddings": config.value_dims > 0}
+    if rare := [name for name, on in options.items() if on]:
+        raise UnsupportedError(f"they know no {' and no '.join(rare)}")
 
 
 class ExactModel:
@@ -94,16 +114,16 @@ class ExactModel:
             raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
         self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
         self.head = self._linear("tok_emb.weight")
-        self.embedding = self.head.integers.T.contiguous()
+        self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
         if config.smear_gate:
             self.smear_shares = self._smear_shares()
         if config.bigram_buckets:
-            hashed = matrices["bigram.embed.weight"]
-            self.bigram_table = torch.from_numpy(hashed.symbols).to(self.device, torch.float64)
-            self.bigram_steps = self._tensor(hashed.rows)
-            self.bigram_columns = None if hashed.columns is None else self._tensor(hashed.columns)
+            self.bigram_table = ExactTable(matrices["bigram.embed.weight"], self.device)
             self.bigram_out = self._linear("bigram.proj.weight")
             self.bigram_scale = self._tensor(vectors["bigram.scale"])
+        if config.value_dims:
+            self.value_table = ExactTable(matrices["values.embed.weight"], self.device)
+            self.value_out = self._linear("values.proj.weight")
         scales = tables.layer_scales(config)
         check_range(config, matrices, vectors, scales)
         self.layers = [self._layer(i, scales[i]) for i in range(config.num_layers)]
@@ -125,6 +145,12 @@ class ExactModel:
     def _gate(self, name: str) -> ExactGate:
         return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
 
+    @cached_property
+    def _added_values(self) -> NDArray[np.float64]:
+        """Bounds [kv_heads] on the squares of value embeddings before their scale."""
+        longest = squared_lengths(self._matrices["values.embed.weight"]).max()
+        return largest_values(self.config, self._matrices["values.proj.weight"], longest)
+
     def _smear_shares(self) -> Tensor:
         """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
         gate = self._gate("smear.gate")
@@ -138,8 +164,11 @@ class ExactModel:
         c, block = self.config, f"blocks.{i}."
         gain = self._vectors[block + "attn.q_gain"].astype(np.float64)
         unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
-        fractions = value_fractions(c, self._matrices[block + "attn.c_v.weight"].dequantize(), norm_scale)
-        fraction = torch.from_numpy(fractions)[:, None].to(self.device)
+        squares = largest_values(c, self._matrices[block + "attn.c_v.weight"], c.model_dim * norm_scale * norm_scale)
+        value_scale = self._vectors[block + "attn.value_scale"].astype(np.float64) if c.adds_values(i) else None
+        if value_scale is not None:
+            squares = 2 * (squares + self._added_values * (value_scale * value_scale))  # (a + b)^2 <= 2 (a^2 + b^2)
+        fraction = torch.from_numpy(value_fractions(squares))[:, None].to(self.device)
         return _Layer(
             query=self._linear(block + "attn.c_q.weight"),
             key=self._linear(block + "attn.c_k.weight"),
@@ -150,6 +179,7 @@ class ExactModel:
             score_scale=self._tensor(gain * unit).view(c.num_kv_heads, -1, 1, 1),
             value_fraction=fraction,
             value_step=power_of_two(-fraction),
+            value_scale=None if value_scale is None else self._tensor(value_scale),
             attention_scale=self._tensor(self._vectors[block + "attn_scale"]),
             mlp_scale=self._tensor(self._vectors[block + "mlp_scale"]),
             residual_mix=self._tensor(self._vectors[block + "resid_mix"]),
@@ -202,6 +232,7 @@ class ExactModel:
     ) -> tuple[Tensor, Tensor]:
         c = self.config
         x = first = self.start(tokens, previous, positions)
+        added = self._project(self.value_out, *snap(self.value_table(tokens))) if c.value_dims else None
         skips: list[Tensor] = []
         for n, i in enumerate(c.schedule):
             if n >= c.encoder_length and skips:
@@ -210,7 +241,7 @@ class ExactModel:
                 x = x + skip if c.skips == "add" else skip + self.skip_gates[j] * (x - skip)
             layer = self.layers[i]
             x = x * layer.residual_mix[0] + first * layer.residual_mix[1]
-            mixed = self._attention(layer, x, positions, cache, n, lanes, cached=previous is not None)
+            mixed = self._attention(layer, x, added, positions, cache, n, lanes, previous is not None)
             attended = x + layer.attention_scale * mixed
             x = attended + layer.mlp_scale * self._mlp(layer, x if layer.parallel else attended)
             if n < c.encoder_length:
@@ -240,15 +271,10 @@ class ExactModel:
             return x
         rows = bigram_rows(tokens, self.config.bigram_buckets, previous)
         rows = torch.where(positions == 0, self.config.bigram_buckets - 1, rows)
-        hashed = self.bigram_table[rows] * self.bigram_steps[rows][..., None]
-        if self.bigram_columns is not None:
-            hashed = hashed * self.bigram_columns
-        y, step = self.bigram_out(*snap(hashed))
-        return x + (y * step) * self.bigram_scale
+        return x + self._project(self.bigram_out, *snap(self.bigram_table(rows))) * self.bigram_scale
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        x = self.embedding[tokens] * self.head.rows[tokens][..., None]
-        return x if self.head.columns is None else x * self.head.columns
+        return self.embedding(tokens)
 
     def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """RMS norm times `scale`: (X, step) with X * step the normalised rows."""
@@ -275,6 +301,7 @@ class ExactModel:
         self,
         layer: _Layer,
         x: Tensor,
+        added: Tensor | None,
         positions: Tensor,
         cache: Cache | None,
         execution: int,
@@ -285,7 +312,10 @@ class ExactModel:
         normed, step = self._norm(x, layer.norm_scale)
         query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), positions)
         key = self._rotated(self._project(layer.key, normed, step).view(batch, length, c.num_kv_heads, -1), positions)
-        value = self._project(layer.value, normed, step).view(batch, length, c.num_kv_heads, -1)
+        value = self._project(layer.value, normed, step)
+        if layer.value_scale is not None and added is not None:
+            value = value + layer.value_scale * added
+        value = value.view(batch, length, c.num_kv_heads, -1)
         value = snap_fixed(value, layer.value_fraction).transpose(1, 2)
         keys, values = key, value
         if cache is not None and cached:

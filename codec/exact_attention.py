@@ -10,6 +10,7 @@ from torch import Tensor
 from codec import tables
 from codec.config import ModelConfig
 from codec.fixed import SNAP_BITS, exponent
+from codec.quantized import Quantized
 
 SOFTMAX_BITS = 20
 """Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
@@ -54,15 +55,20 @@ def without_own_value(mixed: Tensor, own: Tensor) -> Tensor:
     return mixed - (dot / (own * own).sum(-1, keepdim=True).clamp(min=1.0)) * own
 
 
-def value_fractions(config: ModelConfig, weights: NDArray[np.float32], norm_scale: float) -> NDArray[np.int64]:
-    """Fractional bits [kv_heads] of the grid of values, from a bound that holds for every input.
+def squared_lengths(weights: Quantized) -> NDArray[np.float64]:
+    """Of the rows of a matrix, float64 [R]; `math.fsum` rounds once, so they are the same on every machine."""
+    wide = weights.dequantize().astype(np.float64)
+    return np.array([math.fsum(row) for row in (wide * wide).tolist()])
 
-    A normalised row has length at most norm_scale * sqrt(dim), so |v| is at most that times the largest row norm of the
-    value matrix `weights` (Cauchy-Schwarz). `math.fsum` rounds once, so the bound is the same on every machine.
-    """
-    wide = weights.astype(np.float64)
-    squares = [math.fsum(row) for row in (wide * wide).tolist()]
-    per_head = np.array(squares).reshape(config.num_kv_heads, config.head_dim).max(1)
-    bound = torch.from_numpy(per_head * config.model_dim * norm_scale * norm_scale)  # of v^2
-    bits = (exponent(bound).clamp(-60, 60) + 1) >> 1  # |v| < 2^bits
+
+def largest_values(config: ModelConfig, weights: Quantized, squared_length: float) -> NDArray[np.float64]:
+    """Bounds [kv_heads] on the squares of a head's entries in products of `weights` [kv_dim, K] with rows of at most
+    that squared length (Cauchy-Schwarz)."""
+    per_head = squared_lengths(weights).reshape(config.num_kv_heads, config.head_dim).max(1)
+    return per_head * squared_length
+
+
+def value_fractions(squares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Fractional bits [kv_heads] of the grid of values, from bounds on their squares that hold for every input."""
+    bits = (exponent(torch.from_numpy(squares)).clamp(-60, 60) + 1) >> 1  # |v| < 2^bits
     return (SNAP_BITS - 1 - bits).numpy()

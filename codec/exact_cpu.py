@@ -15,7 +15,8 @@ from codec import cpu_head, cpu_kernels, tables
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.cpu_kernels import Linear, Network
 from codec.cpu_tile import COLUMNS, blocks
-from codec.exact import OPERAND, ExactModel
+from codec.errors import UnsupportedError
+from codec.exact import OPERAND, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
 from codec.frequencies import TOTAL_BITS
 
@@ -30,10 +31,12 @@ class CpuModel:
     """A model on a processor, as a `codec.backend.Backend`.
 
     Raises:
-        OverflowError: a matrix has integers of more than 16 bits; no quantizer of this package makes them.
+        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
+            this package makes them.
     """
 
     def __init__(self, model: ExactModel):
+        check_known(model.config)
         self.config, self.network, self._model = model.config, _network(model), model
         self.head = _linear([model.head])
         self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
@@ -187,7 +190,7 @@ def _network(model: ExactModel) -> Network:
 def _linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
     integers = np.stack([layer.integers.T.numpy() for layer in layers])
     if np.abs(integers).max() >= 1 << 15:
-        raise OverflowError("integers of more than 16 bits")
+        raise UnsupportedError("integers of more than 16 bits")
     has_columns = np.array([layer.columns is not None for layer in layers])
     columns = np.ones((len(layers), integers.shape[2]))
     digits = []

@@ -39,6 +39,20 @@ class ExactLinear:
         return (x @ self.integers) * self.rows, step
 
 
+class ExactTable:
+    """The rows of an embedding or hash table."""
+
+    def __init__(self, weights: Quantized, device: torch.device):
+        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64)  # [R, C]
+        self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
+        self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """Rows float64 [..., C] of int64 [...]."""
+        x = self.integers[numbers] * self.rows[numbers][..., None]
+        return x if self.columns is None else x * self.columns
+
+
 class ExactGate:
     """Sigmoids of products of the first GATE_INPUTS entries of a normalised row with vectors.
 

@@ -27,6 +27,9 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
         found["bigram.embed.weight"] = Parameter((c.bigram_buckets, c.bigram_dim), "hash")
         found["bigram.proj.weight"] = Parameter((dim, c.bigram_dim), "matrix")
         found["bigram.scale"] = Parameter((1,), "vector")
+    if c.value_dims:
+        found["values.embed.weight"] = Parameter((c.vocab_size, c.value_dims), "hash")
+        found["values.proj.weight"] = Parameter((c.kv_dim, c.value_dims), "matrix")
     for i in range(c.num_layers):
         block = f"blocks.{i}."
         found[block + "attn.c_q.weight"] = Parameter((dim, dim), "matrix")
@@ -36,6 +39,8 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
         found[block + "mlp.fc.weight"] = Parameter((c.mlp_mult * dim, dim), "matrix")
         found[block + "mlp.proj.weight"] = Parameter((dim, c.mlp_mult * dim), "matrix")
         found[block + "attn.q_gain"] = Parameter((c.num_heads,), "vector")
+        if c.adds_values(i):
+            found[block + "attn.value_scale"] = Parameter((1,), "vector")
         if c.attention_gate:
             found[block + "attn.gate"] = Parameter((c.num_heads, GATE_INPUTS), "vector")
         found[block + "attn_scale"] = Parameter((dim,), "vector")

@@ -31,8 +31,8 @@ class CachedAttention(nn.Module):
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
         self.position = 0
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, _: None) -> Tensor:
-        """x [B, 1, D] -> [B, 1, D], times scale [D]; cos and sin are of all positions; no mask is needed."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, *_: None) -> Tensor:
+        """x [B, 1, D] -> [B, 1, D], times scale [D]; cos and sin are of all positions; the rest is not used."""
         inner, at = self.inner, self.position
 
         def heads(y: Tensor, count: int) -> Tensor:

@@ -1,5 +1,6 @@
 """What several test modules share: the data folder beside the checkout, and tiny models of every option, packed."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +40,9 @@ EVERY_OPTION = ModelConfig(
     smear_gate=True,
 )
 """Four block executions of three layers, with everything a config can switch on."""
+
+RARE_OPTIONS = replace(EVERY_OPTION, value_dims=8)
+"""Those that compiled backends leave to the reference, too."""
 
 PLAIN = ModelConfig(window=32, num_layers=2, model_dim=32, num_heads=4, num_kv_heads=2)
 """The challenge's baseline in small."""

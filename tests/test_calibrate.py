@@ -17,12 +17,12 @@ from codec.checkpoint import Checkpoint
 from codec.errors import FormatError
 from codec.parameters import parameters
 from codec.tokenizer import BOS
-from tests.helpers import EVERY_OPTION, PLAIN, ROOT, random_weights
+from tests.helpers import PLAIN, RARE_OPTIONS, ROOT, random_weights
 from trainer.calibrate import BATCH_TOKENS, calibrate, float_model, label_seed, text_batches
 from trainer.embedded import sp1024
 from trainer.model import GPT
 
-CONFIG = replace(EVERY_OPTION, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
+CONFIG = replace(RARE_OPTIONS, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
 
 
 def model(config=CONFIG) -> GPT:

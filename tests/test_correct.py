@@ -15,13 +15,13 @@ from torch import Tensor
 from codec.calibration import Moments, load_calibration
 from codec.checkpoint import Checkpoint, save_checkpoint
 from codec.parameters import parameters
-from tests.helpers import EVERY_OPTION, PLAIN, ROOT, random_weights
+from tests.helpers import PLAIN, RARE_OPTIONS, ROOT, random_weights
 from trainer.calibrate import calibrate, calibrate_checkpoint, hold_out
 from trainer.correct import BITS, LIMIT, Correction, corrected, divergence, groups, measure, predicted
 from trainer.embedded import sp1024
 from trainer.model import GPT
 
-CONFIG = replace(EVERY_OPTION, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
+CONFIG = replace(RARE_OPTIONS, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
 
 
 def model(config=CONFIG) -> GPT:

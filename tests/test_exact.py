@@ -26,7 +26,7 @@ from codec.exact import ExactLinear, ExactModel
 from codec.pack import Pack
 from codec.parameters import parameters
 from codec.quantized import Quantized
-from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.helpers import EVERY_OPTION, PLAIN, RARE_OPTIONS, tiny_pack
 from tests.test_fixed import reference_rsqrt
 from trainer.embedded import sp1024, val_documents
 from trainer.model import GPT
@@ -36,6 +36,8 @@ Integers = NDArray[np.int64]
 
 CONFIGS = {
     "every option": EVERY_OPTION,
+    "rare options": RARE_OPTIONS,
+    "value embeddings": replace(PLAIN, value_dims=6, value_layers=1, xsa_layers=2),
     "plain": PLAIN,
     "smear": replace(PLAIN, smear_gate=True),
     "parallel": replace(PLAIN, parallel_from=1, ln_scale=True),
@@ -64,6 +66,11 @@ def norm(x: Floats, scale: float = 1.0) -> tuple[Integers, Floats]:
     integers, step = snap(x)
     squares = (integers * integers).sum(-1, keepdims=True).astype(np.float64)
     return integers, step * reciprocal_sqrt(squares * step * step * (1.0 / x.shape[-1]) + 2.0**-23) * scale
+
+
+def longest(weights: NDArray[np.float32]) -> Fraction:
+    """The largest squared length of a row."""
+    return Fraction(max(math.fsum(float(w) ** 2 for w in row) for row in weights))
 
 
 class Reference:
@@ -128,20 +135,32 @@ class Reference:
     def value_fraction(self, block: str, kv_head: int, norm_scale: float) -> int:
         """Of the least power of two above a head's largest value, by Cauchy and Schwarz, from 2^-30 to 2^30."""
         c, size = self.c, self.c.head_dim
-        weights = self.matrices[block + "attn.c_v.weight"].dequantize()[kv_head * size : (kv_head + 1) * size]
-        squares = max(math.fsum(float(w) ** 2 for w in row) for row in weights)
-        bound = Fraction(squares * c.model_dim * norm_scale * norm_scale)
+        head = slice(kv_head * size, (kv_head + 1) * size)
+        bound = longest(self.matrices[block + "attn.c_v.weight"].dequantize()[head])
+        bound *= Fraction(c.model_dim * norm_scale * norm_scale)
+        if block + "attn.value_scale" in self.vectors:
+            added = longest(self.matrices["values.proj.weight"].dequantize()[head])
+            added *= longest(self.matrices["values.embed.weight"].dequantize())
+            bound = 2 * (bound + added * Fraction(float(self.vectors[block + "attn.value_scale"][0])) ** 2)
         bits = -30
         while bits < 30 and Fraction(4) ** bits <= bound:
             bits += 1
         return 14 - bits
 
-    def attention(self, layer: int, x: Floats, norm_scale: float) -> Floats:
+    def value_embeddings(self, tokens: list[int]) -> Floats:
+        table = self.matrices["values.embed.weight"]
+        rows = table.symbols[tokens] * table.rows[tokens].astype(np.float64)[:, None]
+        return self.linear("values.proj.weight", *snap(rows))
+
+    def attention(self, layer: int, x: Floats, norm_scale: float, tokens: list[int]) -> Floats:
         c, block = self.c, f"blocks.{layer}."
         normed, step = norm(x, norm_scale)
         query = self.rotate(self.heads(self.linear(block + "attn.c_q.weight", normed, step), c.num_heads))
         key = self.rotate(self.heads(self.linear(block + "attn.c_k.weight", normed, step), c.num_kv_heads))
-        values = self.heads(self.linear(block + "attn.c_v.weight", normed, step), c.num_kv_heads)
+        value = self.linear(block + "attn.c_v.weight", normed, step)
+        if block + "attn.value_scale" in self.vectors:
+            value = value + self.vectors[block + "attn.value_scale"] * self.value_embeddings(tokens)
+        values = self.heads(value, c.num_kv_heads)
         exp2, out = tables.exp2_table(20), []
         gates = self.gates(self.vectors[block + "attn.gate"], normed, step) if c.attention_gate else np.ones((0, 0))
         for head in range(c.num_heads):
@@ -186,7 +205,7 @@ class Reference:
             scale = round(65536 / math.sqrt(layer + 1)) / 65536 if c.ln_scale else 1.0
             x = x * vectors[block + "resid_mix"][0] + first * vectors[block + "resid_mix"][1]
             before = x
-            x = x + vectors[block + "attn_scale"] * self.attention(layer, x, scale)
+            x = x + vectors[block + "attn_scale"] * self.attention(layer, x, scale, tokens)
             x = x + vectors[block + "mlp_scale"] * self.mlp(layer, before if 0 < c.parallel_from <= layer else x, scale)
             if n < c.encoder_length:
                 skips.append(x)

@@ -31,6 +31,7 @@ CONFIGS = {
     "low softcap": ModelConfig(**TINY, logit_softcap=2.0),
     "bigram": ModelConfig(**TINY, bigram_buckets=7, bigram_dim=6),
     "parallel": ModelConfig(**TINY | {"num_layers": 3}, parallel_from=1),
+    "value embeddings": ModelConfig(**TINY, value_dims=5, value_layers=1),
     "attention gate": ModelConfig(**TINY, attention_gate=True),
     "smear": ModelConfig(**TINY, smear_gate=True),
     "loop": ModelConfig(**TINY | {"num_layers": 4}, loop_start=1, loop_end=3, loop_count=3),
@@ -47,6 +48,7 @@ CONFIGS = {
         loop_count=2,
         bigram_buckets=11,
         bigram_dim=6,
+        value_dims=6,
         parallel_from=2,
         attention_gate=True,
         smear_gate=True,
@@ -94,7 +96,9 @@ def rotated(x: Array, position: int, config: ModelConfig) -> Array:
     return out
 
 
-def reference_attention(n: list[Array], w: dict[str, Array], config: ModelConfig, xsa: bool) -> list[Array]:
+def reference_attention(
+    n: list[Array], w: dict[str, Array], added: list[Array], config: ModelConfig, xsa: bool
+) -> list[Array]:
     d, group = config.head_dim, config.num_heads // config.num_kv_heads
     out = []
     for t in range(len(n)):
@@ -104,6 +108,8 @@ def reference_attention(n: list[Array], w: dict[str, Array], config: ModelConfig
             q = rotated(norm(w["attn.c_q.weight"][head * d : head * d + d] @ n[t]), t, config) * w["attn.q_gain"][head]
             keys = [rotated(norm(w["attn.c_k.weight"][kv] @ n[s]), s, config) for s in range(t + 1)]
             values = [w["attn.c_v.weight"][kv] @ n[s] for s in range(t + 1)]
+            if "attn.value_scale" in w:
+                values = [v + w["attn.value_scale"] * added[s][kv] for s, v in enumerate(values)]
             scores = np.array([q @ key for key in keys]) / math.sqrt(d)
             p = np.exp(scores - scores.max())
             y = sum(weight * value for weight, value in zip(p / p.sum(), values, strict=True))
@@ -132,7 +138,9 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
             h = weights["bigram.embed.weight"][row]
             e = e + weights["bigram.scale"] * (weights["bigram.proj.weight"] @ h)
         x.append(norm(e))
-    x0, kept = x, []
+    x0, kept, added = x, [], []
+    if config.value_dims:
+        added = [weights["values.proj.weight"] @ weights["values.embed.weight"][token] for token in tokens]
     for execution, layer in enumerate(config.schedule):
         second = execution - config.encoder_length
         if 0 <= second < config.encoder_length:
@@ -148,7 +156,7 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
         x = [w["resid_mix"][0] * x[t] + w["resid_mix"][1] * x0[t] for t in range(len(tokens))]
         xsa = layer >= config.num_layers - config.xsa_layers
         before = x
-        attended = reference_attention([norm(v) * scale for v in x], w, config, xsa)
+        attended = reference_attention([norm(v) * scale for v in x], w, added, config, xsa)
         x = [x[t] + w["attn_scale"] * attended[t] for t in range(len(tokens))]
         for t in range(len(tokens)):
             seen = before[t] if 0 < config.parallel_from <= layer else x[t]

@@ -19,7 +19,7 @@ from codec.grid import SensitivityGrid
 from codec.parameters import parameters
 from codec.quantize import Binary, Matrix, Quantizer, RowAbsmax, Ternary
 from tests import test_loop
-from tests.helpers import EVERY_OPTION, PLAIN, random_weights
+from tests.helpers import PLAIN, RARE_OPTIONS, random_weights
 from tests.test_loop import assert_same_run, command, environment, metrics, recipe_of
 from trainer.calibrate import calibrate
 from trainer.distributed import ALONE
@@ -33,7 +33,7 @@ from trainer.schedule import Phase, phase, phases
 
 config, one_thread = test_loop.config, test_loop.one_thread
 
-CONFIG = replace(EVERY_OPTION, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
+CONFIG = replace(RARE_OPTIONS, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
 NO_MOMENTS = Moments(np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 

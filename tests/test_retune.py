@@ -17,13 +17,13 @@ from codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from codec.errors import FormatError, MismatchError
 from codec.parameters import parameters
 from codec.quantize import RowAbsmax
-from tests.helpers import EVERY_OPTION, PLAIN, ROOT, random_weights
+from tests.helpers import PLAIN, RARE_OPTIONS, ROOT, random_weights
 from trainer.correct import divergence
 from trainer.embedded import sp1024
 from trainer.model import GPT
 from trainer.retune import CHECKS, HELD_TOKENS, kept, retune, retune_pack
 
-CONFIG = replace(EVERY_OPTION, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
+CONFIG = replace(RARE_OPTIONS, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
 
 
 def model(weights: dict[str, Tensor], config=CONFIG) -> GPT:

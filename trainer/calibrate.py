@@ -153,6 +153,8 @@ def calibrate(
             model.zero_grad(set_to_none=True)
             if model.bigram is not None:
                 tables["bigram.embed.weight"].visit(bigram_rows(batch, model.config.bigram_buckets))
+            if model.values is not None:
+                tables["values.embed.weight"].visit(batch)
         tokens += rows.numel()
         advance(rows.numel())
     hooks = [hook for layer in layers.values() for hook in layer.hooks]

@@ -80,7 +80,7 @@ class Attention(nn.Module):
         fuse: multiply with the matrices of queries, keys and values at once.
     """
 
-    def __init__(self, config: ModelConfig, xsa: bool, qk_gain: float, fuse: bool):
+    def __init__(self, config: ModelConfig, xsa: bool, adds_values: bool, qk_gain: float, fuse: bool):
         super().__init__()
         dim, self.fuse = config.model_dim, fuse
         self.heads, self.kv_heads, self.head_dim, self.xsa = config.num_heads, config.num_kv_heads, config.head_dim, xsa
@@ -89,6 +89,7 @@ class Attention(nn.Module):
         self.c_v = Linear(dim, config.kv_dim)
         self.proj = Linear(dim, dim, zero=True)
         self.gate = nn.Parameter(torch.zeros(config.num_heads, GATE_INPUTS)) if config.attention_gate else None
+        self.value_scale = nn.Parameter(torch.full((1,), 0.1)) if adds_values else None
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
 
     def projected(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -102,10 +103,14 @@ class Attention(nn.Module):
             parts = self.c_q(x), self.c_k(x), self.c_v(x)
         return tuple(part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, mask: Mask | None) -> Tensor:
-        """x [B, T, D] -> [B, T, D], times scale [D]."""
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, mask: Mask | None, added: Tensor | None
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D], times scale [D]; added [B, T, KV d] are value embeddings."""
         batch, length, dim = x.shape
         q, k, v = self.projected(x)
+        if self.value_scale is not None and added is not None:
+            v = v + self.value_scale.to(v.dtype) * added.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q = rotate(rms_norm(q.float()), cos, sin) * self.q_gain[:, None, None]
         k = rotate(rms_norm(k.float()), cos, sin)
         y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
@@ -152,19 +157,28 @@ class Block(nn.Module):
         super().__init__()
         dim = config.model_dim
         self.norm_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
-        self.attn = Attention(config, layer >= config.num_layers - config.xsa_layers, qk_gain, fuse)
+        xsa = layer >= config.num_layers - config.xsa_layers
+        self.attn = Attention(config, xsa, config.adds_values(layer), qk_gain, fuse)
         self.mlp = MLP(config, fuse)
         self.parallel = config.parallel(layer)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
 
-    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor, mask: Mask | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        x0: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Mask | None = None,
+        added: Tensor | None = None,
+    ) -> Tensor:
         """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block."""
         mix = self.resid_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
         normed = rms_norm(x) * self.norm_scale
-        x = x + self.attn(normed, cos, sin, self.attn_scale, mask)
+        x = x + self.attn(normed, cos, sin, self.attn_scale, mask, added)
         if not self.parallel:
             normed = rms_norm(x) * self.norm_scale
         return x + self.mlp(normed, self.mlp_scale)
@@ -184,6 +198,20 @@ class Bigram(nn.Module):
         """tokens int64 [B, T] -> what to add to the embedding, `dtype` [B, T, D]."""
         rows = bigram_rows(tokens, self.embed.num_embeddings)
         return self.scale.to(dtype) * self.proj(self.embed(rows).to(dtype))
+
+
+class Values(nn.Module):
+    """Value embeddings: a small table row of each token, projected onto the values of all heads."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed = nn.Embedding(config.vocab_size, config.value_dims)
+        nn.init.normal_(self.embed.weight, std=BIGRAM_STD)
+        self.proj = Linear(config.value_dims, config.kv_dim, zero=True)
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """tokens int64 [B, T] -> `dtype` [B, T, KV d], which each layer adds times a scale of its own."""
+        return self.proj(self.embed(tokens).to(dtype))
 
 
 class Smear(nn.Module):
@@ -228,6 +256,7 @@ class GPT(nn.Module):
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
         self.smear = Smear() if config.smear_gate else None
         self.bigram = Bigram(config) if config.bigram_buckets else None
+        self.values = Values(config) if config.value_dims else None
         self.blocks = nn.ModuleList(Block(config, layer, qk_gain, fuse) for layer in range(config.num_layers))
         if skips := config.encoder_length:
             self.skip_weights = nn.Parameter(torch.ones(skips, config.model_dim))
@@ -267,13 +296,14 @@ class GPT(nn.Module):
         if self.bigram is not None:
             x = x + self.bigram(tokens, self.dtype)
         x = x0 = rms_norm(x)
+        added = None if self.values is None else self.values(tokens, self.dtype)
         skips: list[Tensor] = []
         encoder_length = len(self.schedule) // 2
         for execution, layer in enumerate(self.schedule):
             if execution >= encoder_length and skips:
                 # The outermost skips join the same layers whether loops run or not.
                 x = self.take_skip(self.config.encoder_length - len(skips), x, skips.pop())
-            x = self.blocks[layer](x, x0, cos, sin, mask)
+            x = self.blocks[layer](x, x0, cos, sin, mask, added)
             if execution < encoder_length:
                 skips.append(x)
         return rms_norm(x)
