@@ -14,7 +14,7 @@ from codec.config import ModelConfig
 from codec.errors import MismatchError
 from codec.parameters import parameters
 from codec.tokenizer import BOS
-from trainer.model import GPT, rope_tables
+from trainer.model import GPT, Fusion, rope_tables
 
 TINY = {"vocab_size": 29, "window": 12, "num_layers": 2, "model_dim": 16, "num_heads": 4, "num_kv_heads": 2}
 
@@ -309,7 +309,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32() -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "everything"])
 def test_the_loss_is_one_graph_for_the_compiler(name: str) -> None:
-    model = GPT(CONFIGS[name], dtype=torch.bfloat16, fuse=True)
+    model = GPT(CONFIGS[name], dtype=torch.bfloat16, fuse=Fusion(joint=True))
     model.load_state_dict(random_model(CONFIGS[name]).state_dict())
     tokens = some_tokens(model.config, rows=2)
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
@@ -322,7 +322,7 @@ def test_the_loss_is_one_graph_for_the_compiler(name: str) -> None:
 @pytest.mark.parametrize("name", ["baseline", "everything", "low softcap"])
 def test_fused_products_are_the_same_function(name: str) -> None:
     config = CONFIGS[name]
-    plain, fused = random_model(config), GPT(config, fuse=True)
+    plain, fused = random_model(config), GPT(config, fuse=Fusion(joint=True))
     fused.load_state_dict(plain.state_dict())
     tokens = some_tokens(config, rows=2)
     losses = [model.loss(tokens, tokens.roll(-1, 1)) for model in (plain, fused)]

@@ -126,20 +126,19 @@ def run(
 
 def finish(state: State, source: Source, recipe: Recipe, world: World, folder: Path, journal: Journal) -> float | None:
     """Save the model that the run was for, and return its validation loss in nats if the recipe asks for one."""
-    state.model.load_state_dict(state.weights())
-    state.model.loop(True)
+    model = state.finished(recipe, world)
     val_loss = None
     if recipe.train.val_tokens:
-        val_loss = validation_loss(state.model.loss, source, recipe, world)
+        val_loss = validation_loss(model.loss, source, recipe, world)
         found = {"val_loss": val_loss}
         if recipe.train.qat:
-            seen = quantized_loss(state.model, rounding_of(state.model, recipe.train))
+            seen = quantized_loss(model, rounding_of(model, recipe.train))
             found["quantized_val_loss"] = validation_loss(seen, source, recipe, world)
         losses = " ".join(f"{name}:{nats:.4f}" for name, nats in found.items())
         journal.line(f"step:{state.step}/{recipe.train.iterations or '-'} {losses}")
         journal.record(step=state.step, seconds=state.elapsed, **found)
     if world.leads:
-        save_checkpoint(folder, state.model.state_dict(), recipe.model, source.tokenizer)
+        save_checkpoint(folder, model.state_dict(), recipe.model, source.tokenizer)
         (folder / RESUME).unlink(missing_ok=True)
     return val_loss
 

@@ -4,6 +4,7 @@
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,6 +18,28 @@ from codec.tables import YARN_TURNS
 from codec.tokenizer import BOS
 from trainer.attention import Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
+from trainer.fp8 import fp8_linear
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How a training step gets by with fewer or cheaper kernels than the plain model; hooks on matrices are not called.
+
+    Attributes:
+        joint: one product for queries, keys and values; scales of channels fold into the matrix before them.
+        fp8: the products of blocks in 8 bits (`trainer.fp8`).
+    """
+
+    joint: bool = False
+    fp8: bool = False
+
+    def product(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
+        return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
+
+
+PLAIN = Fusion()
+"""No fusion."""
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -64,10 +87,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
 
-    def scaled(self, x: Tensor, scale: Tensor, fold: bool) -> Tensor:
-        """The product times scale [outputs]; `fold` scales the rows of the matrix instead of the larger product."""
-        if fold:
-            return F.linear(x, (scale[:, None] * self.weight).to(x.dtype))
+    def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:
+        """The product times scale [outputs]."""
+        if fuse.joint:
+            return fuse.product(x, scale[:, None] * self.weight)  # the matrix is smaller than the product
         return scale.to(x.dtype) * self(x)
 
 
@@ -75,12 +98,9 @@ class Attention(nn.Module):
     """Causal grouped-query attention with QK norm and RoPE; `xsa` removes the share of a position's own value.
 
     With gates, each head's output is multiplied with a sigmoid of the first entries of the input.
-
-    Args:
-        fuse: multiply with the matrices of queries, keys and values at once.
     """
 
-    def __init__(self, config: ModelConfig, xsa: bool, adds_values: bool, qk_gain: float, fuse: bool):
+    def __init__(self, config: ModelConfig, xsa: bool, adds_values: bool, qk_gain: float, fuse: Fusion):
         super().__init__()
         dim, self.fuse = config.model_dim, fuse
         self.heads, self.kv_heads, self.head_dim, self.xsa = config.num_heads, config.num_kv_heads, config.head_dim, xsa
@@ -94,11 +114,9 @@ class Attention(nn.Module):
 
     def projected(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries [B, H, T, d], keys and values [B, KV, T, d] of x [B, T, D]."""
-        if self.fuse:
-            matrix = torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight)).to(x.dtype)
-            parts: tuple[Tensor, ...] = F.linear(x, matrix).split(
-                [len(m.weight) for m in (self.c_q, self.c_k, self.c_v)], -1
-            )
+        if self.fuse.joint:
+            matrices = [matrix.weight for matrix in (self.c_q, self.c_k, self.c_v)]
+            parts: tuple[Tensor, ...] = self.fuse.product(x, torch.cat(matrices)).split([len(m) for m in matrices], -1)
         else:
             parts = self.c_q(x), self.c_k(x), self.c_v(x)
         return tuple(part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
@@ -133,7 +151,7 @@ def without_own_value(y: Tensor, v: Tensor) -> Tensor:
 class MLP(nn.Module):
     """Two matrices with a squared rectifier between them."""
 
-    def __init__(self, config: ModelConfig, fuse: bool):
+    def __init__(self, config: ModelConfig, fuse: Fusion):
         super().__init__()
         self.fuse = fuse
         self.slope = 0.5 if config.activation == "leaky_relu2" else 0.0
@@ -142,7 +160,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D], times scale [D]."""
-        h = self.fc(x)
+        h = self.fuse.product(x, self.fc.weight) if self.fuse.joint else self.fc(x)
         h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
         return self.proj.scaled(h.square(), scale, self.fuse)
 
@@ -153,7 +171,7 @@ class Block(nn.Module):
     In a parallel layer the MLP does not see what attention added.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, qk_gain: float, fuse: bool):
+    def __init__(self, config: ModelConfig, layer: int, qk_gain: float, fuse: Fusion):
         super().__init__()
         dim = config.model_dim
         self.norm_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
@@ -236,7 +254,7 @@ class GPT(nn.Module):
         config: the shape.
         qk_gain: what the gains of the query heads start from.
         dtype: of the residual stream and of the matrix products; norms, rotations and the loss are float32 always.
-        fuse: fewer and larger matrix products of the same weights, for training; hooks on them are not called.
+        fuse: for training.
         document_masks: no token of a row sees another document, as if each document were a row of its own.
     """
 
@@ -246,7 +264,7 @@ class GPT(nn.Module):
         *,
         qk_gain: float = 1.5,
         dtype: torch.dtype = torch.float32,
-        fuse: bool = False,
+        fuse: Fusion = PLAIN,
         document_masks: bool = False,
     ):
         super().__init__()

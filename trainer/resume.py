@@ -11,7 +11,7 @@ from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
 from trainer.distributed import World
 from trainer.initial import initialise
-from trainer.model import GPT
+from trainer.model import GPT, PLAIN, Fusion
 from trainer.optim import Optimizers
 from trainer.recipe import Recipe, TrainRecipe, differences
 from trainer.schedule import averages
@@ -41,10 +41,9 @@ class State:
     @classmethod
     def start(cls, recipe: Recipe, world: World) -> "State":
         """Step 0: weights from the recipe's seed, equal in every process and on every device."""
-        torch.manual_seed(recipe.train.seed)
-        dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
         plan = recipe.train
-        model = GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=True, document_masks=plan.document_masks)
+        torch.manual_seed(plan.seed)
+        model = model_of(recipe, world, Fusion(joint=True, fp8=plan.fp8))
         initialise(model, plan.initial)
         model = model.to(world.device)
         average = copy_of(model.state_dict()) if plan.ema_decay or plan.swa_every else {}
@@ -66,9 +65,11 @@ class State:
         weights = dict(self.model.named_parameters())
         torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - kept)
 
-    def weights(self) -> dict[str, Tensor]:
-        """What the run is for: the average, or the last weights where there is none."""
-        return self.average if self.averaged else dict(self.model.state_dict())
+    def finished(self, recipe: Recipe, world: World) -> GPT:
+        """What the run is for: a model with the average, or with the last weights where there is none."""
+        model = model_of(recipe, world)
+        model.load_state_dict(self.average if self.averaged else self.model.state_dict())
+        return model.to(world.device)
 
     def save(self, folder: Path, recipe: Recipe, world: World) -> None:
         """Write the checkpoint; the one before it is replaced when the new one is whole. Every process calls this."""
@@ -111,6 +112,12 @@ class State:
             raise
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise FormatError(f"checkpoint {path}: cannot be resumed ({error}); train into a new folder") from error
+
+
+def model_of(recipe: Recipe, world: World, fuse: Fusion = PLAIN) -> GPT:
+    """A new model of a recipe, on the CPU, in the precision that the device of a process computes in."""
+    plan, dtype = recipe.train, torch.bfloat16 if world.device.type == "cuda" else torch.float32
+    return GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=fuse, document_masks=plan.document_masks)
 
 
 def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
