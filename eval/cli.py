@@ -69,21 +69,26 @@ def bpb(
 
 
 def import_model(
-    model: Annotated[Path, typer.Argument(help="A .pt or .ptz of one of the challenge's scripts.")],
+    model: Annotated[
+        Path, typer.Argument(help="A .pt or .ptz of one of the challenge's scripts, or `unpack --challenge`.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the config: loop_start=3, window=1024.")
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")] = Path("imported"),
     tokenizer: Annotated[Path | None, typer.Option(help="The SentencePiece .model it was trained with.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a run folder of a checkpoint or artifact of the challenge, for all commands that take one."""
     import json
 
-    from codec.checkpoint import save_checkpoint
+    from codec.checkpoint import WEIGHTS, save_checkpoint
+    from codec.errors import CodecError
     from eval.models import load_model
     from trainer.recipe import apply_override
 
+    if (output / WEIGHTS).exists():
+        raise CodecError(f"run {output}: it exists; choose another folder")
     settings: dict[str, dict[str, Any]] = {}
     for override in overrides or []:
         apply_override(settings, f"model.{override}")

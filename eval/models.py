@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import codec
+from codec.challenge import from_challenge
 from codec.checkpoint import load_checkpoint
 from codec.config import ModelConfig
 from codec.container import MAGIC as PACK_MAGIC
@@ -58,7 +59,8 @@ def load_model(
         state, config, found = pack.state_dict(), pack.config, found or pack.tokenizer
     elif path.is_dir() or _is_safetensors(head):
         checkpoint = load_checkpoint(path)
-        state, config, found = checkpoint.state_dict, checkpoint.config, found or checkpoint.tokenizer
+        state, config = from_challenge(checkpoint.state_dict), checkpoint.config
+        found = found or checkpoint.tokenizer
     else:
         state, config = load_peer(read_bytes(path, "artifact"), settings)
     if config is None:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import codec
+from codec.challenge import to_challenge
 from codec.checkpoint import save_checkpoint
 from codec.errors import CodecError, FormatError, MismatchError
 from eval.models import load_model
@@ -59,6 +60,12 @@ def test_a_pack_by_any_name(tmp_path, state, tokenizer):
     loaded = load_model(path)
     assert (loaded.config, loaded.tokenizer.sha256) == (CONFIG, tokenizer.sha256)
     assert all(torch.equal(loaded.state_dict[name], tensor) for name, tensor in codec.open(blob).state_dict().items())
+
+
+def test_safetensors_with_banks(tmp_path, state, tokenizer):
+    save_checkpoint(tmp_path, to_challenge(state), CONFIG, tokenizer)
+    loaded = load_model(tmp_path)
+    assert all(torch.equal(loaded.state_dict[name], tensor) for name, tensor in state.items())
 
 
 def test_the_float_model_has_the_weights(run, state):

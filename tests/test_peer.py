@@ -11,7 +11,7 @@ import torch
 import eval.peer
 from codec.challenge import to_challenge
 from codec.config import ModelConfig
-from codec.errors import FormatError
+from codec.errors import CodecError, FormatError
 from codec.parameters import parameters
 from eval.models import load_model
 from eval.peer import infer_config, load_peer
@@ -253,4 +253,6 @@ def test_an_imported_artifact_is_a_run_folder(tmp_path):
     app([*arguments, "--tokenizer", str(tmp_path / "t.model"), "--json"], standalone_mode=False)
     loaded = load_model(tmp_path / "run")
     assert loaded.config == replace(RECORD, window=64)
+    with pytest.raises(CodecError, match="it exists"):
+        app(arguments, standalone_mode=False)
     assert all(torch.equal(loaded.state_dict[name], tensor) for name, tensor in expected.items())
