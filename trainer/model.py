@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,14 +29,23 @@ class Fusion:
     Attributes:
         joint: one product for queries, keys and values; scales of channels fold into the matrix before them.
         fp8: the products of blocks in 8 bits (`trainer.fp8`).
+        kernels: kernels of our own (`trainer.head_kernels`), with `joint` on a GPU.
     """
 
     joint: bool = False
     fp8: bool = False
+    kernels: bool = False
 
     def product(self, x: Tensor, matrix: Tensor) -> Tensor:
         """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
         return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
+
+    @property
+    def heads(self) -> Callable[..., tuple[Tensor, ...]]:
+        """`trainer.head_kernels.fused_heads`, imported here because Triton is not there without a GPU."""
+        from trainer.head_kernels import fused_heads
+
+        return fused_heads
 
 
 PLAIN = Fusion()
@@ -112,26 +122,30 @@ class Attention(nn.Module):
         self.value_scale = nn.Parameter(torch.full((1,), 0.1)) if adds_values else None
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
 
-    def projected(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries [B, H, T, d], keys and values [B, KV, T, d] of x [B, T, D]."""
+    def split(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Queries [B, H, T, d] and keys [B, KV, T, d] ready for attention, and values [B, KV, T, d], of x [B, T, D]."""
         if self.fuse.joint:
             matrices = [matrix.weight for matrix in (self.c_q, self.c_k, self.c_v)]
-            parts: tuple[Tensor, ...] = self.fuse.product(x, torch.cat(matrices)).split([len(m) for m in matrices], -1)
+            joint = self.fuse.product(x, torch.cat(matrices))
+            if self.fuse.kernels:
+                return self.fuse.heads(joint, self.q_gain, cos, sin, self.heads, self.kv_heads)
+            parts: tuple[Tensor, ...] = joint.split([len(m) for m in matrices], -1)
         else:
             parts = self.c_q(x), self.c_k(x), self.c_v(x)
-        return tuple(part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        q = rotate(rms_norm(q.float()), cos, sin) * self.q_gain[:, None, None]
+        k = rotate(rms_norm(k.float()), cos, sin)
+        return q.to(v.dtype), k.to(v.dtype), v
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, mask: Mask | None, added: Tensor | None
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D], times scale [D]; added [B, T, KV d] are value embeddings."""
         batch, length, dim = x.shape
-        q, k, v = self.projected(x)
+        q, k, v = self.split(x, cos, sin)
         if self.value_scale is not None and added is not None:
             v = v + self.value_scale.to(v.dtype) * added.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        q = rotate(rms_norm(q.float()), cos, sin) * self.q_gain[:, None, None]
-        k = rotate(rms_norm(k.float()), cos, sin)
-        y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
+        y = attend(q, k, v, mask)
         if self.xsa:
             y = without_own_value(y, v)
         if self.gate is not None:

@@ -75,6 +75,7 @@ class TrainRecipe:
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
     reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
     fp8: bool = False  # the matrix products of blocks in 8 bits
+    kernels: bool = True  # on a GPU, kernels of our own where they are faster than those that the compiler makes
     compile_mode: str = "default"  # on a GPU, one of COMPILE_MODES
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
@@ -105,6 +106,7 @@ LENGTH = {
     "iterations",
     "seconds",
     "compile_mode",
+    "kernels",
     "prime_steps",
     "log_every",
     "checkpoint_seconds",

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class State:
         """Step 0: weights from the recipe's seed, equal in every process and on every device."""
         plan = recipe.train
         torch.manual_seed(plan.seed)
-        model = model_of(recipe, world, Fusion(joint=True, fp8=plan.fp8))
+        model = model_of(recipe, world, fusion_of(recipe, world))
         initialise(model, plan.initial)
         model = model.to(world.device)
         average = copy_of(model.state_dict()) if plan.ema_decay or plan.swa_every else {}
@@ -118,6 +119,12 @@ def model_of(recipe: Recipe, world: World, fuse: Fusion = PLAIN) -> GPT:
     """A new model of a recipe, on the CPU, in the precision that the device of a process computes in."""
     plan, dtype = recipe.train, torch.bfloat16 if world.device.type == "cuda" else torch.float32
     return GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=fuse, document_masks=plan.document_masks)
+
+
+def fusion_of(recipe: Recipe, world: World) -> Fusion:
+    """How a process computes training steps."""
+    kernels = recipe.train.kernels and world.device.type == "cuda" and find_spec("triton") is not None
+    return Fusion(joint=True, fp8=recipe.train.fp8, kernels=kernels)
 
 
 def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
