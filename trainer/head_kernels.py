@@ -64,11 +64,11 @@ def _split(
         out = v + token.to(tl.int64)[:, None] * (KV * D) + (head - H - KV) * D
         tl.store(out + columns[None, :], x, mask=mask)
     else:
-        x = x.to(tl.float32)
         own, other, partner = _tables(cos, sin, token % length, columns, mask, HALF)
         paired = tl.load(rows + partner[None, :], mask=mask, other=0.0).to(tl.float32)
-        scale = 1 / tl.sqrt(tl.sum(x * x, 1) / D + eps)
-        y = (x * own + paired * other) * scale[:, None]
+        numbers = x.to(tl.float32)
+        scale = 1 / tl.sqrt(tl.sum(numbers * numbers, 1) / D + eps)
+        y = (numbers * own + paired * other) * scale[:, None]
         if head < H:
             y = y * tl.load(gain + head)
             out = q + token.to(tl.int64)[:, None] * (H * D) + head * D
