@@ -146,7 +146,7 @@ def read_result(run: Run, folder: Path) -> Result:
 
 def _check_recipe(run: Run, folder: Path) -> None:
     path = folder / RECIPE
-    if path.exists() and json.loads(read_bytes(path, "recipe")) != run.recipe.to_dict():
+    if path.exists() and Recipe.from_dict(json.loads(read_bytes(path, "recipe"))) != run.recipe:
         raise CodecError(f"{path} is not the recipe that {run.name} has now; choose another folder or remove this run")
 
 

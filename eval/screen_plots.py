@@ -86,7 +86,7 @@ def _mean_curve(journals: Sequence[Sequence[dict[str, Any]]]) -> tuple[np.ndarra
     runs = [{m["step"]: m for m in journal if "train_loss" in m} for journal in journals]
     steps = [step for step in runs[0] if all(step in run for run in runs)]
     noted = [[run[step] for step in steps] for run in runs]
-    rows = [[(m["tokens_per_second"] * m["seconds"], m["seconds"], m["train_loss"]) for m in run] for run in noted]
+    rows = [[(m["tokens"], m["seconds"], m["train_loss"]) for m in run] for run in noted]
     tokens, seconds, losses = np.array(rows).mean(0).T
     return tokens, seconds, smoothed(losses, max(1, len(losses) // 40))
 

@@ -56,7 +56,7 @@ def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
         **{f"bpb_{policy}": score(model, loaded.tokenizer, stream, policy).bpb for policy in policies},
         "parameters": sum(tensor.numel() for tensor in loaded.state_dict.values()),
         "steps": last["step"],
-        "train_tokens": round(last["tokens_per_second"] * last["seconds"]),
+        "train_tokens": last["tokens"],
         "seconds": last["seconds"],
     }
 

@@ -208,8 +208,7 @@ def made_up(variant, scores):
     found = []
     for seed, bpb in enumerate(scores):
         journal = [
-            {"step": n, "seconds": n / 10, "train_loss": 3 + bpb + 1 / n, "lr_scale": 1.0, "tokens_per_second": 1000.0}
-            for n in range(1, 30)
+            {"step": n, "seconds": n / 10, "train_loss": 3 + bpb + 1 / n, "tokens": 100 * n} for n in range(1, 30)
         ]
         found.append(Result(variant, seed, **{**SCORES, "bpb_flat": bpb, "bpb_document": 2 * bpb}, metrics=journal))
     return found
