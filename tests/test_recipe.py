@@ -59,6 +59,7 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("train.warmdown_fraction=0.5", "both set"),
         ("train.log_every=0", "at least 1"),
         ("train.compile_mode=fast", "compile_mode is 'fast'.*max-autotune"),
+        ("train.kernels=heads tails", "has ..tails.., expected some of"),
         ("optim.orthogonal=svd", "orthogonal is 'svd'.*polar_express"),
         ("train.initial=zeros", "initial is 'zeros'.*spectral"),
         ("train.reserved_seconds=600", "reserved_seconds is 600.0, expected less"),

@@ -4,9 +4,8 @@
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,23 +28,30 @@ class Fusion:
     Attributes:
         joint: one product for queries, keys and values; scales of channels fold into the matrix before them.
         fp8: the products of blocks in 8 bits (`trainer.fp8`).
-        kernels: kernels of our own (`trainer.head_kernels`), with `joint` on a GPU.
+        heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
+        mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
     """
 
     joint: bool = False
     fp8: bool = False
-    kernels: bool = False
+    heads: bool = False
+    mlp: bool = False
 
     def product(self, x: Tensor, matrix: Tensor) -> Tensor:
         """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
         return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
 
-    @property
-    def heads(self) -> Callable[..., tuple[Tensor, ...]]:
+    def split_heads(self, *arguments: Any) -> tuple[Tensor, ...]:
         """`trainer.head_kernels.fused_heads`, imported here because Triton is not there without a GPU."""
         from trainer.head_kernels import fused_heads
 
-        return fused_heads
+        return fused_heads(*arguments)
+
+    def mlp_of(self, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
+        """`trainer.mlp_kernels.fused_mlp`, likewise."""
+        from trainer.mlp_kernels import fused_mlp
+
+        return fused_mlp(x, up.to(x.dtype), down.to(x.dtype), slope)
 
 
 PLAIN = Fusion()
@@ -127,8 +133,8 @@ class Attention(nn.Module):
         if self.fuse.joint:
             matrices = [matrix.weight for matrix in (self.c_q, self.c_k, self.c_v)]
             joint = self.fuse.product(x, torch.cat(matrices))
-            if self.fuse.kernels:
-                return self.fuse.heads(joint, self.q_gain, cos, sin, self.heads, self.kv_heads)
+            if self.fuse.heads:
+                return self.fuse.split_heads(joint, self.q_gain, cos, sin, self.heads, self.kv_heads)
             parts: tuple[Tensor, ...] = joint.split([len(m) for m in matrices], -1)
         else:
             parts = self.c_q(x), self.c_k(x), self.c_v(x)
@@ -174,6 +180,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D], times scale [D]."""
+        if self.fuse.mlp:
+            return self.fuse.mlp_of(x, self.fc.weight, scale[:, None] * self.proj.weight, self.slope)
         h = self.fuse.product(x, self.fc.weight) if self.fuse.joint else self.fc(x)
         h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
         return self.proj.scaled(h.square(), scale, self.fuse)

@@ -51,6 +51,9 @@ class OptimRecipe:
     grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
 
 
+KERNELS = ("heads", "mlp")
+"""`trainer.head_kernels` and `trainer.mlp_kernels`."""
+
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")
 """Modes of torch.compile: the second tries more kernels for matrix products, which takes minutes before the run."""
 
@@ -75,7 +78,7 @@ class TrainRecipe:
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
     reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
     fp8: bool = False  # the matrix products of blocks in 8 bits
-    kernels: bool = True  # on a GPU, kernels of our own where they are faster than those that the compiler makes
+    kernels: str = "heads mlp"  # on a GPU, what kernels of our own compute, of KERNELS; the compiler makes the others
     compile_mode: str = "default"  # on a GPU, one of COMPILE_MODES
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
@@ -169,6 +172,8 @@ class Recipe:
             raise FormatError(f'recipe: train.qat is {train.qat!r}, expected one of {QAT}, or "" for none')
         if self.optim.orthogonal not in ORTHOGONAL:
             raise FormatError(f"recipe: optim.orthogonal is {self.optim.orthogonal!r}, expected one of {ORTHOGONAL}")
+        if unknown := sorted(set(train.kernels.split()) - set(KERNELS)):
+            raise FormatError(f"recipe: train.kernels has {unknown}, expected some of {KERNELS}")
         if train.compile_mode not in COMPILE_MODES:
             raise FormatError(f"recipe: train.compile_mode is {train.compile_mode!r}, expected one of {COMPILE_MODES}")
         if train.loop_from >= 1:

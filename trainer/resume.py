@@ -19,6 +19,9 @@ from trainer.schedule import averages
 
 RESUME = "resume.pt"
 
+MLP_UNIT = 64
+"""What widths have to be multiples of for `trainer.mlp_kernels`."""
+
 
 @dataclass
 class State:
@@ -123,8 +126,10 @@ def model_of(recipe: Recipe, world: World, fuse: Fusion = PLAIN) -> GPT:
 
 def fusion_of(recipe: Recipe, world: World) -> Fusion:
     """How a process computes training steps."""
-    kernels = recipe.train.kernels and world.device.type == "cuda" and find_spec("triton") is not None
-    return Fusion(joint=True, fp8=recipe.train.fp8, kernels=kernels)
+    plan, model = recipe.train, recipe.model
+    wanted = plan.kernels.split() if world.device.type == "cuda" and find_spec("triton") is not None else []
+    fits = model.model_dim % MLP_UNIT == 0  # and so is every multiple of it
+    return Fusion(joint=True, fp8=plan.fp8, heads="heads" in wanted, mlp="mlp" in wanted and fits and not plan.fp8)
 
 
 def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,110 @@
+"""Training's own kernels, run by Triton's interpreter, against plain PyTorch; and that they compile for Hopper."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import ROOT
+
+pytest.importorskip("triton")
+
+SAME = """
+import torch
+import torch.nn.functional as F
+from dataclasses import replace
+from tests.helpers import EVERY_OPTION, random_weights
+from trainer.head_kernels import fused_heads
+from trainer.mlp_kernels import fused_mlp
+from trainer.model import GPT, Fusion, rms_norm, rotate
+
+def plain(joint, gain, cos, sin, heads, kv_heads):
+    dim = joint.shape[-1] // (heads + 2 * kv_heads)
+    parts = joint.split([heads * dim, kv_heads * dim, kv_heads * dim], -1)
+    q, k, v = (part.unflatten(-1, (-1, dim)).transpose(1, 2) for part in parts)
+    return rotate(rms_norm(q), cos, sin) * gain[:, None, None], rotate(rms_norm(k), cos, sin), v
+
+def check(functions, inputs, *rest):
+    results = []
+    for function in functions:
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        outputs = function(*leaves, *rest)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        weights = [torch.randn(o.shape, generator=torch.Generator().manual_seed(n)) for n, o in enumerate(outputs)]
+        sum((o * w).sum() for o, w in zip(outputs, weights)).backward()
+        results.append([*outputs, *(leaf.grad for leaf in leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+torch.manual_seed(0)
+for heads, kv_heads, dim, half, length in ((4, 2, 16, 8, 37), (2, 2, 16, 2, 70), (6, 3, 12, 3, 5)):
+    angles = torch.randn(length, half)
+    inputs = torch.randn(3, length, (heads + 2 * kv_heads) * dim), torch.randn(heads)
+    check((fused_heads, plain), inputs, angles.cos(), angles.sin(), heads, kv_heads)
+
+for slope in (0.0, 0.5):
+    inputs = torch.randn(2, 70, 64), torch.randn(320, 64) / 8, torch.randn(64, 320) / 18
+    check((fused_mlp, lambda x, up, down, slope: F.leaky_relu(x @ up.T, slope).square() @ down.T), inputs, slope)
+
+config = replace(EVERY_OPTION, model_dim=64)
+weights = random_weights(config)
+rows = torch.randint(1024, (2, 32), generator=torch.Generator().manual_seed(5))
+results = []
+for own in (True, False):
+    model = GPT(config, fuse=Fusion(joint=True, heads=own, mlp=own))
+    model.load_state_dict(weights)
+    compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
+    loss = compiled(rows, rows.roll(-1, 1))
+    loss.backward()
+    results.append({"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}})
+for name, found in results[0].items():
+    torch.testing.assert_close(found, results[1][name], rtol=1e-3, atol=1e-4, msg=lambda text: f"{name}: {text}")
+print("done")
+"""
+
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from trainer import head_kernels, mlp_kernels
+
+def compile_for_hopper(kernel, types, constants, warps):
+    names = kernel.arg_names
+    signature = {name: types.get(name, "constexpr") for name in names}
+    places = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind[0] == "*"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": 3})
+
+numbers = {"tokens": "i32", "length": "i32", "eps": "fp32"}
+shape = {"H": 8, "KV": 4, "D": 64, "BLOCK": 64, "HALF": 8, "ROWS": head_kernels.ROWS}
+for kernel in (head_kernels._split, head_kernels._join):
+    tensors = {name: "*bf16" for name in kernel.arg_names if name not in numbers and name not in shape}
+    tensors |= {name: "*fp32" for name in ("gain", "cos", "sin", "parts") if name in tensors}
+    assert "ld.global.v4" in compile_for_hopper(kernel, tensors | numbers, shape, 4).asm["ptx"]
+
+for backward in (False, True):
+    for chosen in mlp_kernels.CONFIGURATIONS:
+        rows, columns, depth = (chosen.kwargs[name] for name in ("ROWS", "COLUMNS", "DEPTH"))
+        right = (depth, columns) if backward else (columns, depth)
+        blocks = {"left": (rows, depth), "right": right, "hidden": (rows, columns), "out": (rows, columns)}
+        types = {name: f"tensordesc<bf16[{a},{b}]>" for name, (a, b) in blocks.items()}
+        types |= {"tokens": "i32", "units": "i32"}
+        constants = {"width": 512, "SLOPE": 0.5, "BACKWARD": backward, **chosen.kwargs}
+        found = compile_for_hopper(mlp_kernels._product, types, constants, chosen.num_warps)
+        assert "wgmma.mma_async" in found.asm["ptx"] and "cp.async.bulk.tensor" in found.asm["ptx"]
+        assert found.metadata.shared < 232448  # bytes that a multiprocessor has
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("script", "interpret"), [(SAME, "1"), (COMPILED, "0")], ids=["same", "compiled"])
+def test_kernels(script: str, interpret: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "TRITON_INTERPRET": interpret, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "done", run.stderr
