@@ -9,8 +9,9 @@ from tests import test_loop
 from tests.helpers import EVERY_OPTION, random_weights
 from tests.test_loop import recipe_of
 from trainer.fp8 import fp8_linear, rounded
+from trainer.fusion import Fusion
 from trainer.loop import train
-from trainer.model import GPT, Fusion
+from trainer.model import GPT
 
 config, one_thread = test_loop.config, test_loop.one_thread
 

@@ -14,7 +14,8 @@ from codec.config import ModelConfig
 from codec.errors import MismatchError
 from codec.parameters import parameters
 from codec.tokenizer import BOS
-from trainer.model import GPT, Fusion, rope_tables
+from trainer.fusion import Fusion
+from trainer.model import GPT, rope_tables
 
 TINY = {"vocab_size": 29, "window": 12, "num_layers": 2, "model_dim": 16, "num_heads": 4, "num_kv_heads": 2}
 

@@ -17,7 +17,8 @@ from dataclasses import replace
 from tests.helpers import EVERY_OPTION, random_weights
 from trainer.head_kernels import fused_heads
 from trainer.mlp_kernels import fused_mlp
-from trainer.model import GPT, Fusion, rms_norm, rotate
+from trainer.fusion import Fusion
+from trainer.model import GPT, rms_norm, rotate
 
 def plain(joint, gain, cos, sin, heads, kv_heads):
     dim = joint.shape[-1] // (heads + 2 * kv_heads)

@@ -4,8 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,44 +17,7 @@ from codec.tables import YARN_TURNS
 from codec.tokenizer import BOS
 from trainer.attention import Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
-from trainer.fp8 import fp8_linear
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """How a training step gets by with fewer or cheaper kernels than the plain model; hooks on matrices are not called.
-
-    Attributes:
-        joint: one product for queries, keys and values; scales of channels fold into the matrix before them.
-        fp8: the products of blocks in 8 bits (`trainer.fp8`).
-        heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
-        mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
-    """
-
-    joint: bool = False
-    fp8: bool = False
-    heads: bool = False
-    mlp: bool = False
-
-    def product(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
-        return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
-
-    def split_heads(self, *arguments: Any) -> tuple[Tensor, ...]:
-        """`trainer.head_kernels.fused_heads`, imported here because Triton is not there without a GPU."""
-        from trainer.head_kernels import fused_heads
-
-        return fused_heads(*arguments)
-
-    def mlp_of(self, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
-        """`trainer.mlp_kernels.fused_mlp`, likewise."""
-        from trainer.mlp_kernels import fused_mlp
-
-        return fused_mlp(x, up.to(x.dtype), down.to(x.dtype), slope)
-
-
-PLAIN = Fusion()
-"""No fusion."""
+from trainer.fusion import PLAIN, Fusion
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -213,10 +175,19 @@ class Block(nn.Module):
         sin: Tensor,
         mask: Mask | None = None,
         added: Tensor | None = None,
+        skip: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block."""
-        mix = self.resid_mix.to(x.dtype)
-        x = mix[0] * x + mix[1] * x0
+        """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block.
+
+        A skip [B, T, D] comes with factors [D] of itself and of x, by which the two are added up first.
+        """
+        mix = self.resid_mix
+        if skip is None:
+            x = mix[0].to(x.dtype) * x + mix[1].to(x.dtype) * x0
+        else:  # factors of channels are multiplied out, so that each large tensor has one
+            other, share, kept = skip
+            a, b, c = (factor.to(x.dtype) for factor in (mix[0] * kept, mix[0] * share, mix[1]))
+            x = a * x + b * other + c * x0
         normed = rms_norm(x) * self.norm_scale
         x = x + self.attn(normed, cos, sin, self.attn_scale, mask, added)
         if not self.parallel:
@@ -290,7 +261,7 @@ class GPT(nn.Module):
         document_masks: bool = False,
     ):
         super().__init__()
-        self.config, self.dtype, self.document_masks = config, dtype, document_masks
+        self.config, self.dtype, self.fuse, self.document_masks = config, dtype, fuse, document_masks
         self.schedule = config.schedule
         self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
@@ -340,10 +311,15 @@ class GPT(nn.Module):
         skips: list[Tensor] = []
         encoder_length = len(self.schedule) // 2
         for execution, layer in enumerate(self.schedule):
+            skip = None
             if execution >= encoder_length and skips:
                 # The outermost skips join the same layers whether loops run or not.
-                x = self.take_skip(self.config.encoder_length - len(skips), x, skips.pop())
-            x = self.blocks[layer](x, x0, cos, sin, mask, added)
+                index = self.config.encoder_length - len(skips)
+                if self.fuse.joint:
+                    skip = skips.pop(), *self.skip_factors(index)
+                else:
+                    x = self.take_skip(index, x, skips.pop())
+            x = self.blocks[layer](x, x0, cos, sin, mask, added, skip)
             if execution < encoder_length:
                 skips.append(x)
         return rms_norm(x)
@@ -359,6 +335,14 @@ class GPT(nn.Module):
         if self.config.skips == "add":
             return x + s
         return s + torch.sigmoid(self.skip_gates[index]).to(x.dtype) * (x - s)
+
+    def skip_factors(self, index: int) -> tuple[Tensor, Tensor]:
+        """What `take_skip` multiplies the skip and the stream with, [D] each."""
+        weight = self.skip_weights[index]
+        if self.config.skips == "add":
+            return weight, torch.ones_like(weight)
+        gate = torch.sigmoid(self.skip_gates[index])
+        return weight * (1 - gate), gate
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
         """`token_loss` of the model's own logits of tokens int64 [B, T]."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
 from trainer.distributed import World
+from trainer.fusion import PLAIN, Fusion
 from trainer.initial import initialise
-from trainer.model import GPT, PLAIN, Fusion
+from trainer.model import GPT
 from trainer.optim import Optimizers
 from trainer.recipe import Recipe, TrainRecipe, differences
 from trainer.schedule import averages

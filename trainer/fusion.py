@@ -1,0 +1,46 @@
+"""How training computes the float model: the same function of the same weights, with fewer or cheaper kernels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.fp8 import fp8_linear
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How a training step gets by with fewer or cheaper kernels than the plain model; hooks on matrices are not called.
+
+    Attributes:
+        joint: one product for queries, keys and values; factors of channels go into matrices and each other.
+        fp8: the products of blocks in 8 bits (`trainer.fp8`).
+        heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
+        mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
+    """
+
+    joint: bool = False
+    fp8: bool = False
+    heads: bool = False
+    mlp: bool = False
+
+    def product(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
+        return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
+
+    def split_heads(self, *arguments: Any) -> tuple[Tensor, ...]:
+        """`trainer.head_kernels.fused_heads`, imported here because Triton is not there without a GPU."""
+        from trainer.head_kernels import fused_heads
+
+        return fused_heads(*arguments)
+
+    def mlp_of(self, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
+        """`trainer.mlp_kernels.fused_mlp`, likewise."""
+        from trainer.mlp_kernels import fused_mlp
+
+        return fused_mlp(x, up.to(x.dtype), down.to(x.dtype), slope)
+
+
+PLAIN = Fusion()
+"""No fusion."""
