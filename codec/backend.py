@@ -5,7 +5,7 @@ time it is built, and not used where a machine computes otherwise.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from codec import frequencies
 from codec.console import notes
 from codec.errors import UnsupportedError
 from codec.exact import Cache, ExactModel
+from codec.recall import HISTORY, Memory, Recall
 from codec.tokenizer import BOS
 
 Integers = NDArray[np.int64]
@@ -52,30 +53,39 @@ class Backend(Protocol):
 
     lane_bytes: int  # of memory that each lane takes
 
-    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
+    def memory(self, documents: int) -> Any:
+        """What recall is to know of so many documents whose windows are scored in turn; None without recall."""
+
+    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None) -> NDArray[np.float64]:
         """Intervals of known tokens.
 
         Args:
             inputs: int64 [T] each, windows that do not see each other.
             targets: int64 [t] each, t <= T: the tokens that follow the last t inputs of each window.
+            memory: of documents whose first are these, in this order; the inputs before the last t have been scored in
+                earlier calls. Where all of a window is scored, its document begins. None: all windows are documents.
 
         Returns:
-            (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.frequencies.intervals`.
+            (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.frequencies.intervals`. The bits
+            are those without recall.
         """
 
     def lanes(self, count: int) -> Lanes:
         """`count` empty lanes."""
 
 
-def make_backend(model: ExactModel) -> Backend:
-    """The fastest backend that agrees with the model; a note on stderr says if a processor gets the slow one."""
-    reference = TorchBackend(model)
+def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
+    """The fastest backend that agrees with the model; a note on stderr says if a processor gets the slow one.
+
+    With `recall`, lanes remember what they have run: a document begins at position 0.
+    """
+    reference = TorchBackend(model, recall)
     if model.device.type != "cpu":
         return reference
     from codec.exact_cpu import CpuModel  # compiles or loads its kernels, which no other device needs
 
     try:
-        fast = CpuModel(model)
+        fast = CpuModel(model, recall)
     except UnsupportedError as error:
         reason = str(error)
     else:
@@ -109,12 +119,21 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
 class TorchBackend:
     """The reference, on the model's device."""
 
-    def __init__(self, model: ExactModel):
-        self._model = model
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
+        self._model, self._recall = model, recall
         c = model.config
         self.lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
+        if recall:
+            self.lane_bytes += HISTORY * (c.model_dim + 24)
 
-    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
+    def memory(self, documents: int) -> Memory | None:
+        """See `Backend`."""
+        c = self._model.config
+        return Memory(self._recall, documents, c.model_dim, self._model.device) if self._recall else None
+
+    def score(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Memory | None = None
+    ) -> NDArray[np.float64]:
         """See `Backend`."""
         longest = max(map(len, inputs))
         tokens = np.full((len(inputs), longest), BOS)
@@ -130,11 +149,40 @@ class TorchBackend:
             levels = self._model.levels(hidden[index], step[index])
             parts = frequencies.intervals(levels, wanted[at : at + size])
             out[:, at : at + size] = torch.stack([part.double() for part in parts]).cpu().numpy()
+        if memory := memory or self.memory(len(inputs)):
+            out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory)
+        return out
+
+    def _recalled(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        hidden: tuple[torch.Tensor, torch.Tensor],
+        longest: int,
+        memory: Memory,
+    ) -> NDArray[np.float64]:
+        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time."""
+        firsts = [len(window) - len(after) for window, after in zip(inputs, targets, strict=True)]
+        begins = np.cumsum([0, *map(len, targets)])
+        out = np.empty((2, begins[-1]))
+        for position in range(min(firsts), longest):
+            running = [n for n, window in enumerate(inputs) if firsts[n] <= position < len(window)]
+            if not running:
+                continue
+            places = [position - firsts[n] for n in running]
+            following = [targets[n][place] for n, place in zip(running, places, strict=True)]
+            lanes, rows = np.array(running), np.array(running) * longest + position
+            positions, tokens = np.full(len(running), position), np.array([inputs[n][position] for n in running])
+            index = self._tensor(rows)
+            here = hidden[0][index], hidden[1][index]
+            raised = memory.step(*map(self._tensor, (lanes, positions, tokens)), here, self._model.levels(*here))
+            found = torch.stack(frequencies.intervals(raised, self._tensor(np.array(following)))[:2])
+            out[:, begins[lanes] + places] = found.cpu().numpy()
         return out
 
     def lanes(self, count: int) -> "TorchLanes":
         """See `Backend`."""
-        return TorchLanes(self._model, count)
+        return TorchLanes(self._model, count, self.memory(count))
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
@@ -143,8 +191,8 @@ class TorchBackend:
 class TorchLanes:
     """Lanes of a `TorchBackend`: every step runs all of them, idle ones too."""
 
-    def __init__(self, model: ExactModel, count: int):
-        self._model, self._count = model, count
+    def __init__(self, model: ExactModel, count: int, memory: Memory | None):
+        self._model, self._count, self._memory = model, count, memory
         self._cache = model.new_cache(count)
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
@@ -160,8 +208,13 @@ class TorchLanes:
         inputs = np.zeros((4, self._count), np.int64)
         inputs[:, lanes] = tokens, previous, positions, targets
         all_tokens, all_previous, all_positions, all_targets = torch.from_numpy(inputs).to(device)
-        hidden = self._model.step(all_tokens, all_previous, all_positions, self._cache)
-        levels = self._model.levels(*hidden)[:, 0]
+        hidden, step = self._model.step(all_tokens, all_previous, all_positions, self._cache)
+        levels = self._model.levels(hidden, step)[:, 0]
+        if self._memory:
+            index = torch.from_numpy(lanes).to(device)
+            here = hidden[index, 0], step[index, 0]
+            raised = self._memory.step(index, all_positions[index], all_tokens[index], here, levels[index])
+            levels = levels.index_copy(0, index, raised)
         found = torch.stack(frequencies.find(levels, all_targets))
         return found.cpu().numpy()[:, lanes]
 
@@ -169,4 +222,6 @@ class TorchLanes:
         """See `Lanes`."""
         index = torch.tensor(lanes, device=self._model.device)
         self._count = len(lanes)
+        if self._memory:
+            self._memory.keep(index)
         self._cache = Cache([k[index] for k in self._cache.keys], [v[index] for v in self._cache.values])

@@ -8,6 +8,7 @@ the last tokens of it again as the start of the next. Exact arithmetic makes bot
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -19,6 +20,7 @@ from codec.console import Advance, ignore_progress
 from codec.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.errors import DocumentError
 from codec.exact import ExactModel
+from codec.recall import Recall
 from codec.tokenizer import BOS, Tokenizer
 from codec.windows import Window, document_windows
 
@@ -39,11 +41,12 @@ class Coder:
     tokenizer: Tokenizer
     window: int  # tokens of context, at most the model's window
     stride: int  # new tokens for each further window of a long document
+    recall: Recall | None = None
 
     @cached_property
     def backend(self) -> Backend:
         """Who computes what the model says."""
-        return make_backend(self.model)
+        return make_backend(self.model, self.recall)
 
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
@@ -63,32 +66,31 @@ class Coder:
         Those of a hopeless document are zeros. `advance` is told bytes of text.
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
-        for batch in self._batches(prepared):
-            self._score(batch, prepared, intervals, advance)
+        for company in self._companies(prepared):
+            memory = self.backend.memory(len(company))
+            plans = [document_windows(len(prepared[n].stream) - 1, self.window, self.stride) for n in company]
+            for turn in range(len(plans[0])):
+                batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
+                self._score(batch, memory, prepared, intervals, advance)
         return intervals
 
-    def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[tuple[int, Window]]]:
-        """(document, window) pairs of similar length, at most _BATCH_TOKENS tokens a batch."""
-        jobs = [
-            (n, window)
-            for n, p in enumerate(prepared)
-            if not p.hopeless
-            for window in document_windows(len(p.stream) - 1, self.window, self.stride)
-        ]
-        jobs.sort(key=lambda job: job[1].end - job[1].start)
+    def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
+        """Documents whose windows run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
+        lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
         limit = _BATCH_TOKENS[self.model.device.type]
-        batch: list[tuple[int, Window]] = []
-        for job in jobs:
-            if batch and (len(batch) + 1) * (job[1].end - job[1].start) > limit:
-                yield batch
-                batch = []
-            batch.append(job)
-        if batch:
-            yield batch
+        company: list[int] = []
+        for n in sorted(lengths, key=lambda n: -lengths[n]):
+            if company and (len(company) + 1) * min(lengths[company[0]], self.window) > limit:
+                yield company
+                company = []
+            company.append(n)
+        if company:
+            yield company
 
     def _score(
         self,
         batch: list[tuple[int, Window]],
+        memory: Any,
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance,
@@ -96,7 +98,7 @@ class Coder:
         """Fill in (start, frequency, bits) of the targets that the batch's windows score."""
         inputs = [prepared[n].stream[w.start : w.end] for n, w in batch]
         targets = [prepared[n].stream[w.score_from + 1 : w.end + 1] for n, w in batch]
-        found = self.backend.score(inputs, targets)
+        found = self.backend.score(inputs, targets, memory)
         at = 0
         for n, w in batch:
             count = w.end - w.score_from

@@ -12,15 +12,15 @@ kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @kernel
-def _levels(logits, softcap, out):
-    """Softcapped logits of one row in levels, int32 [V] into `out`; returns the largest."""
-    last, largest = float(len(softcap) - 1), np.int32(-0x7FFFFFFF)
-    for k in range(len(logits)):
-        index = np.rint(abs(logits[k]) * float(LOGIT_GRID))
-        capped = softcap[np.int64(index if index < last else last)]
-        out[k] = -capped if logits[k] < 0.0 else capped
-        largest = max(largest, out[k])
-    return largest
+def levels(logits, softcap):
+    """`ExactModel.levels` of logits [n, V] before their softcap: int32 [n, V]."""
+    out, last = np.empty(logits.shape, np.int32), float(len(softcap) - 1)
+    for i in range(len(logits)):
+        for k in range(logits.shape[1]):
+            index = np.rint(abs(logits[i, k]) * float(LOGIT_GRID))
+            capped = softcap[np.int64(index if index < last else last)]
+            out[i, k] = -capped if logits[i, k] < 0.0 else capped
+    return out
 
 
 @kernel
@@ -29,18 +29,19 @@ def _cumulative(below, symbol, z, vocabulary):
 
 
 @kernel
-def intervals(logits, targets, softcap, exp2):
-    """`codec.frequencies.intervals` of logits [n, V]: (start, frequency, bits) float64 [3, n]."""
-    n, size = logits.shape
-    out, levels = np.empty((3, n)), np.empty(size, np.int32)
+def intervals(levels, targets, exp2):
+    """`codec.frequencies.intervals` of levels [n, V]: (start, frequency, bits) float64 [3, n]."""
+    n, size = levels.shape
+    out = np.empty((3, n))
     for i in range(n):
-        top, target = _levels(logits[i], softcap, levels), targets[i]
+        row, target = levels[i], targets[i]
+        top = row.max()
         below = z = np.int64(0)
         for k in range(size):
-            weight = exp2[min(top - levels[k], EXP2_LENGTH - 1)]
+            weight = exp2[min(top - row[k], EXP2_LENGTH - 1)]
             z += weight
             below += weight if k < target else 0
-        gap = top - levels[target]
+        gap = top - row[target]
         start = _cumulative(below, target, z, size)
         end = _cumulative(below + exp2[min(gap, EXP2_LENGTH - 1)], target + 1, z, size)
         out[0, i], out[1, i], out[2, i] = start, end - start, gap / LEVELS_PER_BIT + math.log2(z / TOTAL)
@@ -48,15 +49,16 @@ def intervals(logits, targets, softcap, exp2):
 
 
 @kernel
-def find(logits, targets, softcap, exp2):
-    """`codec.frequencies.find` of logits [n, V]: (symbol, start, frequency) int64 [3, n]."""
-    n, size = logits.shape
-    out, levels, sums = np.empty((3, n), np.int64), np.empty(size, np.int32), np.empty(size + 1, np.int64)
+def find(levels, targets, exp2):
+    """`codec.frequencies.find` of levels [n, V]: (symbol, start, frequency) int64 [3, n]."""
+    n, size = levels.shape
+    out, sums = np.empty((3, n), np.int64), np.empty(size + 1, np.int64)
     for i in range(n):
-        top = _levels(logits[i], softcap, levels)
+        row = levels[i]
+        top = row.max()
         sums[0] = 0
         for k in range(size):
-            sums[k + 1] = sums[k] + exp2[min(top - levels[k], EXP2_LENGTH - 1)]
+            sums[k + 1] = sums[k] + exp2[min(top - row[k], EXP2_LENGTH - 1)]
         low, high = 0, size  # the symbol is at least `low` and below `high`
         while high - low > 1:
             middle = (low + high) // 2

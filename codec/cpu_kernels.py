@@ -102,7 +102,7 @@ def _reciprocal_sqrt(m):
 
 
 @kernel
-def _norm_row(x, out, scale):
+def norm_row(x, out, scale):
     step = _snap(x, out)
     squares = np.int64(0)
     for value in out:
@@ -116,7 +116,7 @@ def _norm(x, scale):
     """Snapped rows int32 [n, dim] of x [n, dim] and the steps [n] that normalise them."""
     out, steps = np.empty(x.shape, np.int32), np.empty(x.shape[0])
     for i in range(x.shape[0]):
-        steps[i] = _norm_row(x[i], out[i], scale)
+        steps[i] = norm_row(x[i], out[i], scale)
     return out, steps
 
 
@@ -181,7 +181,7 @@ def _fixed(x, scale):
 @kernel
 def _rotate(x, cos, sin, scale, snapped, out):
     """Normalise and rotate one head x [head_dim] of a query or key by cos, sin [rotary_dims / 2]; integers to `out`."""
-    step, half = _norm_row(x, snapped, 1.0), len(cos)
+    step, half = norm_row(x, snapped, 1.0), len(cos)
     for t in range(half):
         a, b = snapped[t] * step, snapped[half + t] * step
         out[t] = _fixed(a * cos[t] + b * sin[t], scale)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec import cpu_head, cpu_kernels, tables
+from codec import cpu_head, cpu_kernels, cpu_recall, tables
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.cpu_kernels import Linear, Network
 from codec.cpu_tile import COLUMNS, blocks
@@ -19,6 +19,7 @@ from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
 from codec.frequencies import TOTAL_BITS
+from codec.recall import Recall
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -35,28 +36,40 @@ class CpuModel:
             this package makes them.
     """
 
-    def __init__(self, model: ExactModel):
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
         check_known(model.config)
-        self.config, self.network, self._model = model.config, _network(model), model
+        self.config, self.network, self._model, self._recall = model.config, _network(model), model, recall
         self.head = _linear([model.head])
-        self.head_tables = (model.softcap.numpy().astype(np.int32), tables.exp2_table(TOTAL_BITS).astype(np.int32))
+        self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))
         self._embedding = None  # of every token, where it does not depend on the one before
         if model.starts_alone:
             tokens = torch.arange(model.config.vocab_size)[:, None]
             self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
         self.lane_bytes = sum(cache.nbytes for cache in _caches(model.config, 1, model.config.window))
+        if recall:
+            self.lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
 
-    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
+    def memory(self, documents: int) -> cpu_recall.Memory | None:
         """See `codec.backend.Backend`."""
-        jobs: list[tuple[list[Integers], list[Integers]]] = []
-        for window, wanted in zip(inputs, targets, strict=True):
-            if not jobs or sum(map(len, jobs[-1][0])) + len(window) > _JOB_TOKENS:
-                jobs.append(([], []))
-            jobs[-1][0].append(window)
-            jobs[-1][1].append(wanted)
-        return np.concatenate(_threaded([partial(self._score, *job) for job in jobs]), axis=1)
+        return cpu_recall.new_memory(self._recall, documents, self.config.model_dim) if self._recall else None
 
-    def _score(self, inputs: list[Integers], targets: list[Integers]) -> NDArray[np.float64]:
+    def score(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: cpu_recall.Memory | None = None
+    ) -> NDArray[np.float64]:
+        """See `codec.backend.Backend`."""
+        memory = memory or self.memory(len(inputs))
+        jobs: list[tuple[list[int], list[Integers], list[Integers]]] = []
+        for n, (window, wanted) in enumerate(zip(inputs, targets, strict=True)):
+            if not jobs or sum(map(len, jobs[-1][1])) + len(window) > _JOB_TOKENS:
+                jobs.append(([], [], []))
+            jobs[-1][0].append(n)
+            jobs[-1][1].append(window)
+            jobs[-1][2].append(wanted)
+        return np.concatenate(_threaded([partial(self._score, memory, *job) for job in jobs]), axis=1)
+
+    def _score(
+        self, memory: cpu_recall.Memory | None, lanes: list[int], inputs: list[Integers], targets: list[Integers]
+    ) -> NDArray[np.float64]:
         caches = _caches(self.config, len(inputs), max(map(len, inputs)))
         rows, wanted = _rows(inputs, range(len(inputs))), np.full(sum(map(len, inputs)), -1)
         for end, after in zip(np.cumsum([len(window) for window in inputs]), targets, strict=True):
@@ -65,9 +78,31 @@ class CpuModel:
         for at in range(0, len(wanted), _CHUNK):
             hidden, steps = self.run(rows[:, at : at + _CHUNK], *caches)
             scored = np.flatnonzero(wanted[at : at + _CHUNK] >= 0)
-            logits = cpu_kernels.project(self.head, 0, hidden[scored], steps[scored])
-            parts.append(cpu_head.intervals(logits, wanted[at + scored], *self.head_tables))
+            tokens, _, positions, slots = rows[:, at + scored]
+            hidden, steps = hidden[scored], steps[scored]
+            levels = self.levels(hidden, steps)
+            found = cpu_head.intervals(levels, wanted[at + scored], self.exp2)
+            if memory:
+                self.recall(memory, np.array(lanes)[slots], positions, tokens, (hidden, steps), levels)
+                found[:2] = cpu_head.intervals(levels, wanted[at + scored], self.exp2)[:2]
+            parts.append(found)
         return np.concatenate(parts, axis=1)
+
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
+        return cpu_head.levels(cpu_kernels.project(self.head, 0, hidden, steps), self._softcap)
+
+    def recall(
+        self,
+        memory: cpu_recall.Memory,
+        lanes: Integers,
+        positions: Integers,
+        tokens: Integers,
+        hidden: Hidden,
+        levels: NDArray[np.int32],
+    ) -> None:
+        """`cpu_recall.step`: raises levels of tokens that the documents in the lanes have had."""
+        cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
 
     def run(self, rows: Integers, keys: NDArray[np.int16], values: NDArray[np.int16]) -> Hidden:
         """The last hidden state of rows (token, token before, position, slot) [4, n]; see `codec.cpu_kernels.run`."""
@@ -88,7 +123,8 @@ class CpuLanes:
     def __init__(self, model: CpuModel, count: int):
         self._model = model
         self._caches = _caches(model.config, count, model.config.window)
-        self._slots = np.arange(count)  # of each lane in the caches
+        self._memory = model.memory(count)
+        self._slots = np.arange(count)  # of each lane in the caches and the memory
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.backend.Lanes`."""
@@ -107,8 +143,12 @@ class CpuLanes:
         return np.concatenate(_threaded(jobs), axis=1)
 
     def _step(self, rows: Integers) -> Integers:
-        logits = cpu_kernels.project(self._model.head, 0, *self._model.run(rows[:4], *self._caches))
-        return cpu_head.find(logits, rows[4], *self._model.head_tables)
+        hidden = self._model.run(rows[:4], *self._caches)
+        levels = self._model.levels(*hidden)
+        if self._memory:
+            tokens, _, positions, slots, _ = rows
+            self._model.recall(self._memory, slots, positions, tokens, hidden, levels)
+        return cpu_head.find(levels, rows[4], self._model.exp2)
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `codec.backend.Lanes`."""

@@ -250,7 +250,12 @@ class CudaModel:
         """The head's products, integers [N, V, padded], of its operand; for `head`, with the steps of `run`."""
         return multiply(operand, self.head_matrix)
 
-    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers]) -> NDArray[np.float64]:
+    def memory(self, documents: int) -> None:
+        """See `codec.backend.Backend`: there is no recall."""
+
+    def score(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: None = None
+    ) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
         tokens = np.full((len(inputs), length), BOS)

@@ -61,15 +61,16 @@ def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     assert np.array_equal(found_steps, steps.flatten().numpy())
     levels = model.levels(hidden, step=steps).flatten(0, 1)
     assert len(levels.unique()) > 100  # not a degenerate model
-    logits = cpu_kernels.project(fast.head, 0, found, found_steps)
+    found_levels = fast.levels(found, found_steps)
+    assert np.array_equal(found_levels, levels.numpy())
     targets = tokens.flatten().roll(3)
     expected = torch.stack([part.double() for part in frequencies.intervals(levels, targets)]).numpy()
-    intervals = cpu_head.intervals(logits, targets.numpy(), *fast.head_tables)
+    intervals = cpu_head.intervals(found_levels, targets.numpy(), fast.exp2)
     assert np.array_equal(intervals[:2], expected[:2])
     assert np.abs(intervals[2] - expected[2]).max() < 1e-12
     wanted = torch.arange(len(levels)) * 1_234_577 % frequencies.TOTAL
     symbols = torch.stack(frequencies.find(levels, wanted)).numpy()
-    assert np.array_equal(cpu_head.find(logits, wanted.numpy(), *fast.head_tables), symbols)
+    assert np.array_equal(cpu_head.find(found_levels, wanted.numpy(), fast.exp2), symbols)
 
 
 @pytest.mark.parametrize("config", MORE_CONFIGS.values(), ids=MORE_CONFIGS)
@@ -200,13 +201,14 @@ def test_the_head_on_any_logits(values, data):
     levels = torch.from_numpy(np.where(logits < 0, -softcap[index], softcap[index]))
     symbol = data.draw(st.integers(0, len(values) - 1))
     expected = torch.stack([p.double() for p in frequencies.intervals(levels, torch.tensor([symbol]))]).numpy()
-    head_tables = softcap.astype(np.int32), exp2.astype(np.int32)
-    found = cpu_head.intervals(logits, np.array([symbol]), *head_tables)
+    exp2, found_levels = exp2.astype(np.int32), cpu_head.levels(logits, softcap.astype(np.int32))
+    assert np.array_equal(found_levels, levels.numpy())
+    found = cpu_head.intervals(found_levels, np.array([symbol]), exp2)
     assert np.array_equal(found[:2], expected[:2])
     target = data.draw(st.sampled_from([0, frequencies.TOTAL - 1]) | st.integers(0, frequencies.TOTAL - 1))
     for wanted in (target, int(found[0, 0]), int(found[0, 0] + found[1, 0]) - 1):
         expected = torch.stack(frequencies.find(levels, torch.tensor([wanted]))).numpy()
-        assert np.array_equal(cpu_head.find(logits, np.array([wanted]), *head_tables), expected)
+        assert np.array_equal(cpu_head.find(found_levels, np.array([wanted]), exp2), expected)
 
 
 def ragged(lengths: Sequence[int], vocabulary: int = 1024) -> tuple[list[np.ndarray], list[np.ndarray]]:
