@@ -171,13 +171,12 @@ class TorchBackend:
                 continue
             places = [position - firsts[n] for n in running]
             following = [targets[n][place] for n, place in zip(running, places, strict=True)]
-            lanes, rows = np.array(running), np.array(running) * longest + position
-            positions, tokens = np.full(len(running), position), np.array([inputs[n][position] for n in running])
-            index = self._tensor(rows)
-            here = hidden[0][index], hidden[1][index]
-            raised = memory.step(*map(self._tensor, (lanes, positions, tokens)), here, self._model.levels(*here))
-            found = torch.stack(frequencies.intervals(raised, self._tensor(np.array(following)))[:2])
-            out[:, begins[lanes] + places] = found.cpu().numpy()
+            tokens = self._tensor(np.array([inputs[n][position] for n in running]))
+            lanes = self._tensor(np.array(running))
+            here = hidden[0][lanes * longest + position], hidden[1][lanes * longest + position]
+            levels = memory.step(lanes, torch.full_like(lanes, position), tokens, here, self._model.levels(*here))
+            found = torch.stack(frequencies.intervals(levels, self._tensor(np.array(following)))[:2])
+            out[:, begins[running] + places] = found.cpu().numpy()
         return out
 
     def lanes(self, count: int) -> "TorchLanes":
