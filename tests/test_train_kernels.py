@@ -5,8 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from tests.helpers import ROOT
+from codec.config import ModelConfig
+from tests.helpers import ROOT, random_weights
+from trainer.device import attention_kernels
+from trainer.fusion import Fusion
+from trainer.model import GPT
 
 pytest.importorskip("triton")
 
@@ -109,3 +114,44 @@ def test_kernels(script: str, interpret: str) -> None:
         text=True,
     )
     assert run.stdout.strip() == "done", run.stderr
+
+
+WIDE = ModelConfig(
+    vocab_size=512,
+    window=256,
+    num_layers=3,
+    activation="leaky_relu2",
+    mlp_mult=4,
+    rope_dims=16,
+    skips="gated",
+    xsa_layers=2,
+)
+"""Widths of the challenge's models."""
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("fuse", "limit"),
+    [
+        (Fusion(joint=True), 0.08),
+        (Fusion(joint=True, heads=True), 0.08),
+        (Fusion(joint=True, mlp=True), 0.08),
+        (Fusion(joint=True, fp8=True), 0.5),
+    ],
+)
+def test_a_gpu_computes_the_gradients_of_the_plain_float32_model(fuse: Fusion, limit: float) -> None:
+    """Up to the rounding of bfloat16 and of 8 bits: the error's share of each gradient."""
+    device, rows = torch.device("cuda"), torch.randint(512, (8, 256), generator=torch.Generator().manual_seed(1))
+    models = [GPT(WIDE).to(device), GPT(WIDE, dtype=torch.bfloat16, fuse=fuse).to(device)]
+    losses = []
+    with attention_kernels(device):
+        for model in models:
+            model.load_state_dict(random_weights(WIDE))
+            loss = torch.compile(model.loss, fullgraph=True, dynamic=False) if model.fuse.joint else model.loss
+            losses.append(loss(rows.to(device), rows.roll(-1, 1).to(device)))
+            losses[-1].backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=limit)
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        assert (p.grad - q.grad).norm() < limit * p.grad.norm(), name

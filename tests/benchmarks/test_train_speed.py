@@ -31,6 +31,15 @@ from trainer.step import descend, take
 DOCUMENT = 840
 """Tokens of a document on average, about as in the challenge's text under its vocabulary of 8,192."""
 
+GROUPS = {
+    "attention": ("sdpa", "fmha", "cudnn", "flash", "flex"),
+    "matrix products": ("nvjet", "gemm", "cutlass", "splitK", "scaled_mm"),
+    "our own kernels": ("_split", "_join", "_product"),
+    "the compiler's other kernels": ("triton_",),
+    "everything else": ("",),
+}
+"""Kinds of kernels by parts of their names; the first that fits counts."""
+
 WARM, TIMED = 3, 10
 """Steps before the clock starts, and on it."""
 
@@ -96,7 +105,11 @@ def timed(title: str, recipe: Recipe, world: World, loader: Loader, kernels: int
         slowest = sorted(found.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
         for kernel in slowest[:kernels]:
             print(f"{kernel.self_device_time_total / 1000:9.2f} ms {kernel.count:6}x  {kernel.key[:110]}")
-        print(f"{sum(kernel.self_device_time_total for kernel in slowest) / 1000:9.2f} ms in all kernels")
+        rest = slowest
+        for what, names in GROUPS.items():
+            group = [kernel for kernel in rest if any(name in kernel.key for name in names)]
+            rest = [kernel for kernel in rest if kernel not in group]
+            print(f"{sum(kernel.self_device_time_total for kernel in group) / 1000:9.2f} ms {what}")
     return speed
 
 
