@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from codec.errors import CodecError
 from eval.peer import load_peer
 from eval.predictor import ENDED
-from trainer.model import GPT, Attention, rms_norm, rotate
+from trainer.layers import rms_norm, rotate
+from trainer.model import GPT, Attention
 
 
 class CachedAttention(nn.Module):

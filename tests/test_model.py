@@ -15,7 +15,8 @@ from codec.errors import MismatchError
 from codec.parameters import parameters
 from codec.tokenizer import BOS
 from trainer.fusion import Fusion
-from trainer.model import GPT, rope_tables
+from trainer.layers import rope_tables
+from trainer.model import GPT
 
 TINY = {"vocab_size": 29, "window": 12, "num_layers": 2, "model_dim": 16, "num_heads": 4, "num_kv_heads": 2}
 

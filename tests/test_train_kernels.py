@@ -23,7 +23,8 @@ from tests.helpers import EVERY_OPTION, random_weights
 from trainer.head_kernels import fused_heads
 from trainer.mlp_kernels import fused_mlp
 from trainer.fusion import Fusion
-from trainer.model import GPT, rms_norm, rotate
+from trainer.layers import rms_norm, rotate
+from trainer.model import GPT
 
 def plain(joint, gain, cos, sin, heads, kv_heads):
     dim = joint.shape[-1] // (heads + 2 * kv_heads)

@@ -10,66 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.bigram import bigram_rows
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.errors import MismatchError
-from codec.tables import YARN_TURNS
-from codec.tokenizer import BOS
 from trainer.attention import Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
+from trainer.embeddings import Bigram, Smear, Values
 from trainer.fusion import PLAIN, Fusion
+from trainer.layers import EPS, Linear, rms_norm, rope_tables, rotate
 
 Reduction = Literal["mean", "sum", "none"]
 
-EPS = 2.0**-23
-"""Added to a mean square before its root, and the least squared length that XSA divides by: float32's epsilon."""
-
 EMBEDDING_STD = 0.005  # the challenge's TIED_EMBED_INIT_STD
-BIGRAM_STD = 0.01
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + EPS) over the last dimension, computed in float32, in the dtype of x."""
-    return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
-
-
-def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, float32 [length, rotary_dims / 2].
-
-    Frequency i is rope_base^(-2i / rotary_dims), with YaRN as `codec.tables.yarn_slowing` says.
-    """
-    half = torch.arange(0, config.rotary_dims, 2, dtype=torch.float64)
-    frequencies = torch.tensor(config.rope_base, dtype=torch.float64) ** (-half / config.rotary_dims)
-    few, many = YARN_TURNS
-    kept = ((config.window / config.yarn * frequencies / (2 * math.pi) - few) / (many - few)).clamp(0, 1)
-    frequencies = frequencies * (kept + (1 - kept) / config.yarn)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
-    return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE in the half-split form on the leading dimensions of x [..., T, head_dim]; the others pass through."""
-    half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((a * cos + b * sin, b * cos - a * sin, rest), dim=-1)
-
-
-class Linear(nn.Linear):
-    """A matrix without bias: a float32 parameter, used in the dtype of its input."""
-
-    def __init__(self, inputs: int, outputs: int, zero: bool = False):
-        super().__init__(inputs, outputs, bias=False)
-        if zero:
-            nn.init.zeros_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-    def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:
-        """The product times scale [outputs]."""
-        if fuse.joint:
-            return fuse.product(x, scale[:, None] * self.weight)  # the matrix is smaller than the product
-        return scale.to(x.dtype) * self(x)
 
 
 class Attention(nn.Module):
@@ -193,51 +144,6 @@ class Block(nn.Module):
         if not self.parallel:
             normed = rms_norm(x) * self.norm_scale
         return x + self.mlp(normed, self.mlp_scale)
-
-
-class Bigram(nn.Module):
-    """BigramHash: a table row for each pair of neighbouring tokens, projected onto the residual stream."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.embed = nn.Embedding(config.bigram_buckets, config.bigram_dim)
-        nn.init.normal_(self.embed.weight, std=BIGRAM_STD)
-        self.proj = Linear(config.bigram_dim, config.model_dim, zero=True)
-        self.scale = nn.Parameter(torch.full((1,), 0.05))
-
-    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """tokens int64 [B, T] -> what to add to the embedding, `dtype` [B, T, D]."""
-        rows = bigram_rows(tokens, self.embed.num_embeddings)
-        return self.scale.to(dtype) * self.proj(self.embed(rows).to(dtype))
-
-
-class Values(nn.Module):
-    """Value embeddings: a small table row of each token, projected onto the values of all heads."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.embed = nn.Embedding(config.vocab_size, config.value_dims)
-        nn.init.normal_(self.embed.weight, std=BIGRAM_STD)
-        self.proj = Linear(config.value_dims, config.kv_dim, zero=True)
-
-    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """tokens int64 [B, T] -> `dtype` [B, T, KV d], which each layer adds times a scale of its own."""
-        return self.proj(self.embed(tokens).to(dtype))
-
-
-class Smear(nn.Module):
-    """SmearGate: a token takes up a share of the embedding of the one before it, never of another document's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Parameter(torch.zeros(GATE_INPUTS))
-        self.scale = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """x [B, T, D], the embeddings of tokens int64 [B, T] -> [B, T, D]."""
-        gates = torch.sigmoid(rms_norm(x)[..., :GATE_INPUTS] @ self.gate.to(x.dtype))
-        shares = torch.where(tokens == BOS, 0.0, self.scale.to(x.dtype) * gates)
-        return x + shares[..., None] * F.pad(x, (0, 0, 1, -1))
 
 
 class GPT(nn.Module):
