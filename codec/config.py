@@ -21,7 +21,7 @@ class ModelConfig:
     num_heads: int = 8
     num_kv_heads: int = 4
     mlp_mult: int = 2
-    activation: Literal["relu2", "leaky_relu2"] = "relu2"  # leaky: slope 0.5 before the square
+    activation: Literal["relu2", "leaky_relu2", "swiglu"] = "relu2"  # leaky: slope 0.5 before the square
     rope_base: float = 10_000.0
     rope_dims: int = 0  # leading dimensions of a head that rotate; 0 means all
     yarn: float = 1.0  # window over the window of training: slow rotations are stretched to it (YaRN)
@@ -69,7 +69,7 @@ class ModelConfig:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise FormatError(f"config: {name} is {getattr(self, name)}, expected {low} to {high}")
-        for name, allowed in (("activation", ("relu2", "leaky_relu2")), ("skips", ("add", "gated"))):
+        for name, allowed in (("activation", ("relu2", "leaky_relu2", "swiglu")), ("skips", ("add", "gated"))):
             if getattr(self, name) not in allowed:
                 raise FormatError(f"config: {name} is {getattr(self, name)!r}, expected one of {allowed}")
         if self.model_dim % self.num_heads or self.head_dim % 2:
@@ -90,6 +90,11 @@ class ModelConfig:
     @property
     def kv_dim(self) -> int:
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        """Activations of an MLP."""
+        return self.mlp_mult * self.model_dim
 
     @property
     def rotary_dims(self) -> int:

@@ -29,7 +29,7 @@ from codec.exact_attention import (
     value_fractions,
     without_own_value,
 )
-from codec.exact_linear import OPERAND, ExactGate, ExactLinear, ExactTable
+from codec.exact_linear import OPERAND, ExactGate, ExactLinear, ExactTable, sigmoid
 from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
 from codec.tokenizer import BOS
@@ -82,7 +82,7 @@ def check_known(config: ModelConfig) -> None:
     Raises:
         UnsupportedError: the config has options that are left to this module.
     """
-    options = {"value embeddings": config.value_dims > 0}
+    options = {"value embeddings": config.value_dims > 0, "SwiGLU": config.activation == "swiglu"}
     if rare := [name for name, on in options.items() if on]:
         raise UnsupportedError(f"they know no {' and no '.join(rare)}")
 
@@ -133,6 +133,7 @@ class ExactModel:
             self.skip_gates = self._tensor(tables.sigmoid(vectors["skip_gates"]))
         cos, sin = tables.rope_tables(config.rope_base, config.rotary_dims, config.window, config.yarn)
         self.cos, self.sin = (self._tensor(t / (1 << tables.ROPE_BITS)) for t in (cos, sin))
+        self.sigmoid = self._tensor(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS))
         self.exp2 = self._tensor(tables.exp2_table(SOFTMAX_BITS))
         self.softcap = torch.from_numpy(tables.softcap_table(config.logit_softcap)).to(self.device)
 
@@ -175,7 +176,7 @@ class ExactModel:
             value=self._linear(block + "attn.c_v.weight"),
             attention_out=self._linear(block + "attn.proj.weight"),
             up=self._linear(block + "mlp.fc.weight"),
-            down=self._linear(block + "mlp.proj.weight", operand=OPERAND * OPERAND),
+            down=self._linear(block + "mlp.proj.weight", OPERAND if c.activation == "swiglu" else OPERAND * OPERAND),
             score_scale=self._tensor(gain * unit).view(c.num_kv_heads, -1, 1, 1),
             value_fraction=fraction,
             value_step=power_of_two(-fraction),
@@ -340,6 +341,9 @@ class ExactModel:
 
     def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
         hidden = self._project(layer.up, *self._norm(x, layer.norm_scale))
+        if self.config.activation == "swiglu":
+            gate, hidden = hidden.chunk(2, -1)
+            return self._project(layer.down, *snap(gate * sigmoid(gate, self.sigmoid) * hidden))
         slope = 0.0 if self.config.activation == "relu2" else 0.5
         hidden, step = snap(torch.maximum(hidden, hidden * slope))
         return self._project(layer.down, hidden * hidden, step * step)

@@ -36,8 +36,9 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
         found[block + "attn.c_k.weight"] = Parameter((c.kv_dim, dim), "matrix")
         found[block + "attn.c_v.weight"] = Parameter((c.kv_dim, dim), "matrix")
         found[block + "attn.proj.weight"] = Parameter((dim, dim), "matrix")
-        found[block + "mlp.fc.weight"] = Parameter((c.mlp_mult * dim, dim), "matrix")
-        found[block + "mlp.proj.weight"] = Parameter((dim, c.mlp_mult * dim), "matrix")
+        gates = c.hidden_dim if c.activation == "swiglu" else 0  # their rows come first
+        found[block + "mlp.fc.weight"] = Parameter((gates + c.hidden_dim, dim), "matrix")
+        found[block + "mlp.proj.weight"] = Parameter((dim, c.hidden_dim), "matrix")
         found[block + "attn.q_gain"] = Parameter((c.num_heads,), "vector")
         if c.adds_values(i):
             found[block + "attn.value_scale"] = Parameter((1,), "vector")

@@ -157,6 +157,8 @@ def test_visits_are_counted_by_pair():
             visits[-1 if alone else ((36313 * token) ^ (27191 * before)) % (CONFIG.bigram_buckets - 1)] += 1
     found = calibrate(model(), batches())["bigram.embed.weight"].outputs
     assert np.allclose(found * text.numel(), visits)
+    found = calibrate(model(), batches())["values.embed.weight"].outputs
+    assert np.allclose(found * text.numel(), np.bincount(text.flatten(), minlength=CONFIG.vocab_size))
     assert (found == 0).any()
     assert found[-1] > 0
 

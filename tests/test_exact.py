@@ -37,6 +37,7 @@ Integers = NDArray[np.int64]
 CONFIGS = {
     "every option": EVERY_OPTION,
     "rare options": RARE_OPTIONS,
+    "swiglu": replace(PLAIN, activation="swiglu", mlp_mult=3),
     "value embeddings": replace(PLAIN, value_dims=6, value_layers=1, xsa_layers=2),
     "plain": PLAIN,
     "smear": replace(PLAIN, smear_gate=True),
@@ -66,6 +67,12 @@ def norm(x: Floats, scale: float = 1.0) -> tuple[Integers, Floats]:
     integers, step = snap(x)
     squares = (integers * integers).sum(-1, keepdims=True).astype(np.float64)
     return integers, step * reciprocal_sqrt(squares * step * step * (1.0 / x.shape[-1]) + 2.0**-23) * scale
+
+
+def sigmoid(x: Floats) -> Floats:
+    table = tables.sigmoid_table()
+    found = table[np.minimum(np.rint(np.abs(x) * 4096), len(table) - 1).astype(np.int64)]
+    return np.where(x < 0, 65536 - found, found) / 65536
 
 
 def longest(weights: NDArray[np.float32]) -> Fraction:
@@ -106,9 +113,7 @@ class Reference:
     def gates(self, vectors: Floats, integers: Integers, step: Floats) -> Floats:
         weights, steps = snap(vectors)
         z = (integers[:, :12] @ weights.T) * steps[:, 0] * step
-        table = tables.sigmoid_table()
-        found = table[np.minimum(np.rint(np.abs(z) * 4096), len(table) - 1).astype(np.int64)]
-        return np.where(z < 0, 65536 - found, found) / 65536
+        return sigmoid(z)
 
     def heads(self, x: Floats, count: int) -> Floats:
         return x.reshape(len(x), count, -1).transpose(1, 0, 2)
@@ -186,6 +191,9 @@ class Reference:
     def mlp(self, layer: int, x: Floats, norm_scale: float) -> Floats:
         block = f"blocks.{layer}.mlp."
         hidden = self.linear(block + "fc.weight", *norm(x, norm_scale))
+        if self.c.activation == "swiglu":
+            gate, hidden = np.split(hidden, 2, axis=1)
+            return self.linear(block + "proj.weight", *snap(gate * sigmoid(gate) * hidden))
         integers, step = snap(np.where(hidden > 0, hidden, hidden * (0.5 if "leaky" in self.c.activation else 0)))
         return self.linear(block + "proj.weight", integers * integers, step * step)
 

@@ -23,7 +23,11 @@ from tests.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_pack
 from tests.test_exact import CONFIGS, LONG, some_tokens, threads
 from trainer.embedded import val_documents
 
-LEFT_TO_THE_REFERENCE = {"rare options": "value embeddings", "value embeddings": "value embeddings"}
+LEFT_TO_THE_REFERENCE = {
+    "rare options": "value embeddings and no SwiGLU",
+    "value embeddings": "no value embeddings",
+    "swiglu": "no SwiGLU",
+}
 """Of CONFIGS, and what the reason says."""
 
 ODD = replace(EVERY_OPTION, vocab_size=1030, bigram_dim=15, model_dim=44, num_heads=2, num_kv_heads=1, rope_dims=2)

@@ -33,6 +33,7 @@ CONFIGS = {
     "low softcap": ModelConfig(**TINY, logit_softcap=2.0),
     "bigram": ModelConfig(**TINY, bigram_buckets=7, bigram_dim=6),
     "parallel": ModelConfig(**TINY | {"num_layers": 3}, parallel_from=1),
+    "swiglu": ModelConfig(**TINY, activation="swiglu", mlp_mult=3),
     "value embeddings": ModelConfig(**TINY, value_dims=5, value_layers=1),
     "attention gate": ModelConfig(**TINY, attention_gate=True),
     "smear": ModelConfig(**TINY, smear_gate=True),
@@ -163,8 +164,12 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
         for t in range(len(tokens)):
             seen = before[t] if 0 < config.parallel_from <= layer else x[t]
             h = w["mlp.fc.weight"] @ (norm(seen) * scale)
-            h = np.where(h > 0, h, 0.5 * h if config.activation == "leaky_relu2" else 0.0)
-            x[t] = x[t] + w["mlp_scale"] * (w["mlp.proj.weight"] @ h**2)
+            if config.activation == "swiglu":
+                gate, h = np.split(h, 2)
+                h = gate * sigmoid(gate) * h
+            else:
+                h = np.where(h > 0, h, 0.5 * h if config.activation == "leaky_relu2" else 0.0) ** 2
+            x[t] = x[t] + w["mlp_scale"] * (w["mlp.proj.weight"] @ h)
         if execution < config.encoder_length:
             kept.append(list(x))
     cap = config.logit_softcap

@@ -82,20 +82,23 @@ def without_own_value(y: Tensor, v: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two matrices with a squared rectifier between them."""
+    """Two matrices with a squared rectifier between them, or with SwiGLU, whose gates are the first half of `fc`."""
 
     def __init__(self, config: ModelConfig, fuse: Fusion):
         super().__init__()
-        self.fuse = fuse
+        self.fuse, self.gated = fuse, config.activation == "swiglu"
         self.slope = 0.5 if config.activation == "leaky_relu2" else 0.0
-        self.fc = Linear(config.model_dim, config.mlp_mult * config.model_dim)
-        self.proj = Linear(config.mlp_mult * config.model_dim, config.model_dim, zero=True)
+        self.fc = Linear(config.model_dim, (2 if self.gated else 1) * config.hidden_dim)
+        self.proj = Linear(config.hidden_dim, config.model_dim, zero=True)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D], times scale [D]."""
         if self.fuse.mlp:
             return self.fuse.mlp_of(x, self.fc.weight, scale[:, None] * self.proj.weight, self.slope)
         h = self.fuse.product(x, self.fc.weight) if self.fuse.joint else self.fc(x)
+        if self.gated:
+            gate, h = h.chunk(2, -1)
+            return self.proj.scaled(F.silu(gate) * h, scale, self.fuse)
         h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
         return self.proj.scaled(h.square(), scale, self.fuse)
 
