@@ -39,7 +39,7 @@ def check_range(
         return entry(name) * matrices[name].symbols.shape[1]
 
     unit = 2 * sqrt(config.model_dim)  # no entry of a normalised row is larger
-    embedding = entry("tok_emb.weight")
+    embedding = entry("tok_emb.weight") * (product("embed_proj.weight") if config.embedding_dim else 1.0)
     if config.smear_gate:
         embedding *= 1 + peak("smear.scale")
     if config.bigram_buckets:

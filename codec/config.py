@@ -15,6 +15,8 @@ class ModelConfig:
     """A decoder-only transformer of the challenge's family. The defaults are the challenge's baseline."""
 
     vocab_size: int = 1024
+    embedding_dim: int = 0  # factorised embedding: width of the table, which a matrix takes to model_dim; 0: no matrix
+    tied_head: bool = True  # the table of the embedding is the last layer, too
     window: int = 1024  # tokens of context in one forward pass
     num_layers: int = 9
     model_dim: int = 512
@@ -47,6 +49,7 @@ class ModelConfig:
                 raise FormatError(f"config: {field.name} is {value!r}, expected a value of type {kind.__name__}")
         limits = {
             "vocab_size": (4, 16_384),
+            "embedding_dim": (0, 1 << 14),
             "window": (2, 1 << 16),
             "num_layers": (1, 256),
             "model_dim": (2, 1 << 14),
@@ -80,6 +83,8 @@ class ModelConfig:
             raise FormatError(f"config: rope_dims is {self.rope_dims}, expected an even number to {self.head_dim}")
         if (self.smear_gate or self.attention_gate) and self.model_dim < GATE_INPUTS:
             raise FormatError(f"config: model_dim is {self.model_dim}, gates read {GATE_INPUTS} entries of it")
+        if self.embedding_dim and not self.tied_head:
+            raise FormatError("config: embedding_dim is set and tied_head is off; a factorised embedding is tied")
         if self.bigram_buckets == 1:
             raise FormatError("config: bigram_buckets is 1, expected 0 or at least 2")
 

@@ -29,7 +29,7 @@ from codec.exact_attention import (
     value_fractions,
     without_own_value,
 )
-from codec.exact_linear import OPERAND, ExactGate, ExactLinear, ExactTable, sigmoid
+from codec.exact_linear import OPERAND, ExactGate, ExactLinear, ExactTable, sigmoid, transposed
 from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
 from codec.tokenizer import BOS
@@ -82,7 +82,11 @@ def check_known(config: ModelConfig) -> None:
     Raises:
         UnsupportedError: the config has options that are left to this module.
     """
-    options = {"value embeddings": config.value_dims > 0, "SwiGLU": config.activation == "swiglu"}
+    options = {
+        "factorised embedding": config.embedding_dim > 0,
+        "value embeddings": config.value_dims > 0,
+        "SwiGLU": config.activation == "swiglu",
+    }
     if rare := [name for name, on in options.items() if on]:
         raise UnsupportedError(f"they know no {' and no '.join(rare)}")
 
@@ -113,8 +117,12 @@ class ExactModel:
         if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
             raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
         self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
-        self.head = self._linear("tok_emb.weight")
+        self.head = self._linear("tok_emb.weight" if config.tied_head else "lm_head")
         self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
+        if config.embedding_dim:
+            self.embedding_out = self._linear("embed_proj.weight")
+            back = transposed(matrices["embed_proj.weight"])
+            self.embedding_back = ExactLinear("embed_proj.weight, transposed", back, OPERAND, self.device)
         if config.smear_gate:
             self.smear_shares = self._smear_shares()
         if config.bigram_buckets:
@@ -210,6 +218,7 @@ class ExactModel:
 
         Returns:
             The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
+            With a factorised embedding its product with the transposed matrix, [B, T, embedding_dim].
         """
         positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
         return self._run(tokens, None, positions, cache, lanes)
@@ -247,7 +256,8 @@ class ExactModel:
             x = attended + layer.mlp_scale * self._mlp(layer, x if layer.parallel else attended)
             if n < c.encoder_length:
                 skips.append(x)
-        return self._norm(x, 1.0)
+        normed, step = self._norm(x, 1.0)
+        return snap(self._project(self.embedding_back, normed, step)) if c.embedding_dim else (normed, step)
 
     @property
     def starts_alone(self) -> bool:
@@ -275,7 +285,8 @@ class ExactModel:
         return x + self._project(self.bigram_out, *snap(self.bigram_table(rows))) * self.bigram_scale
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        return self.embedding(tokens)
+        x = self.embedding(tokens)
+        return self._project(self.embedding_out, *snap(x)) if self.config.embedding_dim else x
 
     def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """RMS norm times `scale`: (X, step) with X * step the normalised rows."""

@@ -39,6 +39,12 @@ class ExactLinear:
         return (x @ self.integers) * self.rows, step
 
 
+def transposed(weights: Quantized) -> Quantized:
+    """The transposed matrix: row steps become column steps."""
+    ones = np.ones(weights.symbols.shape[1], np.float32)
+    return Quantized(weights.symbols.T, ones if weights.columns is None else weights.columns, weights.rows)
+
+
 class ExactTable:
     """The rows of an embedding or hash table."""
 

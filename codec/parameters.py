@@ -19,7 +19,11 @@ class Parameter:
 def parameters(config: ModelConfig) -> dict[str, Parameter]:
     """Every tensor of the model of `config`, in the order packs keep them."""
     c, dim = config, config.model_dim
-    found = {"tok_emb.weight": Parameter((c.vocab_size, dim), "embedding")}
+    found = {"tok_emb.weight": Parameter((c.vocab_size, c.embedding_dim or dim), "embedding")}
+    if c.embedding_dim:
+        found["embed_proj.weight"] = Parameter((dim, c.embedding_dim), "matrix")
+    if not c.tied_head:
+        found["lm_head"] = Parameter((c.vocab_size, dim), "embedding")
     if c.smear_gate:
         found["smear.gate"] = Parameter((GATE_INPUTS,), "vector")
         found["smear.scale"] = Parameter((1,), "vector")

@@ -41,7 +41,7 @@ EVERY_OPTION = ModelConfig(
 )
 """Four block executions of three layers, with everything a config can switch on."""
 
-RARE_OPTIONS = replace(EVERY_OPTION, value_dims=8, activation="swiglu")
+RARE_OPTIONS = replace(EVERY_OPTION, embedding_dim=24, value_dims=8, activation="swiglu")
 """Those that compiled backends leave to the reference, too."""
 
 PLAIN = ModelConfig(window=32, num_layers=2, model_dim=32, num_heads=4, num_kv_heads=2)

@@ -23,6 +23,7 @@ from trainer.embedded import sp1024
 from trainer.model import GPT
 
 CONFIG = replace(RARE_OPTIONS, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
+SMALL = replace(PLAIN, vocab_size=24, window=8, model_dim=16, num_heads=2)
 
 
 def model(config=CONFIG) -> GPT:
@@ -54,7 +55,7 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
         generator = torch.Generator().manual_seed(label_seed(seed, number))
         uses.update({name: [] for name in kinds})
         hidden = gpt.hidden(batch).flatten(0, 1)
-        raw = hidden @ gpt.tok_emb.weight.T
+        raw = hidden @ gpt.head.T
         logp = (cap * torch.tanh(raw / cap)).log_softmax(-1)
         labels = torch.multinomial(logp.detach().exp(), 1, generator=generator)[:, 0]
         total = -logp[torch.arange(len(labels)), labels].sum()
@@ -83,12 +84,14 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
     for hook in hooks:
         hook.remove()
     found = {n: Moments(s[0] / (s[2] or tokens), s[1] / tokens) for n, s in sums.items()}
+    if gpt.lm_head is not None:
+        return {**found, "lm_head": Moments(head / tokens, information / tokens)}
     both = head / tokens + chances / information.sum() * found["tok_emb.weight"].inputs
     return {**found, "tok_emb.weight": Moments(both, information / tokens)}
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-@pytest.mark.parametrize("config", [CONFIG, replace(PLAIN, vocab_size=24, window=8, model_dim=16, num_heads=2)])
+@pytest.mark.parametrize("config", [CONFIG, SMALL, replace(SMALL, tied_head=False)])
 def test_moments_by_definition(config, seed):
     """Of looped layers, which are used twice, of the hash table and of the tied embedding."""
     gpt = model(config)

@@ -37,6 +37,8 @@ Integers = NDArray[np.int64]
 CONFIGS = {
     "every option": EVERY_OPTION,
     "rare options": RARE_OPTIONS,
+    "factorised embedding": replace(PLAIN, embedding_dim=10, smear_gate=True),
+    "untied head": replace(PLAIN, tied_head=False, bigram_buckets=9, bigram_dim=6),
     "swiglu": replace(PLAIN, activation="swiglu", mlp_mult=3),
     "value embeddings": replace(PLAIN, value_dims=6, value_layers=1, xsa_layers=2),
     "plain": PLAIN,
@@ -95,6 +97,8 @@ class Reference:
     def embed(self, tokens: list[int]) -> Floats:
         embedding = self.matrices["tok_emb.weight"]
         x = embedding.symbols[tokens] * embedding.rows[tokens].astype(np.float64)[:, None]
+        if self.c.embedding_dim:
+            x = self.linear("embed_proj.weight", *snap(x))
         if self.c.smear_gate:
             before, x = x, x.copy()
             gates = self.gates(self.vectors["smear.gate"][None], *norm(before))[:, 0]
@@ -217,7 +221,13 @@ class Reference:
             x = x + vectors[block + "mlp_scale"] * self.mlp(layer, before if 0 < c.parallel_from <= layer else x, scale)
             if n < c.encoder_length:
                 skips.append(x)
-        logits = self.linear("tok_emb.weight", *norm(x))
+        if c.embedding_dim:
+            integers, step = norm(x)
+            proj = self.matrices["embed_proj.weight"]
+            integers, finer = snap(integers * proj.rows.astype(np.float64))
+            logits = self.linear("tok_emb.weight", *snap((integers @ proj.symbols.astype(np.int64)) * (step * finer)))
+        else:
+            logits = self.linear("tok_emb.weight" if c.tied_head else "lm_head", *norm(x))
         table = tables.softcap_table(c.logit_softcap)
         capped = table[np.minimum(np.rint(np.abs(logits) * 1024), len(table) - 1).astype(np.int64)]
         return np.where(logits < 0, -capped, capped)

@@ -33,6 +33,8 @@ CONFIGS = {
     "low softcap": ModelConfig(**TINY, logit_softcap=2.0),
     "bigram": ModelConfig(**TINY, bigram_buckets=7, bigram_dim=6),
     "parallel": ModelConfig(**TINY | {"num_layers": 3}, parallel_from=1),
+    "factorised embedding": ModelConfig(**TINY, embedding_dim=5, smear_gate=True),
+    "untied head": ModelConfig(**TINY, tied_head=False),
     "swiglu": ModelConfig(**TINY, activation="swiglu", mlp_mult=3),
     "value embeddings": ModelConfig(**TINY, value_dims=5, value_layers=1),
     "attention gate": ModelConfig(**TINY, attention_gate=True),
@@ -128,12 +130,15 @@ def reference_attention(
 
 def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig) -> Array:
     """Logits [T, V] of one row: float64, a loop for every dimension that allows one."""
+    embedding = weights["tok_emb.weight"]
+    if config.embedding_dim:
+        embedding = embedding @ weights["embed_proj.weight"].T
     x = []
     for t, token in enumerate(tokens):
-        e = weights["tok_emb.weight"][token]
+        e = embedding[token]
         if config.smear_gate and t > 0 and token != BOS:
             gate = sigmoid(norm(e)[:12] @ weights["smear.gate"])
-            e = e + weights["smear.scale"] * gate * weights["tok_emb.weight"][tokens[t - 1]]
+            e = e + weights["smear.scale"] * gate * embedding[tokens[t - 1]]
         if config.bigram_buckets:
             row = config.bigram_buckets - 1
             if t > 0 and token != BOS:
@@ -173,7 +178,8 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
         if execution < config.encoder_length:
             kept.append(list(x))
     cap = config.logit_softcap
-    return np.array([cap * np.tanh(weights["tok_emb.weight"] @ norm(v) / cap) for v in x])
+    head = embedding if config.tied_head else weights["lm_head"]
+    return np.array([cap * np.tanh(head @ norm(v) / cap) for v in x])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -85,13 +85,13 @@ class _Table:
 
 
 class _Head:
-    """Sums over the tied embedding as the last layer: its inputs, and the Fisher information of each logit."""
+    """Sums over the matrix of the last layer: its inputs, and the Fisher information of each logit."""
 
     def __init__(self, model: GPT):
-        vocabulary, dim = model.tok_emb.weight.shape
-        self.inputs = model.tok_emb.weight.new_zeros(dim, dim)
-        self.chances = model.tok_emb.weight.new_zeros(vocabulary)
-        self.information = model.tok_emb.weight.new_zeros(vocabulary)
+        vocabulary, dim = model.head.shape
+        self.inputs = model.head.new_zeros(dim, dim)
+        self.chances = model.head.new_zeros(vocabulary)
+        self.information = model.head.new_zeros(vocabulary)
         self.cap = model.config.logit_softcap
 
     def see(self, hidden: Tensor, logits: Tensor, chances: Tensor) -> None:
@@ -100,9 +100,11 @@ class _Head:
         self.chances += chances.sum(0)
         self.information += (chances * (1 - chances) * slope.square()).sum(0)
 
-    def moments(self, table: _Table, tokens: int, world: World) -> Moments:
-        """Both uses of the tied embedding in one: a row is looked up about as often as its token is likely."""
+    def moments(self, table: _Table | None, tokens: int, world: World) -> Moments:
+        """Both uses of a tied embedding in one: a row is looked up about as often as its token is likely."""
         information = world.total(self.information)
+        if table is None:
+            return Moments(_mean(world.total(self.inputs), tokens), _mean(information, tokens))
         lookups = world.total(self.chances).sum() / information.sum()
         inputs = world.total(self.inputs) + lookups * world.total(table.gradients)
         return Moments(_mean(inputs, tokens), _mean(information, tokens))
@@ -151,6 +153,8 @@ def calibrate(
             head.see(hidden.detach().flatten(0, 1), logits.detach(), chances)
             nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
             model.zero_grad(set_to_none=True)
+            if model.lm_head is not None:
+                tables["tok_emb.weight"].visit(batch)
             if model.bigram is not None:
                 tables["bigram.embed.weight"].visit(bigram_rows(batch, model.config.bigram_buckets))
             if model.values is not None:
@@ -162,8 +166,11 @@ def calibrate(
     for hook in hooks:
         hook.remove()
     found = {name: layer.moments(tokens, world) for name, layer in layers.items()}
-    found |= {name: table.moments(tokens, world) for name, table in tables.items() if name != "tok_emb.weight"}
-    found["tok_emb.weight"] = head.moments(tables["tok_emb.weight"], tokens, world)
+    if model.lm_head is None:
+        found["tok_emb.weight"] = head.moments(tables.pop("tok_emb.weight"), tokens, world)
+    else:
+        found["lm_head"] = head.moments(None, tokens, world)
+    found |= {name: table.moments(tokens, world) for name, table in tables.items()}
     return found
 
 

@@ -21,10 +21,11 @@ def flops_per_token(config: ModelConfig, window: int = 0, loops: bool = True) ->
         loops: whether the config's loops run.
     """
     schedule = config.schedule if loops else tuple(range(config.num_layers))
-    weights = config.vocab_size * config.model_dim
+    weights = config.vocab_size * (config.embedding_dim or config.model_dim)
     for name, parameter in parameters(config).items():
         if parameter.role == "matrix":
             runs = schedule.count(int(name.split(".")[1])) if name.startswith("blocks.") else 1
+            runs += name == "embed_proj.weight"  # transposed, before the last layer
             weights += runs * parameter.shape[0] * parameter.shape[1]
     attention = len(schedule) * 2 * config.model_dim * (window or config.window) / 2
     return 6 * (weights + attention)

@@ -172,8 +172,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config, self.dtype, self.fuse, self.document_masks = config, dtype, fuse, document_masks
         self.schedule = config.schedule
-        self.tok_emb = nn.Embedding(config.vocab_size, config.model_dim)
+        self.tok_emb = nn.Embedding(config.vocab_size, config.embedding_dim or config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
+        self.embed_proj = Linear(config.embedding_dim, config.model_dim) if config.embedding_dim else None
+        self.lm_head = None if config.tied_head else nn.Parameter(self.tok_emb.weight.detach().clone())
         self.smear = Smear() if config.smear_gate else None
         self.bigram = Bigram(config) if config.bigram_buckets else None
         self.values = Values(config) if config.value_dims else None
@@ -196,7 +198,7 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(hidden)
         if reduction == "mean" and torch.is_grad_enabled():
-            return softcapped_cross_entropy(hidden, self.tok_emb.weight, targets, self.config.logit_softcap)
+            return softcapped_cross_entropy(hidden, self.head, targets, self.config.logit_softcap)
         return token_loss(self.logits(hidden), targets, reduction)
 
     def loop(self, on: bool) -> None:
@@ -204,13 +206,18 @@ class GPT(nn.Module):
         self.schedule = self.config.schedule if on else tuple(range(self.config.num_layers))
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
+        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`.
+
+        With a factorised embedding its product with the transposed matrix, [B, T, embedding_dim].
+        """
         length = tokens.shape[1]
         if length > self.config.window:
             raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
         cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
         mask = document_mask(tokens) if self.document_masks else None
         x = self.tok_emb(tokens).to(self.dtype)
+        if self.embed_proj is not None:
+            x = self.embed_proj(x)
         if self.smear is not None:
             x = self.smear(x, tokens)
         if self.bigram is not None:
@@ -231,11 +238,17 @@ class GPT(nn.Module):
             x = self.blocks[layer](x, x0, cos, sin, mask, added, skip)
             if execution < encoder_length:
                 skips.append(x)
-        return rms_norm(x)
+        x = rms_norm(x)
+        return x if self.embed_proj is None else x @ self.embed_proj.weight.to(x.dtype)
+
+    @property
+    def head(self) -> Tensor:
+        """The matrix of the last layer, [V, D]; [V, embedding_dim] with a factorised embedding."""
+        return self.tok_emb.weight if self.lm_head is None else self.lm_head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, float32 [..., V], of what `hidden` returned."""
-        logits = F.linear(hidden, self.tok_emb.weight.to(self.dtype)).float()
+        logits = F.linear(hidden, self.head.to(self.dtype)).float()
         return self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
 
     def take_skip(self, index: int, x: Tensor, skip: Tensor) -> Tensor:
