@@ -117,7 +117,7 @@ class ExactModel:
         if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
             raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
         self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
-        self.head = self._linear("tok_emb.weight" if config.tied_head else "lm_head")
+        self.head = self._linear("tok_emb.weight" if config.tied_head else "lm_head.weight")
         self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
         if config.embedding_dim:
             self.embedding_out = self._linear("embed_proj.weight")

@@ -23,7 +23,7 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
     if c.embedding_dim:
         found["embed_proj.weight"] = Parameter((dim, c.embedding_dim), "matrix")
     if not c.tied_head:
-        found["lm_head"] = Parameter((c.vocab_size, dim), "embedding")
+        found["lm_head.weight"] = Parameter((c.vocab_size, dim), "embedding")
     if c.smear_gate:
         found["smear.gate"] = Parameter((GATE_INPUTS,), "vector")
         found["smear.scale"] = Parameter((1,), "vector")

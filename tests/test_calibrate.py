@@ -41,6 +41,7 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
     """By definition, one token after the other."""
     uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
     kinds = {f"{name}.weight": m for name, m in gpt.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))}
+    kinds.pop("lm_head.weight", None)
     hooks = [
         m.register_forward_hook(lambda _, x, y, name=name: uses[name].append((x[0], y))) for name, m in kinds.items()
     ]
@@ -85,7 +86,7 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
         hook.remove()
     found = {n: Moments(s[0] / (s[2] or tokens), s[1] / tokens) for n, s in sums.items()}
     if gpt.lm_head is not None:
-        return {**found, "lm_head": Moments(head / tokens, information / tokens)}
+        return {**found, "lm_head.weight": Moments(head / tokens, information / tokens)}
     both = head / tokens + chances / information.sum() * found["tok_emb.weight"].inputs
     return {**found, "tok_emb.weight": Moments(both, information / tokens)}
 

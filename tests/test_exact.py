@@ -227,7 +227,7 @@ class Reference:
             integers, finer = snap(integers * proj.rows.astype(np.float64))
             logits = self.linear("tok_emb.weight", *snap((integers @ proj.symbols.astype(np.int64)) * (step * finer)))
         else:
-            logits = self.linear("tok_emb.weight" if c.tied_head else "lm_head", *norm(x))
+            logits = self.linear("tok_emb.weight" if c.tied_head else "lm_head.weight", *norm(x))
         table = tables.softcap_table(c.logit_softcap)
         capped = table[np.minimum(np.rint(np.abs(logits) * 1024), len(table) - 1).astype(np.int64)]
         return np.where(logits < 0, -capped, capped)

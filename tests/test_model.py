@@ -178,7 +178,7 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
         if execution < config.encoder_length:
             kept.append(list(x))
     cap = config.logit_softcap
-    head = embedding if config.tied_head else weights["lm_head"]
+    head = embedding if config.tied_head else weights["lm_head.weight"]
     return np.array([cap * np.tanh(head @ norm(v) / cap) for v in x])
 
 

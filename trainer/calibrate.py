@@ -121,10 +121,11 @@ def calibrate(
     advance: Advance = ignore_progress,
     world: World = ALONE,
 ) -> dict[str, Moments]:
-    """Moments of every linear layer, of the tied embedding and of the hash table.
+    """Moments of every linear layer, of the embedding and of other tables.
 
     A linear layer of up to FULL_OUTPUTS outputs gets the full moment of its output gradients, others the diagonal; so
-    do the tied embedding (the information of each logit) and the hash table (visits of a row, as a share of tokens).
+    do the last layer (the information of each logit) and tables (visits of a row, as a share of tokens). The matrix of
+    a factorised embedding has the moments of its use behind the table alone.
 
     Args:
         model: in float32; its gradients are used and cleared.
@@ -136,8 +137,9 @@ def calibrate(
     Returns:
         Moments by the name of the weight, the same in every process.
     """
-    layers = {f"{name}.weight": _Layer(m) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    tables = {f"{name}.weight": _Table(m) for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    modules = {f"{name}.weight": module for name, module in model.named_modules() if module is not model.lm_head}
+    layers = {name: _Layer(m) for name, m in modules.items() if isinstance(m, nn.Linear)}
+    tables = {name: _Table(m) for name, m in modules.items() if isinstance(m, nn.Embedding)}
     head = _Head(model)
     device = model.tok_emb.weight.device
     generator = torch.Generator(device)
@@ -169,7 +171,7 @@ def calibrate(
     if model.lm_head is None:
         found["tok_emb.weight"] = head.moments(tables.pop("tok_emb.weight"), tokens, world)
     else:
-        found["lm_head"] = head.moments(None, tokens, world)
+        found["lm_head.weight"] = head.moments(None, tokens, world)
     found |= {name: table.moments(tokens, world) for name, table in tables.items()}
     return found
 

@@ -175,7 +175,7 @@ class GPT(nn.Module):
         self.tok_emb = nn.Embedding(config.vocab_size, config.embedding_dim or config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
         self.embed_proj = Linear(config.embedding_dim, config.model_dim) if config.embedding_dim else None
-        self.lm_head = None if config.tied_head else nn.Parameter(self.tok_emb.weight.detach().clone())
+        self.lm_head = None if config.tied_head else Linear(config.model_dim, config.vocab_size, zero=True)
         self.smear = Smear() if config.smear_gate else None
         self.bigram = Bigram(config) if config.bigram_buckets else None
         self.values = Values(config) if config.value_dims else None
@@ -244,7 +244,7 @@ class GPT(nn.Module):
     @property
     def head(self) -> Tensor:
         """The matrix of the last layer, [V, D]; [V, embedding_dim] with a factorised embedding."""
-        return self.tok_emb.weight if self.lm_head is None else self.lm_head
+        return (self.lm_head or self.tok_emb).weight
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, float32 [..., V], of what `hidden` returned."""
