@@ -58,7 +58,7 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("train.batch_tokens=0", "multiple of model.window"),
         ("train.warmdown_fraction=0.5", "both set"),
         ("train.log_every=0", "at least 1"),
-        ("train.compile_mode=fast", "compile_mode is 'fast'.*max-autotune"),
+        ("train.compiling=slow", "compiling is 'slow'.*searched"),
         ("train.kernels=heads tails", "has ..tails.., expected some of"),
         ("optim.orthogonal=svd", "orthogonal is 'svd'.*polar_express"),
         ("train.initial=zeros", "initial is 'zeros'.*spectral"),

@@ -25,7 +25,7 @@ from trainer.loader import Loader, open_loader
 from trainer.losses import Losses, losses_of
 from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
-from trainer.resume import RESUME, State
+from trainer.resume import RESUME, State, open_checkpoints
 from trainer.schedule import lr_scale, over, phase, phases
 from trainer.source import Source, open_source
 from trainer.step import descend, micro_batches, prime, take
@@ -97,7 +97,7 @@ def run(
     plan, saved = recipe.train, state.elapsed
     begun = time.perf_counter() - state.elapsed
     wait = throttle(world.device)
-    with interrupts() as interrupt:
+    with interrupts() as interrupt, open_checkpoints(folder, recipe, world) as keep:
         value, done, asked = None, over(plan, state.step, state.elapsed), 0.0
         while not done and not asked:
             scale = lr_scale(plan, state.step, state.elapsed)
@@ -120,7 +120,7 @@ def run(
             by_step = plan.checkpoint_steps and state.step % plan.checkpoint_steps == 0
             if not done and (asked or by_time or by_step):
                 saved = state.elapsed
-                state.save(folder, recipe, world)
+                keep(state)
     return value, not done
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +11,18 @@ from trainer.distributed import World
 from trainer.model import GPT
 from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import Recipe
-from trainer.schedule import Phase
+from trainer.schedule import Phase, phases
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean nats of targets int64 [B, T] after tokens int64 [B, T]."""
+
+
+COMPILING: dict[str, dict[str, str | int | bool | Callable[..., Any]]] = {
+    "quick": {},
+    "tuned": {"coordinate_descent_tuning": True},
+    "searched": {"coordinate_descent_tuning": True, "max_autotune_gemm": True},
+}
+"""Options of the compiler by what a recipe calls them."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,12 @@ def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
     quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
     if world.device.type != "cuda":
         return Losses(model.loss, quantized)
+    graphs = len(phases(recipe))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
     plain = compiled(model.loss, recipe)
     return Losses(plain, compiled(quantized, recipe) if recipe.train.qat else plain)
 
 
 def compiled(loss: Callable[..., Tensor], recipe: Recipe) -> Loss:
-    """`loss` as one graph of kernels for fixed shapes."""
-    return torch.compile(loss, fullgraph=True, dynamic=False, mode=recipe.train.compile_mode)
+    """`loss` as one graph of kernels for each of the shapes that it meets."""
+    return torch.compile(loss, fullgraph=True, dynamic=False, options=COMPILING[recipe.train.compiling])

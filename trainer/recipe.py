@@ -54,8 +54,8 @@ class OptimRecipe:
 KERNELS = ("heads", "mlp")
 """`trainer.head_kernels` and `trainer.mlp_kernels`."""
 
-COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")
-"""Modes of torch.compile: the second tries more kernels for matrix products, which takes minutes before the run."""
+COMPILING = ("quick", "tuned", "searched")
+"""How long the compiler looks for faster kernels: not, a minute for its own, minutes for matrix products too."""
 
 QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
 """Quantizers that training can see (`trainer.qat`)."""
@@ -79,7 +79,7 @@ class TrainRecipe:
     reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
     fp8: bool = False  # the matrix products of blocks in 8 bits
     kernels: str = "heads mlp"  # on a GPU, what kernels of our own compute, of KERNELS; the compiler makes the others
-    compile_mode: str = "default"  # on a GPU, one of COMPILE_MODES
+    compiling: str = "quick"  # on a GPU, one of COMPILING
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
     warmdown_steps: int = 1200  # steps over which it falls at the end
@@ -108,7 +108,7 @@ INITIAL = ("uniform", "orthogonal", "spectral")
 LENGTH = {
     "iterations",
     "seconds",
-    "compile_mode",
+    "compiling",
     "kernels",
     "prime_steps",
     "log_every",
@@ -174,8 +174,8 @@ class Recipe:
             raise FormatError(f"recipe: optim.orthogonal is {self.optim.orthogonal!r}, expected one of {ORTHOGONAL}")
         if unknown := sorted(set(train.kernels.split()) - set(KERNELS)):
             raise FormatError(f"recipe: train.kernels has {unknown}, expected some of {KERNELS}")
-        if train.compile_mode not in COMPILE_MODES:
-            raise FormatError(f"recipe: train.compile_mode is {train.compile_mode!r}, expected one of {COMPILE_MODES}")
+        if train.compiling not in COMPILING:
+            raise FormatError(f"recipe: train.compiling is {train.compiling!r}, expected one of {COMPILING}")
         if train.loop_from >= 1:
             raise FormatError(f"recipe: train.loop_from is {train.loop_from}, expected less than 1")
         if not train.log_every or not train.micro_batches:

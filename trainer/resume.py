@@ -1,12 +1,17 @@
 """The state of a run, and the checkpoint from which a killed run goes on as if nothing had happened."""
 
 import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
@@ -76,11 +81,8 @@ class State:
         model.load_state_dict(self.average if self.averaged else self.model.state_dict())
         return model.to(world.device)
 
-    def save(self, folder: Path, recipe: Recipe, world: World) -> None:
-        """Write the checkpoint; the one before it is replaced when the new one is whole. Every process calls this."""
-        optimizers = self.optimizers.state_dict()
-        if not world.leads:
-            return
+    def content(self, recipe: Recipe) -> dict[str, Any]:
+        """What `restore` needs, as tensors and plain values on the host; every process calls this."""
         content = {
             "recipe": recipe.to_dict(),
             "averaged": self.averaged,
@@ -88,11 +90,10 @@ class State:
             "tokens": self.tokens,
             "elapsed": self.elapsed,
             "model": self.model.state_dict(),
-            "optimizers": optimizers,
+            "optimizers": self.optimizers.state_dict(),
             "average": self.average,
         }
-        with atomic_write(folder / RESUME) as file:
-            torch.save(content, file)
+        return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), content)
 
     def restore(self, folder: Path, recipe: Recipe, device: torch.device) -> None:
         """Take up the checkpoint of `folder`.
@@ -117,6 +118,35 @@ class State:
             raise
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise FormatError(f"checkpoint {path}: cannot be resumed ({error}); train into a new folder") from error
+
+
+@contextmanager
+def open_checkpoints(folder: Path, recipe: Recipe, world: World) -> Iterator[Callable[[State], None]]:
+    """A function that writes a state to `folder` while training goes on; every process calls it.
+
+    The checkpoint before is replaced when the new one is whole. The block ends when the last one is.
+    """
+    pending: list[Future[None]] = []
+
+    def keep(state: State) -> None:
+        content = state.content(recipe)
+        if world.leads:
+            finish()
+            pending.append(pool.submit(write_checkpoint, folder / RESUME, content))
+
+    def finish() -> None:
+        while pending:
+            pending.pop().result()
+
+    with ThreadPoolExecutor(1, "checkpoint") as pool:
+        yield keep
+        finish()
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a state's content to a file that appears whole."""
+    with atomic_write(path) as file:
+        torch.save(content, file)
 
 
 def model_of(recipe: Recipe, world: World, fuse: Fusion = PLAIN) -> GPT:
