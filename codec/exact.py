@@ -218,7 +218,6 @@ class ExactModel:
 
         Returns:
             The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
-            With a factorised embedding its product with the transposed matrix, [B, T, embedding_dim].
         """
         positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
         return self._run(tokens, None, positions, cache, lanes)
@@ -256,8 +255,7 @@ class ExactModel:
             x = attended + layer.mlp_scale * self._mlp(layer, x if layer.parallel else attended)
             if n < c.encoder_length:
                 skips.append(x)
-        normed, step = self._norm(x, 1.0)
-        return snap(self._project(self.embedding_back, normed, step)) if c.embedding_dim else (normed, step)
+        return self._norm(x, 1.0)
 
     @property
     def starts_alone(self) -> bool:
@@ -362,6 +360,8 @@ class ExactModel:
     @torch.inference_mode()
     def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
         """Softcapped logits in 1/LEVELS_PER_BIT bit, int64 [..., V], of what `forward` or `step` returned."""
+        if self.config.embedding_dim:
+            hidden, step = snap(self._project(self.embedding_back, hidden, step))
         logits = self._project(self.head, hidden, step)
         index = torch.round(logits.abs() * float(tables.LOGIT_GRID)).clamp(max=float(len(self.softcap) - 1))
         capped = self.softcap[index.to(torch.int64)]

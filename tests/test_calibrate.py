@@ -55,7 +55,7 @@ def reference(gpt: GPT, seed: int) -> dict[str, Moments]:
     for number, batch in enumerate(batches(gpt.config)):
         generator = torch.Generator().manual_seed(label_seed(seed, number))
         uses.update({name: [] for name in kinds})
-        hidden = gpt.hidden(batch).flatten(0, 1)
+        hidden = gpt.before_head(gpt.hidden(batch)).flatten(0, 1)
         raw = hidden @ gpt.head.T
         logp = (cap * torch.tanh(raw / cap)).log_softmax(-1)
         labels = torch.multinomial(logp.detach().exp(), 1, generator=generator)[:, 0]

@@ -152,7 +152,7 @@ def calibrate(
             logits = model.logits(hidden).flatten(0, 1)
             chances = logits.detach().softmax(-1)
             labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
-            head.see(hidden.detach().flatten(0, 1), logits.detach(), chances)
+            head.see(model.before_head(hidden).detach().flatten(0, 1), logits.detach(), chances)
             nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
             model.zero_grad(set_to_none=True)
             if model.lm_head is not None:

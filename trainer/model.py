@@ -198,7 +198,7 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(hidden)
         if reduction == "mean" and torch.is_grad_enabled():
-            return softcapped_cross_entropy(hidden, self.head, targets, self.config.logit_softcap)
+            return softcapped_cross_entropy(self.before_head(hidden), self.head, targets, self.config.logit_softcap)
         return token_loss(self.logits(hidden), targets, reduction)
 
     def loop(self, on: bool) -> None:
@@ -206,10 +206,7 @@ class GPT(nn.Module):
         self.schedule = self.config.schedule if on else tuple(range(self.config.num_layers))
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`.
-
-        With a factorised embedding its product with the transposed matrix, [B, T, embedding_dim].
-        """
+        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
         length = tokens.shape[1]
         if length > self.config.window:
             raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
@@ -238,8 +235,11 @@ class GPT(nn.Module):
             x = self.blocks[layer](x, x0, cos, sin, mask, added, skip)
             if execution < encoder_length:
                 skips.append(x)
-        x = rms_norm(x)
-        return x if self.embed_proj is None else x @ self.embed_proj.weight.to(x.dtype)
+        return rms_norm(x)
+
+    def before_head(self, hidden: Tensor) -> Tensor:
+        """What the matrix of the last layer is multiplied with: [..., D], with a factorised embedding its width."""
+        return hidden if self.embed_proj is None else hidden @ self.embed_proj.weight.to(hidden.dtype)
 
     @property
     def head(self) -> Tensor:
@@ -248,7 +248,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, float32 [..., V], of what `hidden` returned."""
-        logits = F.linear(hidden, self.head.to(self.dtype)).float()
+        logits = F.linear(self.before_head(hidden), self.head.to(self.dtype)).float()
         return self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
 
     def take_skip(self, index: int, x: Tensor, skip: Tensor) -> Tensor:
