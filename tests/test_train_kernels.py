@@ -24,7 +24,8 @@ from trainer.head_kernels import fused_heads
 from trainer.mlp_kernels import fused_mlp
 from trainer.fusion import Fusion
 from trainer.layers import rms_norm, rotate
-from trainer.model import GPT
+from trainer.xsa_kernels import fused_without_own_value
+from trainer.model import GPT, without_own_value
 
 def plain(joint, gain, cos, sin, heads, kv_heads):
     dim = joint.shape[-1] // (heads + 2 * kv_heads)
@@ -54,12 +55,17 @@ for slope in (0.0, 0.5):
     inputs = torch.randn(2, 70, 64), torch.randn(320, 64) / 8, torch.randn(64, 320) / 18
     check((fused_mlp, lambda x, up, down, slope: F.leaky_relu(x @ up.T, slope).square() @ down.T), inputs, slope)
 
+for heads, kv_heads, dim, length in ((4, 2, 16, 37), (3, 3, 12, 5)):
+    inputs = torch.randn(2, heads, length, dim), torch.randn(2, kv_heads, length, dim)
+    inputs[1][0, 0, 3] = 0
+    check((fused_without_own_value, without_own_value), inputs)
+
 config = replace(EVERY_OPTION, model_dim=64)
 weights = random_weights(config)
 rows = torch.randint(1024, (2, 32), generator=torch.Generator().manual_seed(5))
 results = []
 for own in (True, False):
-    model = GPT(config, fuse=Fusion(joint=True, heads=own, mlp=own))
+    model = GPT(config, fuse=Fusion(joint=True, heads=own, mlp=own, xsa=own))
     model.load_state_dict(weights)
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
     loss = compiled(rows, rows.roll(-1, 1))
@@ -74,7 +80,7 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer import head_kernels, mlp_kernels
+from trainer import head_kernels, mlp_kernels, xsa_kernels
 
 def compile_for_hopper(kernel, types, constants, warps):
     names = kernel.arg_names
@@ -90,6 +96,12 @@ for kernel in (head_kernels._split, head_kernels._join):
     tensors = {name: "*bf16" for name in kernel.arg_names if name not in numbers and name not in shape}
     tensors |= {name: "*fp32" for name in ("gain", "cos", "sin", "parts") if name in tensors}
     assert "ld.global.v4" in compile_for_hopper(kernel, tensors | numbers, shape, 4).asm["ptx"]
+
+shape = {"H": 8, "KV": 4, "D": 64, "BLOCK": 64, "ROWS": xsa_kernels.ROWS}
+for kernel in (xsa_kernels._without_value, xsa_kernels._without_value_back):
+    tensors = {name: "*bf16" for name in kernel.arg_names if name not in numbers and name not in shape}
+    types = tensors | {"tokens": "i32", "eps": "fp32"}
+    assert "ld.global.v4" in compile_for_hopper(kernel, types, shape, 4).asm["ptx"]
 
 for backward in (False, True):
     for chosen in mlp_kernels.CONFIGURATIONS:
@@ -138,6 +150,7 @@ WIDE = ModelConfig(
         (Fusion(joint=True), 0.08),
         (Fusion(joint=True, heads=True), 0.08),
         (Fusion(joint=True, mlp=True), 0.08),
+        (Fusion(joint=True, xsa=True), 0.08),
         (Fusion(joint=True, fp8=True), 0.5),
     ],
 )

@@ -18,12 +18,14 @@ class Fusion:
         fp8: the products of blocks in 8 bits (`trainer.fp8`).
         heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
         mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
+        xsa: `without_own_value` by kernels of our own, on a GPU.
     """
 
     joint: bool = False
     fp8: bool = False
     heads: bool = False
     mlp: bool = False
+    xsa: bool = False
 
     def product(self, x: Tensor, matrix: Tensor) -> Tensor:
         """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
@@ -34,6 +36,12 @@ class Fusion:
         from trainer.head_kernels import fused_heads
 
         return fused_heads(*arguments)
+
+    def without_own_value(self, y: Tensor, v: Tensor) -> Tensor:
+        """`trainer.xsa_kernels.fused_without_own_value`, likewise."""
+        from trainer.xsa_kernels import fused_without_own_value
+
+        return fused_without_own_value(y, v)
 
     def mlp_of(self, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
         """`trainer.mlp_kernels.fused_mlp`, likewise."""

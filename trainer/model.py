@@ -66,7 +66,7 @@ class Attention(nn.Module):
             v = v + self.value_scale.to(v.dtype) * added.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         y = attend(q, k, v, mask)
         if self.xsa:
-            y = without_own_value(y, v)
+            y = (self.fuse.without_own_value if self.fuse.xsa else without_own_value)(y, v)
         if self.gate is not None:
             gates = torch.sigmoid(F.linear(x[..., :GATE_INPUTS], self.gate.to(x.dtype)))  # [B, T, H]
             y = y * gates.transpose(1, 2)[..., None]

@@ -160,7 +160,13 @@ def fusion_of(recipe: Recipe, world: World) -> Fusion:
     plan, model = recipe.train, recipe.model
     wanted = plan.kernels.split() if world.device.type == "cuda" and find_spec("triton") is not None else []
     fits = model.model_dim % MLP_UNIT == 0 and model.activation != "swiglu"  # and so is every multiple of the width
-    return Fusion(joint=True, fp8=plan.fp8, heads="heads" in wanted, mlp="mlp" in wanted and fits and not plan.fp8)
+    return Fusion(
+        joint=True,
+        fp8=plan.fp8,
+        heads="heads" in wanted,
+        mlp="mlp" in wanted and fits and not plan.fp8,
+        xsa="xsa" in wanted,
+    )
 
 
 def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

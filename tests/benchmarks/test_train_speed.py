@@ -34,7 +34,7 @@ DOCUMENT = 840
 GROUPS = {
     "attention": ("sdpa", "fmha", "cudnn", "flash", "flex"),
     "matrix products": ("nvjet", "gemm", "cutlass", "splitK", "scaled_mm"),
-    "our own kernels": ("_split", "_join", "_product"),
+    "our own kernels": ("_split", "_join", "_product", "_without_value"),
     "the compiler's other kernels": ("triton_",),
     "everything else": ("",),
 }
