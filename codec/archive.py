@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any, BinaryIO
 
+from codec.adaptation import Adaptation
 from codec.coder import Coder
 from codec.console import Advance, ignore_progress
 from codec.documents import MODELLED, STORED, Record, read_stored
@@ -30,11 +31,21 @@ GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Bytes of documents, as they are in an archive, that are decoded together: many for each of a coder's lanes."""
 
 
+def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Policy:
+    """Windows as long as the model's, half overlapping."""
+    window = pack.config.window if pack.config else 1  # make_coder refuses a pack without one
+    return Policy(window, max(1, window // 2), adaptation)
+
+
 def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> Coder:
-    """The coder of a pack: by default windows as long as the model's, half overlapping."""
-    model = pack.exact(device)
+    """The coder of a pack, by default with `default_policy`.
+
+    Raises:
+        MismatchError: the pack holds weights only, or no tables for the recall that the policy asks for.
+        FormatError: windows that the model does not have.
+    """
+    model, policy = pack.exact(device), policy or default_policy(pack)
     window = model.config.window
-    policy = policy or Policy(window, max(1, window // 2))
     if not 1 <= policy.stride <= policy.window <= window:
         raise FormatError(f"policy {policy}: expected 1 <= stride <= window <= {window}, the model's window")
     assert pack.tokenizer is not None  # pack.exact has checked
@@ -42,7 +53,10 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") ->
         len(pack.tokenizer.token_bytes)
     except UnicodeDecodeError as error:
         raise FormatError(f"pack: a piece of its tokenizer is not UTF-8 ({error}); fetch the pack again") from error
-    return Coder(model, pack.tokenizer, policy.window, policy.stride)
+    if policy.adaptation == Adaptation.RECALL and not pack.recall:
+        raise MismatchError("pack: it has no tables of recall; learn them from text with: underpar recall")
+    recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
+    return Coder(model, pack.tokenizer, policy.window, policy.stride, recall)
 
 
 def check_pack(contents: Contents, pack: Pack) -> None:
@@ -85,9 +99,10 @@ class ArchiveWriter:
             self._longest = reader.longest
             self._position = stream.seek(0, 2)
             return
+        policy = policy or default_policy(pack)
         self.coder = make_coder(pack, policy, device)
         self._position = 0
-        self._write(write_header(pack.sha256, Policy(self.coder.window, self.coder.stride)))
+        self._write(write_header(pack.sha256, policy))
 
     def _write(self, data: bytes, payload: int = 0) -> None:
         self._stream.write(data)
@@ -217,14 +232,16 @@ def _check(number: int, document: bytes, crc: int) -> None:
         )
 
 
-def encode(model: Pack, documents: Sequence[bytes], device: str = "cpu") -> bytes:
+def encode(
+    model: Pack, documents: Sequence[bytes], device: str = "cpu", adaptation: Adaptation = Adaptation.NONE
+) -> bytes:
     """Code documents (any bytes) with a pack; returns an archive.
 
     Raises:
-        MismatchError: the pack holds weights only.
+        MismatchError: the pack holds weights only, or not what the adaptation needs.
     """
     stream = BytesIO()
-    with ArchiveWriter(stream, model, device=device) as writer:
+    with ArchiveWriter(stream, model, default_policy(model, adaptation), device) as writer:
         writer.append(documents)
     return stream.getvalue()
 

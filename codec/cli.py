@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codec.adaptation import Adaptation
 from codec.console import emit, notes, readable, table
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Model = Annotated[Path, typer.Option("--model", "-m", help="The pack whose model codes the text.")]
+Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; the bytes are the same.")]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from codec.cli import Device, Json, Model, check_device, open_pack
+from codec.adaptation import Adaptation
+from codec.cli import Adapt, Device, Json, Model, check_device, open_pack
 from codec.console import emit, notes, progress
 
 STANDARD = "-"
@@ -29,6 +30,7 @@ def encode(
     model: Model,
     append: Annotated[bool, typer.Option("--append", help="Add the inputs to the archive that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    adapt: Adapt = Adaptation.NONE,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -51,6 +53,7 @@ def encode(
                 check_device(device),
                 append,
                 resume,
+                adapt,
                 lambda tally, amount: show(amount, tally.coded_bytes / max(1, tally.text_bytes)),
             )
     except BaseException:

@@ -16,7 +16,7 @@ _SURPRISALS = np.array(recall.SURPRISALS)
 _NEWEST, _REST = np.int32(1 << (PATTERN_BITS + REST_BITS - 1)), np.int32((1 << REST_BITS) - 1)
 _SECOND = SHAPES["patterns"][0]
 _THIRD = _SECOND + SHAPES["rest"][0]
-_NEVER = np.int32(-(1 << 31) + 1)
+NEVER = np.int32(-(1 << 31) + 1)
 
 
 class Memory(NamedTuple):
@@ -39,8 +39,9 @@ def new_memory(tables: recall.Recall, lanes: int, dim: int, history: int = recal
 
 
 @kernel
-def _make_key(hidden, step, sums, count, centred, snapped, key):
+def _make_key(hidden, step, sums, count, key):
     """The key int8 [dim] of the hidden state hidden * step, the `count`th of its document."""
+    centred, snapped = np.empty(len(hidden)), np.empty(len(hidden), np.int32)
     for k in range(len(hidden)):
         fixed = np.rint(np.float64(hidden[k]) * step * _HIDDEN_SCALE)
         fixed = min(max(fixed, -_HIDDEN_LIMIT), _HIDDEN_LIMIT)
@@ -72,27 +73,71 @@ def _measure(token, used, before, tokens, followers, masks, keys, key, agreement
 
 
 @kernel
-def _raise(tables, followers, one, levels, exp2, agreement, similarity):
-    """Add to levels what the tables say, and clear the measures."""
-    top = levels.max()
+def see(memory, lane, position, token, hidden, step, agreement, similarity):
+    """Take in one more token of a lane, and fill in the measures of all tokens that have followed in its document.
+
+    Args:
+        hidden, step: int32 [dim] and its step.
+        agreement, similarity: int32 [V], cleared (see `clear`).
+
+    Returns:
+        How many slots of `memory.followers` hold the tokens that have followed; some more than once.
+    """
+    history = memory.tokens.shape[1]
+    if position == 0:
+        memory.places[lane] = 0
+        memory.sums[lane] = 0.0
+    place = memory.places[lane]
+    slot, used = place % history, min(place, history)
+    if place > 0:
+        memory.followers[lane, (place - 1) % history] = token
+    before = memory.masks[lane, history - 1] if place > history else np.int32(0)
+    key = np.empty(len(hidden), np.int8)
+    _make_key(hidden, step, memory.sums[lane], float(place + 1), key)
+    _measure(
+        token, used, before, memory.tokens[lane], memory.followers[lane], memory.masks[lane], memory.keys[lane], key,
+        agreement, similarity,
+    )  # fmt: skip
+    memory.tokens[lane, slot] = token
+    memory.keys[lane, slot] = key
+    memory.places[lane] = place + 1
+    return used
+
+
+@kernel
+def clear(agreement, similarity):
+    """No token has followed."""
+    agreement[:] = -1
+    similarity[:] = NEVER
+
+
+@kernel
+def total_weight(levels, top, exp2):
+    """The sum of the weights (`codec.frequencies.weights`) of levels [V], of which `top` is the highest."""
     total = np.int64(0)
     for level in levels:
         total += exp2[min(top - level, len(exp2) - 1)]
-    for w in followers:
-        mask = agreement[w]
-        if mask < 0:
-            continue
-        weight, column = np.int64(exp2[min(top - levels[w], len(exp2) - 1)]), 0
-        while column < len(_SURPRISALS) and (weight << _SURPRISALS[column]) <= total:
-            column += 1
-        rest, count = mask & _REST, 0
-        while rest:
-            rest &= rest - 1
-            count += 1
-        row = min(max(np.int64(similarity[w]) * STEPS // one + 1, 0), STEPS + 1)
-        raised = tables[mask >> REST_BITS, column] + tables[_SECOND + count, column] + tables[_THIRD + row, column]
-        levels[w] += raised
-        agreement[w], similarity[w] = -1, _NEVER
+    return total
+
+
+@kernel
+def column(weight, total):
+    """The column of the tables for a token of this weight of all."""
+    at = 0
+    while at < len(_SURPRISALS) and (np.int64(weight) << _SURPRISALS[at]) <= total:
+        at += 1
+    return at
+
+
+@kernel
+def rows(mask, similarity, dim):
+    """The three rows of `Recall.tables` for a token's measures."""
+    rest, count = mask & _REST, 0
+    while rest:
+        rest &= rest - 1
+        count += 1
+    steps = np.int64(similarity) * STEPS // (dim << (2 * KEY_FRACTION)) + 1
+    return mask >> REST_BITS, _SECOND + count, _THIRD + min(max(steps, 0), STEPS + 1)
 
 
 @kernel
@@ -104,26 +149,16 @@ def step(memory, lanes, positions, tokens, hidden, steps, levels, exp2):
         hidden, steps: int32 [n, dim] and float64 [n].
         exp2: `codec.tables.exp2_table` of the coder.
     """
-    dim, vocabulary, history = hidden.shape[1], levels.shape[1], memory.tokens.shape[1]
-    agreement, similarity = np.full(vocabulary, -1, np.int32), np.full(vocabulary, _NEVER, np.int32)
-    centred, snapped, key = np.empty(dim), np.empty(dim, np.int32), np.empty(dim, np.int8)
+    agreement, similarity = np.empty(levels.shape[1], np.int32), np.empty(levels.shape[1], np.int32)
+    clear(agreement, similarity)
     for i in range(len(tokens)):
-        m = lanes[i]
-        if positions[i] == 0:
-            memory.places[m] = 0
-            memory.sums[m] = 0.0
-        place = memory.places[m]
-        slot, used = place % history, min(place, history)
-        if place > 0:
-            memory.followers[m, (place - 1) % history] = tokens[i]
-        before = memory.masks[m, history - 1] if place > history else np.int32(0)
-        _make_key(hidden[i], steps[i], memory.sums[m], float(place + 1), centred, snapped, key)
-        _measure(
-            tokens[i], used, before, memory.tokens[m], memory.followers[m], memory.masks[m], memory.keys[m], key,
-            agreement, similarity,
-        )  # fmt: skip
-        one = dim << (2 * KEY_FRACTION)
-        _raise(memory.tables, memory.followers[m, :used], one, levels[i], exp2, agreement, similarity)
-        memory.tokens[m, slot] = tokens[i]
-        memory.keys[m, slot] = key
-        memory.places[m] = place + 1
+        used = see(memory, lanes[i], positions[i], tokens[i], hidden[i], steps[i], agreement, similarity)
+        top = levels[i].max()
+        total = total_weight(levels[i], top, exp2)
+        for w in memory.followers[lanes[i], :used]:
+            if agreement[w] < 0:
+                continue
+            c = column(exp2[min(top - levels[i, w], len(exp2) - 1)], total)
+            for r in rows(agreement[w], similarity[w], hidden.shape[1]):
+                levels[i, w] += memory.tables[r, c]
+            agreement[w], similarity[w] = -1, NEVER

@@ -14,10 +14,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from codec.archive import check_pack, make_coder
+from codec.adaptation import Adaptation
+from codec.archive import check_pack, default_policy, make_coder
 from codec.errors import MismatchError
 from codec.files import atomic_write, open_binary
-from codec.framing import Contents, Policy, documents_of, read_contents, write_chunk, write_footer, write_header
+from codec.framing import (
+    Contents,
+    documents_of,
+    read_contents,
+    write_chunk,
+    write_footer,
+    write_header,
+)
 from codec.journal import Journal
 from codec.pack import Pack
 from codec.sources import Member, Reading, Source, check_names, groups, read_metadata, write_metadata
@@ -64,6 +72,7 @@ def encode_files(
     device: str = "cpu",
     append: bool = False,
     resume: bool = False,
+    adaptation: Adaptation = Adaptation.NONE,
     watch: Watch = lambda tally, amount: None,
 ) -> Tally:
     """Encode files into the archive `target`.
@@ -72,16 +81,17 @@ def encode_files(
         sources, tree: what `codec.sources.find_sources` found.
         append: add them to the archive that is there, which makes a tree of it.
         resume: go on with what an interrupted job has left, if anything.
+        adaptation: of a new archive; one that is appended to keeps its own.
 
     Raises:
         FormatError: an input cannot be read, the archive is damaged, or it has a file of the same name.
         MismatchError: the archive or the journal was made with another pack, or the input is not what it was.
     """
     before = _Before(target, pack) if append else None
-    coder = make_coder(pack, before.contents.policy if before else None, device)
+    policy = before.contents.policy if before else default_policy(pack, adaptation)
+    coder = make_coder(pack, policy, device)
     members = before.members if before else []
     check_names([*(member.name for member in members), *(source.name for source in sources)])
-    policy = Policy(coder.window, coder.stride)
     job = {"pack": pack.sha256, **vars(policy), "behind": [before.size, before.crc] if before else None}
     reading, tally = Reading(sources), Tally()
     documents = reading.documents()

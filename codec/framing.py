@@ -1,11 +1,12 @@
 """The bytes of an archive (`.upz`): header, chunks, footer. What is in them is `codec.archive`'s business.
 
-Layout, little-endian. Header: `UPTX`, u16 version, u32 length, JSON (SHA-256 of the pack, context policy), u32 CRC-32
-of all of it. Then chunks: a varint `4 * length + tag`; tag 0 (stored) and 1 (modelled) are documents, with the CRC-32
-of the original bytes and `length` bytes of payload; tag 2 is a footer: `length` bytes of zstandard-compressed JSON
-(the offset of every document so far, as differences, the size of the longest, and metadata), their CRC-32, u32 size of
-the whole footer chunk, and `UPTE`. An archive ends with a footer; appending writes more documents and a new one behind
-it. Nothing is ever rewritten, and chunks are self-delimiting, so that a stream can be written and read without seeking.
+Layout, little-endian. Header: `UPTX`, u16 version, u32 length, JSON (SHA-256 of the pack, context policy, adaptation),
+u32 CRC-32 of all of it. Then chunks: a varint `4 * length + tag`; tag 0 (stored) and 1 (modelled) are documents, with
+the CRC-32 of the original bytes and `length` bytes of payload; tag 2 is a footer: `length` bytes of
+zstandard-compressed JSON (the offset of every document so far, as differences, the size of the longest, and metadata),
+their CRC-32, u32 size of the whole footer chunk, and `UPTE`. An archive ends with a footer; appending writes more
+documents and a new one behind it. Nothing is ever rewritten, and chunks are self-delimiting, so that a stream can be
+written and read without seeking.
 """
 
 import json
@@ -15,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from codec.adaptation import Adaptation
 from codec.container import shrink, unshrink
 from codec.documents import MAX_DOCUMENT, MODELLED, STORED
 from codec.errors import FormatError
 
 MAGIC, END_MAGIC = b"UPTX", b"UPTE"
-VERSION = 1
+VERSION = 2
 _FOOTER = 2
 _HEAD = struct.Struct("<4sHI")
 _U32 = struct.Struct("<I")
@@ -32,10 +34,14 @@ _MAX_CHUNK = 1 << 30
 
 @dataclass(frozen=True)
 class Policy:
-    """How a document's tokens see each other: windows of `window` tokens, each `stride` after the one before."""
+    """How a document's tokens see each other: windows of `window` tokens, each `stride` after the one before.
+
+    `adaptation` is what is learned from them on the way.
+    """
 
     window: int
     stride: int
+    adaptation: Adaptation = Adaptation.NONE
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,12 @@ class Contents:
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.header["window"], self.header["stride"])
+        return Policy(self.header["window"], self.header["stride"], Adaptation(self.header["adaptation"]))
 
 
 def write_header(pack: str, policy: Policy) -> bytes:
     """The header of an archive made with the pack whose SHA-256 is `pack`."""
-    header = json.dumps({"pack": pack, "policy": "document", "window": policy.window, "stride": policy.stride}).encode()
+    header = json.dumps({"pack": pack, "policy": "document", **vars(policy)}).encode()
     head = _HEAD.pack(MAGIC, VERSION, len(header)) + header
     return head + _U32.pack(zlib.crc32(head))
 
@@ -158,6 +164,8 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
             raise ValueError(f"pack or policy missing in {header}")
         if not all(type(header[key]) is int for key in ("window", "stride")):
             raise ValueError(f"window or stride missing in {header}")
+        if header["adaptation"] not in list(Adaptation):
+            raise ValueError(f"no such adaptation: {header}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"archive: header is not what underpar writes ({error!r})") from error
     return header

@@ -18,6 +18,7 @@ from codec.container import read_container, unshrink
 from codec.errors import FormatError, MismatchError
 from codec.parameters import Role, parameters
 from codec.quantized import OnTrellis, Path, Quantized, StepGrid
+from codec.recall import Recall, read_recall
 from codec.tokenizer import Tokenizer
 from codec.trellis import CODES
 
@@ -69,6 +70,11 @@ class Pack:
                 "pack: it holds weights only, text coding needs a config and a tokenizer; pack a run folder"
             )
         return exact.ExactModel(self.config, self.matrices, self.vectors, device)
+
+    @cached_property
+    def recall(self) -> Recall | None:
+        """The tables of `codec.recall`, if it has any."""
+        return read_recall(self.manifest["recall"]) if "recall" in self.manifest else None
 
     @cached_property
     def parameter_count(self) -> int:
@@ -160,6 +166,8 @@ def parse_header(text: bytes) -> dict[str, Any]:
         entries = header["tensors"] + header["vectors"]
         if len({entry["name"] for entry in entries}) != len(entries):
             raise FormatError("pack: header names a tensor twice")
+        if "recall" in header:
+            read_recall(header["recall"])
         total = sum(prod(max(1, n) for n in entry["shape"]) for entry in entries)  # rows of nothing have steps, too
         if total > MAX_PARAMETERS:
             raise FormatError(f"pack: header claims {total} parameters, expected at most {MAX_PARAMETERS}")

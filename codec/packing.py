@@ -22,6 +22,7 @@ from codec.parameters import Role, parameters
 from codec.quantize import Matrix, Quantizer, RowAbsmax, Strategy, step_exponent
 from codec.quantized import Quantized
 from codec.rate import finest_within
+from codec.recall import Recall
 from codec.tokenizer import Tokenizer
 
 SMALL = 4096
@@ -120,6 +121,15 @@ def with_vectors(blob: bytes, vectors: Mapping[str, torch.Tensor]) -> bytes:
         entry["dtype"] = str(values.dtype)
         content += values.tobytes()
     sections["header"], sections["vectors"] = _shrunk(header), shrink(content)
+    return write_container(sections)
+
+
+def with_recall(blob: bytes, recall: Recall) -> bytes:
+    """The pack `blob` with these tables of recall. Raises FormatError for what is no pack."""
+    sections = read_container(blob)
+    header = parse_header(unshrink(sections["header"], MAX_HEADER, "pack: header"))
+    header["recall"] = recall.to_json()
+    sections["header"] = _shrunk(header)
     return write_container(sections)
 
 

@@ -69,11 +69,11 @@ class Recall:
         return np.concatenate([getattr(self, field.name) for field in fields(self)]).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
-        """As `from_json` reads it."""
+        """As `read_recall` reads it."""
         return asdict(self)
 
 
-def from_json(values: Any) -> Recall:
+def read_recall(values: Any) -> Recall:
     """The tables of a pack's header. Raises FormatError for anything else."""
     good = isinstance(values, dict) and values.keys() == SHAPES.keys()
     for name, (rows, columns) in SHAPES.items() if good else ():

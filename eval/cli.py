@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from codec import console
-from codec.cli import Device, check_device
+from codec.adaptation import Adaptation
+from codec.cli import Adapt, Device, check_device
 from codec.windows import Policy
 from eval import cli_ablate, cli_audit, cli_screen
 
@@ -110,6 +111,7 @@ def prove(
     documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the archive here.")] = None,
     save: Annotated[Path | None, typer.Option(help="Leave the proof in this run folder, for its report.")] = None,
+    adapt: Adapt = Adaptation.NONE,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -128,7 +130,7 @@ def prove(
         from eval.saved import check_pack, save_proof
 
         check_pack(save, blob)
-    proof = proving.prove(blob, texts, check_device(device), keep)
+    proof = proving.prove(blob, texts, check_device(device), keep, adapt)
     if save:
         save_proof(save, blob, opened, texts, proof)
     console.emit(proof.to_json(), as_json)

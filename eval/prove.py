@@ -2,8 +2,8 @@
 
 `bpb_float`, `bpb_exact`, `bpb_ideal` and `bpb_coded` are of the documents that went through the model: the float
 model's cross-entropy with the pack's weights, the exact model's, the code length of its integer frequencies, and the
-bits in the records. `bpb_canonical` is all payload over all canonical bytes, `bpb_raw` the whole archive over the
-original bytes.
+bits in the records. The last two are with the archive's adaptation, `bpb_unadapted` is the code length without one.
+`bpb_canonical` is all payload over all canonical bytes, `bpb_raw` the whole archive over the original bytes.
 """
 
 import hashlib
@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive import ArchiveWriter
+from codec.adaptation import Adaptation
+from codec.archive import ArchiveWriter, default_policy, make_coder
 from codec.console import CheckFailed, progress
 from codec.documents import MODELLED, Record
 from codec.files import atomic_write
+from codec.framing import Policy
+from codec.sources import groups
 from eval.bpb import score_documents
 from trainer.model import GPT
 
@@ -48,10 +51,12 @@ class Proof:
     text_bytes: int
     canonical_bytes: int
     tokens: int  # coded with the model, ends of documents included
+    adaptation: str
     stored: int  # documents that zstandard coded in fewer bytes
     bpb_float: float
     bpb_exact: float
     bpb_ideal: float
+    bpb_unadapted: float  # as bpb_ideal, without adaptation
     bpb_coded: float
     bpb_canonical: float
     bpb_raw: float
@@ -75,7 +80,13 @@ class Proof:
         return values
 
 
-def prove(blob: bytes, documents: Sequence[bytes], device: str = "cpu", keep: Path | None = None) -> Proof:
+def prove(
+    blob: bytes,
+    documents: Sequence[bytes],
+    device: str = "cpu",
+    keep: Path | None = None,
+    adaptation: Adaptation = Adaptation.NONE,
+) -> Proof:
     """Prove what a pack is worth on documents.
 
     Args:
@@ -83,6 +94,7 @@ def prove(blob: bytes, documents: Sequence[bytes], device: str = "cpu", keep: Pa
         documents: any bytes.
         device: where the exact model runs, to encode and to decode.
         keep: also leave the archive there.
+        adaptation: of the archive.
 
     Returns:
         The proof; a document that decodes to other bytes makes `ok` false.
@@ -96,7 +108,8 @@ def prove(blob: bytes, documents: Sequence[bytes], device: str = "cpu", keep: Pa
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.pack").write_bytes(blob)
-        records, framing = _encode(folder / "text.upz", pack, documents, device)
+        policy = default_policy(pack, adaptation)
+        records, framing = _encode(folder / "text.upz", pack, documents, device, policy)
         encode_seconds = time.perf_counter() - begin
         archive = (folder / "text.upz").read_bytes()
         restored, told = _decode(folder, device)
@@ -109,17 +122,21 @@ def prove(blob: bytes, documents: Sequence[bytes], device: str = "cpu", keep: Pa
         difference = FirstDifference(told["failed"], same_bytes(documents[told["failed"]], restored[0]))
     modelled = [record for record in records if record.mode == MODELLED]
     canonical = sum(r.canonical_bytes for r in modelled)
-    nats = _float_nats(pack, [d for d, r in zip(documents, records, strict=True) if r.mode == MODELLED], device)
+    through = [d for d, r in zip(documents, records, strict=True) if r.mode == MODELLED]
+    nats = _float_nats(pack, through, device)
+    plain = modelled if adaptation == Adaptation.NONE else _unadapted(pack, through, device)
     return Proof(
         ok=difference is None,
         documents=len(documents),
         text_bytes=sum(map(len, documents)),
         canonical_bytes=sum(r.canonical_bytes for r in records),
         tokens=sum(r.tokens for r in records),
+        adaptation=adaptation,
         stored=len(records) - len(modelled),
         bpb_float=_ratio(nats / math.log(2), canonical),
         bpb_exact=_ratio(sum(r.exact_bits for r in modelled), canonical),
         bpb_ideal=_ratio(sum(r.ideal_bits for r in modelled), canonical),
+        bpb_unadapted=_ratio(sum(r.ideal_bits for r in plain), canonical),
         bpb_coded=_ratio(8 * sum(len(r.payload) for r in modelled), canonical),
         bpb_canonical=_ratio(8 * sum(len(r.payload) for r in records), sum(r.canonical_bytes for r in records)),
         bpb_raw=_ratio(8 * len(archive), sum(map(len, documents))),
@@ -159,22 +176,28 @@ def same_bytes(a: bytes, b: bytes) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _encode(path: Path, pack: codec.Pack, documents: Sequence[bytes], device: str) -> tuple[list[Record], int]:
+def _encode(
+    path: Path, pack: codec.Pack, documents: Sequence[bytes], device: str, policy: Policy
+) -> tuple[list[Record], int]:
     records: list[Record] = []
     size = sum(map(len, documents))
     with (
         path.open("wb") as stream,
         progress("encoding", size, "byte") as advance,
-        ArchiveWriter(stream, pack, device=device) as writer,
+        ArchiveWriter(stream, pack, policy, device) as writer,
     ):
-        batch: list[bytes] = []
-        for document in documents:
-            batch.append(document)
-            if sum(map(len, batch)) >= BATCH_BYTES:
-                records += writer.append(batch, advance=advance)
-                batch = []
-        records += writer.append(batch, advance=advance)
+        for batch in groups(iter(documents), BATCH_BYTES):
+            records += writer.append(batch, advance=advance)
     return records, writer.framing_bytes
+
+
+def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> list[Record]:
+    """What the documents cost without adaptation."""
+    coder, records = make_coder(pack, device=device), []
+    with progress("coding without adaptation", sum(map(len, documents)), "byte") as advance:
+        for batch in groups(iter(documents), BATCH_BYTES):
+            records += coder.encode(batch, model_only=True, advance=advance)
+    return records
 
 
 def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:

@@ -158,6 +158,7 @@ def test_the_writer_says_what_it_wrote():
         "policy": "document",
         "window": 32,
         "stride": 16,
+        "adaptation": "none",
         "metadata": {},
     }
 
@@ -280,19 +281,19 @@ def test_anything_else_is_refused(data, magic):
 
 def test_a_future_version_says_so():
     packed = codec.encode(PACK, SOME)
-    with pytest.raises(FormatError, match="format version 2, this underpar reads 1; use the underpar that wrote it"):
-        codec.decode(PACK, packed[:4] + b"\x02\x00" + packed[6:])
+    with pytest.raises(FormatError, match="format version 3, this underpar reads 2; use the underpar that wrote it"):
+        codec.decode(PACK, packed[:4] + b"\x03\x00" + packed[6:])
 
 
 def with_header(change: Callable[[dict[str, Any]], Any] | bytes) -> bytes:
     """An archive without documents whose header says something else, with a CRC-32 that fits."""
-    header = {"pack": PACK.sha256, "policy": "document", "window": 32, "stride": 16}
+    header = {"pack": PACK.sha256, "policy": "document", "window": 32, "stride": 16, "adaptation": "none"}
     if isinstance(change, bytes):
         text = change
     else:
         changed = change(header)
         text = json.dumps(header if changed is None else changed).encode()
-    head = struct.pack("<4sHI", b"UPTX", 1, len(text)) + text
+    head = struct.pack("<4sHI", b"UPTX", 2, len(text)) + text
     packed = codec.encode(PACK, [])
     footer = packed[10 + int.from_bytes(packed[6:10], "little") + 4 :]
     return head + struct.pack("<I", zlib.crc32(head)) + footer
@@ -304,6 +305,10 @@ def test_headers_that_lie():
         lambda header: [],
         lambda header: header.pop("pack") and None,
         lambda header: header.pop("window") and None,
+        lambda header: header.pop("adaptation") and None,
+        lambda header: header.update(adaptation="memory"),
+        lambda header: header.update(adaptation=["none"]),
+        lambda header: header.update(adaptation="recall"),
         lambda header: header.update(pack=3),
         lambda header: header.update(policy="flat"),
         lambda header: header.update(window="32"),
@@ -403,15 +408,16 @@ def test_framing_is_small():
     with ArchiveWriter(stream, PACK) as writer:
         writer.append(documents, model_only=True)
     assert len(documents) == 100
-    header = 140  # once, with the pack's digest in hexadecimal
+    header = 165  # once, with the pack's digest in hexadecimal
     assert writer.framing_bytes <= header + 8.5 * len(documents)
 
 
 def test_golden_frames():
     """Everything but the payloads, byte by byte."""
     packed = codec.encode(PACK, [b"", b"\xff"])
-    text = json.dumps({"pack": PACK.sha256, "policy": "document", "window": 32, "stride": 16}).encode()
-    head = b"UPTX\x01\x00" + struct.pack("<I", len(text)) + text
+    header = {"pack": PACK.sha256, "policy": "document", "window": 32, "stride": 16, "adaptation": "none"}
+    text = json.dumps(header).encode()
+    head = b"UPTX\x02\x00" + struct.pack("<I", len(text)) + text
     head += struct.pack("<I", zlib.crc32(head))
     first = b"\x00" + bytes(4)
     assert packed.startswith(head + first)

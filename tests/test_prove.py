@@ -59,7 +59,7 @@ def test_it_holds_on_any_bytes():
 def test_json_has_the_stable_fields():
     values = proof().to_json()
     assert set(values) >= STABLE
-    assert set(values) - STABLE == {"canonical_bytes", "tokens", "stored"}
+    assert set(values) - STABLE == {"canonical_bytes", "tokens", "stored", "adaptation", "bpb_unadapted"}
     assert values["ok"] is True
     assert json.loads(json.dumps(values)) == values
 
@@ -80,6 +80,7 @@ def test_what_is_coded_is_what_the_model_says(tmp_path):
     assert found.stored == 0
     assert abs(found.bpb_exact - found.bpb_float) < 0.002
     assert abs(found.bpb_ideal / found.bpb_exact - 1) < 0.002  # random weights: symbols below the least frequency
+    assert (found.adaptation, found.bpb_unadapted) == ("none", found.bpb_ideal)
     ideal_bits = found.bpb_ideal * found.canonical_bytes
     assert ideal_bits <= 8 * found.payload_bytes <= 1.0005 * ideal_bits + 8 * 2 * len(PLAIN)  # an end and no edits
     kept = (tmp_path / "kept.upz").read_bytes()

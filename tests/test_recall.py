@@ -1,18 +1,28 @@
 """codec.recall and codec.cpu_recall: what they add to levels is what their definition says, and both agree."""
 
 import json
+from dataclasses import replace
+from io import BytesIO
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from codec import cpu_recall, recall, tables
+import codec
+from codec import cpu_recall, tables
+from codec.adaptation import Adaptation
+from codec.archive import ArchiveWriter, Policy, default_policy, make_coder
 from codec.backend import TorchBackend, agree
-from codec.errors import FormatError
+from codec.container import read_container, unshrink
+from codec.errors import FormatError, MismatchError
 from codec.exact_cpu import CpuModel
-from codec.recall import SHAPES, UNIT, Memory, Recall
+from codec.pack import parse_header
+from codec.packing import with_recall
+from codec.recall import SHAPES, UNIT, Memory, Recall, read_recall
 from codec.windows import document_windows
-from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
+from trainer.embedded import val_documents
 
 GENERATOR = np.random.default_rng(0)
 TABLES = Recall(**{name: GENERATOR.integers(-20, 60, shape).tolist() for name, shape in SHAPES.items()})
@@ -95,13 +105,73 @@ def test_windows_in_turn_on_either_backend(config):
 
 def test_tables_survive_json_and_nothing_else_is_taken():
     values = json.loads(json.dumps(TABLES.to_json()))
-    assert np.array_equal(recall.from_json(values).tables, TABLES.tables)
+    assert np.array_equal(read_recall(values).tables, TABLES.tables)
     for name in SHAPES:
         for bad in (None, [], values[name][1:], [row[1:] for row in values[name]], [[1.0] * 8] * len(values[name])):
             with pytest.raises(FormatError, match="recall is no tables"):
-                recall.from_json({**values, name: bad})
+                read_recall({**values, name: bad})
         with pytest.raises(FormatError, match="recall is no tables"):
-            recall.from_json({key: value for key, value in values.items() if key != name})
+            read_recall({key: value for key, value in values.items() if key != name})
     values["rest"][3][2] = 128
     with pytest.raises(FormatError, match="recall is no tables"):
-        recall.from_json(values)
+        read_recall(values)
+
+
+def recalling_pack(config=EVERY_OPTION, lossless=False) -> codec.Pack:
+    return codec.open(with_recall(tiny_blob(config, lossless=lossless), TABLES))
+
+
+WORDS = [b"one and two and one and three", b"", b"one", b"\xff\x00 one and two and", b"and one and two " * 12]
+
+
+def test_archives_with_recall_come_back_whole_and_alone():
+    pack = recalling_pack()
+    packed = codec.encode(pack, WORDS, adaptation=Adaptation.RECALL)
+    assert packed != codec.encode(pack, WORDS)
+    assert codec.decode(pack, packed) == WORDS
+    assert codec.decode(pack, packed, [4, 0]) == [WORDS[4], WORDS[0]]
+    stream = BytesIO(packed)
+    with ArchiveWriter(stream, pack, append=True) as writer:
+        assert writer.coder.recall
+        writer.append(WORDS[3:])
+    assert codec.decode(pack, stream.getvalue()) == WORDS + WORDS[3:]
+
+
+@pytest.mark.parametrize("window, stride", [(32, 16), (32, 32), (20, 7), (1, 1)])
+def test_neither_company_nor_backend_nor_threads_matter(window, stride):
+    coder = make_coder(recalling_pack(lossless=True), Policy(window, stride, Adaptation.RECALL))
+    documents = [document[:300] for document in islice(val_documents(), 3)]
+    payloads = [record.payload for record in coder.encode(documents, model_only=True)]
+    assert payloads == [coder.encode([document], model_only=True)[0].payload for document in documents]
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        assert [r.payload for r in coder.encode(documents, model_only=True)] == payloads
+        assert dict(coder.decode(dict(enumerate(payloads)))) == dict(enumerate(documents))
+    torch.set_num_threads(before)
+    slow = replace(coder)
+    slow.__dict__["backend"] = TorchBackend(coder.model, coder.recall)
+    assert [r.payload for r in slow.encode(documents, model_only=True)] == payloads
+    assert dict(slow.decode(dict(enumerate(payloads)))) == dict(enumerate(documents))
+
+
+def test_repeated_text_gets_cheaper():
+    rows = {name: [[0] * 8] * count for name, (count, _) in SHAPES.items()}
+    rows["patterns"] = [[48 * (row == 15)] * 8 for row in range(16)]
+    pack = codec.open(with_recall(tiny_blob(PLAIN), Recall(**rows)))
+    document = [next(val_documents())[:100] * 4]
+    plain, recalled = (
+        sum(r.ideal_bits for r in make_coder(pack, default_policy(pack, a)).encode(document, model_only=True))
+        for a in Adaptation
+    )
+    assert recalled < 0.9 * plain
+
+
+def test_a_pack_without_tables_says_what_to_do():
+    pack = tiny_pack(PLAIN)
+    with pytest.raises(MismatchError, match="underpar recall"):
+        codec.encode(pack, WORDS, adaptation=Adaptation.RECALL)
+    header = json.loads(unshrink(read_container(with_recall(tiny_blob(PLAIN), TABLES))["header"], 1 << 20, ""))
+    header["recall"]["rest"] = []
+    with pytest.raises(FormatError, match="recall is no tables"):
+        parse_header(json.dumps(header).encode())

@@ -1,4 +1,4 @@
-"""The trainer's commands: `train`, `calibrate`, `retune`, and those for text in `trainer.cli_data`."""
+"""The trainer's commands: `train`, `calibrate`, `retune`, `recall`, and those for text in `trainer.cli_data`."""
 
 from pathlib import Path
 
@@ -8,12 +8,13 @@ from codec import console
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train`, `calibrate`, `retune` and the commands for text."""
+    """Add `train`, `calibrate`, `retune`, `recall` and the commands for text."""
     from trainer import cli_data
 
     app.command("train")(train)
     app.command("calibrate")(calibrate)
     app.command("retune")(retune)
+    app.command("recall")(recall)
     cli_data.register(app)
 
 
@@ -109,6 +110,46 @@ def retune(
         "pack_bytes_before": len(before),
         "kl_nats": found.after,
         "kl_nats_before": found.before,
+        "seconds": time.perf_counter() - begin,
+    }
+    console.emit(result, as_json)
+
+
+def recall(
+    pack: Path = typer.Argument(..., help="A pack."),
+    output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
+    docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
+    tokens: int = typer.Option(400_000, min=1, help="How much of it to look at."),
+    device: str = typer.Option("cpu", help="Where the model runs: cpu or cuda."),
+    as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
+) -> None:
+    """Learn what a document's past says of its next token beyond the model, for `--adapt recall`."""
+    import time
+
+    import codec
+    from codec.cli import check_device
+    from codec.files import atomic_write, read_bytes
+    from codec.packing import with_recall
+    from trainer.documents import read_documents
+    from trainer.embedded import train_documents
+    from trainer.fit_recall import fit_recall
+
+    begin, before = time.perf_counter(), read_bytes(pack, "pack")
+    opened = codec.open(before)
+    texts = read_documents(docs, opened.tokenizer) if docs else train_documents()
+    with console.progress("learning", tokens, "token") as advance:
+        learned = fit_recall(opened, texts, tokens, check_device(device), advance)
+    after = with_recall(before, learned.recall)
+    with atomic_write(output) as file:
+        file.write(after)
+    size = max(1, learned.text_bytes)
+    result = {
+        "pack": str(output),
+        "pack_bytes": len(after),
+        "pack_bytes_before": len(before),
+        "tokens": learned.tokens,
+        "bpb_without": learned.bits_without / size,
+        "bpb_while_learning": learned.bits_with / size,
         "seconds": time.perf_counter() - begin,
     }
     console.emit(result, as_json)
