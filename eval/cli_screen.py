@@ -71,21 +71,21 @@ def screen(
 
 def _readable(result: dict[str, Any]) -> Any:
     """For people: the variants, best first."""
+
+    def shown(form: str, value: float | None) -> str:
+        return "" if value is None else form.format(value)
+
     rows = [
         (
             v["variant"],
             v["runs"],
-            _with_error("{:.5f}", v["bpb"], v["bpb_error"]),
-            _with_error("{:+.5f}", v["difference"], v["difference_error"]),
-            v["p"],
-            v["p_holm"],
-            f"{v['train_tokens'] / 1e6:.1f}",
-            f"{v['parameters'] / 1e6:.2f}",
+            f"{v['bpb']:.5f}",
+            f"{v['difference']:+.5f}" + shown(" ± {:.5f}", v["difference_error"]),
+            shown("{:.2g}", v["p"]),
+            shown("{:.2g}", v["p_holm"]),
+            f"{v['train_tokens'] / 1e6:.1f} M",
+            f"{v['parameters'] / 1e6:.2f} M",
         )
         for v in sorted(result["variants"], key=lambda effect: effect["difference"])
     ]
-    return console.table(["variant", "runs", "bpb", "difference", "p", "p (Holm)", "M tokens", "M weights"], rows)
-
-
-def _with_error(form: str, value: float, error: float | None) -> str:
-    return form.format(value) + ("" if error is None else f" ± {error:.5f}")
+    return console.table(["variant", "runs", "bpb", "difference", "p", "Holm", "tokens", "weights"], rows)

@@ -109,6 +109,8 @@ def infer_config(shapes: dict[str, tuple[int, ...]], settings: Mapping[str, Any]
         "num_kv_heads": shape("blocks.0.attn.c_k.weight", 2)[0] // head_dim,
         "mlp_mult": shape("blocks.0.mlp.fc.weight", 2)[0] // dim,
     }
+    if "lm_head.weight" in shapes:
+        values["tied_head"] = False
     if "bigram.embed.weight" in shapes:
         values["bigram_buckets"], values["bigram_dim"] = shape("bigram.embed.weight", 2)
     if "skip_gates" in shapes:
