@@ -203,7 +203,8 @@ class _Lanes:
 
     def _finish(self, lane: int, document: _Lane) -> bytes:
         tokens = np.array(document.tokens[1:-1], np.int64)
-        return patch.take_edits(self.states[lane], self.payloads[document.number], self.coder.tokenizer.decode(tokens))
+        tokenizer, payload = self.coder.tokenizer, self.payloads[document.number]
+        return patch.take_edits(self.states[lane], payload, tokenizer.decode(tokens), tokenizer.lossy)
 
     def _active(self) -> dict[int, _Lane]:
         """What is being decoded, by lane."""

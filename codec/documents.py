@@ -49,13 +49,14 @@ class Prepared:
     edits: patch.Edits
     stored: bytes  # the document under zstandard, empty for an empty document
     hopeless: bool  # not worth asking the model
+    lossy: bool  # whether its tokenizer loses something of most texts
 
 
 def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> Prepared:
     """Tokenize a document; `model_only` never calls it hopeless."""
     stored = zstandard.ZstdCompressor(level=19).compress(document) if document else b""
     empty = np.zeros((0, 4), np.int64)
-    nothing = Prepared(document, b"", np.array([BOS, BOS]), empty, stored, True)
+    nothing = Prepared(document, b"", np.array([BOS, BOS]), empty, stored, True, tokenizer.lossy)
     if not model_only and len(stored) * _HOPELESS_RATIO < len(document):
         return nothing
     if not model_only and _undecodable(document) * _HOPELESS_EDITS > len(document):
@@ -67,7 +68,7 @@ def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> 
         edits = patch.align(np.frombuffer(canonical, np.uint8), np.frombuffer(document, np.uint8))
     if not model_only and int(edits[:, 3].sum()) * _HOPELESS_EDITS > len(document):
         return nothing
-    return Prepared(document, canonical, np.concatenate(([BOS], tokens, [BOS])), edits, stored, False)
+    return Prepared(document, canonical, np.concatenate(([BOS], tokens, [BOS])), edits, stored, False, tokenizer.lossy)
 
 
 def _undecodable(document: bytes) -> int:
@@ -91,11 +92,11 @@ def write_record(
     if document.hopeless:
         return stored
     state = rangecoder.new_encoder()
-    room = rangecoder.MAX_SYMBOL_BYTES * len(starts) + patch.edits_capacity(len(document.canonical), document.edits)
+    canonical, original = (np.frombuffer(b, np.uint8) for b in (document.canonical, document.original))
+    room = rangecoder.MAX_SYMBOL_BYTES * len(starts) + patch.edits_capacity(canonical, document.edits)
     out = np.zeros(room, np.uint8)
     rangecoder.encode_intervals(state, out, starts, frequencies, TOTAL_BITS)
-    canonical, original = (np.frombuffer(b, np.uint8) for b in (document.canonical, document.original))
-    patch.put_edits(state, out, canonical, original, document.edits)
+    patch.put_edits(state, out, canonical, original, document.edits, document.lossy)
     payload = out[: rangecoder.finish(state, out)].tobytes()
     if len(stored.payload) <= len(payload) and not model_only:
         return stored

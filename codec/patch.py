@@ -1,16 +1,22 @@
 """What a tokenizer loses: the edits that turn a document's canonical bytes into its original bytes, and their coding.
 
 An edit replaces `delete` canonical bytes at a position by inserted bytes. The edits follow the document's tokens in the
-same range-coded stream: one bit of fixed probability says whether there are any; if so, a flag before every canonical
-byte says whether an edit is there, under adaptive counts whose context is what surrounds the position (a normaliser
-edits spaces, and those after a full stop most), and the lengths and bytes of an edit are coded bit by bit.
+same range-coded stream, so their decoder has all of the canonical text. One decision of fixed probability says whether
+there are any. If so, decisions go through the positions: whether a character that NFKC replaces was here, where its
+replacement is; whether a space was something else, and what of the frequent things; anywhere else, whether there is any
+other edit, whose lengths and bytes are coded bit by bit. `codec.edit_model` says how likely each is.
 """
+
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from codec import rangecoder
+from codec import edit_model, rangecoder
+from codec.edit_contexts import look, new_lines, pass_space, words_of
+from codec.edit_model import BREAKS, BYTES, DELETE, INSERT, LENGTH_BITS, PHRASES, EditModel, decide
 from codec.errors import FormatError
 from codec.rangecoder import State
 
@@ -19,13 +25,62 @@ Edits = NDArray[np.int64]
 
 _REACH = 64  # how far the aligner looks for agreement after a difference
 _AGREE = 6  # bytes that must agree there
-_NO_EDITS_BITS = 8  # P(edits) = 2^-8 for the first flag: 0.006 bit for a document without edits
+_EDITED = {True: 1 << 15, False: 1 << 8}  # P(edits), of 2^16, where the tokenizer loses something, or nothing
+_OTHER = len(PHRASES) + len(BREAKS)  # an edit that is not in the book
 
-_CLASSES = 8
-_FLAGS = 2 * _CLASSES  # contexts of the edit flag
-_LENGTH_BITS = 32
-_CONTEXTS = _FLAGS + 2 * 2 * _LENGTH_BITS + 2 * 256  # flags, gamma codes of the two lengths, bytes by the one before
-_DELETE, _INSERT, _BYTES = _FLAGS, _FLAGS + 2 * _LENGTH_BITS, _FLAGS + 4 * _LENGTH_BITS
+
+class Book(NamedTuple):
+    """Edits with a name: phrases, then breaks."""
+
+    before: NDArray[np.uint8]  # [n, most]: canonical bytes
+    before_size: NDArray[np.int64]
+    after: NDArray[np.uint8]  # [n, most]: original bytes
+    after_size: NDArray[np.int64]
+    begins: NDArray[np.bool_]  # [256]: whether a phrase begins with this byte
+
+
+@lru_cache
+def book() -> Book:
+    """PHRASES and BREAKS as arrays."""
+    pairs = [*PHRASES, *((b" ", after) for after in BREAKS)]
+    most = max(len(part) for pair in pairs for part in pair)
+    before, after = (
+        np.array([list(pair[side].ljust(most, b"\0")) for pair in pairs], np.uint8) for side in range(2)
+    )
+    sizes = np.array([[len(part) for part in pair] for pair in pairs]).T.copy()
+    begins = np.zeros(256, np.bool_)
+    begins[before[: len(PHRASES), 0]] = True
+    return Book(before, sizes[0], after, sizes[1], begins)
+
+
+@njit(cache=True)
+def _begins(text, i, part, size):
+    if i + size > len(text):
+        return False
+    for n in range(size):  # noqa: SIM110
+        if text[i + n] != part[n]:
+            return False
+    return True
+
+
+@njit(cache=True)
+def _named(canonical, original, i, j, book):
+    """The first entry of the book that leads on from here; a break does where a byte agrees behind it, or another one."""
+    for n in range(len(book.before)):
+        d, m = book.before_size[n], book.after_size[n]
+        if not (_begins(canonical, i, book.before[n], d) and _begins(original, j, book.after[n], m)):
+            continue
+        if n < len(PHRASES) or (i + d == len(canonical) and j + m == len(original)):
+            return n
+        if i + d < len(canonical) and j + m < len(original):
+            if canonical[i + d] == original[j + m]:
+                return n
+            for p in range(len(PHRASES)):
+                if _begins(canonical, i + d, book.before[p], book.before_size[p]) and _begins(
+                    original, j + m, book.after[p], book.after_size[p]
+                ):
+                    return n
+    return _OTHER
 
 
 @njit(cache=True)
@@ -39,26 +94,35 @@ def _agree(a, b, i, j):
 
 
 @njit(cache=True)
-def align(canonical: NDArray[np.uint8], original: NDArray[np.uint8]) -> Edits:
-    """Edits that turn `canonical` into `original`, greedily: after a difference, the nearest agreement of 6 bytes."""
+def _nearest(canonical, original, i, j):
+    """How many bytes to delete and to insert until both agree again, else all of them."""
+    for distance in range(1, 2 * _REACH + 1):
+        for d in range(max(0, distance - _REACH), min(distance, _REACH) + 1):
+            if _agree(canonical, original, i + d, j + distance - d):
+                return min(d, len(canonical) - i), min(distance - d, len(original) - j)
+    return len(canonical) - i, len(original) - j
+
+
+@njit(cache=True)
+def _align(canonical, original, book):
     edits = [(0, 0, 0, 0) for _ in range(0)]
     i, j = 0, 0
-    while i < canonical.shape[0] or j < original.shape[0]:
-        if i < canonical.shape[0] and j < original.shape[0] and canonical[i] == original[j]:
+    while i < len(canonical) or j < len(original):
+        same = i < len(canonical) and j < len(original) and canonical[i] == original[j]
+        phrase = _OTHER
+        if i < len(canonical) and (not same or book.begins[canonical[i]]):
+            phrase = _named(canonical, original, i, j, book)
+        if same and phrase >= len(PHRASES):
             i += 1
             j += 1
             continue
-        delete, insert = canonical.shape[0] - i, original.shape[0] - j
-        found = False
-        for distance in range(1, 2 * _REACH + 1):
-            for d in range(max(0, distance - _REACH), min(distance, _REACH) + 1):
-                if _agree(canonical, original, i + d, j + distance - d):
-                    delete, insert, found = d, distance - d, True
-                    break
-            if found:
-                break
-        delete, insert = min(delete, canonical.shape[0] - i), min(insert, original.shape[0] - j)
+        if phrase < _OTHER:
+            delete, insert = book.before_size[phrase], book.after_size[phrase]
+        else:
+            delete, insert = _nearest(canonical, original, i, j)
         edits.append((i, delete, j, insert))
+        if delete == 0 and i < len(canonical):  # the byte after an insertion is a copied one
+            delete, insert = 1, insert + 1
         i += delete
         j += insert
     out = np.empty((len(edits), 4), np.int64)
@@ -67,171 +131,114 @@ def align(canonical: NDArray[np.uint8], original: NDArray[np.uint8]) -> Edits:
     return out
 
 
-@njit(cache=True)
-def _new_counts() -> NDArray[np.int64]:
-    """Counts of zeros and ones in every context: int64 [contexts, 2]."""
-    counts = np.ones((_CONTEXTS, 2), np.int64)
-    counts[:_CLASSES, 0] = 4000  # an edit elsewhere than at a space is rare
-    counts[_CLASSES:_FLAGS, 0] = 20
-    return counts
+def align(canonical: NDArray[np.uint8], original: NDArray[np.uint8]) -> Edits:
+    """Edits that turn `canonical` into `original`, greedily: after a difference, the nearest agreement of 6 bytes."""
+    return _align(canonical, original, book())
 
 
 @njit(cache=True)
-def _class(byte):
-    if 97 <= byte <= 122:
-        return 0
-    if 65 <= byte <= 90:
-        return 1
-    if 48 <= byte <= 57:
-        return 2
-    if byte == 46 or byte == 33 or byte == 63:
-        return 3
-    if byte == 44 or byte == 59 or byte == 58:
-        return 4
-    if byte == 32 or byte == 10:
-        return 5
-    if byte >= 128:
-        return 6
-    return 7
-
-
-@njit(cache=True)
-def _flag_context(canonical, i):
-    before = _class(canonical[i - 1]) if i > 0 else 5
-    at_space = i == canonical.shape[0] or canonical[i] == 32
-    return before + (_CLASSES if at_space else 0)
-
-
-@njit(cache=True)
-def _put_bit(state, out, counts, bit):
-    zeros, total = counts[0], counts[0] + counts[1]
-    unit = state[1] // np.uint64(total)
-    if bit:
-        rangecoder.put(state, out, zeros, counts[1], unit)
-    else:
-        rangecoder.put(state, out, 0, zeros, unit)
-    _learn(counts, bit)
-
-
-@njit(cache=True)
-def _take_bit(state, data, counts):
-    zeros, total = counts[0], counts[0] + counts[1]
-    unit = state[1] // np.uint64(total)
-    bit = 1 if rangecoder.target(state, unit, total) >= zeros else 0
-    if bit:
-        rangecoder.take(state, data, zeros, counts[1], unit)
-    else:
-        rangecoder.take(state, data, 0, zeros, unit)
-    _learn(counts, bit)
-    return bit
-
-
-@njit(cache=True)
-def _learn(counts, bit):
-    counts[bit] += 2
-    if counts[0] + counts[1] > 8000:
-        counts[0] = (counts[0] + 1) >> 1
-        counts[1] = (counts[1] + 1) >> 1
-
-
-@njit(cache=True)
-def _put_number(state, out, counts, base, number):
+def _number(state, stream, model, base, number, decode):
     """Elias gamma code of number >= 0 under adaptive bits: its length in unary, then the bits below the highest."""
-    value = number + 1
     length = 0
-    while value >> (length + 1):
-        length += 1
-    for n in range(length):
-        _put_bit(state, out, counts[base + n], 1)
-    _put_bit(state, out, counts[base + length], 0)
-    for n in range(length - 1, -1, -1):
-        _put_bit(state, out, counts[base + _LENGTH_BITS + n], (value >> n) & 1)
-
-
-@njit(cache=True)
-def _take_number(state, data, counts, base):
-    length = 0
-    while length < _LENGTH_BITS - 1 and _take_bit(state, data, counts[base + length]):
+    while length < LENGTH_BITS - 1:
+        if not decide(state, stream, model, base + length, (number + 1) >> (length + 1) > 0, decode):
+            break
         length += 1
     value = 1
     for n in range(length - 1, -1, -1):
-        value = value * 2 + _take_bit(state, data, counts[base + _LENGTH_BITS + n])
+        value = 2 * value + decide(state, stream, model, base + LENGTH_BITS + n, ((number + 1) >> n) & 1, decode)
     return value - 1
 
 
 @njit(cache=True)
-def put_edits(
-    state: State, out: NDArray[np.uint8], canonical: NDArray[np.uint8], original: NDArray[np.uint8], edits: Edits
-) -> None:
-    """Encode the edits of a document; `out` needs `edits_capacity` bytes beyond those written."""
-    unit = state[1] >> np.uint64(_NO_EDITS_BITS)
-    none = (1 << _NO_EDITS_BITS) - 1
-    if edits.shape[0] == 0:
-        rangecoder.put(state, out, 0, none, unit)
-        return
-    rangecoder.put(state, out, none, 1, unit)
-    counts = _new_counts()
-    i, n = 0, 0
-    while i <= canonical.shape[0]:  # the last position is the end
-        here = n < edits.shape[0] and edits[n, 0] == i
-        _put_bit(state, out, counts[_flag_context(canonical, i)], 1 if here else 0)
-        if not here:
-            i += 1
-            continue
-        delete, begin, insert = edits[n, 1], edits[n, 2], edits[n, 3]
-        _put_number(state, out, counts, _DELETE, delete)
-        _put_number(state, out, counts, _INSERT, insert)
-        for k in range(insert):
-            tree = _BYTES + (256 if k else 0)
-            node = 1
-            for shift in range(7, -1, -1):
-                bit = (original[begin + k] >> shift) & 1
-                _put_bit(state, out, counts[tree + node], bit)
-                node = 2 * node + bit
-        i += delete + 1  # the byte after an edit is a copied one
-        n += 1
+def _entry(canonical, original, edit, book):
+    """The book's entry for an edit."""
+    for n in range(len(book.before)):
+        d, m = book.before_size[n], book.after_size[n]
+        if d == edit[1] and m == edit[3] and _begins(canonical, edit[0], book.before[n], d):
+            if _begins(original, edit[2], book.after[n], m):
+                return n
+    return _OTHER
 
 
 @njit(cache=True)
-def _take_edits(state, data, canonical):
-    """The original bytes, and whether the stream lasted."""
-    size = canonical.shape[0]
-    unit = state[1] >> np.uint64(_NO_EDITS_BITS)
-    none = (1 << _NO_EDITS_BITS) - 1
-    if rangecoder.target(state, unit, none + 1) < none:
-        rangecoder.take(state, data, 0, none, unit)
-        return canonical, True
-    rangecoder.take(state, data, none, 1, unit)
-    counts = _new_counts()
-    original = np.empty(2 * size + 64, np.uint8)
-    i, length = 0, 0
+def _decide_entry(state, stream, model, scratch, places, entry, book, decode):
+    """Code which entry of the book is here; -1 for no edit."""
+    canonical, i, words, k, seen, before, others = places
+    byte = canonical[i] if i < len(canonical) else np.uint8(0)
+    if i < len(canonical) and book.begins[byte]:
+        for n in range(len(PHRASES)):
+            if not _begins(canonical, i, book.before[n], book.before_size[n]):
+                continue
+            slot = edit_model.phrase_slot(model, n, canonical[i - 1] if i else 32)
+            taken = decide(state, stream, model, slot, entry == n, decode)
+            edit_model.note_phrase(model, n, taken)
+            if taken:
+                return n
+    if byte != 32:
+        at_end = i == 0 or i == len(canonical)
+        slot = edit_model.other_slot(others, byte, at_end)
+        return _OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
+    look(words, k, len(canonical), seen, scratch[0], scratch[1])
+    if not edit_model.decide_space(state, stream, model, scratch, entry >= 0, decode):
+        return -1
+    for n in range(len(BREAKS)):
+        if decide(state, stream, model, edit_model.kind_slot(n, before), entry == len(PHRASES) + n, decode):
+            return len(PHRASES) + n
+    return _OTHER
+
+
+@njit(cache=True)
+def _code(state, stream, model, canonical, original, edits, book, decode):
+    """Encode the edits into `stream`, or decode the original from it: its bytes, and whether the stream lasted."""
+    size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
+    out = np.empty(2 * size + 64 if decode else 0, np.uint8)
+    i = n = k = length = others = 0  # position, edit, spaces passed, bytes of `out`, edits that are not in the book
+    before = -1  # what the last edit at a space was
     while i <= size:
-        if not _take_bit(state, data, counts[_flag_context(canonical, i)]):
-            if i < size:
-                original = _room(original, length)
-                original[length] = canonical[i]
+        entry, delete, begin, insert = -1, 0, 0, 0
+        if not decode and n < len(edits) and edits[n, 0] == i:
+            delete, begin, insert = edits[n, 1], edits[n, 2], edits[n, 3]
+            entry = _entry(canonical, original, edits[n], book)
+            n += 1
+        places = (canonical, i, words, k, seen, before, others)
+        entry = _decide_entry(state, stream, model, scratch, places, entry, book, decode)
+        broken = False
+        if entry == _OTHER:
+            others += 1
+            delete = _number(state, stream, model, DELETE, delete, decode)
+            insert = _number(state, stream, model, INSERT, insert, decode)
+        elif entry >= 0:
+            delete, insert = book.before_size[entry], book.after_size[entry]
+        for m in range(insert):
+            if entry == _OTHER:
+                tree, node = BYTES + (256 if m else 0), 1
+                for shift in range(7, -1, -1):
+                    bit = 0 if decode else (original[begin + m] >> shift) & 1
+                    node = 2 * node + decide(state, stream, model, tree + node, bit, decode)
+                byte = np.uint8(node - 256)
+            else:
+                byte = book.after[entry, m]
+            broken = broken or byte == 10
+            if decode:
+                out = _room(out, length)
+                out[length] = byte
                 length += 1
-            i += 1
-            continue
-        delete = _take_number(state, data, counts, _DELETE)
-        insert = _take_number(state, data, counts, _INSERT)
-        for k in range(insert):
-            tree = _BYTES + (256 if k else 0)
-            node = 1
-            for _ in range(8):
-                node = 2 * node + _take_bit(state, data, counts[tree + node])
-            original = _room(original, length)
-            original[length] = node - 256
+                if state[2] > np.uint64(len(stream) + rangecoder.CODE_BYTES):
+                    return out[:length], False
+        if entry >= 0 and i < size and canonical[i] == 32:
+            before = min(max(entry - len(PHRASES), 0), len(BREAKS)) if entry >= len(PHRASES) else before
+        end = min(i + max(delete, 1), size)
+        for at in range(i, end):
+            if canonical[at] == 32:
+                pass_space(words, k, seen, broken)
+                k += 1
+        if decode and delete == 0 and i < size:
+            out = _room(out, length)
+            out[length] = canonical[i]
             length += 1
-            if state[2] > np.uint64(data.shape[0] + rangecoder.CODE_BYTES):
-                return original[:length], False
-        i += delete
-        if i < size:
-            original = _room(original, length)
-            original[length] = canonical[i]
-            length += 1
-        i += 1
-    return original[:length], True
+        i += max(delete, 1)
+    return out[:length], True
 
 
 @njit(cache=True)
@@ -244,19 +251,57 @@ def _room(array, length):
     return longer
 
 
-def edits_capacity(canonical: int, edits: Edits) -> int:
-    """Bytes of output buffer that `put_edits` may need: every coded bit takes at most two."""
-    bits = 1 + canonical + 1 + 4 * _LENGTH_BITS * len(edits) + 8 * int(edits[:, 3].sum())
-    return 2 * bits + 16
+@njit(cache=True)
+def _chances(canonical, book):
+    """How often a phrase could be somewhere."""
+    count = 0
+    for i in range(len(canonical)):
+        if book.begins[canonical[i]]:
+            for n in range(len(PHRASES)):
+                count += _begins(canonical, i, book.before[n], book.before_size[n])
+    return count
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes) -> bytes:
+def edits_capacity(canonical: NDArray[np.uint8], edits: Edits) -> int:
+    """Bytes of output buffer that `put_edits` may need: every decision takes at most two."""
+    if not len(edits):
+        return 16
+    each = len(BREAKS) + 1 + 4 * LENGTH_BITS
+    decisions = 1 + len(canonical) + 1 + _chances(canonical, book()) + each * len(edits) + 8 * int(edits[:, 3].sum())
+    return 2 * decisions + 16
+
+
+def put_edits(
+    state: State,
+    out: NDArray[np.uint8],
+    canonical: NDArray[np.uint8],
+    original: NDArray[np.uint8],
+    edits: Edits,
+    lossy: bool,
+    model: EditModel | None = None,
+) -> None:
+    """Encode the edits of a document; `out` needs `edits_capacity` bytes beyond those written.
+
+    Args:
+        lossy: whether the tokenizer loses something of most texts.
+        model: what adapts, `edit_model.new_model()` where it is not given.
+    """
+    edit_model.decide_bit(state, out, _EDITED[lossy], int(len(edits) > 0), False)
+    if len(edits):
+        _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
+
+
+def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool) -> bytes:
     """The original bytes of a document, from the state of a decoder that has read its tokens.
 
     Raises:
         FormatError: the stream ends before the edits, or goes on after them.
     """
-    original, whole = _take_edits(state, data, np.frombuffer(canonical, np.uint8))
+    stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
+    whole, original = True, text
+    if edit_model.decide_bit(state, stream, _EDITED[lossy], 0, True):
+        none = np.zeros((0, 4), np.int64)
+        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True)
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
     if not rangecoder.ended(state, len(data)):

@@ -27,6 +27,8 @@ SPACE = "▁"
 FOLDED = b"\x1a\x0f\x0a\x0dfolded text 1"
 """The last bytes of a model of folded text: field 3, normalizer_spec, of 15 bytes with field 1, name, of 13."""
 
+_SAMPLE = "One\n\ntwo\t three  four… ".encode()
+
 
 class Tokenizer:
     """A SentencePiece model and the bytes its tokens stand for.
@@ -68,6 +70,11 @@ class Tokenizer:
     def folds(self) -> bool:
         """Whether tokens are of folded text."""
         return self.model.endswith(FOLDED)
+
+    @cached_property
+    def lossy(self) -> bool:
+        """Whether decoding restores less than what was encoded, line breaks for example."""
+        return self.decode(self.encode(_SAMPLE).astype(np.int64)) != _SAMPLE
 
     @cached_property
     def token_bytes(self) -> list[bytes]:

@@ -240,8 +240,8 @@ def edit_bits(claim: Claim) -> float:
     decoded = np.frombuffer(b"\n".join(claim.decoded(n) for n in range(len(claim.rows))), np.uint8)
     original = np.frombuffer(b"\n".join(claim.documents), np.uint8)
     edits = patch.align(decoded, original)
-    state, out = rangecoder.new_encoder(), np.zeros(patch.edits_capacity(len(decoded), edits), np.uint8)
-    patch.put_edits(state, out, decoded, original, edits)
+    state, out = rangecoder.new_encoder(), np.zeros(patch.edits_capacity(decoded, edits), np.uint8)
+    patch.put_edits(state, out, decoded, original, edits, lossy=True)
     return 8.0 * rangecoder.finish(state, out)
 
 

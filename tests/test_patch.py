@@ -17,7 +17,7 @@ def as_array(data: bytes) -> NDArray[np.uint8]:
 
 
 def apply(canonical: bytes, original: bytes, edits: patch.Edits) -> bytes:
-    """What the edits say, by slicing; also that they are in order and copy a byte between them."""
+    """What the edits say, by slicing; also that they are in order, and that what follows an insertion is copied."""
     out, at = b"", 0
     for position, delete, begin, insert in edits.tolist():
         assert position >= at
@@ -25,23 +25,23 @@ def apply(canonical: bytes, original: bytes, edits: patch.Edits) -> bytes:
         out += canonical[at:position] + original[begin : begin + insert]
         at = position + delete
         assert at <= len(canonical)
-    assert (np.diff(edits[:, 0]) > edits[:-1, 1]).all()
+    assert (np.diff(edits[:, 0]) >= np.maximum(edits[:-1, 1], 1)).all()
     return out + canonical[at:]
 
 
-def put(canonical: bytes, original: bytes) -> bytes:
+def put(canonical: bytes, original: bytes, lossy: bool = True) -> bytes:
     edits = patch.align(as_array(canonical), as_array(original))
     assert apply(canonical, original, edits) == original
-    state, out = rangecoder.new_encoder(), np.zeros(patch.edits_capacity(len(canonical), edits), np.uint8)
-    patch.put_edits(state, out, as_array(canonical), as_array(original), edits)
+    state, out = rangecoder.new_encoder(), np.zeros(patch.edits_capacity(as_array(canonical), edits), np.uint8)
+    patch.put_edits(state, out, as_array(canonical), as_array(original), edits, lossy)
     assert state[2] + 8 <= len(out)
     return out[: rangecoder.finish(state, out)].tobytes()
 
 
-def take(data: bytes, canonical: bytes) -> bytes:
+def take(data: bytes, canonical: bytes, lossy: bool = True) -> bytes:
     state = rangecoder.new_encoder()
     rangecoder.start_decoder(state, as_array(data))
-    return patch.take_edits(state, as_array(data), canonical)
+    return patch.take_edits(state, as_array(data), canonical, lossy)
 
 
 def assert_returns(canonical: bytes, original: bytes) -> int:

@@ -1,0 +1,74 @@
+"""Priors of `codec.edit_model`, measured on text: what a document's edits are before anything is known of it.
+
+`python -m trainer.edit_priors TEXT...` reads documents that a normalising tokenizer changes (files of `underpar data
+prepare`) and writes `codec/edit_priors.py`. A first pass counts how often each decision is a one in each context; two
+more start every document with these probabilities, as a decoder does, and go on with the weights that mix them. The
+text's archives need that file, so a new one makes a new archive format.
+"""
+
+import argparse
+import base64
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from codec import edit_priors, mixing, patch, rangecoder
+from codec.edit_model import EditModel, make_model, quantized, untrained
+from codec.mixing import PRECISION, SHARE_BITS, Mixer
+from trainer.documents import read_documents
+from trainer.embedded import sp1024
+
+_PASSES = 2
+_RATE = 6  # of the weights at first; it falls to nothing
+_SEED = 0
+_WIDTH = 100  # characters of a line
+
+Pair = tuple[bytes, bytes]
+
+
+def changed(documents: Iterable[bytes]) -> list[Pair]:
+    """(canonical, original) of the documents that the embedded normalising tokenizer changes, in random order."""
+    tokenizer = sp1024()
+    pairs = [(tokenizer.decode(tokenizer.encode(document).astype(np.int64)), document) for document in documents]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    order = np.random.default_rng(_SEED).permutation(len(pairs))
+    return [pairs[n] for n in order]
+
+
+def train(pairs: list[Pair]) -> bytes:
+    """Priors as they ship."""
+    stretched, mixer = untrained()
+    model = make_model(stretched, mixer, certainty=2, rate=0, most=1023)
+    for pair in pairs:
+        model.histories[:] = 0
+        run(pair, model)
+    stretched = mixing.tables().stretch[np.maximum(model.probability >> (PRECISION - SHARE_BITS), 1)]
+    for n in range(_PASSES * len(pairs)):
+        rate = max(1, round(_RATE * (1 - n / (_PASSES * len(pairs)))))
+        run(pairs[n % len(pairs)], make_model(stretched, mixer, rate=rate))
+    return quantized(stretched, *mixer)
+
+
+def run(pair: Pair, model: EditModel) -> float:
+    """Code the edits of a document, which adapts the model; returns their bits."""
+    canonical, original = (np.frombuffer(part, np.uint8) for part in pair)
+    edits = patch.align(canonical, original)
+    state, out = rangecoder.new_encoder(), np.zeros(patch.edits_capacity(canonical, edits), np.uint8)
+    patch.put_edits(state, out, canonical, original, edits, True, model)
+    return 8 * float(state[2]) + 56 - float(np.log2(float(state[1])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("text", nargs="+", type=Path)
+    documents = [document for path in parser.parse_args().text for document in read_documents(path)]
+    coded = base64.b85encode(zstandard.ZstdCompressor(level=19).compress(train(changed(documents)))).decode()
+    lines = "\n".join(coded[at : at + _WIDTH] for at in range(0, len(coded), _WIDTH))
+    source = f'"""What `codec.edit_model` begins with; `trainer.edit_priors` makes this file."""\n\nPRIORS = r"""\n{lines}\n"""\n'
+    Path(edit_priors.__file__).write_text(source)
+
+
+if __name__ == "__main__":
+    main()
