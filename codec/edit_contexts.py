@@ -20,7 +20,7 @@ _HASH = 1024  # slots of a context that is a word
 _AHEAD = 40  # words that are looked at for the next possible break
 
 _ASCII = np.full(128, _OTHER, np.int64)
-for _class, _characters in (
+for _kind, _characters in (
     (_LOWER, "abcdefghijklmnopqrstuvwxyz"),
     (_UPPER, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
     (_DIGIT, "0123456789"),
@@ -37,7 +37,7 @@ for _class, _characters in (
     (_RULE, "|/_=<>"),
 ):
     for _character in _characters:
-        _ASCII[ord(_character)] = _class
+        _ASCII[ord(_character)] = _kind
 
 
 class Words(NamedTuple):
@@ -92,10 +92,10 @@ def _hash(text, begin, end):
 @njit(cache=True)
 def words_of(text: NDArray[np.uint8]) -> Words:
     """The words of a text; one more than it has spaces."""
-    count = 1
+    words = 1
     for byte in text:
-        count += byte == 32
-    w = np.empty((9, count), np.int64)
+        words += byte == 32
+    w = np.empty((9, words), np.int64)
     begins, ends, first, second, last, kind, closes, hashes, stop = w
     word, begin = 0, 0
     for i in range(len(text) + 1):
@@ -104,7 +104,7 @@ def words_of(text: NDArray[np.uint8]) -> Words:
         begins[word], ends[word] = begin, i
         word, begin = word + 1, i + 1
     following = len(text)
-    for n in range(count - 1, -1, -1):
+    for n in range(words - 1, -1, -1):
         b, e = begins[n], ends[n]
         first[n] = second[n] = last[n] = _NOTHING
         kind[n], closes[n], hashes[n] = 0, 0, _hash(text, b, e)
@@ -112,13 +112,13 @@ def words_of(text: NDArray[np.uint8]) -> Words:
             first[n], last[n] = _class(text, b), _class(text, e - 1)
             second[n] = _class(text, b + 1) if b + 1 < e else _NOTHING
             ending, opening, i = last[n], first[n], e - 1
-            if ending == _QUOTE or ending == _CLOSE:
+            if ending in (_QUOTE, _CLOSE):
                 while i > b and 128 <= text[i] < 192:
                     i -= 1
                 ending = _class(text, i - 1) if i > b else ending
-            if (opening == _QUOTE or opening == _OPEN) and second[n] <= _DIGIT:
+            if opening in (_QUOTE, _OPEN) and second[n] <= _DIGIT:
                 opening = second[n]
-            closes[n] = ending == _STOP or ending == _MARK
+            closes[n] = ending in (_STOP, _MARK)
             kind[n] = 1 if opening == _UPPER else 2 if opening == _DIGIT or opening >= _OPEN else 0
         if closes[n]:
             following = e
@@ -151,8 +151,11 @@ def _difference(value):
 
 
 SIZES = np.array(
-    [256, 256, _HASH, _HASH, 88, 256, 392, 224, 88, 243, 162, 256, 80, 88, 256, _HASH, _HASH, 56]
-    + [160, 88, 44, 968, 100, 256, 256, _HASH, 384, 16, 144, 256, 1458, 128, 1056, 192, _HASH]
+    [
+        *(256, 256, _HASH, _HASH, 88, 256, 392, 224, 88, 243, 162, 256),
+        *(80, 88, 256, _HASH, _HASH, 56, 160, 88, 44, 968, 100, 256),
+        *(256, _HASH, 384, 16, 144, 256, 1458, 128, 1056, 192, _HASH),
+    ]
 )
 """Slots of each context."""
 
@@ -251,9 +254,9 @@ def _side(kind):
     """Six groups of classes."""
     if kind <= _DIGIT:
         return kind
-    if kind == _STOP or kind == _MARK:
+    if kind in (_STOP, _MARK):
         return 3
-    return 5 if kind == _DASH or kind == _BULLET else 4
+    return 5 if kind in (_DASH, _BULLET) else 4
 
 
 @njit(cache=True)

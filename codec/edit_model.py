@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from codec import mixing, rangecoder
 from codec.container import unshrink
@@ -40,7 +39,7 @@ BYTES = INSERT + 2 * LENGTH_BITS  # trees of the first byte and of others
 SLOTS = BYTES + 2 * 256
 
 _INPUTS = 2 * len(SIZES) + 1
-_SLOT_UNIT, _WEIGHT_UNIT = 24, 1 << 11  # of priors: stretched probabilities, and weights
+_SLOT_UNIT, _WEIGHT_UNIT = 80, 1 << 11  # of priors: stretched probabilities, and weights
 _CERTAINTY = 20  # decisions that a prior counts for
 _RATE, _MOST = 2, 255
 
@@ -50,8 +49,8 @@ class EditModel(NamedTuple):
 
     tables: Tables
     prior: Array  # [CONTEXTS]: stretched probabilities of the training text
-    probability: Array  # [SLOTS], in units of 2^-22
-    count: Array  # [SLOTS]
+    probabilities: Array  # [SLOTS], in units of 2^-22
+    counts: Array  # [SLOTS]
     mixer: Mixer
     histories: Array  # [phrases]: 0 before the first chance, then 1 declined, 2 taken, 3 taken twice
     begins: Array  # of each context's slots
@@ -71,19 +70,22 @@ def _priors() -> tuple[Array, Array, Array]:
 
 def quantized(stretched: Array, weights: Array, final: Array) -> bytes:
     """Priors as they ship: the bytes from which `new_model` has them again."""
-    parts = [stretched / _SLOT_UNIT, weights / _WEIGHT_UNIT, final / _WEIGHT_UNIT]
+    most = LIMIT // _SLOT_UNIT * _SLOT_UNIT
+    parts = [stretched.clip(-most, most) / _SLOT_UNIT, weights / _WEIGHT_UNIT, final / _WEIGHT_UNIT]
     return b"".join(np.rint(part).clip(-127, 127).astype(np.int8).tobytes() for part in parts)
 
 
-def make_model(stretched: Array, mixer: Mixer, certainty: int = _CERTAINTY, rate: int = _RATE, most: int = _MOST):
+def make_model(
+    stretched: Array, mixer: Mixer, certainty: int = _CERTAINTY, rate: int = _RATE, most: int = _MOST
+) -> EditModel:
     """A model that begins with these priors; the mixer is not copied."""
     tables = mixing.tables()
-    probability = tables.squash[stretched + LIMIT] << (PRECISION - mixing.SHARE_BITS)
+    probabilities = tables.squash[stretched + LIMIT] << (PRECISION - mixing.SHARE_BITS)
     return EditModel(
         tables=tables,
         prior=stretched[:CONTEXTS],
-        probability=probability,
-        count=np.full(SLOTS, certainty),
+        probabilities=probabilities,
+        counts=np.full(SLOTS, certainty),
         mixer=mixer,
         histories=np.zeros(len(PHRASES), np.int64),
         begins=np.cumsum(SIZES) - SIZES,
@@ -129,8 +131,8 @@ def decide_bit(state, stream, share, bit, decode):
 @njit(cache=True)
 def decide(state, stream, model, slot, bit, decode):
     """Code one bit under one slot; returns it."""
-    bit = decide_bit(state, stream, mixing.share(model.probability[slot]), bit, decode)
-    mixing.learn(model.probability, model.count, slot, bit, model.most)
+    bit = decide_bit(state, stream, mixing.share(model.probabilities[slot]), bit, decode)
+    mixing.learn(model.probabilities, model.counts, slot, bit, model.most)
     return bit
 
 
@@ -141,7 +143,7 @@ def decide_space(state, stream, model, scratch, bit, decode):
     width, final = len(contexts), sets[0]
     for j in range(width):
         contexts[j] += model.begins[j]
-        inputs[j] = model.tables.stretch[mixing.share(model.probability[contexts[j]])]
+        inputs[j] = model.tables.stretch[mixing.share(model.probabilities[contexts[j]])]
         inputs[width + j] = model.prior[contexts[j]]
     inputs[2 * width] = 256
     for j in range(len(sets)):
@@ -149,7 +151,7 @@ def decide_space(state, stream, model, scratch, bit, decode):
     bit = decide_bit(state, stream, mixing.mix(model.mixer, model.tables, inputs, sets, final, sums), bit, decode)
     mixing.correct(model.mixer, model.tables, inputs, sets, final, sums, bit, model.rate)
     for slot in contexts:
-        mixing.learn(model.probability, model.count, slot, bit, model.most)
+        mixing.learn(model.probabilities, model.counts, slot, bit, model.most)
     return bit
 
 

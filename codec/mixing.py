@@ -1,7 +1,7 @@
 """Binary decisions under many contexts: their probabilities are mixed where odds multiply, all in integers.
 
 Every context has a slot, the probability of a one in units of 2^-22 and a count. A decision's probabilities are
-stretched, st(p) = ln(p / (1 - p)), in units of 1/256; sets of weights, one chosen by each of several selectors, sum them
+stretched, ln(p / (1 - p)) in units of 1/256; sets of weights, one chosen by each of several selectors, sum them
 up; and the sums are summed once more with weights of their own. What is wrong with each sum moves its weights (logistic
 mixing: Mattern 2012; Mahoney 2005). Integers of 64 bits hold all of it: a document of 2^30 bytes cannot make weights
 outgrow 2^45 or a sum 2^63.

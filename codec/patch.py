@@ -44,9 +44,7 @@ def book() -> Book:
     """PHRASES and BREAKS as arrays."""
     pairs = [*PHRASES, *((b" ", after) for after in BREAKS)]
     most = max(len(part) for pair in pairs for part in pair)
-    before, after = (
-        np.array([list(pair[side].ljust(most, b"\0")) for pair in pairs], np.uint8) for side in range(2)
-    )
+    before, after = (np.array([list(pair[side].ljust(most, b"\0")) for pair in pairs], np.uint8) for side in range(2))
     sizes = np.array([[len(part) for part in pair] for pair in pairs]).T.copy()
     begins = np.zeros(256, np.bool_)
     begins[before[: len(PHRASES), 0]] = True
@@ -65,7 +63,7 @@ def _begins(text, i, part, size):
 
 @njit(cache=True)
 def _named(canonical, original, i, j, book):
-    """The first entry of the book that leads on from here; a break does where a byte agrees behind it, or another one."""
+    """The first entry of the book that leads on from here; a break does where a byte or a phrase agrees behind it."""
     for n in range(len(book.before)):
         d, m = book.before_size[n], book.after_size[n]
         if not (_begins(canonical, i, book.before[n], d) and _begins(original, j, book.after[n], m)):
@@ -84,8 +82,8 @@ def _named(canonical, original, i, j, book):
 
 
 @njit(cache=True)
-def _agree(a, b, i, j):
-    for n in range(_AGREE):
+def _agree(a, b, i, j, count):
+    for n in range(count):
         if i + n >= a.shape[0] or j + n >= b.shape[0]:
             return i + n >= a.shape[0] and j + n >= b.shape[0]
         if a[i + n] != b[j + n]:
@@ -98,7 +96,7 @@ def _nearest(canonical, original, i, j):
     """How many bytes to delete and to insert until both agree again, else all of them."""
     for distance in range(1, 2 * _REACH + 1):
         for d in range(max(0, distance - _REACH), min(distance, _REACH) + 1):
-            if _agree(canonical, original, i + d, j + distance - d):
+            if _agree(canonical, original, i + d, j + distance - d, _AGREE):
                 return min(d, len(canonical) - i), min(distance - d, len(original) - j)
     return len(canonical) - i, len(original) - j
 
@@ -110,9 +108,9 @@ def _align(canonical, original, book):
     while i < len(canonical) or j < len(original):
         same = i < len(canonical) and j < len(original) and canonical[i] == original[j]
         phrase = _OTHER
-        if i < len(canonical) and (not same or book.begins[canonical[i]]):
+        if i < len(canonical) and (not same or book.begins[canonical[i]] or canonical[i] == 32):
             phrase = _named(canonical, original, i, j, book)
-        if same and phrase >= len(PHRASES):
+        if same and phrase >= len(PHRASES) and (phrase == _OTHER or _agree(canonical, original, i + 1, j + 1, 1)):
             i += 1
             j += 1
             continue
@@ -155,9 +153,9 @@ def _entry(canonical, original, edit, book):
     """The book's entry for an edit."""
     for n in range(len(book.before)):
         d, m = book.before_size[n], book.after_size[n]
-        if d == edit[1] and m == edit[3] and _begins(canonical, edit[0], book.before[n], d):
-            if _begins(original, edit[2], book.after[n], m):
-                return n
+        same = d == edit[1] and m == edit[3] and _begins(canonical, edit[0], book.before[n], d)
+        if same and _begins(original, edit[2], book.after[n], m):
+            return n
     return _OTHER
 
 

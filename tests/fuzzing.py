@@ -22,7 +22,7 @@ import codec
 from codec.archive import ArchiveReader, ArchiveWriter
 from codec.container import read_container, write_container
 from codec.errors import CodecError
-from codec.framing import read_contents
+from codec.framing import VERSION, read_contents
 from codec.pack import Pack
 from codec.sources import read_metadata
 from tests.helpers import PLAIN, lossless_tokenizer, random_weights
@@ -165,7 +165,7 @@ def forge_archive(data: bytes, random: np.random.Generator) -> bytes:
         at = contents.offsets[random.integers(len(contents.offsets))] - 14 - size
         body = body[:at] + random.bytes(int(random.integers(1, 7))) + body[at + 1 :]
     text = json.dumps(header).encode()
-    head = struct.pack("<4sHI", b"UPTX", 1, len(text)) + text
+    head = struct.pack("<4sHI", b"UPTX", VERSION, len(text)) + text
     payload = zstandard.ZstdCompressor(level=1).compress(json.dumps(index).encode())
     value, chunk = 4 * len(payload) + 2, b""
     while value > 127:

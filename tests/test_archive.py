@@ -18,6 +18,7 @@ from codec.archive import ArchiveReader, ArchiveWriter, Policy, describe, make_c
 from codec.container import shrink
 from codec.documents import MODELLED, STORED
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.framing import VERSION
 from codec.pack import Pack
 from tests.helpers import EVERY_OPTION, PLAIN, folding_pack, random_weights, tiny_pack
 from trainer.embedded import sp1024, val_documents
@@ -293,7 +294,7 @@ def with_header(change: Callable[[dict[str, Any]], Any] | bytes) -> bytes:
     else:
         changed = change(header)
         text = json.dumps(header if changed is None else changed).encode()
-    head = struct.pack("<4sHI", b"UPTX", 2, len(text)) + text
+    head = struct.pack("<4sHI", b"UPTX", VERSION, len(text)) + text
     packed = codec.encode(PACK, [])
     footer = packed[10 + int.from_bytes(packed[6:10], "little") + 4 :]
     return head + struct.pack("<I", zlib.crc32(head)) + footer

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import codec
 from codec.case import CAPITAL, MARKS, fold
 from codec.errors import CodecError, FormatError
 from codec.tokenizer import BOS, Tokenizer
@@ -187,3 +188,9 @@ def test_command(tmp_path: Path) -> None:
     tokenizer = Tokenizer(output.read_bytes())
     assert (report["vocab_size"], report["sha256"]) == (400, tokenizer.sha256)
     assert tokenizer.decode(tokenizer.encode(source.read_bytes())) == source.read_bytes()
+
+
+def test_a_normalising_tokenizer_is_lossy():
+    assert sp1024().lossy
+    shipped = Path(__file__).resolve().parents[1] / "artifacts" / "models" / "small.pack"
+    assert not codec.open(shipped.read_bytes()).tokenizer.lossy

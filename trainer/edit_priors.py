@@ -3,7 +3,10 @@
 `python -m trainer.edit_priors TEXT...` reads documents that a normalising tokenizer changes (files of `underpar data
 prepare`) and writes `codec/edit_priors.py`. A first pass counts how often each decision is a one in each context; two
 more start every document with these probabilities, as a decoder does, and go on with the weights that mix them. The
-text's archives need that file, so a new one makes a new archive format.
+text's archives need that file, so a new one makes a new archive format. The one that ships was made from FineWeb with
+its line breaks (EsteveSegura/TextFixer, NoeFlandre/fineweb-legal), OpenWebText (karpathy/nanoGPT) and C4
+(Diffusion-bachelor/diffusion-data-constraint-rare-events), 24 MB in this order, without a document that shares 13 words
+with the 200 raw documents of openai/parameter-golf pull request 1578, in four minutes of CPU time.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import zstandard
 
 from codec import edit_priors, mixing, patch, rangecoder
 from codec.edit_model import EditModel, make_model, quantized, untrained
-from codec.mixing import PRECISION, SHARE_BITS, Mixer
+from codec.mixing import PRECISION, SHARE_BITS
 from trainer.documents import read_documents
 from trainer.embedded import sp1024
 
@@ -44,7 +47,7 @@ def train(pairs: list[Pair]) -> bytes:
     for pair in pairs:
         model.histories[:] = 0
         run(pair, model)
-    stretched = mixing.tables().stretch[np.maximum(model.probability >> (PRECISION - SHARE_BITS), 1)]
+    stretched = mixing.tables().stretch[np.maximum(model.probabilities >> (PRECISION - SHARE_BITS), 1)]
     for n in range(_PASSES * len(pairs)):
         rate = max(1, round(_RATE * (1 - n / (_PASSES * len(pairs)))))
         run(pairs[n % len(pairs)], make_model(stretched, mixer, rate=rate))
@@ -66,8 +69,8 @@ def main() -> None:
     documents = [document for path in parser.parse_args().text for document in read_documents(path)]
     coded = base64.b85encode(zstandard.ZstdCompressor(level=19).compress(train(changed(documents)))).decode()
     lines = "\n".join(coded[at : at + _WIDTH] for at in range(0, len(coded), _WIDTH))
-    source = f'"""What `codec.edit_model` begins with; `trainer.edit_priors` makes this file."""\n\nPRIORS = r"""\n{lines}\n"""\n'
-    Path(edit_priors.__file__).write_text(source)
+    head = '"""What `codec.edit_model` begins with; `trainer.edit_priors` makes this file."""'
+    Path(edit_priors.__file__).write_text(f'{head}\n\nPRIORS = r"""\n{lines}\n"""\n')
 
 
 if __name__ == "__main__":
