@@ -123,4 +123,4 @@ def test_truncated_edits_are_told():
 
 def test_golden_bytes():
     canonical, original = b"One line. Another line, of text.", b"One line.\nAnother  line, of TEXT!"
-    assert put(canonical, original).hex() == "ffae12ddce9378adf263ecf78440"
+    assert put(canonical, original).hex() == "ff7bfeb42ae72d512c0ea45b2486"
