@@ -29,32 +29,43 @@ TABLES = Recall(**{name: GENERATOR.integers(-20, 60, shape).tolist() for name, s
 EXP2 = tables.exp2_table(24).astype(np.int32)
 
 
-def textbook(tokens: np.ndarray, hidden: np.ndarray, levels: np.ndarray, history: int) -> np.ndarray:
-    """Levels [T, V] with recall, of a document's tokens [T], hidden states [T, dim] and levels, place by place."""
+Cell = tuple[str, int, int]
+"""An entry of the tables: its name, row and column."""
+
+
+def textbook_keys(hidden: np.ndarray) -> np.ndarray:
+    """Keys of a document's hidden states [T, dim]."""
     fixed = np.clip(np.rint(hidden * 512), -(2**14), 2**14)
-    keys = []
-    for t in range(len(tokens)):
-        centred = fixed[t] - fixed[: t + 1].mean(0)
-        length = np.sqrt((centred**2).mean())
-        keys.append(np.clip(np.rint(centred / length * 16), -127, 127) if t else 0 * centred)
-    out = levels.copy()
+    centred = [row - fixed[: t + 1].mean(0) for t, row in enumerate(fixed)]
+    lengths = [np.sqrt((row**2).mean()) or 1.0 for row in centred]
+    return np.array([np.clip(np.rint(c / n * 16), -127, 127) for c, n in zip(centred, lengths, strict=True)])
+
+
+def textbook(tokens: np.ndarray, keys: np.ndarray, t: int, here: np.ndarray, history: int) -> dict[int, list[Cell]]:
+    """The entries for each token that has followed, when token t is the last and levels are `here` [V]."""
+    masks: dict[int, int] = {}
+    cosines: dict[int, float] = {}
+    for i in range(max(0, t - history), t):
+        follower = int(tokens[i + 1])
+        mask = sum(1 << (15 - j) for j in range(min(16, i + 1)) if tokens[i - j] == tokens[t - j])
+        masks[follower] = max(masks.get(follower, 0), mask)
+        cosine = float(keys[i] @ keys[t]) / (256 * keys.shape[1])
+        cosines[follower] = max(cosines.get(follower, -9.0), cosine)
+    surprisals = np.log2(np.exp2(here / 4096).sum()) - here / 4096
+    cells: dict[int, list[Cell]] = {}
+    for token, mask in masks.items():
+        column = int(np.searchsorted([1, 2, 3, 4, 6, 8, 11], surprisals[token], side="right"))
+        rows = mask >> 12, (mask % 4096).bit_count(), int(np.clip(np.floor(10 * cosines[token]) + 1, 0, 11))
+        cells[token] = [(name, row, column) for name, row in zip(SHAPES, rows, strict=True)]
+    return cells
+
+
+def raised(tokens: np.ndarray, hidden: np.ndarray, levels: np.ndarray, history: int) -> np.ndarray:
+    """Levels [T, V] with recall, of a document's tokens [T], hidden states [T, dim] and levels, place by place."""
+    out, keys = levels.copy(), textbook_keys(hidden)
     for t, here in enumerate(levels):
-        masks: dict[int, int] = {}
-        cosines: dict[int, float] = {}
-        for i in range(max(0, t - history), t):
-            follower = int(tokens[i + 1])
-            mask = sum(1 << (15 - j) for j in range(min(16, i + 1)) if tokens[i - j] == tokens[t - j])
-            masks[follower] = max(masks.get(follower, 0), mask)
-            cosine = float(keys[i] @ keys[t]) / (256 * hidden.shape[1])
-            cosines[follower] = max(cosines.get(follower, -9.0), cosine)
-        probabilities = np.exp2(here / 4096)
-        surprisals = -np.log2(probabilities / probabilities.sum())
-        for token, mask in masks.items():
-            column = np.searchsorted([1, 2, 3, 4, 6, 8, 11], surprisals[token], side="right")
-            pattern, rest = divmod(mask, 1 << 12)
-            row = int(np.clip(np.floor(10 * cosines[token]) + 1, 0, 11))
-            entries = TABLES.patterns[pattern], TABLES.rest[rest.bit_count()], TABLES.similarities[row]
-            out[t, token] += UNIT * sum(entry[column] for entry in entries)
+        for token, cells in textbook(tokens, keys, t, here, history).items():
+            out[t, token] += UNIT * sum(getattr(TABLES, name)[row][column] for name, row, column in cells)
     return out
 
 
@@ -65,7 +76,7 @@ def test_every_level_is_what_the_definition_says(history):
     hidden = generator.integers(-16384, 16385, (length, dim)) + 3000
     step = 1 / 2**14 * generator.integers(1, 4, length)
     levels = generator.integers(-40_000, 40_000, (length, vocabulary))
-    expected = textbook(tokens, hidden * step[:, None], levels, history)
+    expected = raised(tokens, hidden * step[:, None], levels, history)
     assert (expected != levels).mean() > 0.1
     fast = levels.astype(np.int32)
     memory = cpu_recall.new_memory(TABLES, 1, dim, history)
