@@ -21,6 +21,9 @@ TRAINER = ("codec.packing", "trainer.loop", "trainer.calibrate", "trainer.recipe
 
 ROOMS = ("codec", "trainer")
 
+BROUGHT = ("triton",)
+"""Packages that come with torch, in the version that it needs, where they can be used."""
+
 
 def minify(source: str) -> str:
     """Python source without comments and docstrings, otherwise as it was.
@@ -82,7 +85,7 @@ def requirements(roots: Sequence[str] = DECODER) -> list[str]:
     for path in modules(roots).values():
         for name in _imports(path.read_text()):
             top = name.split(".")[0]
-            if top not in sys.stdlib_module_names and top not in ROOMS:
+            if top not in sys.stdlib_module_names and top not in (*ROOMS, *BROUGHT):
                 found.add(owners[top][0])
     return sorted(f"{name}=={version(name).split('+')[0]}" for name in found)
 
