@@ -38,6 +38,13 @@ def check_range(
         """What a product with the matrix multiplies magnitudes by, at most."""
         return entry(name) * matrices[name].symbols.shape[1]
 
+    def mlp(name: str) -> float:
+        """`product` of a matrix of an MLP, which may be a random map."""
+        if not config.random_rank:
+            return product(name + ".weight")
+        inputs = matrices[name + ".inner.weight"].symbols.shape[1]
+        return peak(name + ".scale") * inputs + product(name + ".inner.weight") * product(name + ".outer.weight")
+
     unit = 2 * sqrt(config.model_dim)  # no entry of a normalised row is larger
     embedding = entry("tok_emb.weight") * (product("embed_proj.weight") if config.embedding_dim else 1.0)
     if config.smear_gate:
@@ -55,9 +62,9 @@ def check_range(
             added = product("values.proj.weight") * entry("values.embed.weight")
             value += peak(block + "attn.value_scale") * added
         mixed = 2 * sqrt(config.head_dim) * value * product(block + "attn.proj.weight")
-        hidden = unit * norm_scales[layer] * product(block + "mlp.fc.weight")
+        hidden = unit * norm_scales[layer] * mlp(block + "mlp.fc")
         stream = (stream + unit) * peak(block + "resid_mix") + mixed * peak(block + "attn_scale")
-        stream += hidden * hidden * product(block + "mlp.proj.weight") * peak(block + "mlp_scale")
+        stream += hidden * hidden * mlp(block + "mlp.proj") * peak(block + "mlp_scale")
         if n < config.encoder_length:
             skips.append(stream)
         largest = max(largest, stream)

@@ -9,6 +9,9 @@ from codec.errors import FormatError
 GATE_INPUTS = 12
 """Leading entries of a normalised row that a gate reads, as in the challenge's sparse gates."""
 
+MAX_FIXED = 1 << 28
+"""Entries of random maps, which no byte of a pack stands for: a bound on memory for a hostile file."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -24,6 +27,7 @@ class ModelConfig:
     num_kv_heads: int = 4
     mlp_mult: int = 2
     activation: Literal["relu2", "leaky_relu2", "swiglu"] = "relu2"  # leaky: slope 0.5 before the square
+    random_rank: int = 0  # matrices of MLPs are fixed random maps and a learned product of this rank; 0: learned whole
     rope_base: float = 10_000.0
     rope_dims: int = 0  # leading dimensions of a head that rotate; 0 means all
     yarn: float = 1.0  # window over the window of training: slow rotations are stretched to it (YaRN)
@@ -63,6 +67,7 @@ class ModelConfig:
             "loop_count": (1, 16),
             "bigram_buckets": (0, 1 << 24),
             "bigram_dim": (1, 1 << 14),
+            "random_rank": (0, 1 << 14),
             "value_dims": (0, 1 << 14),
             "value_layers": (1, 256),
             "rope_base": (1.0, 1e9),
@@ -83,6 +88,8 @@ class ModelConfig:
             raise FormatError(f"config: rope_dims is {self.rope_dims}, expected an even number to {self.head_dim}")
         if (self.smear_gate or self.attention_gate) and self.model_dim < GATE_INPUTS:
             raise FormatError(f"config: model_dim is {self.model_dim}, gates read {GATE_INPUTS} entries of it")
+        if self.random_rank and (fixed := 2 * self.num_layers * self.up_dim * self.model_dim) > MAX_FIXED:
+            raise FormatError(f"config: random maps of up to {fixed} signs, expected at most {MAX_FIXED}")
         if self.embedding_dim and not self.tied_head:
             raise FormatError("config: embedding_dim is set and tied_head is off; a factorised embedding is tied")
         if self.bigram_buckets == 1:
@@ -100,6 +107,11 @@ class ModelConfig:
     def hidden_dim(self) -> int:
         """Activations of an MLP."""
         return self.mlp_mult * self.model_dim
+
+    @property
+    def up_dim(self) -> int:
+        """Outputs of an MLP's first matrix: with SwiGLU gates come first."""
+        return (2 if self.activation == "swiglu" else 1) * self.hidden_dim
 
     @property
     def rotary_dims(self) -> int:

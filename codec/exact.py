@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,15 @@ from codec.exact_attention import (
     value_fractions,
     without_own_value,
 )
-from codec.exact_linear import OPERAND, ExactGate, ExactLinear, ExactTable, sigmoid, transposed
+from codec.exact_linear import (
+    OPERAND,
+    ExactGate,
+    ExactLinear,
+    ExactRandomMap,
+    ExactTable,
+    sigmoid,
+    transposed,
+)
 from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
 from codec.tokenizer import BOS
@@ -84,6 +93,7 @@ def check_known(config: ModelConfig) -> None:
     """
     options = {
         "factorised embedding": config.embedding_dim > 0,
+        "random maps": config.random_rank > 0,
         "value embeddings": config.value_dims > 0,
         "SwiGLU": config.activation == "swiglu",
     }
@@ -151,6 +161,14 @@ class ExactModel:
     def _linear(self, name: str, operand: int = OPERAND) -> ExactLinear:
         return ExactLinear(name, self._matrices[name], operand, self.device)
 
+    def _mlp_linear(self, i: int, kind: Literal["fc", "proj"], operand: int) -> ExactLinear:
+        name = f"blocks.{i}.mlp.{kind}"
+        if not self.config.random_rank:
+            return self._linear(name + ".weight", operand)
+        inner, outer = (self._matrices[f"{name}.{part}.weight"] for part in ("inner", "outer"))
+        number = 2 * i + (kind == "proj")
+        return ExactRandomMap(name, number, self._vectors[name + ".scale"], inner, outer, operand, self.device)
+
     def _gate(self, name: str) -> ExactGate:
         return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
 
@@ -183,8 +201,8 @@ class ExactModel:
             key=self._linear(block + "attn.c_k.weight"),
             value=self._linear(block + "attn.c_v.weight"),
             attention_out=self._linear(block + "attn.proj.weight"),
-            up=self._linear(block + "mlp.fc.weight"),
-            down=self._linear(block + "mlp.proj.weight", OPERAND if c.activation == "swiglu" else OPERAND * OPERAND),
+            up=self._mlp_linear(i, "fc", OPERAND),
+            down=self._mlp_linear(i, "proj", OPERAND if c.activation == "swiglu" else OPERAND * OPERAND),
             score_scale=self._tensor(gain * unit).view(c.num_kv_heads, -1, 1, 1),
             value_fraction=fraction,
             value_step=power_of_two(-fraction),

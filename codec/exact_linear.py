@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec import tables
+from codec import random_map, tables
 from codec.config import GATE_INPUTS
 from codec.errors import FormatError
 from codec.fixed import EXACT, SNAP_BITS, snap
@@ -37,6 +37,37 @@ class ExactLinear:
             x, finer = snap(x * self.columns)
             step = step * finer
         return (x @ self.integers) * self.rows, step
+
+
+class ExactRandomMap(ExactLinear):
+    """A fixed random map whose rows are scaled, plus the product of two learned matrices.
+
+    Args:
+        number: of the map (`codec.random_map`).
+        scale: of its rows, any float dtype.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        scale: NDArray[np.floating],
+        inner: Quantized,
+        outer: Quantized,
+        operand: int,
+        device: torch.device,
+    ):
+        signs = random_map.signs(number, len(scale), inner.symbols.shape[1])
+        super().__init__(name, Quantized(signs.astype(np.int32), scale.astype(np.float32)), operand, device)
+        self.inner = ExactLinear(f"{name}.inner.weight", inner, operand, device)
+        self.outer = ExactLinear(f"{name}.outer.weight", outer, OPERAND, device)
+
+    def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """As `ExactLinear`; the step is in the product."""
+        fixed, fixed_step = super().__call__(x, step)
+        low, low_step = self.inner(x, step)
+        learned, learned_step = self.outer(*snap(low * low_step))
+        return fixed * fixed_step + learned * learned_step, torch.ones_like(step)
 
 
 def transposed(weights: Quantized) -> Quantized:

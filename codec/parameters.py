@@ -40,9 +40,13 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
         found[block + "attn.c_k.weight"] = Parameter((c.kv_dim, dim), "matrix")
         found[block + "attn.c_v.weight"] = Parameter((c.kv_dim, dim), "matrix")
         found[block + "attn.proj.weight"] = Parameter((dim, dim), "matrix")
-        gates = c.hidden_dim if c.activation == "swiglu" else 0  # their rows come first
-        found[block + "mlp.fc.weight"] = Parameter((gates + c.hidden_dim, dim), "matrix")
-        found[block + "mlp.proj.weight"] = Parameter((dim, c.hidden_dim), "matrix")
+        for name, outputs, inputs in (("mlp.fc", c.up_dim, dim), ("mlp.proj", dim, c.hidden_dim)):
+            if c.random_rank:
+                found[f"{block}{name}.inner.weight"] = Parameter((c.random_rank, inputs), "matrix")
+                found[f"{block}{name}.outer.weight"] = Parameter((outputs, c.random_rank), "matrix")
+                found[f"{block}{name}.scale"] = Parameter((outputs,), "vector")
+            else:
+                found[f"{block}{name}.weight"] = Parameter((outputs, inputs), "matrix")
         found[block + "attn.q_gain"] = Parameter((c.num_heads,), "vector")
         if c.adds_values(i):
             found[block + "attn.value_scale"] = Parameter((1,), "vector")

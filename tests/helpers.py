@@ -41,7 +41,7 @@ EVERY_OPTION = ModelConfig(
 )
 """Four block executions of three layers, with everything a config can switch on."""
 
-RARE_OPTIONS = replace(EVERY_OPTION, embedding_dim=24, value_dims=8, activation="swiglu")
+RARE_OPTIONS = replace(EVERY_OPTION, embedding_dim=24, random_rank=4, value_dims=8, activation="swiglu")
 """Those that compiled backends leave to the reference, too."""
 
 PLAIN = ModelConfig(window=32, num_layers=2, model_dim=32, num_heads=4, num_kv_heads=2)
@@ -63,7 +63,7 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor
     for name, tensor in GPT(config).state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator)
         if tensor.ndim == 2 and name.endswith("weight"):
-            weights[name] = noise * (0.5 if "emb" in name else tensor.shape[1] ** -0.5)
+            weights[name] = noise * (0.5 if "emb" in name and "proj" not in name else tensor.shape[1] ** -0.5)
         else:
             weights[name] = tensor + 0.3 * noise
     return weights

@@ -175,8 +175,8 @@ def test_seeds_and_what_is_left_behind():
     for name in first:
         assert np.array_equal(first[name].inputs, again[name].inputs)
         assert np.array_equal(first[name].outputs, again[name].outputs)
-    assert not np.array_equal(first["blocks.1.mlp.fc.weight"].outputs, other["blocks.1.mlp.fc.weight"].outputs)
-    assert np.array_equal(first["blocks.1.mlp.fc.weight"].inputs, other["blocks.1.mlp.fc.weight"].inputs)
+    assert not np.array_equal(first["blocks.1.attn.c_q.weight"].outputs, other["blocks.1.attn.c_q.weight"].outputs)
+    assert np.array_equal(first["blocks.1.attn.c_q.weight"].inputs, other["blocks.1.attn.c_q.weight"].inputs)
     assert told == [16, 8, 24]
     assert all(p.grad is None for p in gpt.parameters())
     assert all(not m._forward_hooks and not m._forward_pre_hooks and not m._backward_hooks for m in gpt.modules())

@@ -41,6 +41,7 @@ def test_every_option_is_off_by_default():
         ({"parallel_from": 10}, "parallel_from is 10, expected 0 to 9"),
         ({"value_layers": 0}, "value_layers is 0, expected 1"),
         ({"value_dims": -1}, "value_dims is -1"),
+        ({"random_rank": 1, "model_dim": 16384, "num_heads": 64}, "random maps of up to .* signs, expected at most"),
         ({"bigram_buckets": 1}, "at least 2"),
         ({"model_dim": 8, "num_heads": 4, "attention_gate": True}, "gates read 12 entries"),
         ({"embedding_dim": 8, "tied_head": False}, "a factorised embedding is tied"),

@@ -42,7 +42,8 @@ def test_groups_hold_every_matrix_once():
     names = [name for each in found.values() for name in each]
     assert sorted(names) == sorted(name for name, p in parameters(CONFIG).items() if p.role != "vector")
     assert found["attn.q+k looped"] == ["blocks.1.attn.c_q.weight", "blocks.1.attn.c_k.weight"]
-    assert found["mlp.proj"] == ["blocks.0.mlp.proj.weight", "blocks.2.mlp.proj.weight"]
+    parts = [f"blocks.{layer}.mlp.proj.{part}.weight" for layer in (0, 2) for part in ("inner", "outer")]
+    assert found["mlp.proj"] == parts
     assert found["bigram.embed"] == ["bigram.embed.weight"]
     assert set(groups(PLAIN)) == {"tok_emb", "attn.q+k", "attn.v+proj", "mlp.fc", "mlp.proj"}
 

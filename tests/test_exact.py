@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 import codec
-from codec import frequencies, tables
+from codec import frequencies, random_map, tables
 from codec.config import ModelConfig
 from codec.errors import FormatError
 from codec.exact import ExactLinear, ExactModel
@@ -39,6 +39,7 @@ CONFIGS = {
     "rare options": RARE_OPTIONS,
     "factorised embedding": replace(PLAIN, embedding_dim=10, smear_gate=True),
     "untied head": replace(PLAIN, tied_head=False, bigram_buckets=9, bigram_dim=6),
+    "random maps": replace(PLAIN, random_rank=4, loop_start=1, loop_end=2, loop_count=2),
     "swiglu": replace(PLAIN, activation="swiglu", mlp_mult=3),
     "value embeddings": replace(PLAIN, value_dims=6, value_layers=1, xsa_layers=2),
     "plain": PLAIN,
@@ -194,12 +195,21 @@ class Reference:
 
     def mlp(self, layer: int, x: Floats, norm_scale: float) -> Floats:
         block = f"blocks.{layer}.mlp."
-        hidden = self.linear(block + "fc.weight", *norm(x, norm_scale))
+
+        def product(kind: str, integers: Integers, step: Floats) -> Floats:
+            if not self.c.random_rank:
+                return self.linear(f"{block}{kind}.weight", integers, step)
+            scale, width = self.vectors[f"{block}{kind}.scale"], integers.shape[1]
+            map_ = random_map.signs(2 * layer + (kind == "proj"), len(scale), width).astype(np.int64)
+            low = self.linear(f"{block}{kind}.inner.weight", integers, step)
+            return (integers @ map_.T) * scale * step + self.linear(f"{block}{kind}.outer.weight", *snap(low))
+
+        hidden = product("fc", *norm(x, norm_scale))
         if self.c.activation == "swiglu":
             gate, hidden = np.split(hidden, 2, axis=1)
-            return self.linear(block + "proj.weight", *snap(gate * sigmoid(gate) * hidden))
+            return product("proj", *snap(gate * sigmoid(gate) * hidden))
         integers, step = snap(np.where(hidden > 0, hidden, hidden * (0.5 if "leaky" in self.c.activation else 0)))
-        return self.linear(block + "proj.weight", integers * integers, step * step)
+        return product("proj", integers * integers, step * step)
 
     def __call__(self, tokens: list[int]) -> Integers:
         c, vectors = self.c, self.vectors

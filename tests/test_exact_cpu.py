@@ -24,9 +24,10 @@ from tests.test_exact import CONFIGS, LONG, some_tokens, threads
 from trainer.embedded import val_documents
 
 LEFT_TO_THE_REFERENCE = {
-    "rare options": "no factorised embedding and no value embeddings and no SwiGLU",
+    "rare options": "no factorised embedding and no random maps and no value embeddings and no SwiGLU",
     "value embeddings": "no value embeddings",
     "swiglu": "no SwiGLU",
+    "random maps": "no random maps",
     "factorised embedding": "no factorised embedding",
 }
 """Of CONFIGS, and what the reason says."""

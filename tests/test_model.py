@@ -13,6 +13,7 @@ from codec.bigram import bigram_rows
 from codec.config import ModelConfig
 from codec.errors import MismatchError
 from codec.parameters import parameters
+from codec.random_map import signs
 from codec.tokenizer import BOS
 from trainer.fusion import Fusion
 from trainer.layers import rope_tables
@@ -35,6 +36,7 @@ CONFIGS = {
     "parallel": ModelConfig(**TINY | {"num_layers": 3}, parallel_from=1),
     "factorised embedding": ModelConfig(**TINY, embedding_dim=5, smear_gate=True),
     "untied head": ModelConfig(**TINY, tied_head=False),
+    "random maps": ModelConfig(**TINY, random_rank=3),
     "swiglu": ModelConfig(**TINY, activation="swiglu", mlp_mult=3),
     "value embeddings": ModelConfig(**TINY, value_dims=5, value_layers=1),
     "attention gate": ModelConfig(**TINY, attention_gate=True),
@@ -160,6 +162,9 @@ def reference(weights: dict[str, Array], tokens: list[int], config: ModelConfig)
                     x[t] = s + sigmoid(weights["skip_gates"][second]) * (x[t] - s)
         prefix = f"blocks.{layer}."
         w = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        for number, kind in enumerate(("mlp.fc", "mlp.proj") if config.random_rank else ()):
+            a, b, s = (w[f"{kind}.{part}"] for part in ("inner.weight", "outer.weight", "scale"))
+            w[f"{kind}.weight"] = s[:, None] * signs(2 * layer + number, len(b), a.shape[1]) + b @ a
         scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
         x = [w["resid_mix"][0] * x[t] + w["resid_mix"][1] * x0[t] for t in range(len(tokens))]
         xsa = layer >= config.num_layers - config.xsa_layers

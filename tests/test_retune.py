@@ -23,7 +23,9 @@ from trainer.embedded import sp1024
 from trainer.model import GPT
 from trainer.retune import CHECKS, HELD_TOKENS, kept, retune, retune_pack
 
-CONFIG = replace(RARE_OPTIONS, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6)
+CONFIG = replace(
+    RARE_OPTIONS, random_rank=0, vocab_size=24, window=8, model_dim=16, num_heads=2, num_kv_heads=1, bigram_dim=6
+)
 
 
 def model(weights: dict[str, Tensor], config=CONFIG) -> GPT:

@@ -42,7 +42,11 @@ KINDS = {
     "attn.c_v": "attn.v+proj",
     "attn.proj": "attn.v+proj",
     "mlp.fc": "mlp.fc",
+    "mlp.fc.inner": "mlp.fc",
+    "mlp.fc.outer": "mlp.fc",
     "mlp.proj": "mlp.proj",
+    "mlp.proj.inner": "mlp.proj",
+    "mlp.proj.outer": "mlp.proj",
 }
 """The group of a block's matrix."""
 

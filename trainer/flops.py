@@ -27,6 +27,8 @@ def flops_per_token(config: ModelConfig, window: int = 0, loops: bool = True) ->
             runs = schedule.count(int(name.split(".")[1])) if name.startswith("blocks.") else 1
             runs += name == "embed_proj.weight"  # transposed, before the last layer
             weights += runs * parameter.shape[0] * parameter.shape[1]
+    if config.random_rank:  # the fixed maps, which are no parameters
+        weights += len(schedule) * config.model_dim * (config.up_dim + config.hidden_dim)
     attention = len(schedule) * 2 * config.model_dim * (window or config.window) / 2
     return 6 * (weights + attention)
 

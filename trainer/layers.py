@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.config import ModelConfig
+from codec.random_map import signs
 from codec.tables import YARN_TURNS
 from trainer.fusion import Fusion
 
@@ -56,3 +57,25 @@ class Linear(nn.Linear):
         if fuse.joint:
             return fuse.product(x, scale[:, None] * self.weight)  # the matrix is smaller than the product
         return scale.to(x.dtype) * self(x)
+
+
+class RandomMap(nn.Module):
+    """A fixed random map `number` (`codec.random_map`) with learned scales of its rows, plus a product of low rank."""
+
+    def __init__(self, number: int, inputs: int, outputs: int, rank: int, zero: bool = False):
+        super().__init__()
+        self.inner, self.outer = Linear(inputs, rank), Linear(rank, outputs, zero=True)
+        self.scale = nn.Parameter(torch.full((outputs,), 0.0 if zero else (3 * inputs) ** -0.5))
+        self.register_buffer("signs", torch.from_numpy(signs(number, outputs, inputs)), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix as a whole, float32 [outputs, inputs]."""
+        return self.scale[:, None] * self.get_buffer("signs") + self.outer.weight @ self.inner.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale.to(x.dtype) * F.linear(x, self.get_buffer("signs").to(x.dtype)) + self.outer(self.inner(x))
+
+    def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:
+        """As `Linear.scaled`."""
+        return fuse.product(x, scale[:, None] * self.weight) if fuse.joint else scale.to(x.dtype) * self(x)

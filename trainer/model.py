@@ -16,7 +16,7 @@ from trainer.attention import Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
 from trainer.embeddings import Bigram, Smear, Values
 from trainer.fusion import PLAIN, Fusion
-from trainer.layers import EPS, Linear, rms_norm, rope_tables, rotate
+from trainer.layers import EPS, Linear, RandomMap, rms_norm, rope_tables, rotate
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -84,12 +84,15 @@ def without_own_value(y: Tensor, v: Tensor) -> Tensor:
 class MLP(nn.Module):
     """Two matrices with a squared rectifier between them, or with SwiGLU, whose gates are the first half of `fc`."""
 
-    def __init__(self, config: ModelConfig, fuse: Fusion):
+    def __init__(self, config: ModelConfig, layer: int, fuse: Fusion):
         super().__init__()
         self.fuse, self.gated = fuse, config.activation == "swiglu"
         self.slope = 0.5 if config.activation == "leaky_relu2" else 0.0
-        self.fc = Linear(config.model_dim, (2 if self.gated else 1) * config.hidden_dim)
-        self.proj = Linear(config.hidden_dim, config.model_dim, zero=True)
+        self.fc: Linear | RandomMap = Linear(config.model_dim, config.up_dim)
+        self.proj: Linear | RandomMap = Linear(config.hidden_dim, config.model_dim, zero=True)
+        if rank := config.random_rank:
+            self.fc = RandomMap(2 * layer, config.model_dim, config.up_dim, rank)
+            self.proj = RandomMap(2 * layer + 1, config.hidden_dim, config.model_dim, rank, zero=True)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D], times scale [D]."""
@@ -115,7 +118,7 @@ class Block(nn.Module):
         self.norm_scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
         xsa = layer >= config.num_layers - config.xsa_layers
         self.attn = Attention(config, xsa, config.adds_values(layer), qk_gain, fuse)
-        self.mlp = MLP(config, fuse)
+        self.mlp = MLP(config, layer, fuse)
         self.parallel = config.parallel(layer)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
