@@ -27,6 +27,7 @@ from codec.windows import Window, document_windows
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _CACHE_BYTES = {"cpu": 1 << 30, "cuda": 48 << 30}
 _MOST_LANES = {"cpu": 128, "cuda": 1024}
+_FEWEST_LANES = {"cpu": 16, "cuda": 1024}  # as fast a token as many lanes: 2 processors with 2 tiles of 4 rows each
 _PREFILL_LANES = 16
 
 _MOST_TOKENS_A_BYTE = 16
@@ -153,7 +154,9 @@ class _Lanes:
         self.data = np.frombuffer(b"".join(payloads.values()), np.uint8)
         sizes = [len(payload) for payload in payloads.values()]
         self.begins = dict(zip(payloads, np.cumsum([0, *sizes]).tolist(), strict=False))  # in `data`
-        count = min(most, len(payloads))
+        # The longest document takes its time alone, so that no more lanes are needed than let the others end with it.
+        useful = max(_FEWEST_LANES[kind], -(-sum(sizes) // max([1, *sizes])))
+        count = min(most, useful, len(payloads))
         self.documents: list[_Lane | None] = [None] * count
         self.bounds = np.zeros((count, 2), np.int64)  # of each lane's payload in `data`
         self.states = np.zeros((count, 3), np.uint64)

@@ -20,10 +20,15 @@ from numpy.typing import NDArray
 from codec.config import GATE_INPUTS
 from codec.cpu_tile import COLUMNS, ROWS, multiply
 from codec.exact import NORM_EPSILON
+from codec.exact_attention import SOFTMAX_BITS
 from codec.fixed import SNAP_BITS
-from codec.tables import EXP2_LENGTH, SIGMOID_GRID
+from codec.tables import FRACTION_BITS, LEVELS_PER_BIT, SIGMOID_GRID, octave
 
-_LIMIT, _LAST = float(1 << (SNAP_BITS - 1)), float(EXP2_LENGTH - 1)
+_LIMIT = float(1 << (SNAP_BITS - 1))
+_LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
+_OCTAVE_BITS = 30
+_SHIFT = _OCTAVE_BITS - SOFTMAX_BITS - 1  # of the octave, to one bit more than weights have
+_OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 _CHUNK = 64  # positions whose values are summed in 32 bits
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
 
@@ -71,7 +76,7 @@ class Network(NamedTuple):
     query_scale: float
     cos: NDArray[np.float64]  # [window, rotary_dims / 2]
     sin: NDArray[np.float64]
-    exp2: NDArray[np.int32]
+    octave: NDArray[np.uint32]  # [LEVELS_PER_BIT]: `softmax_octave`
 
 
 @kernel
@@ -207,9 +212,17 @@ def _remember(new_keys, new_values, rows, value_scale, rope, cache):
                 values[slot, h, t // COLUMNS, p // 2, t % COLUMNS, p % 2] = value
 
 
+def softmax_octave() -> NDArray[np.uint32]:
+    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to SOFTMAX_BITS."""
+    return (octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
+
+
 @kernel
-def _softmax(scores, count, scale, exp2, weights):
-    """Fills in the attention weights of the first `count` scores and returns their sum."""
+def _softmax(scores, count, scale, powers, weights):
+    """Fills in the attention weights of the first `count` scores and returns their sum.
+
+    `tables.exp2_table` is an octave shifted and rounded; the octave alone is small enough for a first-level cache.
+    """
     low, high = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
     for s in range(count):
         low = scores[s] if scores[s] < low else low
@@ -218,9 +231,12 @@ def _softmax(scores, count, scale, exp2, weights):
     for s in range(count):
         below = top - np.rint(np.float64(scores[s]) * scale)
         weights[s] = np.int32(below if below < _LAST else _LAST)
+    for s in range(count):  # apart from the loops around, because it has look-ups
+        below = weights[s]
+        shifted = powers[np.uint32(below) & np.uint32(LEVELS_PER_BIT - 1)] >> np.uint32(_SHIFT + (below >> _OCTAVE))
+        weights[s] = np.int32(np.uint32(shifted + np.uint32(1)) >> np.uint32(1))  # rounded
     total = np.int64(0)
-    for s in range(count):  # apart from the loop before, which has no look-ups and becomes vector code
-        weights[s] = exp2[weights[s]]
+    for s in range(count):
         total += weights[s]
     return np.float64(total)
 
@@ -274,7 +290,7 @@ def _gates(network, layer, hidden, steps):
 
 
 @kernel
-def _attend(queries, gates, rows, score_scale, value_step, rope, cache, exp2, xsa):
+def _attend(queries, gates, rows, score_scale, value_step, rope, cache, powers, xsa):
     """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
 
     Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time.
@@ -302,7 +318,7 @@ def _attend(queries, gates, rows, score_scale, value_step, rope, cache, exp2, xs
                     for s in range(COLUMNS):
                         scores[g, b * COLUMNS + s] = tile[g, s]
             for g in range(place + 1):
-                totals[g] = _softmax(scores[g], p + 1, score_scale[h - place + g], exp2, weights[g])
+                totals[g] = _softmax(scores[g], p + 1, score_scale[h - place + g], powers, weights[g])
             sums = _weighted_sum(weights, values[slot, kv], p + 1, size, digits, tile)
             for g in range(place + 1):
                 at = (h - place + g) * size
@@ -384,7 +400,7 @@ def run(network, x, positions, slots, keys, values):
         cache, value_step = (keys[e], values[e]), c.value_step[layer]
         _remember(new_keys, new_values, rows, c.value_scale[layer], rope, cache)
         hidden, steps = _attend(
-            queries, gates, rows, c.score_scale[layer], value_step, rope, cache, c.exp2, c.xsa[layer]
+            queries, gates, rows, c.score_scale[layer], value_step, rope, cache, c.octave, c.xsa[layer]
         )
         mixed = project(c.attention_out, layer, hidden, steps)
         if not c.parallel[layer]:

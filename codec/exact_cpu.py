@@ -223,7 +223,7 @@ def _network(model: ExactModel) -> Network:
         query_scale=2.0**model.query_fraction,
         cos=model.cos.numpy(),
         sin=model.sin.numpy(),
-        exp2=model.exp2.numpy().astype(np.int32),
+        octave=cpu_kernels.softmax_octave(),
     )
 
 

@@ -16,6 +16,7 @@ from codec.backend import TorchBackend, make_backend
 from codec.config import ModelConfig
 from codec.cpu_tile import COLUMNS, ROWS, blocks
 from codec.exact import ExactModel
+from codec.exact_attention import SOFTMAX_BITS
 from codec.exact_cpu import CpuModel
 from codec.pack import Pack
 from codec.quantized import Quantized
@@ -309,3 +310,14 @@ def test_a_machine_that_computes_otherwise_is_noticed(kernel, monkeypatch, capsy
     assert not backend.agree(CpuModel(model), TorchBackend(model), model)
     assert isinstance(make_backend(model), TorchBackend)
     assert "does not compute it as torch does" in " ".join(capsys.readouterr().err.split())
+
+
+def test_attention_weights_are_those_of_the_table():
+    """At every distance from the largest score, beyond the table's end too."""
+    table, last = tables.exp2_table(SOFTMAX_BITS), tables.EXP2_LENGTH - 1
+    scores = -np.arange(0, last + 5000, dtype=np.int32)
+    weights = np.empty_like(scores)
+    total = cpu_kernels._softmax(scores, len(scores), 1.0, cpu_kernels.softmax_octave(), weights)
+    expected = table[np.minimum(-scores, last)]
+    assert np.array_equal(weights, expected)
+    assert total == expected.sum()
