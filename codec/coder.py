@@ -27,7 +27,7 @@ from codec.windows import Window, document_windows
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _CACHE_BYTES = {"cpu": 1 << 30, "cuda": 48 << 30}
 _MOST_LANES = {"cpu": 128, "cuda": 1024}
-_FEWEST_LANES = {"cpu": 16, "cuda": 1024}  # as fast a token as many lanes: 2 processors with 2 tiles of 4 rows each
+_FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
 _PREFILL_LANES = 16
 
 _MOST_TOKENS_A_BYTE = 16
@@ -155,7 +155,8 @@ class _Lanes:
         sizes = [len(payload) for payload in payloads.values()]
         self.begins = dict(zip(payloads, np.cumsum([0, *sizes]).tolist(), strict=False))  # in `data`
         # The longest document takes its time alone, so that no more lanes are needed than let the others end with it.
-        useful = max(_FEWEST_LANES[kind], -(-sum(sizes) // max([1, *sizes])))
+        fewest = _FEWEST_LANES[kind]
+        useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
         count = min(most, useful, len(payloads))
         self.documents: list[_Lane | None] = [None] * count
         self.bounds = np.zeros((count, 2), np.int64)  # of each lane's payload in `data`
