@@ -37,15 +37,14 @@ Integers = NDArray[np.int64]
 CONFIGS = {
     "every option": EVERY_OPTION,
     "rare options": RARE_OPTIONS,
-    "factorised embedding": replace(PLAIN, embedding_dim=10, smear_gate=True),
-    "untied head": replace(PLAIN, tied_head=False, bigram_buckets=9, bigram_dim=6),
-    "random maps": replace(PLAIN, random_rank=4, loop_start=1, loop_end=2, loop_count=2),
-    "swiglu": replace(PLAIN, activation="swiglu", mlp_mult=3),
-    "value embeddings": replace(PLAIN, value_dims=6, value_layers=1, xsa_layers=2),
     "plain": PLAIN,
-    "smear": replace(PLAIN, smear_gate=True),
-    "parallel": replace(PLAIN, parallel_from=1, ln_scale=True),
-    "gates": replace(PLAIN, attention_gate=True),
+    "gates": replace(PLAIN, smear_gate=True, attention_gate=True, parallel_from=1, ln_scale=True, tied_head=False),
+    "values": replace(
+        PLAIN, value_dims=6, value_layers=1, xsa_layers=2, random_rank=4, loop_start=1, loop_end=2, loop_count=2
+    ),
+    "swiglu": replace(
+        PLAIN, activation="swiglu", mlp_mult=3, embedding_dim=10, bigram_buckets=9, bigram_dim=6, smear_gate=True
+    ),
     "one layer": replace(PLAIN, num_layers=1),
     "looped to the end": replace(PLAIN, loop_start=1, loop_end=2, loop_count=3, rope_dims=2, xsa_layers=1),
     "odd shapes": replace(EVERY_OPTION, model_dim=30, num_heads=5, num_kv_heads=1, rope_dims=0, mlp_mult=3),
@@ -296,7 +295,7 @@ def test_cached_steps_are_the_teacher_forced_pass(config):
     model = tiny_pack(config).exact()
     tokens = some_tokens(7, config.window)
     expected = forward(model, tokens)
-    for prefill in (0, 1, 13, config.window - 1):
+    for prefill in (0, 1, 13, config.window - 1) if config is EVERY_OPTION else (0, 13):
         assert torch.equal(stepped(model, tokens, prefill), expected)
 
 
@@ -357,7 +356,7 @@ def test_a_window_of_4096():
 
 
 def test_nothing_is_smeared_into_the_next_document():
-    model = tiny_pack(CONFIGS["smear"]).exact()
+    model = tiny_pack(CONFIGS["gates"]).exact()
     text = torch.tensor([[1, 5, 6, 1, 5, 6, 7]])
     positions = torch.arange(7)[None]
     x = model.embed(text, None, positions)
