@@ -47,6 +47,7 @@ def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
     quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
     if world.device.type != "cuda":
         return Losses(model.loss, quantized)
+    torch.compiler.reset()  # graphs of runs before in this process count against the limit
     graphs = len(phases(recipe))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
     plain = compiled(model.loss, recipe)
