@@ -1,12 +1,21 @@
 """How training computes the float model: the same function of the same weights, with fewer or cheaper kernels."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.fp8 import fp8_linear
+from trainer.recipe import Recipe
+
+MLP_UNIT = 64
+"""What widths have to be multiples of for `trainer.mlp_kernels`."""
+
+HOPPER = (9, 0)
+"""Compute capability of the first GPUs with what `trainer.mlp_kernels` uses."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +61,15 @@ class Fusion:
 
 PLAIN = Fusion()
 """No fusion."""
+
+
+def fusion_of(recipe: Recipe, device: torch.device) -> Fusion:
+    """How a recipe trains on a device: with kernels of our own where the device and the model's shape allow them."""
+    plan, model = recipe.train, recipe.model
+    wanted: list[str] = []
+    if device.type == "cuda" and find_spec("triton") is not None:
+        wanted = plan.kernels.split()
+    mlp = "mlp" in wanted and not plan.fp8 and model.activation != "swiglu" and model.model_dim % MLP_UNIT == 0
+    if mlp:
+        mlp = torch.cuda.get_device_capability(device) >= HOPPER
+    return Fusion(joint=True, fp8=plan.fp8, heads="heads" in wanted, mlp=mlp, xsa="xsa" in wanted)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
 from trainer.distributed import World
-from trainer.fusion import PLAIN, Fusion
+from trainer.fusion import PLAIN, Fusion, fusion_of
 from trainer.initial import initialise
 from trainer.model import GPT
 from trainer.optim import Optimizers
@@ -24,9 +23,6 @@ from trainer.recipe import Recipe, TrainRecipe, differences
 from trainer.schedule import averages
 
 RESUME = "resume.pt"
-
-MLP_UNIT = 64
-"""What widths have to be multiples of for `trainer.mlp_kernels`."""
 
 
 @dataclass
@@ -53,7 +49,7 @@ class State:
         """Step 0: weights from the recipe's seed, equal in every process and on every device."""
         plan = recipe.train
         torch.manual_seed(plan.seed)
-        model = model_of(recipe, world, fusion_of(recipe, world))
+        model = model_of(recipe, world, fusion_of(recipe, world.device))
         initialise(model, plan.initial)
         model = model.to(world.device)
         average = copy_of(model.state_dict()) if plan.ema_decay or plan.swa_every else {}
@@ -153,20 +149,6 @@ def model_of(recipe: Recipe, world: World, fuse: Fusion = PLAIN) -> GPT:
     """A new model of a recipe, on the CPU, in the precision that the device of a process computes in."""
     plan, dtype = recipe.train, torch.bfloat16 if world.device.type == "cuda" else torch.float32
     return GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=fuse, document_masks=plan.document_masks)
-
-
-def fusion_of(recipe: Recipe, world: World) -> Fusion:
-    """How a process computes training steps."""
-    plan, model = recipe.train, recipe.model
-    wanted = plan.kernels.split() if world.device.type == "cuda" and find_spec("triton") is not None else []
-    fits = model.model_dim % MLP_UNIT == 0 and model.activation != "swiglu"  # and so is every multiple of the width
-    return Fusion(
-        joint=True,
-        fp8=plan.fp8,
-        heads="heads" in wanted,
-        mlp="mlp" in wanted and fits and not plan.fp8,
-        xsa="xsa" in wanted,
-    )
 
 
 def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
