@@ -118,7 +118,7 @@ def retune(
 def recall(
     pack: Path = typer.Argument(..., help="A pack."),
     output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
-    docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
+    docs: Path = typer.Option(..., help="Text like what will be coded, which the model has not learned by heart."),
     tokens: int = typer.Option(400_000, min=1, help="How much of it to look at."),
     device: str = typer.Option("cpu", help="Where the model runs: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
@@ -131,12 +131,11 @@ def recall(
     from codec.files import atomic_write, read_bytes
     from codec.packing import with_recall
     from trainer.documents import read_documents
-    from trainer.embedded import train_documents
     from trainer.fit_recall import fit_recall
 
     begin, before = time.perf_counter(), read_bytes(pack, "pack")
     opened = codec.open(before)
-    texts = read_documents(docs, opened.tokenizer) if docs else train_documents()
+    texts = read_documents(docs, opened.tokenizer)
     with console.progress("learning", tokens, "token") as advance:
         learned = fit_recall(opened, texts, tokens, check_device(device), advance)
     after = with_recall(before, learned.recall)
