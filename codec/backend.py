@@ -124,7 +124,7 @@ class TorchBackend:
         c = model.config
         self.lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
         if recall:
-            self.lane_bytes += HISTORY * (c.model_dim + 24)
+            self.lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
 
     def memory(self, documents: int) -> Memory | None:
         """See `Backend`."""

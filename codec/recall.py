@@ -124,16 +124,16 @@ class Memory:
         self.tokens[new], self.followers[new], self.masks[new] = -1, -1, 0
         self.sums[new], self.places[new] = 0.0, 0
         place, history = self.places[lanes], self.tokens.shape[1]
-        slot = place % history
+        slot, used = place % history, min(int(place.max()) + 1, history)
         self.followers[lanes, (place - 1) % history] = torch.where(place > 0, tokens, -1)
-        equal = (self.tokens[lanes] == tokens[:, None]).to(torch.int64)
-        masks = (self.masks[lanes].roll(1, 1) >> 1) | equal << (PATTERN_BITS + REST_BITS - 1)
+        equal = (self.tokens[lanes, :used] == tokens[:, None]).to(torch.int64)
+        masks = (self.masks[lanes, :used].roll(1, 1) >> 1) | equal << (PATTERN_BITS + REST_BITS - 1)
         key = self._key(lanes, *hidden)
-        # Products of keys stay below 2^24 for up to 1024 dimensions, so that float32 would do on other devices.
-        similarities = (self.keys[lanes].double() @ key.double()[:, :, None])[:, :, 0].to(torch.int64)
-        levels = self._raised(levels, self.followers[lanes], masks, similarities, key.shape[1])
+        # A key's square is below 272 a dimension: products are exact in float32, in any order.
+        similarities = (self.keys[lanes, :used].float() @ key.float()[:, :, None])[:, :, 0].to(torch.int64)
+        levels = self._raised(levels, self.followers[lanes, :used], masks, similarities, key.shape[1])
         self.tokens[lanes, slot], self.followers[lanes, slot] = tokens, -1
-        self.masks[lanes], self.keys[lanes, slot] = masks, key
+        self.masks[lanes, :used], self.keys[lanes, slot] = masks, key
         self.places[lanes] = place + 1
         return levels
 
