@@ -46,9 +46,8 @@ def _levels(q_low, q_high, keys, limb_stride, scale):
 
 
 @triton.jit
-def _add_values(weights, values, limb_stride, sum0, sum1, sum2, sum3):
-    """Add weights [M, N] times values [N, D] at pointers to sums by power of 256."""
-    low, high = tl.load(values), tl.load(values + limb_stride)
+def _add_values(weights, low, high, sum0, sum1, sum2, sum3):
+    """Add weights [M, N] times the limbs of values [N, D] to sums by power of 256."""
     w0 = low_limb(weights)
     rest = (weights - w0) >> 8
     w1 = low_limb(rest)
@@ -105,12 +104,13 @@ def _rows_kernel(
     sum2 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum3 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     for start in tl.range(0, end, KEYS, num_stages=1):  # a pipeline would not know what to do with the table's loads
+        low, high = tl.load(values + start), tl.load(values + kv_limb + start)  # early: they take long
         level = _levels(q_low, q_high, keys + start * D, kv_limb, scale)
         seen = (start + key)[None, :] <= position[:, None]
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
         weights = tl.where(seen, weights, 0)
         total += tl.sum(weights, 1)
-        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), values + start, kv_limb, sum0, sum1, sum2, sum3)
+        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), low, high, sum0, sum1, sum2, sum3)
     mean = _mean(sum0, sum1, sum2, sum3, total)
     tl.store(out + query[:, None] * HEAD_DIM + d[None, :], mean, mask=valid[:, None] & (d[None, :] < HEAD_DIM))
 
@@ -124,7 +124,7 @@ def _step_kernel(
     """The queries of one token of a lane that share keys.
 
     q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, D, window].
-    scratch: int32 [lanes, kv_heads, GROUPS, window]. out: float64 [lanes, heads, HEAD_DIM].
+    scratch: int32 [lanes, kv_heads, GROUP, window]. out: float64 [lanes, heads, HEAD_DIM].
     """
     lane, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
     group, d, key = tl.arange(0, GROUPS), tl.arange(0, D), tl.arange(0, KEYS)
@@ -138,7 +138,7 @@ def _step_kernel(
     position = tl.load(positions + lane)
     keys = k + base + key[None, :] * D + d[:, None]
     values = v + base + d[None, :] * window + key[:, None]
-    levels = scratch + ((lane * KV_HEADS + kv) * GROUPS + group[:, None]) * window + key[None, :]
+    levels = scratch + ((lane * KV_HEADS + kv) * GROUP + group[:, None]) * window + key[None, :]
     top = tl.full((GROUPS,), LOWEST, tl.int32)
     for start in range(0, position + 1, KEYS):
         level = _levels(q_low, q_high, keys + start * D, kv_limb, scale)
@@ -152,12 +152,13 @@ def _step_kernel(
     sum2 = tl.zeros((GROUPS, D), tl.int32)
     sum3 = tl.zeros((GROUPS, D), tl.int32)
     for start in tl.range(0, position + 1, KEYS, num_stages=1):
+        low, high = tl.load(values + start), tl.load(values + kv_limb + start)
         level = tl.load(levels + start, mask=valid[:, None], other=LOWEST)
         seen = ((start + key)[None, :] <= position) & valid[:, None]
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
         weights = tl.where(seen, weights, 0)
         total += tl.sum(weights, 1)
-        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), values + start, kv_limb, sum0, sum1, sum2, sum3)
+        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), low, high, sum0, sum1, sum2, sum3)
     mean = _mean(sum0, sum1, sum2, sum3, tl.maximum(total, 1))
     tl.store(out + head[:, None] * HEAD_DIM + d[None, :], mean, mask=valid[:, None] & (d[None, :] < HEAD_DIM))
 
@@ -204,7 +205,7 @@ def attend_step(
     _, lanes, heads, dim = q.shape
     _, _, kv_heads, window, _ = k.shape
     groups = max(16, triton.next_power_of_2(heads // kv_heads))
-    scratch = torch.empty(lanes, kv_heads, groups, window, dtype=torch.int32, device=q.device)
+    scratch = torch.empty(lanes, kv_heads, heads // kv_heads, window, dtype=torch.int32, device=q.device)
     out = torch.empty(lanes, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
         _step_kernel, (lanes, kv_heads), q, k, v, positions, slots, scales, fractions, scratch, out, window,

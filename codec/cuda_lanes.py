@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from codec import rangecoder
 from codec.backend import Integers
 from codec.cuda_attention import POSITIONS
+from codec.cuda_context import Cache, Steps
 from codec.cuda_matmul import padded
-from codec.exact_cuda import CudaModel, Steps
+from codec.exact_cuda import CudaModel
 from codec.tokenizer import BOS
 
 STEPS = 16
@@ -28,7 +29,7 @@ class CudaLanes:
         self._model, self._window, device = model, window, model.device
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
-        self._cache = model.new_cache(count)
+        self._cache = Cache(model.heads, count)
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._begins = np.zeros(count, np.int64)
         self._take(torch.arange(count, device=device), *(np.zeros((n, count), np.int64) for n in (4, 3, 1)))
@@ -98,7 +99,7 @@ class CudaLanes:
         m = self._model
         tokens, previous, positions, _ = self._lanes
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
-        operand, steps = m.run(first, Steps(m, self._cache, positions, self._slots))
+        operand, steps = m.run(first, Steps(m.heads, self._cache, positions, self._slots))
         m.head.decode(
             m.products(operand), m.head_matrix.rows, steps, self._lanes, self._data, self._ends, self._states,
             self._history, self._counter, self._window,

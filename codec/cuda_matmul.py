@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from codec.cuda_rows import PAIR_BITS, launch
+from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactLinear
 
 TILE = 128
@@ -55,13 +56,13 @@ def limbs(linear: ExactLinear, operand: int = OPERAND) -> Limbs:
     """The matrix of `linear`, whose operands without column steps are at most `operand`.
 
     Raises:
-        OverflowError: integers of more than 16 bits, or too many inputs; no quantizer of this package makes them.
+        UnsupportedError: integers of more than 16 bits, or too many inputs; no quantizer of this package makes them.
     """
     integers = linear.integers.T.to(torch.int32)
     rows, inputs = integers.shape
     peak = int(integers.abs().amax()) if integers.numel() else 0
     if peak > _LARGEST or inputs > _MOST_INPUTS:
-        raise OverflowError(f"a matrix with integers up to {peak} and {inputs} inputs")
+        raise UnsupportedError(f"a matrix with integers up to {peak} and {inputs} inputs")
     weight = int(integers.abs().sum(1, dtype=torch.int64).amax())
     operand = operand if linear.columns is None else OPERAND
     low = ((integers + 128) & 255) - 128

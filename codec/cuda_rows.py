@@ -94,16 +94,17 @@ def _store_limbs(x, pointer, offsets, limb_stride, mask):
 @triton.jit
 def residual_kernel(
     x_in, x_out, y, y_rows, y_step, y_scale, y_stride, saved, skip, skip_weight, skip_gate, first, mix, norm,
-    columns, operands, steps, count, dim, width,
-    UPDATE: tl.constexpr, SAVE: tl.constexpr, SKIP: tl.constexpr, MIX: tl.constexpr, OPERANDS: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    columns, operands, steps, lead, lead_steps, count, dim, width,
+    UPDATE: tl.constexpr, SAVE: tl.constexpr, SKIP: tl.constexpr, OWN: tl.constexpr, MIX: tl.constexpr,
+    MATRICES: tl.constexpr, COLUMNS: tl.constexpr, LEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add a product to the residual stream of one token, mix it, and normalise it into operands.
 
     x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride], what is added is
-    ((y * y_rows) * y_step) * y_scale. norm: float64 [2], the scale of the norm and 1 / dim. columns: float64
-    [OPERANDS, dim], read for the operands whose bit is set in COLUMNS. operands: int8 [OPERANDS, 2, count, width].
-    steps: float64 [OPERANDS, count]. SKIP: 0 none, 1 added, 2 gated.
+    ((y * y_rows) * y_step) * y_scale. SKIP: 0 none, 1 added, 2 gated; OWN: it is the stream itself. norm: float64 [2],
+    the scale of the norm and 1 / dim. columns: float64 [MATRICES, dim], used for those whose bit is set in COLUMNS.
+    operands: int8 [MATRICES, 2, count, width]. steps: float64 [MATRICES, count]. lead: float64 [rows, LEAD], the first
+    integers of the normalised row, with lead_steps [rows].
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -116,8 +117,10 @@ def residual_kernel(
     if SAVE:
         tl.store(saved + row * dim + at, x, mask=inside)
     if SKIP > 0:
-        taken = tl.load(skip_weight + at, mask=inside, other=0.0)
-        taken = taken * tl.load(skip + row * dim + at, mask=inside, other=0.0)
+        taken = x
+        if not OWN:
+            taken = tl.load(skip + row * dim + at, mask=inside, other=0.0)
+        taken = tl.load(skip_weight + at, mask=inside, other=0.0) * taken
         if SKIP == 1:  # noqa: SIM108
             x = x + taken
         else:
@@ -131,7 +134,9 @@ def residual_kernel(
     snapped = round_even(x * scale)
     mean = tl.sum(snapped * snapped) * step * step * tl.load(norm + 1) + _EPSILON
     step = step * reciprocal_sqrt(mean) * tl.load(norm)
-    for i in tl.static_range(OPERANDS):
+    tl.store(lead + row * LEAD + at, snapped, mask=inside & (at < LEAD))
+    tl.store(lead_steps + row, step)
+    for i in tl.static_range(MATRICES):
         integers, operand_step = snapped, step
         if (COLUMNS >> i) & 1:
             scaled = snapped * tl.load(columns + i * dim + at, mask=inside, other=0.0)
@@ -189,30 +194,36 @@ def rotate_kernel(
 @triton.jit
 def value_kernel(
     y, y_rows, y_step, y_stride, positions, slots, scales, own, out, limb_stride, slot_stride, head_stride,
-    dim_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+    dim_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The values of one token on their grid, limbs to `out` (positions contiguous), and int16 to `own` [rows, kv_dim].
+    """One head's values of RUN tokens that follow one another, on their grid.
 
-    scales: float64 [HEADS], two to the fractional bits of each head.
+    Limbs go to `out`, whose positions are contiguous, and int16 to `own` [rows, kv_dim]. scales: float64 [HEADS], two
+    to the fractional bits of each head.
     """
-    row = tl.program_id(0).to(tl.int64)
-    heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
-    valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
-    x = _heads(y, y_rows, tl.load(y_step + row), row, y_stride, heads, HEAD_DIM, at, valid)
-    value = snap_fixed(x, tl.load(scales + heads, mask=heads < HEADS, other=1.0)[:, None])
-    index = row * (HEADS * HEAD_DIM) + heads[:, None] * HEAD_DIM + at[None, :]
-    tl.store(own + index, value.to(tl.int16), mask=valid)
-    offsets = tl.load(slots + row) * slot_stride + tl.load(positions + row)
-    offsets = offsets + heads[:, None] * head_stride + at[None, :] * dim_stride
-    _store_limbs(value, out, offsets, limb_stride, heads[:, None] < HEADS)
+    start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
+    token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)
+    inside = (at < HEAD_DIM)[:, None]
+    entry = head * HEAD_DIM + at
+    x = tl.load(y + (start + token)[None, :] * y_stride + entry[:, None], mask=inside, other=0).to(tl.float64)
+    x = x * tl.load(y_rows + entry, mask=at < HEAD_DIM, other=0.0)[:, None] * tl.load(y_step + start + token)[None, :]
+    value = snap_fixed(x, tl.load(scales + head))
+    tl.store(own + (start + token)[None, :] * (HEADS * HEAD_DIM) + entry[:, None], value.to(tl.int16), mask=inside)
+    place = tl.load(slots + start) * slot_stride + tl.load(positions + start) + head * head_stride
+    everywhere = (at < BLOCK)[:, None]
+    _store_limbs(value, out, place + at[:, None] * dim_stride + token[None, :], limb_stride, everywhere)
 
 
 @triton.jit
 def mixed_kernel(
-    mixed, own, value_step, columns, operand, steps, count, width, GROUP: tl.constexpr, HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr, XSA: tl.constexpr, COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+    mixed, own, gates, value_step, columns, operand, steps, count, width, GROUP: tl.constexpr, HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, XSA: tl.constexpr, GATED: tl.constexpr, COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand."""
+    """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand.
+
+    gates: float64 [rows, HEADS].
+    """
     row = tl.program_id(0).to(tl.int64)
     heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
     valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
@@ -225,6 +236,8 @@ def mixed_kernel(
         square = tl.maximum(tl.sum(value * value, 1), 1.0)
         x = x - (dot / square)[:, None] * value
     x = x * tl.load(value_step + heads // GROUP, mask=heads < HEADS, other=0.0)[:, None]
+    if GATED:
+        x = x * tl.load(gates + row * HEADS + heads, mask=heads < HEADS, other=0.0)[:, None]
     scale, step = snap_scales(tl.max(tl.max(tl.abs(x), 1), 0))
     integers = round_even(x * scale)
     if COLUMNS:

@@ -1,0 +1,106 @@
+"""Keys and values on a GPU: of whole sequences that see themselves, or of lanes that grow by single tokens."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from codec.config import ModelConfig
+from codec.cuda_attention import POSITIONS, attend_rows, attend_step
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What attention has to know of a model."""
+
+    config: ModelConfig
+    padded: int  # D: head_dim padded
+    fractions: Tensor  # `codec.tables.octave` on the device
+
+    @property
+    def window(self) -> int:
+        """Padded to blocks of keys."""
+        return -(-self.config.window // POSITIONS) * POSITIONS
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of a cache, for each sequence."""
+        c = self.config
+        return 4 * len(c.schedule) * c.num_kv_heads * self.padded * self.window
+
+
+class Context(Protocol):
+    """Where the keys and values of rows are kept, and what their queries may see."""
+
+    rows: Tensor  # int64 [N], 0 to N - 1
+    positions: Tensor  # int64 [N]
+    slots: Tensor  # int64 [N]
+    run: int  # rows that follow one another in a slot, in every block of so many rows
+
+    def store(self, execution: int) -> tuple[Tensor, Tensor]:
+        """Keys int8 [2, slots, kv_heads, window, D] and values [2, slots, kv_heads, D, window] to be filled in."""
+
+    def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
+        """What the queries int8 [2, N, heads, D] mix of them, float64 [N, dim]."""
+
+
+class Cache:
+    """Keys int8 [2, slots, kv_heads, window, D] and values [2, slots, kv_heads, D, window] of each execution."""
+
+    def __init__(self, heads: Heads, slots: int):
+        self.keys, self.values = [], []
+        shape, device = (2, slots, heads.config.num_kv_heads), heads.fractions.device
+        for _ in heads.config.schedule:
+            self.keys.append(torch.zeros(*shape, heads.window, heads.padded, dtype=torch.int8, device=device))
+            self.values.append(torch.zeros(*shape, heads.padded, heads.window, dtype=torch.int8, device=device))
+
+
+class Sequences:
+    """Whole sequences, a multiple of POSITIONS long; also into `slots` of a cache if one is given. A `Context`."""
+
+    run = 32
+
+    def __init__(self, heads: Heads, batch: int, length: int, cache: Cache | None = None, into: Tensor | None = None):
+        device = heads.fractions.device
+        self._heads, self._shape, self._cache, self._into = heads, (batch, length), cache, into
+        self.rows = torch.arange(batch * length, device=device)
+        self.positions = self.rows % length
+        self.slots = torch.div(self.rows, length, rounding_mode="floor")
+        shape = (2, batch, heads.config.num_kv_heads)
+        self._keys = torch.empty(*shape, length, heads.padded, dtype=torch.int8, device=device)
+        self._values = torch.empty(*shape, heads.padded, length, dtype=torch.int8, device=device)
+
+    def store(self, execution: int) -> tuple[Tensor, Tensor]:
+        """See `Context`."""
+        return self._keys, self._values
+
+    def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
+        """See `Context`."""
+        batch, length = self._shape
+        if self._cache is not None:
+            self._cache.keys[execution][:, self._into, :, :length] = self._keys
+            self._cache.values[execution][:, self._into, :, :, :length] = self._values
+        queries = queries.view(2, batch, length, *queries.shape[2:])
+        h = self._heads
+        return attend_rows(queries, self._keys, self._values, scales, h.fractions, h.config.head_dim)
+
+
+class Steps:
+    """One token of each lane, which sees what its slot of a cache holds; a `Context`."""
+
+    run = 1
+
+    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, slots: Tensor):
+        self._heads, self._cache, self.positions, self.slots = heads, cache, positions, slots
+        self.rows = torch.arange(len(slots), device=slots.device)
+
+    def store(self, execution: int) -> tuple[Tensor, Tensor]:
+        """See `Context`."""
+        return self._cache.keys[execution], self._cache.values[execution]
+
+    def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
+        """See `Context`."""
+        keys, values = self.store(execution)
+        h = self._heads
+        return attend_step(queries, keys, values, self.positions, self.slots, scales, h.fractions, h.config.head_dim)
