@@ -1,10 +1,11 @@
-"""What the coder asks of a model, and who answers: compiled loops on a processor, torch on every other device.
+"""What the coder asks of a model, and who answers: compiled loops on a processor, Triton kernels on a GPU, or torch.
 
-Both give the same integers. `codec.exact` on torch is the reference; the processor's backend is compared with it each
-time it is built, and not used where a machine computes otherwise.
+All give the same integers. `codec.exact` on torch is the reference; a compiled backend is compared with it each time it
+is built, and not used where a machine computes otherwise.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,45 +14,21 @@ from numpy.typing import NDArray
 
 from codec import frequencies
 from codec.console import notes
+from codec.decoder import Decoder, HostDecoder, Integers
 from codec.errors import UnsupportedError
 from codec.exact import Cache, ExactModel
 from codec.recall import HISTORY, Memory, Recall
 from codec.tokenizer import BOS
 
-Integers = NDArray[np.int64]
-
+_SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
+_SELF_STEPS = 4
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
-
-
-class Lanes(Protocol):
-    """Sequences that grow by single tokens, each in a lane numbered from 0."""
-
-    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """Start `lanes` anew with the rows of `tokens`, int64 [lanes, T]."""
-
-    def step(
-        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
-    ) -> Integers:
-        """Run one more token of some lanes and find what follows it.
-
-        Args:
-            lanes: int64 [n]; the others are idle, and begin at position 0 or with `prefill` if they run again.
-            tokens: int64 [n], the token at `positions` of each lane, below the model's window.
-            previous: int64 [n], the token before it (any value at position 0).
-            targets: int64 [n], in [0, 2^24).
-
-        Returns:
-            (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
-        """
-
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on."""
 
 
 class Backend(Protocol):
     """A model as the coder sees it."""
 
-    lane_bytes: int  # of memory that each lane takes
+    lane_bytes: int  # of memory that each lane of a decoder takes
 
     def memory(self, documents: int) -> Any:
         """What recall is to know of so many documents whose windows are scored in turn; None without recall."""
@@ -70,22 +47,18 @@ class Backend(Protocol):
             are those without recall.
         """
 
-    def lanes(self, count: int) -> Lanes:
-        """`count` empty lanes."""
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> Decoder:
+        """`count` idle lanes that will decode parts of `data`, each with windows of so many tokens."""
 
 
 def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
-    """The fastest backend that agrees with the model; a note on stderr says if a processor gets the slow one.
+    """The fastest backend that agrees with the model; a note on stderr says if it is the slow one, and why.
 
     With `recall`, lanes remember what they have run: a document begins at position 0.
     """
     reference = TorchBackend(model, recall)
-    if model.device.type != "cpu":
-        return reference
-    from codec.exact_cpu import CpuModel  # compiles or loads its kernels, which no other device needs
-
     try:
-        fast = CpuModel(model, recall)
+        fast = _fast_backend(model, recall)
     except UnsupportedError as error:
         reason = str(error)
     else:
@@ -93,26 +66,46 @@ def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
             return fast
         reason = "this machine's processor or compiler does not compute it as torch does"
     notes.print(
-        f"underpar: the model runs without its compiled loops, slowly: {reason}", highlight=False, soft_wrap=True
+        f"underpar: the model runs without its compiled kernels, slowly: {reason}", highlight=False, soft_wrap=True
     )
     return reference
 
 
+def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
+    """Compiled kernels for the model's device. Raises UnsupportedError where there are none, or not for this model."""
+    if model.device.type == "cpu":
+        from codec.exact_cpu import CpuModel  # compiles or loads its kernels, which no other device needs
+
+        return CpuModel(model, recall)
+    if model.device.type == "cuda" and recall:
+        raise UnsupportedError("they know no recall")
+    if model.device.type == "cuda" and find_spec("triton"):
+        from codec.exact_cuda import CudaModel
+
+        return CudaModel(model)
+    raise UnsupportedError(f"there are none for {model.device.type}")
+
+
 def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
-    """Whether two backends give the same integers on a few windows and steps."""
-    size, vocabulary = min(model.config.window, 12), model.config.vocab_size
+    """Whether two backends give the same integers on a few windows, and decode the same from a few bytes.
+
+    A window is longer than a block of keys, and the lanes' last steps are refilled.
+    """
+    size, vocabulary = min(model.config.window, _SELF_TEST[model.device.type]), model.config.vocab_size
     tokens = np.arange(2 * (size + 1)).reshape(2, -1) * 7919 % vocabulary
-    inputs, targets = list(tokens[:, :-1]), list(tokens[:, 1:])
+    inputs, targets = [tokens[0, :-1], tokens[1, : size // 2]], [tokens[0, 1:], tokens[1, 1 : size // 2 + 1]]
     if not np.array_equal(a.score(inputs, targets)[:2], b.score(inputs, targets)[:2]):
         return False
-    both = np.arange(2)
+    data = (np.arange(512) * 89 % 251).astype(np.uint8)
     found = []
     for backend in (a, b):
-        lanes = backend.lanes(2)
-        lanes.prefill([1], tokens[1:, : size - 1])
-        positions = np.array([0, size - 1])
-        here, before = tokens[both, positions], tokens[both, positions - 1]
-        found.append(lanes.step(both, here, before, positions, np.array([frequencies.TOTAL // 2, 12345])))
+        decoder = backend.decoder(2, data, model.config.window)
+        decoder.load([0, 1], np.array([0, 256]), np.array([256, 512]))
+        decoder.refill([1], tokens[1:, :size])
+        parts: list[Integers] = []
+        while sum(map(len, parts)) < _SELF_STEPS:
+            parts.append(decoder.run())
+        found.append(np.concatenate(parts)[:_SELF_STEPS])
     return np.array_equal(found[0], found[1])
 
 
@@ -179,30 +172,30 @@ class TorchBackend:
             out[:, begins[running] + places] = found.cpu().numpy()
         return out
 
-    def lanes(self, count: int) -> "TorchLanes":
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> HostDecoder:
         """See `Backend`."""
-        return TorchLanes(self._model, count, self.memory(count))
+        return HostDecoder(TorchLanes(self._model, count, self.memory(count)), count, data, window)
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
 
 
 class TorchLanes:
-    """Lanes of a `TorchBackend`: every step runs all of them, idle ones too."""
+    """`codec.decoder.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
 
     def __init__(self, model: ExactModel, count: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
         self._cache = model.new_cache(count)
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `Lanes`."""
+        """See `codec.decoder.Lanes`."""
         device = self._model.device
         self._model.forward(torch.from_numpy(tokens).to(device), self._cache, torch.tensor(lanes, device=device))
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `Lanes`."""
+        """See `codec.decoder.Lanes`."""
         device = self._model.device
         inputs = np.zeros((4, self._count), np.int64)
         inputs[:, lanes] = tokens, previous, positions, targets
@@ -218,7 +211,7 @@ class TorchLanes:
         return found.cpu().numpy()[:, lanes]
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `Lanes`."""
+        """See `codec.decoder.Lanes`."""
         index = torch.tensor(lanes, device=self._model.device)
         self._count = len(lanes)
         if self._memory:

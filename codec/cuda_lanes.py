@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from codec import rangecoder
-from codec.backend import Integers
 from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Steps
 from codec.cuda_matmul import padded
+from codec.decoder import Integers
 from codec.exact_cuda import CudaModel
 from codec.tokenizer import BOS
 
@@ -23,7 +23,7 @@ STEPS = 16
 
 
 class CudaLanes:
-    """See `codec.backend.Decoder`."""
+    """See `codec.decoder.Decoder`."""
 
     def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int):
         self._model, self._window, device = model, window, model.device
@@ -42,7 +42,7 @@ class CudaLanes:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """See `codec.backend.Decoder`."""
+        """See `codec.decoder.Decoder`."""
         states = np.zeros((len(lanes), 3), np.uint64)
         for state, begin, end in zip(states, begins, ends, strict=True):
             rangecoder.start_decoder(state, self._host_data[begin:end])
@@ -56,7 +56,7 @@ class CudaLanes:
         self._begins[list(lanes)] = begins
 
     def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `codec.backend.Decoder`."""
+        """See `codec.decoder.Decoder`."""
         index = torch.tensor(lanes, device=self._model.device)
         keep = tokens.shape[1] - 1
         if keep:
@@ -67,7 +67,7 @@ class CudaLanes:
         self._lanes[:, index] = torch.from_numpy(now).to(index.device)
 
     def run(self) -> Integers:
-        """See `codec.backend.Decoder`."""
+        """See `codec.decoder.Decoder`."""
         if self._graph is None:
             self._capture()
         self._counter.zero_()
@@ -107,13 +107,13 @@ class CudaLanes:
         self._counter += 1
 
     def states(self) -> NDArray[np.uint64]:
-        """See `codec.backend.Decoder`."""
+        """See `codec.decoder.Decoder`."""
         found = self._states.cpu().numpy().T.copy()
         found[:, 2] -= self._begins
         return found.astype(np.uint64)
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.backend.Decoder`."""
+        """See `codec.decoder.Decoder`."""
         index = torch.tensor(lanes, device=self._model.device)
         kept = (self._lanes[:, index], self._states[:, index], self._ends[None, index])
         self._begins = self._begins[list(lanes)]

@@ -15,6 +15,7 @@ from codec import cpu_head, cpu_kernels, cpu_recall, tables
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.cpu_kernels import Linear, Network
 from codec.cpu_tile import COLUMNS, blocks
+from codec.decoder import HostDecoder
 from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
@@ -112,13 +113,13 @@ class CpuModel:
             x = self._embedding[rows[0]]
         return cpu_kernels.run(self.network, x, rows[2], rows[3], keys, values)
 
-    def lanes(self, count: int) -> "CpuLanes":
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> HostDecoder:
         """See `codec.backend.Backend`."""
-        return CpuLanes(self, count)
+        return HostDecoder(CpuLanes(self, count), count, data, window)
 
 
 class CpuLanes:
-    """Sequences that grow by single tokens, as `codec.backend.Lanes`."""
+    """Sequences that grow by single tokens, as `codec.decoder.Lanes`."""
 
     def __init__(self, model: CpuModel, count: int):
         self._model = model
@@ -127,14 +128,14 @@ class CpuLanes:
         self._slots = np.arange(count)  # of each lane in the caches and the memory
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `codec.backend.Lanes`."""
+        """See `codec.decoder.Lanes`."""
         rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
         _threaded([partial(self._model.run, row, *self._caches) for row in rows])
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.backend.Lanes`."""
+        """See `codec.decoder.Lanes`."""
         rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
         parts = min(torch.get_num_threads(), len(lanes))
         if parts == 1:
@@ -151,7 +152,7 @@ class CpuLanes:
         return cpu_head.find(levels, rows[4], self._model.exp2)
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.backend.Lanes`."""
+        """See `codec.decoder.Lanes`."""
         self._slots = self._slots[list(lanes)]
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import tables
-from codec.backend import Integers
 from codec.config import GATE_INPUTS
 from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Context, Heads, Sequences
 from codec.cuda_head import Head
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_rows import activate_kernel, launch, mixed_kernel, residual_kernel, rotate_kernel, value_kernel
+from codec.decoder import Decoder, Integers
 from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactModel, _Layer, check_known
 from codec.exact_linear import ExactGate, ExactLinear
@@ -315,3 +315,9 @@ class CudaModel:
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
         return out.cpu().numpy()
+
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> Decoder:
+        """See `codec.backend.Backend`."""
+        from codec.cuda_lanes import CudaLanes  # which knows this class
+
+        return CudaLanes(self, count, data, window)

@@ -120,7 +120,7 @@ def test_fewer_lanes_than_documents(coder, lanes, monkeypatch):
     documents = [d[: 11 * n] for n, d in zip(range(12), val_documents(), strict=False)]
     payloads = {100 - n: r.payload for n, r in enumerate(coder.encode(documents, model_only=True))}
     monkeypatch.setattr(module, "_MOST_LANES", {"cpu": lanes})
-    monkeypatch.setattr(module, "_PREFILL_LANES", 2)
+    monkeypatch.setattr("codec.decoding._REFILLED", 2)
     found = dict(coder.decode(payloads))
     assert found == {100 - n: document for n, document in enumerate(documents)}
     few = {number: payloads[number] for number in (100, 91, 95)}
@@ -130,7 +130,7 @@ def test_fewer_lanes_than_documents(coder, lanes, monkeypatch):
 def test_little_memory_means_fewer_lanes(coder, monkeypatch):
     documents = [d[:50] for d in val_documents()][:6]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
-    monkeypatch.setattr(module, "_CACHE_BYTES", {"cpu": 1})
+    monkeypatch.setattr(module, "_CACHE_BYTES", 1)
     assert dict(coder.decode(payloads)) == dict(enumerate(documents))
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 import codec
 from codec import backend, cpu_head, cpu_kernels, exact_cpu, frequencies, tables
 from codec.archive import Policy, make_coder
-from codec.backend import TorchBackend, make_backend
+from codec.backend import TorchBackend, TorchLanes, make_backend
 from codec.config import ModelConfig
 from codec.cpu_tile import COLUMNS, ROWS, blocks
 from codec.exact import ExactModel
 from codec.exact_attention import SOFTMAX_BITS
-from codec.exact_cpu import CpuModel
+from codec.exact_cpu import CpuLanes, CpuModel
 from codec.pack import Pack
 from codec.quantized import Quantized
 from tests.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_pack
@@ -241,7 +241,7 @@ def test_lanes_step_as_the_reference_does(count):
     """Lanes that stop and begin again, are filled with a beginning, dropped and renumbered."""
     config = MORE_CONFIGS["window of many blocks"]
     model, generator = model_of(config), np.random.default_rng(0)
-    both = [CpuModel(model).lanes(7), TorchBackend(model).lanes(7)]
+    both = [CpuLanes(CpuModel(model), 7), TorchLanes(model, 7, None)]
     running = {lane: [1] for lane in range(7)}
     with threads(count):
         for turn in range(45):

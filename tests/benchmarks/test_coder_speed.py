@@ -11,6 +11,7 @@ import codec
 from codec.archive import make_coder
 from codec.backend import TorchBackend
 from codec.coder import Coder
+from codec.exact_cpu import CpuLanes
 from trainer.embedded import val_documents
 
 PACK = Path(__file__).resolve().parents[2] / "artifacts" / "models" / "small.pack"
@@ -18,7 +19,7 @@ PACK = Path(__file__).resolve().parents[2] / "artifacts" / "models" / "small.pac
 
 def step_seconds(coder: Coder, count: int) -> float:
     """The least time of a step of `count` lanes that hold 200 tokens."""
-    lanes, generator = coder.backend.lanes(count), np.random.default_rng(0)
+    lanes, generator = CpuLanes(coder.backend, count), np.random.default_rng(0)
     lanes.prefill(range(count), generator.integers(2, 2048, (count, 200)))
     row, times = generator.integers(2, 2048, count), []
     for _ in range(10):

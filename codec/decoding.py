@@ -1,0 +1,139 @@
+"""Documents onto lanes: a finished lane takes the next document, one whose window is full goes on with a new window."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec import patch, rangecoder
+from codec.backend import Backend
+from codec.console import Advance
+from codec.decoder import Integers
+from codec.errors import DocumentError
+from codec.tokenizer import BOS, Tokenizer
+
+_REFILLED = 32  # lanes that are given a new window together
+
+
+@dataclass
+class _Lane:
+    """A document being decoded."""
+
+    number: int  # of the document
+    parts: list[Integers] = field(default_factory=lambda: [np.array([BOS])])  # its tokens, BOS first
+    count: int = 1  # of them
+    start: int = 0  # where its window begins
+
+    @property
+    def position(self) -> int:
+        """Place in the window of the token that runs next."""
+        return self.count - 1 - self.start
+
+    def tokens(self) -> Integers:
+        """All that is decoded, BOS first."""
+        self.parts = [np.concatenate(self.parts)]
+        return self.parts[0]
+
+
+class Decoding:
+    """The state of decoding documents.
+
+    Args:
+        payloads: by document number, at least one.
+        window, stride: as of `codec.windows.document_windows`.
+        lanes: at once.
+        most_tokens: that a document has; one that goes on beyond is given up.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        payloads: Mapping[int, bytes],
+        window: int,
+        stride: int,
+        lanes: int,
+        most_tokens: int,
+    ):
+        self._tokenizer, self._window, self._stride, self._most_tokens = tokenizer, window, stride, most_tokens
+        self._payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
+        self._waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
+        ends = np.cumsum([len(payload) for payload in payloads.values()])
+        self._ends = dict(zip(payloads, ends.tolist(), strict=True))  # in the data of all
+        count = min(lanes, len(payloads))
+        data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
+        self._decoder = backend.decoder(count, data, window)
+        self._lanes: list[_Lane | None] = [None] * count
+        self._load(range(count))
+
+    def documents(self, advance: Advance) -> Iterator[tuple[int, bytes]]:
+        """(number, original bytes) of every document, in the order in which they end; `advance` is told of payloads.
+
+        Raises:
+            DocumentError: a payload ends before its document.
+        """
+        while any(self._lanes):
+            self._compact()
+            self._slide()
+            symbols = self._decoder.run()
+            states, ended = self._decoder.states(), []
+            counts = (symbols >= 0).sum(0).tolist()
+            for n, lane in enumerate(self._lanes):
+                if lane is None:
+                    continue
+                lane.parts.append(symbols[: counts[n], n])
+                lane.count += counts[n]
+                self._check(lane, int(states[n, 2]))
+                if counts[n] and symbols[counts[n] - 1, n] == BOS:
+                    ended.append(n)
+            for n in ended:
+                lane = self._lanes[n]
+                assert lane is not None
+                payload = self._payloads.pop(lane.number)
+                canonical = self._tokenizer.decode(lane.tokens()[1:-1])
+                yield lane.number, patch.take_edits(states[n].copy(), payload, canonical, self._tokenizer.lossy)
+                advance(len(payload))
+            self._load(ended)
+
+    def _load(self, lanes: "range | list[int]") -> None:
+        """Give idle lanes the next documents, as long as there are any."""
+        taken = []
+        for n in lanes:
+            self._lanes[n] = _Lane(self._waiting.pop()) if self._waiting else None
+            if (lane := self._lanes[n]) is not None:
+                taken.append((n, lane.number))
+        if taken:
+            ends = np.array([self._ends[number] for _, number in taken])
+            sizes = np.array([len(self._payloads[number]) for _, number in taken])
+            self._decoder.load([n for n, _ in taken], ends - sizes, ends)
+
+    def _check(self, lane: _Lane, read: int) -> None:
+        size = len(self._payloads[lane.number])
+        spent = read > size + rangecoder.CODE_BYTES
+        if spent or lane.count > self._most_tokens:
+            raise DocumentError(
+                f"its record of {size} bytes {'ends before' if spent else 'goes on after'} token {lane.count - 1}; "
+                "the archive is damaged or was made with another pack",
+                lane.number,
+                self._tokenizer.decode(lane.tokens()[1:]),
+            )
+
+    def _slide(self) -> None:
+        """Start a new window in every lane whose window is full: run its last window - stride tokens again."""
+        full = [(n, lane) for n, lane in enumerate(self._lanes) if lane is not None and lane.position == self._window]
+        keep = self._window - self._stride
+        for at in range(0, len(full), _REFILLED):
+            part = full[at : at + _REFILLED]
+            for _, lane in part:
+                lane.start = lane.count - 1 - keep
+            tokens = np.array([lane.tokens()[-1 - keep :] for _, lane in part])
+            self._decoder.refill([n for n, _ in part], tokens)
+
+    def _compact(self) -> None:
+        """Drop idle lanes once they are half of all."""
+        active = [n for n, lane in enumerate(self._lanes) if lane is not None]
+        if 2 * len(active) > len(self._lanes):
+            return
+        self._decoder.keep(active)
+        self._lanes = [self._lanes[n] for n in active]

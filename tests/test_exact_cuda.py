@@ -1,0 +1,171 @@
+"""codec.exact_cuda: the GPU's integers are the reference's.
+
+Without a GPU, Triton's interpreter runs the kernels on the processor, on tiny models; most of that takes minutes
+(`-m long`). With one (`-m "gpu or long"`) they are compiled and get models of the record's shape, too.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from codec import tables
+from codec.archive import Policy, make_coder
+from codec.backend import TorchBackend, agree
+from codec.config import ModelConfig
+from codec.cuda_attention import attend_rows
+from codec.cuda_matmul import limbs, multiply
+from codec.decoding import Decoding
+from codec.errors import UnsupportedError
+from codec.exact import ExactModel, check_known
+from codec.exact_attention import attend
+from codec.exact_cuda import CudaModel
+from codec.exact_linear import ExactLinear
+from codec.parameters import parameters
+from codec.quantized import Quantized, power
+from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.test_exact import CONFIGS
+from trainer.embedded import val_documents
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+RECORD = ModelConfig(
+    vocab_size=8192, window=2048, num_layers=11, num_kv_heads=4, mlp_mult=4, activation="leaky_relu2", rope_dims=16,
+    skips="gated", xsa_layers=11, ln_scale=True, loop_start=4, loop_end=6, loop_count=3, attention_gate=True,
+    smear_gate=True,
+)  # fmt: skip
+
+
+def with_columns(config: ModelConfig, device: str = DEVICE, seed: int = 0) -> ExactModel:
+    """A model of random integers with steps for every row and column, some integers above 8 bits."""
+    generator, matrices, vectors = np.random.default_rng(seed), {}, {}
+    for name, parameter in parameters(config).items():
+        shape = parameter.shape
+        if parameter.role == "vector":
+            vectors[name] = (1 + 0.1 * generator.standard_normal(shape)).astype(np.float32)
+            continue
+        symbols = np.rint(generator.standard_normal(shape) * 8).astype(np.int32)
+        symbols.flat[::5003] *= 12
+        deviation = 1.0 if parameter.role == "embedding" else shape[1] ** -0.5
+        rows = deviation / 8 * power(generator.integers(-2, 3, shape[0]).astype(np.int32))
+        columns = power(generator.integers(-4, 5, shape[1]).astype(np.int32))
+        matrices[name] = Quantized(symbols, rows.astype(np.float32), columns)
+    return ExactModel(config, matrices, vectors, device)
+
+
+def check_scores(model: ExactModel, lengths: list[tuple[int, int]]) -> None:
+    """Intervals of windows of (tokens, scored) `lengths` are the reference's."""
+    generator, size = np.random.default_rng(1), model.config.vocab_size
+    inputs = [generator.integers(0, size, length) for length, _ in lengths]
+    targets = [generator.integers(0, size, scored) for _, scored in lengths]
+    found, expected = CudaModel(model).score(inputs, targets), TorchBackend(model).score(inputs, targets)
+    assert np.array_equal(found[:2], expected[:2])
+    assert np.abs(found[2] - expected[2]).max() < 1e-9
+
+
+def test_a_pack_scores_as_the_reference_does():
+    check_scores(tiny_pack(replace(PLAIN, num_layers=1)).exact(DEVICE), [(5, 5), (1, 1)])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config.window <= 64])
+def test_packs_score_as_the_reference_does(name):
+    model = tiny_pack(CONFIGS[name]).exact(DEVICE)
+    try:
+        check_known(CONFIGS[name])
+    except UnsupportedError:
+        with pytest.raises(UnsupportedError):
+            CudaModel(model)
+        return
+    check_scores(model, [(31, 31), (20, 7), (1, 1)])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
+def test_column_steps_and_wide_integers(config):
+    check_scores(with_columns(replace(config, window=96)), [(96, 3), (40, 40)])
+
+
+def test_products_of_every_number_of_limbs():
+    """Against int64 products, operands and weights at their limits."""
+    generator = torch.Generator().manual_seed(0)
+    for peak, operand, dim in ((127, 1 << 14, 70), (32_639, 1 << 14, 40), (100, 1 << 28, 33)):
+        weights = torch.randint(-peak, peak + 1, (130, dim), generator=generator)
+        weights[0] = peak
+        matrix = limbs(linear(weights), operand)
+        x = torch.randint(-operand, operand + 1, (128, dim), generator=generator)
+        x[0], x[1] = operand, -operand
+        pairs = (x,) if operand == 1 << 14 else ((x + (1 << 14)) % (1 << 15) - (1 << 14),)
+        if operand != 1 << 14:
+            pairs += ((x - pairs[0]) >> 15,)
+        parts = [part for pair in pairs for part in split(pair)]
+        padded = torch.zeros(len(parts), 128, matrix.inputs, dtype=torch.int8)
+        padded[:, :, :dim] = torch.stack(parts).to(torch.int8)
+        found = multiply(padded.to(DEVICE), matrix).cpu()[:, :130].long()
+        assert torch.equal(found, x @ weights.T)
+
+
+def linear(weights: torch.Tensor) -> ExactLinear:
+    """Of integers [R, C], without column steps."""
+    rows = np.ones(len(weights), np.float32)
+    return ExactLinear("test", Quantized(weights.numpy().astype(np.int32), rows), 1 << 14, torch.device(DEVICE))
+
+
+def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    low = (x + 128) % 256 - 128
+    return low, (x - low) >> 8
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", [replace(PLAIN, window=80), EVERY_OPTION])
+def test_backends_agree(config):
+    """What decides whether the backend is used: scores, and lanes with a refilled window."""
+    model = tiny_pack(config).exact(DEVICE)
+    assert agree(CudaModel(model), TorchBackend(model), model)
+
+
+def test_documents_decode_on_fewer_lanes():
+    """Archives of the processor, by lanes that take the next document and slide over long ones."""
+    pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))
+    coder = make_coder(pack, Policy(4, 2))
+    documents = [d[:n] for n, d in zip((1, 12, 0), val_documents(), strict=False)]
+    payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
+    backend = CudaModel(pack.exact(DEVICE))
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, 2, lanes=2, most_tokens=1000)
+    assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
+
+
+@pytest.mark.gpu
+def test_record_class():
+    check_scores(with_columns(RECORD), [(2048, 2048), (2000, 1), (700, 700)])
+
+
+@pytest.mark.gpu
+def test_record_class_decodes():
+    """Lanes of a whole graph against the reference's steps."""
+    model = with_columns(replace(RECORD, window=256))
+    assert agree(CudaModel(model), TorchBackend(model), model)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [64, 2048])
+def test_attention(length):
+    """Against float64 products, for gains of both signs."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    fractions = torch.from_numpy(tables.octave()).to(DEVICE)
+    exp2 = torch.from_numpy(tables.exp2_table(20).astype(np.float64)).to(DEVICE)
+
+    def rows(*shape: int) -> torch.Tensor:
+        x = torch.randn(*shape, generator=generator, device=DEVICE, dtype=torch.float64)
+        return torch.round(x / x.norm(dim=-1, keepdim=True) * 16384)
+
+    q, k, v = rows(2, 8, length, 64), rows(2, 4, length, 64), rows(2, 4, length, 64)
+    positions = torch.arange(length, device=DEVICE).expand(2, length)
+    for gain in (1.0, 6.0, -3.0):
+        scale = torch.full((8,), gain * 1.76e-4, device=DEVICE, dtype=torch.float64)
+        expected = attend(q.view(2, 4, 2, length, 64), k, v, positions, scale.view(4, 2, 1, 1), exp2)
+        expected = expected.reshape(2, 8, length, 64).transpose(1, 2).reshape(2 * length, 512)
+        parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, v.transpose(2, 3)))
+        found = attend_rows(*(torch.stack(split(x)).to(torch.int8) for x in parts), scale, fractions, 64)
+        assert torch.equal(found, expected)
