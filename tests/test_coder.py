@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec import coder as module
+from codec import frequencies
 from codec.archive import Policy, make_coder
 from codec.coder import Coder
 from codec.documents import MODELLED
@@ -98,7 +99,7 @@ def test_the_code_is_that_of_the_windows_one_by_one(coder):
         levels = coder.model.levels(*coder.model.forward(torch.from_numpy(stream[None, window.start : window.end])))
         for i in range(window.score_from, window.end):
             row, target = levels[:, i - window.start], torch.from_numpy(stream[i + 1 : i + 2])
-            _, frequency, _ = module.frequencies.intervals(row, target)
+            _, frequency, _ = frequencies.intervals(row, target)
             bits += 24 - np.log2(int(frequency))
     assert record.ideal_bits == pytest.approx(bits, rel=1e-9)
     assert abs(record.exact_bits - bits) < 0.02 * bits  # random weights make symbols rarer than 2^-24
