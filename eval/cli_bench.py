@@ -46,7 +46,7 @@ def bench(
                 file.write(content)
     heads = ["text", "compressor", "bytes", "ratio", "with model", "encode kB/s", "decode kB/s"]
     lines = [
-        (r.text, r.name, r.bytes, r.ratio, r.ratio_with_model, *(r.text_bytes / 1e3 / max(s, 1e-3) for s in both))
+        (r.text, r.name, r.bytes, r.ratio, r.ratio_with_model, *(r.text_bytes / 1e3 / s for s in both))
         for r in rows
         for both in [(r.encode_seconds, r.decode_seconds)]
     ]

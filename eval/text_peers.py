@@ -160,7 +160,8 @@ def measure(
 
 def _timed(work: Callable, data: Any) -> tuple[Any, float, float]:
     """What `work` returns, and its seconds of processor and wall time."""
-    before, began = os.times(), time.perf_counter()
+    before, own, began = os.times(), time.process_time(), time.perf_counter()
     result = work(data)
-    after = os.times()
-    return result, sum(after[:4]) - sum(before[:4]), time.perf_counter() - began
+    own, after = time.process_time() - own, os.times()
+    children = after.children_user + after.children_system - before.children_user - before.children_system
+    return result, own + children, time.perf_counter() - began
