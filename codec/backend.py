@@ -30,8 +30,11 @@ class Backend(Protocol):
 
     lane_bytes: int  # of memory that each lane of a decoder takes
 
-    def memory(self, documents: int) -> Any:
-        """What recall is to know of so many documents whose windows are scored in turn; None without recall."""
+    def memory(self, documents: int, tokens: int) -> Any:
+        """What recall is to know of so many documents, of `tokens` tokens at most, whose windows are scored in turn.
+
+        None without recall.
+        """
 
     def score(self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None) -> NDArray[np.float64]:
         """Intervals of known tokens.
@@ -119,10 +122,11 @@ class TorchBackend:
         if recall:
             self.lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
 
-    def memory(self, documents: int) -> Memory | None:
+    def memory(self, documents: int, tokens: int) -> Memory | None:
         """See `Backend`."""
-        c = self._model.config
-        return Memory(self._recall, documents, c.model_dim, self._model.device) if self._recall else None
+        if not self._recall:
+            return None
+        return Memory(self._recall, documents, self._model.config.model_dim, self._model.device, min(tokens, HISTORY))
 
     def score(
         self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Memory | None = None
@@ -142,7 +146,7 @@ class TorchBackend:
             levels = self._model.levels(hidden[index], step[index])
             parts = frequencies.intervals(levels, wanted[at : at + size])
             out[:, at : at + size] = torch.stack([part.double() for part in parts]).cpu().numpy()
-        if memory := memory or self.memory(len(inputs)):
+        if memory := memory or self.memory(len(inputs), longest):
             out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory)
         return out
 
@@ -174,7 +178,7 @@ class TorchBackend:
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> HostDecoder:
         """See `Backend`."""
-        return HostDecoder(TorchLanes(self._model, count, self.memory(count)), count, data, window)
+        return HostDecoder(TorchLanes(self._model, count, self.memory(count, HISTORY)), count, data, window)
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)

@@ -66,7 +66,7 @@ class Coder:
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
         for company in self._companies(prepared):
-            memory = self.backend.memory(len(company))
+            memory = self.backend.memory(len(company), len(prepared[company[0]].stream))
             plans = [document_windows(len(prepared[n].stream) - 1, self.window, self.stride) for n in company]
             for turn in range(len(plans[0])):
                 batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]

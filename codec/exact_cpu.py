@@ -20,7 +20,7 @@ from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
 from codec.frequencies import TOTAL_BITS
-from codec.recall import Recall
+from codec.recall import HISTORY, Recall
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -50,15 +50,17 @@ class CpuModel:
         if recall:
             self.lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
 
-    def memory(self, documents: int) -> cpu_recall.Memory | None:
+    def memory(self, documents: int, tokens: int) -> cpu_recall.Memory | None:
         """See `codec.backend.Backend`."""
-        return cpu_recall.new_memory(self._recall, documents, self.config.model_dim) if self._recall else None
+        if not self._recall:
+            return None
+        return cpu_recall.new_memory(self._recall, documents, self.config.model_dim, min(tokens, HISTORY))
 
     def score(
         self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: cpu_recall.Memory | None = None
     ) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
-        memory = memory or self.memory(len(inputs))
+        memory = memory or self.memory(len(inputs), max(map(len, inputs)))
         jobs: list[tuple[list[int], list[Integers], list[Integers]]] = []
         for n, (window, wanted) in enumerate(zip(inputs, targets, strict=True)):
             if not jobs or sum(map(len, jobs[-1][1])) + len(window) > _JOB_TOKENS:
@@ -124,7 +126,7 @@ class CpuLanes:
     def __init__(self, model: CpuModel, count: int):
         self._model = model
         self._caches = _caches(model.config, count, model.config.window)
-        self._memory = model.memory(count)
+        self._memory = model.memory(count, HISTORY)
         self._slots = np.arange(count)  # of each lane in the caches and the memory
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:

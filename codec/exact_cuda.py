@@ -291,7 +291,7 @@ class CudaModel:
         context = Sequences(self.heads, batch, length, cache, slots)
         return self.run(self.start(tokens, None, context.positions.view(batch, length)), context)
 
-    def memory(self, documents: int) -> None:
+    def memory(self, documents: int, tokens: int) -> None:
         """See `codec.backend.Backend`: there is no recall."""
 
     def score(

@@ -99,7 +99,7 @@ def test_windows_in_turn_on_either_backend(config):
     generator, stride = np.random.default_rng(2), 10
     documents = [generator.integers(0, 20, length) for length in (150, 97, 31, 5)]
     plans = [document_windows(len(document) - 1, config.window, stride) for document in documents]
-    memories = fast.memory(4), slow.memory(4)
+    memories = fast.memory(4, 150), slow.memory(4, 200)
     for turn in range(len(plans[0])):
         windows = [(d, plan[turn]) for d, plan in zip(documents, plans, strict=True) if turn < len(plan)]
         inputs = [d[w.start : w.end] for d, w in windows]
