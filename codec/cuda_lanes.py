@@ -37,7 +37,8 @@ class CudaLanes:
     def _take(self, slots: torch.Tensor, lanes: Integers, states: Integers, ends: Integers) -> None:
         """Set up the tensors of a step over so many lanes; the step is captured when it is first run."""
         device, self._slots = self._model.device, slots
-        self._lanes, self._states, self._ends = (torch.from_numpy(a).to(device) for a in (lanes, states, ends[0]))
+        whole = (np.ascontiguousarray(part) for part in (lanes, states, ends[0]))  # the kernels know no strides
+        self._lanes, self._states, self._ends = (torch.from_numpy(part).to(device) for part in whole)
         self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -76,7 +77,7 @@ class CudaLanes:
                 self._step()
             else:
                 self._graph.replay()
-        return self._history.cpu().numpy()
+        return self._history.cpu().numpy().copy()
 
     def _capture(self) -> None:
         if self._model.device.type != "cuda":

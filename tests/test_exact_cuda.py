@@ -126,13 +126,13 @@ def test_backends_agree(config):
 
 
 def test_documents_decode_on_fewer_lanes():
-    """Archives of the processor, by lanes that take the next document and slide over long ones."""
+    """Archives of the processor, by lanes that slide over long documents, and are dropped once half of them idle."""
     pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))
     coder = make_coder(pack, Policy(4, 2))
-    documents = [d[:n] for n, d in zip((1, 12, 0), val_documents(), strict=False)]
+    documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaModel(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, 2, lanes=2, most_tokens=1000)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, 2, lanes=4, most_tokens=1000)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
