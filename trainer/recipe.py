@@ -78,7 +78,7 @@ class TrainRecipe:
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
     reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
     fp8: bool = False  # the matrix products of blocks in 8 bits
-    kernels: str = "heads mlp xsa"  # on a GPU, what kernels of our own compute, of KERNELS
+    kernels: str = "heads xsa"  # on a GPU, what kernels of our own compute, of KERNELS
     compiling: str = "quick"  # on a GPU, one of COMPILING
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
