@@ -4,7 +4,8 @@ A CUDA graph of one step is captured for the number of lanes; the host replays i
 what was decoded. Lanes whose document has ended, or whose window is full, wait until then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -20,6 +21,16 @@ from codec.tokenizer import BOS
 
 STEPS = 16
 """Tokens of each lane between two looks: an idle lane wastes half of them, a look costs the host some milliseconds."""
+
+
+@contextmanager
+def side_stream() -> Iterator[None]:
+    """What the block launches runs on a stream of its own, as a capture wants it, after what came before."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        yield
+    torch.cuda.current_stream().wait_stream(side)
 
 
 class CudaLanes:
@@ -41,6 +52,7 @@ class CudaLanes:
         self._lanes, self._states, self._ends = (torch.from_numpy(part).to(device) for part in whole)
         self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._ready = False
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
         """See `codec.decoder.Decoder`."""
@@ -69,8 +81,8 @@ class CudaLanes:
 
     def run(self) -> Integers:
         """See `codec.decoder.Decoder`."""
-        if self._graph is None:
-            self._capture()
+        if not self._ready:
+            self._prepare()
         self._counter.zero_()
         for _ in range(STEPS):
             if self._graph is None:
@@ -79,21 +91,21 @@ class CudaLanes:
                 self._graph.replay()
         return self._history.cpu().numpy().copy()
 
-    def _capture(self) -> None:
-        if self._model.device.type != "cuda":
-            return
+    def _prepare(self) -> None:
+        """Compile the step by one whose effect is undone and, on a GPU, capture it."""
+        self._counter.zero_()  # the step writes to the history where the counter says
         kept = [t.clone() for t in (self._lanes, self._states)]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._step()  # compiles what is not compiled yet
-        torch.cuda.current_stream().wait_stream(side)
+        on_gpu = self._model.device.type == "cuda"
+        with side_stream() if on_gpu else nullcontext():
+            self._step()
         for tensor, before in zip((self._lanes, self._states), kept, strict=True):
             tensor.copy_(before)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        self._graph = graph
+        if on_gpu:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step()
+            self._graph = graph
+        self._ready = True
 
     @torch.inference_mode()
     def _step(self) -> None:
