@@ -14,8 +14,8 @@ ALL = Fusion(joint=True, heads=True, mlp=True, xsa=True)
 @pytest.mark.parametrize(
     ("override", "capability", "expected"),
     [
-        ("train.seed=1", (9, 0), ALL),
-        ("train.seed=1", (8, 0), Fusion(joint=True, heads=True, xsa=True)),
+        ("train.kernels=heads mlp xsa", (9, 0), ALL),
+        ("train.kernels=heads mlp xsa", (8, 0), Fusion(joint=True, heads=True, xsa=True)),
         ("train.kernels=heads", (9, 0), Fusion(joint=True, heads=True)),
         ("train.kernels=", (9, 0), Fusion(joint=True)),
         ("train.fp8=true", (9, 0), Fusion(joint=True, fp8=True, heads=True, xsa=True)),
