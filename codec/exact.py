@@ -63,7 +63,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class ExactLayer:
     """The parts of one layer, as tensors on the model's device."""
 
     query: ExactLinear
@@ -187,7 +187,7 @@ class ExactModel:
         shares[BOS] = 0.0
         return shares
 
-    def _layer(self, i: int, norm_scale: float) -> _Layer:
+    def _layer(self, i: int, norm_scale: float) -> ExactLayer:
         c, block = self.config, f"blocks.{i}."
         gain = self._vectors[block + "attn.q_gain"].astype(np.float64)
         unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
@@ -196,7 +196,7 @@ class ExactModel:
         if value_scale is not None:
             squares = 2 * (squares + self._added_values * (value_scale * value_scale))  # (a + b)^2 <= 2 (a^2 + b^2)
         fraction = torch.from_numpy(value_fractions(squares))[:, None].to(self.device)
-        return _Layer(
+        return ExactLayer(
             query=self._linear(block + "attn.c_q.weight"),
             key=self._linear(block + "attn.c_k.weight"),
             value=self._linear(block + "attn.c_v.weight"),
@@ -327,7 +327,7 @@ class ExactModel:
 
     def _attention(
         self,
-        layer: _Layer,
+        layer: ExactLayer,
         x: Tensor,
         added: Tensor | None,
         positions: Tensor,
@@ -366,7 +366,7 @@ class ExactModel:
         mixed = mixed.reshape(batch, length, -1)
         return self._project(layer.attention_out, *snap(mixed))
 
-    def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
+    def _mlp(self, layer: ExactLayer, x: Tensor) -> Tensor:
         hidden = self._project(layer.up, *self._norm(x, layer.norm_scale))
         if self.config.activation == "swiglu":
             gate, hidden = hidden.chunk(2, -1)

@@ -22,7 +22,7 @@ from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_rows import activate_kernel, launch, mixed_kernel, residual_kernel, rotate_kernel, value_kernel
 from codec.decoder import Decoder, Integers
 from codec.errors import UnsupportedError
-from codec.exact import OPERAND, ExactModel, _Layer, check_known
+from codec.exact import OPERAND, ExactLayer, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
 from codec.tokenizer import BOS
 
@@ -135,7 +135,7 @@ class CudaModel:
     def _tensor(self, *values: float) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
-    def _layer(self, layer: _Layer) -> _CudaLayer:
+    def _layer(self, layer: ExactLayer) -> _CudaLayer:
         scores = layer.score_scale.reshape(-1).contiguous()
         if float(scores.abs().max()) * 2.0 ** (_SCORE_BITS + 1) >= 1 << 30:
             raise UnsupportedError("query gains beyond the levels of scores")
