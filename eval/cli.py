@@ -9,7 +9,7 @@ from codec import console
 from codec.adaptation import Adaptation
 from codec.cli import Adapt, Device, check_device
 from codec.windows import Policy
-from eval import cli_ablate, cli_audit, cli_bench, cli_screen
+from eval import cli_ablate, cli_agree, cli_audit, cli_bench, cli_screen
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("prove")(prove)
     app.command("report")(report)
     cli_ablate.register(app)
+    cli_agree.register(app)
     cli_audit.register(app)
     cli_bench.register(app)
     cli_screen.register(app)

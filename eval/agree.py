@@ -1,0 +1,195 @@
+"""Whether every way to run a pack says the same: each frequency of each token, on each device, and what decodes.
+
+A text is coded on the first device as an archive is, and that is compared with the same on the other devices, with what
+lanes of cached steps decode from the bytes, with its windows in other company, and with the reference on torch.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.archive import make_coder
+from codec.backend import Backend, TorchBackend
+from codec.coder import Coder
+from codec.console import Advance, progress
+from codec.documents import Prepared, prepare, write_record
+from codec.errors import CodecError
+from codec.pack import Pack
+from codec.windows import Window, document_windows
+
+COMPANIES = (1, 3, 17)
+"""Windows that are scored together in turn, where batches are other than the codec's."""
+
+_SEED = 0
+
+Intervals = list[NDArray[np.float64]]
+"""(start, frequency, bits) float64 [3, T] of the tokens of each document, NaN where a pass has not been."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way in which a text was run."""
+
+    device: str
+    arithmetic: str  # "kernels", or "reference": the one on torch
+    what: str  # "batches" of windows, as for an archive; "cached steps", which decode them; "other batches"
+    tokens: int  # compared
+    differences: int  # of them: another start or frequency, or in a document that is not restored
+    first_difference: tuple[int, int] | None  # document and token, counted from 0; token 0 of one that is not restored
+    seconds: float  # the first use of kernels includes their compilation
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was compared; the first pass is what the others are compared with."""
+
+    documents: int
+    text_bytes: int
+    tokens: int
+    longest: int  # tokens of a document
+    window: int
+    payloads: dict[str, str]  # by device, hex SHA-256 of what all documents are coded to
+    passes: list[Pass]
+
+    @property
+    def differences(self) -> int:
+        """Of all passes."""
+        return sum(p.differences for p in self.passes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and `differences`."""
+        return {**asdict(self), "differences": self.differences}
+
+
+def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample: int) -> Agreement:
+    """Run documents in every way and compare, without recall.
+
+    Args:
+        documents: any bytes; all go through the model.
+        devices: "cpu" or "cuda", the first of which the others are compared with.
+        sample: tokens, in whole documents, of the slow passes on a processor.
+
+    Raises:
+        MismatchError: the pack cannot code text.
+    """
+    coders = {device: make_coder(pack, device=device) for device in devices}
+    first = coders[devices[0]]
+    prepared = [prepare(document, first.tokenizer, model_only=True) for document in documents]
+    sizes = np.array([len(p.stream) - 1 for p in prepared])
+    order = np.random.default_rng(_SEED).permutation(len(prepared))
+    few = order[np.cumsum(sizes[order]) - sizes[order] < sample]
+    expected: Intervals | None = None
+    payloads: dict[str, dict[int, bytes]] = {}
+    passes: list[Pass] = []
+    for device, coder in coders.items():
+        run = _Runner(device, coder, prepared)
+        encoded, found = run.encoded(expected)
+        expected = expected or found
+        payloads[device] = {n: _payload(p, part) for n, (p, part) in enumerate(zip(prepared, found, strict=True))}
+        passes += [encoded, run.decoded(payloads[devices[0]])]
+        some = few if device == "cpu" else order
+        passes.append(run.otherwise(coder.backend, some, expected))
+        if not isinstance(coder.backend, TorchBackend):
+            passes.append(run.otherwise(TorchBackend(coder.model), some, expected))
+    return Agreement(
+        documents=len(documents),
+        text_bytes=sum(map(len, documents)),
+        tokens=int(sizes.sum()),
+        longest=int(sizes.max(initial=0)),
+        window=first.window,
+        payloads={device: hashlib.sha256(b"".join(of.values())).hexdigest() for device, of in payloads.items()},
+        passes=passes,
+    )
+
+
+class _Runner:
+    """Passes of one device."""
+
+    def __init__(self, device: str, coder: Coder, prepared: Sequence[Prepared]):
+        self._device, self._coder, self._prepared = device, coder, prepared
+        self._bytes = sum(len(p.original) for p in prepared)
+
+    def encoded(self, expected: Intervals | None) -> tuple[Pass, Intervals]:
+        """As the codec encodes, compared with what is expected, with itself where None; and what was found."""
+        began = time.perf_counter()
+        with progress(f"{self._device}: encoding", self._bytes, "bytes") as advance:
+            found = self._coder.intervals(self._prepared, advance)
+        seconds = time.perf_counter() - began
+        return self._pass(self._coder.backend, "batches", seconds, *compare(found, expected or found)), found
+
+    def decoded(self, payloads: Mapping[int, bytes]) -> Pass:
+        """As the codec decodes; only who finds the encoder's intervals for each token gets a document back."""
+        began, size = time.perf_counter(), sum(map(len, payloads.values()))
+        restored: dict[int, bytes] = {}
+        # A document that goes astray raises an error; all that still ran are lost with it.
+        with progress(f"{self._device}: decoding", size, "bytes") as advance, suppress(CodecError):
+            restored.update(self._coder.decode(payloads, advance))
+        seconds = time.perf_counter() - began
+        lost = [n for n in payloads if restored.get(n) != self._prepared[n].original]
+        tokens, differences = (sum(map(self._tokens, numbers)) for numbers in (payloads, lost))
+        first = (lost[0], 0) if lost else None
+        return self._pass(self._coder.backend, "cached steps", seconds, tokens, differences, first)
+
+    def otherwise(self, backend: Backend, documents: Sequence[int] | NDArray[np.int64], expected: Intervals) -> Pass:
+        """Windows of some documents in any company."""
+        found = [np.full_like(part, np.nan) for part in expected]
+        began = time.perf_counter()
+        with progress(f"{self._device}: scoring again", sum(map(self._tokens, documents)), "tokens") as advance:
+            for batch in self._companies(documents):
+                self._score(backend, batch, found, advance)
+        seconds = time.perf_counter() - began
+        return self._pass(backend, "other batches", seconds, *compare(found, expected))
+
+    def _companies(self, documents: Sequence[int] | NDArray[np.int64]) -> Iterator[list[tuple[int, Window]]]:
+        """All windows of the documents in random order, COMPANIES of them at a time."""
+        c = self._coder
+        windows = [(int(n), w) for n in documents for w in document_windows(self._tokens(n), c.window, c.stride)]
+        order, at, turn = np.random.default_rng(_SEED).permutation(len(windows)), 0, 0
+        while at < len(order):
+            count = COMPANIES[turn % len(COMPANIES)]
+            yield [windows[i] for i in order[at : at + count]]
+            at, turn = at + count, turn + 1
+
+    def _score(self, backend: Backend, batch: list[tuple[int, Window]], found: Intervals, advance: Advance) -> None:
+        streams = [self._prepared[n].stream for n, _ in batch]
+        inputs = [stream[w.start : w.end] for stream, (_, w) in zip(streams, batch, strict=True)]
+        targets = [stream[w.score_from + 1 : w.end + 1] for stream, (_, w) in zip(streams, batch, strict=True)]
+        scores, at = backend.score(inputs, targets), 0
+        for (n, w), scored in zip(batch, map(len, targets), strict=True):
+            found[n][:, w.score_from : w.end] = scores[:, at : at + scored]
+            at += scored
+        advance(at)
+
+    def _tokens(self, document: int) -> int:
+        return len(self._prepared[document].stream) - 1
+
+    def _pass(
+        self, backend: Backend, what: str, seconds: float, tokens: int, differences: int, place: tuple[int, int] | None
+    ) -> Pass:
+        kind = "reference" if isinstance(backend, TorchBackend) else "kernels"
+        return Pass(self._device, kind, what, tokens, differences, place, seconds, tokens / seconds)
+
+
+def compare(found: Intervals, expected: Intervals) -> tuple[int, int, tuple[int, int] | None]:
+    """Tokens compared, how many have another start or frequency, and the first (document, token)."""
+    tokens, differences = 0, 0
+    place: tuple[int, int] | None = None
+    for n, (a, b) in enumerate(zip(found, expected, strict=True)):
+        seen = ~np.isnan(a[0])
+        other = np.flatnonzero(seen & (a[:2] != b[:2]).any(0))
+        tokens, differences = tokens + int(seen.sum()), differences + len(other)
+        if len(other) and place is None:
+            place = n, int(other[0])
+    return tokens, differences, place
+
+
+def _payload(document: Prepared, intervals: NDArray[np.float64]) -> bytes:
+    starts, sizes = intervals[:2].astype(np.int64)
+    return write_record(document, starts, sizes, 0.0, model_only=True).payload
