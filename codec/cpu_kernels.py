@@ -11,7 +11,6 @@ in this file, because numba's cache on disk notices changes of one file only.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -33,50 +32,6 @@ _CHUNK = 64  # positions whose values are summed in 32 bits
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
-
-
-class Linear(NamedTuple):
-    """The same matrix of every layer."""
-
-    integers: NDArray[np.int16]  # [layers, R / COLUMNS, K / 2, COLUMNS, 2]: `codec.cpu_tile.blocks` of [layers, R, K]
-    rows: NDArray[np.float64]  # [layers, R]
-    columns: NDArray[np.float64]  # [layers, K]
-    has_columns: NDArray[np.bool_]  # [layers]; elsewhere columns are not read
-    digit_bits: NDArray[np.int64]  # [layers]: operands are multiplied in digits of this width, so that sums fit 32 bits
-    digit_count: NDArray[np.int64]  # [layers]
-
-
-class Network(NamedTuple):
-    """The constants of a model; `codec.exact` says what they are."""
-
-    schedule: NDArray[np.int64]
-    encoder_length: int
-    query: Linear
-    key: Linear
-    value: Linear
-    attention_out: Linear
-    up: Linear
-    down: Linear
-    score_scale: NDArray[np.float64]  # [layers, heads]
-    value_scale: NDArray[np.float64]  # [layers, kv_heads]: one over value_step
-    value_step: NDArray[np.float64]  # [layers, kv_heads]
-    attention_scale: NDArray[np.float64]  # [layers, dim]
-    mlp_scale: NDArray[np.float64]  # [layers, dim]
-    residual_mix: NDArray[np.float64]  # [layers, 2, dim]
-    norm_scale: NDArray[np.float64]  # [layers]
-    xsa: NDArray[np.bool_]  # [layers]
-    parallel: NDArray[np.bool_]  # [layers]
-    attention_gate: bool
-    gate: Linear  # of the heads, read with attention_gate
-    sigmoid: NDArray[np.float64]
-    slope: float  # of the activation below 0
-    gated: bool
-    skip_weights: NDArray[np.float64]  # [skips, dim]
-    skip_gates: NDArray[np.float64]  # [skips, dim], read where gated
-    query_scale: float
-    cos: NDArray[np.float64]  # [window, rotary_dims / 2]
-    sin: NDArray[np.float64]
-    octave: NDArray[np.uint32]  # [LEVELS_PER_BIT]: `softmax_octave`
 
 
 @kernel
@@ -374,7 +329,7 @@ def run(network, x, positions, slots, keys, values):
     """Run rows through the network.
 
     Args:
-        network: a Network.
+        network: a `codec.cpu_network.Network`.
         x: float64 [n, dim], embedded tokens; overwritten.
         positions, slots: int64 [n].
         keys: int16 [executions, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2].

@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec import cpu_head, cpu_kernels, cpu_recall, tables
-from codec.config import GATE_INPUTS, ModelConfig
-from codec.cpu_kernels import Linear, Network
-from codec.cpu_tile import COLUMNS, blocks
+from codec import cpu_head, cpu_kernels, cpu_network, cpu_recall, tables
+from codec.config import ModelConfig
+from codec.cpu_tile import COLUMNS
 from codec.decoder import HostDecoder
-from codec.errors import UnsupportedError
-from codec.exact import OPERAND, ExactModel, check_known
-from codec.exact_linear import ExactGate, ExactLinear
+from codec.exact import ExactModel, check_known
 from codec.frequencies import TOTAL_BITS
 from codec.recall import HISTORY, Recall
 
@@ -39,8 +36,8 @@ class CpuModel:
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         check_known(model.config)
-        self.config, self.network, self._model, self._recall = model.config, _network(model), model, recall
-        self.head = _linear([model.head])
+        self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
+        self.head = cpu_network.linear([model.head])
         self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))
         self._embedding = None  # of every token, where it does not depend on the one before
         if model.starts_alone:
@@ -185,83 +182,3 @@ def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> Integers:
     tokens = np.concatenate(sequences)
     positions = np.concatenate([np.arange(length) for length in lengths])
     return np.stack((tokens, np.concatenate((tokens[:1], tokens[:-1])), positions, np.repeat(slots, lengths)))
-
-
-def _network(model: ExactModel) -> Network:
-    c, layers = model.config, model.layers
-
-    def stack(values: list[torch.Tensor], *shape: int) -> NDArray[np.float64]:
-        return torch.stack(values).reshape(len(values), *shape).numpy()
-
-    no_skips = torch.zeros(max(1, c.encoder_length), c.model_dim, dtype=torch.float64)
-    skip_weights = model.skip_weights if c.encoder_length else no_skips
-    skip_gates = model.skip_gates if c.encoder_length and c.skips == "gated" else no_skips
-    closed = ExactGate("", np.zeros((c.num_heads, GATE_INPUTS)), model.device)
-    value_step = stack([layer.value_step for layer in layers], c.num_kv_heads)
-    return Network(
-        schedule=np.array(c.schedule),
-        encoder_length=c.encoder_length,
-        query=_linear([layer.query for layer in layers]),
-        key=_linear([layer.key for layer in layers]),
-        value=_linear([layer.value for layer in layers]),
-        attention_out=_linear([layer.attention_out for layer in layers]),
-        up=_linear([layer.up for layer in layers]),
-        down=_linear([layer.down for layer in layers], OPERAND * OPERAND),
-        score_scale=stack([layer.score_scale for layer in layers], c.num_heads),
-        value_scale=1 / value_step,
-        value_step=value_step,
-        attention_scale=stack([layer.attention_scale for layer in layers], c.model_dim),
-        mlp_scale=stack([layer.mlp_scale for layer in layers], c.model_dim),
-        residual_mix=stack([layer.residual_mix for layer in layers], 2, c.model_dim),
-        norm_scale=np.array([layer.norm_scale for layer in layers]),
-        xsa=np.array([layer.xsa for layer in layers]),
-        parallel=np.array([layer.parallel for layer in layers]),
-        attention_gate=c.attention_gate,
-        gate=_linear([(layer.gate or closed).linear for layer in layers]),
-        sigmoid=closed.table.numpy(),
-        slope=0.0 if c.activation == "relu2" else 0.5,
-        gated=c.skips == "gated",
-        skip_weights=skip_weights.numpy(),
-        skip_gates=skip_gates.numpy(),
-        query_scale=2.0**model.query_fraction,
-        cos=model.cos.numpy(),
-        sin=model.sin.numpy(),
-        octave=cpu_kernels.softmax_octave(),
-    )
-
-
-def _linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
-    integers = np.stack([layer.integers.T.numpy() for layer in layers])
-    if np.abs(integers).max() >= 1 << 15:
-        raise UnsupportedError("integers of more than 16 bits")
-    has_columns = np.array([layer.columns is not None for layer in layers])
-    columns = np.ones((len(layers), integers.shape[2]))
-    digits = []
-    for i, layer in enumerate(layers):
-        if layer.columns is not None:
-            columns[i] = layer.columns.numpy()
-        digits.append(_digits(float(np.abs(integers[i]).sum(1).max()), OPERAND if has_columns[i] else operand))
-    bits, counts = np.array(digits).T.copy()
-    rows = np.stack([layer.rows.numpy() for layer in layers])
-    return Linear(blocks(integers), rows, columns, has_columns, bits, counts)
-
-
-def _digits(weight: float, operand: int) -> tuple[int, int]:
-    """Width and number of the signed digits of operands up to `operand`.
-
-    Args:
-        weight: the largest sum of a row's absolute integers.
-
-    A digit of b bits is at most 2^(b-1), so that sums of products with it stay below 2^31.
-
-    >>> _digits(4676.0, 1 << 14), _digits(4676.0, 1 << 28), _digits(2.0**20, 1 << 28)
-    ((15, 1), (15, 2), (11, 3))
-    """
-    bits, count = 15, 1
-    while weight * (1 << (bits - 1)) >= 1 << 31:
-        bits -= 1
-    half = 1 << (bits - 1)
-    while operand > half:
-        operand = (operand + half) >> bits
-        count += 1
-    return bits, count

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import codec
-from codec import backend, cpu_head, cpu_kernels, exact_cpu, frequencies, tables
+from codec import backend, cpu_head, cpu_kernels, cpu_network, exact_cpu, frequencies, tables
 from codec.archive import Policy, make_coder
 from codec.backend import TorchBackend, TorchLanes, make_backend
 from codec.config import ModelConfig
@@ -168,7 +168,7 @@ def test_digits_add_up(bits, values):
 @pytest.mark.parametrize("weight", [1, 4676, (1 << 17) - 1, 1 << 17, 1 << 20, (1 << 24) - 1])
 @pytest.mark.parametrize("operand", [1 << 14, 1 << 28])
 def test_digits_are_as_few_as_32_bits_allow(weight, operand):
-    bits, count = exact_cpu._digits(float(weight), operand)
+    bits, count = cpu_network._digits(float(weight), operand)
     assert weight << (bits - 1) < 1 << 31
     assert bits == 15 or weight << bits >= 1 << 31
     top = operand
@@ -183,8 +183,8 @@ def test_products_against_int64():
     for n, width, size in [(1, 1, 1), (4, 16, 16), (5, 33, 17), (9, 6, 47)]:
         weights = generator.integers(-127, 128, (2, size, width))
         x = generator.integers(-(1 << 28), 1 << 28, (n, width)).astype(np.int32)
-        bits, count = exact_cpu._digits(np.abs(weights).sum(2).max(), 1 << 28)
-        linear = cpu_kernels.Linear(
+        bits, count = cpu_network._digits(np.abs(weights).sum(2).max(), 1 << 28)
+        linear = cpu_network.Linear(
             blocks(weights),
             np.full((2, size), 0.5),
             np.ones((2, width)),
