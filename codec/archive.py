@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any, BinaryIO
 
+import torch
+
 from codec.adaptation import Adaptation
-from codec.coder import Coder
+from codec.coder import Coder, DocumentCoder
 from codec.console import Advance, ignore_progress
+from codec.devices import find_devices, group_bytes, kind_of, processors, visible_gpus
 from codec.documents import MODELLED, STORED, Record, read_stored
-from codec.errors import DocumentError, FormatError, MismatchError
+from codec.errors import CodecError, DocumentError, FormatError, MismatchError
 from codec.framing import (
     Contents,
     Policy,
@@ -28,35 +31,63 @@ from codec.framing import (
 from codec.pack import Pack
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Bytes of documents, as they are in an archive, that are decoded together: many for each of a coder's lanes."""
+"""Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's lanes."""
 
 
 def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Policy:
-    """Windows as long as the model's, half overlapping."""
-    window = pack.config.window if pack.config else 1  # make_coder refuses a pack without one
+    """Windows as long as the model's, half overlapping. Raises MismatchError for a pack that holds weights only."""
+    window = pack.for_text()[0].window
     return Policy(window, max(1, window // 2), adaptation)
 
 
-def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> Coder:
-    """The coder of a pack, by default with `default_policy`.
+def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
+    """Who codes with a pack on all devices of a name, by default with `default_policy`.
+
+    A processor, or a GPU that is the only one, is used from here; any others have a process each.
+
+    Args:
+        device: as of `codec.devices.find_devices`.
 
     Raises:
         MismatchError: the pack holds weights only, or no tables for the recall that the policy asks for.
         FormatError: windows that the model does not have.
+        CodecError: no such device.
     """
-    model, policy = pack.exact(device), policy or default_policy(pack)
-    window = model.config.window
-    if not 1 <= policy.stride <= policy.window <= window:
-        raise FormatError(f"policy {policy}: expected 1 <= stride <= window <= {window}, the model's window")
-    assert pack.tokenizer is not None  # pack.exact has checked
+    policy, devices = policy or default_policy(pack), find_devices(device)
+    if devices == ["cpu"] or (len(devices) == 1 and len(visible_gpus()) == 1):
+        return make_coder(pack, policy, kind_of(devices[0]))
+    from codec.workers import Workers  # which a decoder on one device does without
+
+    _check_policy(pack, policy)
+    return Workers(pack, policy, devices)
+
+
+def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", threads: int | None = None) -> Coder:
+    """The coder of a pack in this process; errors as of `open_coder`.
+
+    Args:
+        device: cpu, or cuda for torch's current GPU.
+        threads: that prepare text; by default those of the model on a processor, all processors beside a GPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise CodecError(f"device {device!r}: expected cpu or cuda, of which CUDA_VISIBLE_DEVICES chooses one")
+    policy = policy or default_policy(pack)
+    _check_policy(pack, policy)
+    recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
+    threads = threads or (torch.get_num_threads() if device == "cpu" else processors())
+    return Coder(pack.exact(device), pack.for_text()[1], policy.window, policy.stride, recall, threads)
+
+
+def _check_policy(pack: Pack, policy: Policy) -> None:
+    config, tokenizer = pack.for_text()
+    if not 1 <= policy.stride <= policy.window <= config.window:
+        raise FormatError(f"policy {policy}: expected 1 <= stride <= window <= {config.window}, the model's window")
     try:
-        len(pack.tokenizer.token_bytes)
+        len(tokenizer.token_bytes)
     except UnicodeDecodeError as error:
         raise FormatError(f"pack: a piece of its tokenizer is not UTF-8 ({error}); fetch the pack again") from error
     if policy.adaptation == Adaptation.RECALL and not pack.recall:
         raise MismatchError("pack: it has no tables of recall; learn them from text with: underpar recall")
-    recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
-    return Coder(model, pack.tokenizer, policy.window, policy.stride, recall)
 
 
 def check_pack(contents: Contents, pack: Pack) -> None:
@@ -75,7 +106,7 @@ class ArchiveWriter:
         stream: open for binary writing; for `append` also readable and seekable.
         pack: the opened pack that provides the probabilities.
         policy: context policy of a new archive.
-        device: where the model runs; the bytes do not depend on it.
+        device: where the model runs, as of `codec.devices.find_devices`; the bytes do not depend on it.
         append: the stream holds an archive to which documents are added.
 
     Raises:
@@ -100,7 +131,7 @@ class ArchiveWriter:
             self._position = stream.seek(0, 2)
             return
         policy = policy or default_policy(pack)
-        self.coder = make_coder(pack, policy, device)
+        self.coder = open_coder(pack, policy, device)
         self._position = 0
         self._write(write_header(pack.sha256, policy))
 
@@ -145,7 +176,7 @@ class ArchiveReader:
     Args:
         stream: open for binary reading.
         pack: the pack that the archive was made with.
-        device: where the model runs.
+        device: where the model runs, as of `codec.devices.find_devices`.
 
     Raises:
         MismatchError: made with another pack.
@@ -156,7 +187,8 @@ class ArchiveReader:
         self._stream = stream
         self._contents = read_contents(stream)
         check_pack(self._contents, pack)
-        self.coder = make_coder(pack, self._contents.policy, device)
+        self.coder = open_coder(pack, self._contents.policy, device)
+        self._device = device
         self.offsets, self.metadata = self._contents.offsets, self._contents.metadata
         self.longest = self._contents.longest
 
@@ -186,7 +218,7 @@ class ArchiveReader:
 
     def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
         """`wanted` cut where GROUP_BYTES of chunks are full."""
-        limit = GROUP_BYTES[self.coder.model.device.type]
+        limit = group_bytes(GROUP_BYTES, self._device)
         group: list[int] = []
         size = 0
         for number in wanted:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Model = Annotated[Path, typer.Option("--model", "-m", help="The pack whose model codes the text.")]
 Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]
-Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; the bytes are the same.")]
+Device = Annotated[
+    str,
+    typer.Option(help="cpu, cuda (all GPUs), cuda:N, or several with commas (cpu,cpu), a process each; same bytes."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,12 +41,9 @@ def open_pack(path: Path) -> "Pack":
 
 def check_device(device: str) -> str:
     """`device` if this machine has it. Raises CodecError otherwise."""
-    import torch
+    from codec.devices import find_devices
 
-    from codec.errors import CodecError
-
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise CodecError(f"device {device!r}: expected cpu, or cuda on a machine that has such a GPU")
+    find_devices(device)
     return device
 
 

@@ -7,8 +7,8 @@ the last tokens of it again as the start of the next. Exact arithmetic makes bot
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from codec.backend import Backend, make_backend
 from codec.console import Advance, ignore_progress
 from codec.decoding import Decoding
+from codec.devices import threaded
 from codec.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.exact import ExactModel
 from codec.recall import Recall
@@ -32,15 +33,30 @@ _MOST_TOKENS_A_BYTE = 16
 """That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
 
 
+class DocumentCoder(Protocol):
+    """Who codes documents: a `Coder` here, or `codec.workers.Workers` on several devices, to the same bytes."""
+
+    def encode(
+        self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
+    ) -> list[Record]:
+        """See `Coder`."""
+
+    def decode(
+        self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
+    ) -> Iterator[tuple[int, bytes]]:
+        """See `Coder`."""
+
+
 @dataclass(frozen=True)
 class Coder:
-    """A model, its tokenizer and the context policy of an archive."""
+    """A model, its tokenizer and the context policy of an archive, on one device."""
 
     model: ExactModel
     tokenizer: Tokenizer
     window: int  # tokens of context, at most the model's window
     stride: int  # new tokens for each further window of a long document
     recall: Recall | None = None
+    threads: int = 1  # that do what is not the model's part: tokens, edits, zstandard
 
     @cached_property
     def backend(self) -> Backend:
@@ -51,13 +67,12 @@ class Coder:
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
         """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
-        prepared = [prepare(document, self.tokenizer, model_only) for document in documents]
-        records = []
-        for p, (starts, sizes, bits) in zip(prepared, self.intervals(prepared, advance), strict=True):
-            records.append(write_record(p, starts.astype(np.int64), sizes.astype(np.int64), bits.sum(), model_only))
-            if p.hopeless:
-                advance(len(p.original))
-        return records
+        jobs = [partial(prepare, document, self.tokenizer, model_only) for document in documents]
+        prepared = threaded(jobs, self.threads)
+        advance(sum(len(p.original) for p in prepared if p.hopeless))
+        intervals = self.intervals(prepared, advance)
+        pairs = zip(prepared, intervals, strict=True)
+        return threaded([partial(_record, p, found, model_only) for p, found in pairs], self.threads)
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
         """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.
@@ -126,7 +141,7 @@ class Coder:
         count = min(self._most_lanes([len(payload) for payload in payloads.values()]), len(payloads))
         most_tokens = _MOST_TOKENS_A_BYTE * (longest + 1)
         yield from Decoding(
-            self.backend, self.tokenizer, payloads, self.window, self.stride, count, most_tokens
+            self.backend, self.tokenizer, payloads, self.window, self.stride, count, most_tokens, self.threads
         ).documents(advance)
 
     def _most_lanes(self, sizes: Sequence[int]) -> int:
@@ -139,6 +154,11 @@ class Coder:
         useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
         room = max(1, _cache_bytes(device) // self.backend.lane_bytes)
         return min(_MOST_LANES[device.type], room, useful)
+
+
+def _record(document: Prepared, intervals: NDArray[np.float64], model_only: bool) -> Record:
+    starts, sizes = intervals[:2].astype(np.int64)
+    return write_record(document, starts, sizes, intervals[2].sum(), model_only)
 
 
 def _cache_bytes(device: torch.device) -> int:

@@ -1,6 +1,8 @@
 """Documents onto lanes: a finished lane takes the next document, one whose window is full goes on with a new window."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +46,7 @@ class Decoding:
         window, stride: as of `codec.windows.document_windows`.
         lanes: at once.
         most_tokens: that a document has; one that goes on beyond is given up.
+        threads: that make text of what has ended, while the lanes go on.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Decoding:
         stride: int,
         lanes: int,
         most_tokens: int,
+        threads: int,
     ):
         self._tokenizer, self._window, self._stride, self._most_tokens = tokenizer, window, stride, most_tokens
+        self._threads = threads
         self._payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
         self._waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
         ends = np.cumsum([len(payload) for payload in payloads.values()])
@@ -73,28 +78,38 @@ class Decoding:
         Raises:
             DocumentError: a payload ends before its document.
         """
-        while any(self._lanes):
-            self._compact()
-            self._slide()
-            symbols = self._decoder.run()
-            states, ended = self._decoder.states(), []
-            counts = (symbols >= 0).sum(0).tolist()
-            for n, lane in enumerate(self._lanes):
-                if lane is None:
-                    continue
-                lane.parts.append(symbols[: counts[n], n])
-                lane.count += counts[n]
-                self._check(lane, int(states[n, 2]))
-                if counts[n] and symbols[counts[n] - 1, n] == BOS:
-                    ended.append(n)
-            for n in ended:
-                lane = self._lanes[n]
-                assert lane is not None
-                payload = self._payloads.pop(lane.number)
-                canonical = self._tokenizer.decode(lane.tokens()[1:-1])
-                yield lane.number, patch.take_edits(states[n].copy(), payload, canonical, self._tokenizer.lossy)
-                advance(len(payload))
-            self._load(ended)
+        with ThreadPoolExecutor(self._threads) as pool:
+            ending: deque[tuple[int, int, Future[bytes]]] = deque()
+            while any(self._lanes) or ending:
+                for number, tokens, state in self._run() if any(self._lanes) else ():
+                    payload = self._payloads.pop(number)
+                    ending.append((number, len(payload), pool.submit(self._text, payload, tokens, state)))
+                while ending and (ending[0][2].done() or not any(self._lanes)):
+                    number, size, text = ending.popleft()
+                    yield number, text.result()
+                    advance(size)
+
+    def _run(self) -> list[tuple[int, Integers, NDArray[np.uint64]]]:
+        """Decode a few tokens of every lane: number, tokens and range decoder of the documents that end."""
+        self._compact()
+        self._slide()
+        symbols = self._decoder.run()
+        states, ended = self._decoder.states(), {}
+        counts = (symbols >= 0).sum(0).tolist()
+        for n, lane in enumerate(self._lanes):
+            if lane is None:
+                continue
+            lane.parts.append(symbols[: counts[n], n])
+            lane.count += counts[n]
+            self._check(lane, int(states[n, 2]))
+            if counts[n] and symbols[counts[n] - 1, n] == BOS:
+                ended[n] = lane.number, lane.tokens()[1:-1], states[n].copy()
+        self._load(list(ended))
+        return list(ended.values())
+
+    def _text(self, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
+        """The original bytes of a document."""
+        return patch.take_edits(state, payload, self._tokenizer.decode(tokens), self._tokenizer.lossy)
 
     def _load(self, lanes: "range | list[int]") -> None:
         """Give idle lanes the next documents, as long as there are any."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codec.adaptation import Adaptation
-from codec.archive import check_pack, default_policy, make_coder
+from codec.archive import check_pack, default_policy, open_coder
+from codec.devices import group_bytes
 from codec.errors import MismatchError
 from codec.files import atomic_write, open_binary
 from codec.framing import (
@@ -31,7 +32,8 @@ from codec.pack import Pack
 from codec.sources import Member, Reading, Source, check_names, groups, read_metadata, write_metadata
 
 GROUP_BYTES = {"cpu": 1 << 17, "cuda": 1 << 24}
-"""Bytes of text that are coded together and committed: ten batches and more, ten seconds of a slow processor."""
+"""Bytes of text for each device that are coded together and committed: ten batches and more, ten seconds of a slow
+processor."""
 
 _BLOCK = 1 << 20
 
@@ -89,7 +91,7 @@ def encode_files(
     """
     before = _Before(target, pack) if append else None
     policy = before.contents.policy if before else default_policy(pack, adaptation)
-    coder = make_coder(pack, policy, device)
+    coder = open_coder(pack, policy, device)
     members = before.members if before else []
     check_names([*(member.name for member in members), *(source.name for source in sources)])
     job = {"pack": pack.sha256, **vars(policy), "behind": [before.size, before.crc] if before else None}
@@ -102,7 +104,7 @@ def encode_files(
             _skip(frame, documents, tally)
         tally.resumed = tally.text_bytes
         watch(tally, tally.resumed)
-        for group in groups(documents, GROUP_BYTES[device]):
+        for group in groups(documents, group_bytes(GROUP_BYTES, device)):
             records = coder.encode(group, advance=lambda amount: watch(tally, amount))
             chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
             journal.add(chunks)

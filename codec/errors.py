@@ -1,8 +1,18 @@
 """The errors that codec raises: each says what was found, what was expected, where, and what to do."""
 
+from typing import Any
+
 
 class CodecError(ValueError):
     """Bad input of any kind; the command line exits with status 2."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is: a constructor that makes its message from arguments is not called again."""
+        return _without_constructor, (type(self), *self.args), self.__dict__
+
+
+def _without_constructor(kind: type[CodecError], *args: object) -> CodecError:
+    return kind.__new__(kind, *args)
 
 
 class FormatError(CodecError):
@@ -23,6 +33,10 @@ class BudgetError(CodecError):
     def __init__(self, message: str, smallest: int):
         super().__init__(message)
         self.smallest = smallest
+
+
+class WorkerError(CodecError):
+    """A process that codes documents has died, or failed for another reason than its input."""
 
 
 class MismatchError(CodecError):

@@ -3,9 +3,8 @@
 It is built from the reference model, whose constants it shares, and compared with it before it is used.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from codec import cpu_head, cpu_kernels, cpu_network, cpu_recall, tables
 from codec.config import ModelConfig
 from codec.cpu_tile import COLUMNS
 from codec.decoder import HostDecoder
+from codec.devices import threaded
 from codec.exact import ExactModel, check_known
 from codec.frequencies import TOTAL_BITS
 from codec.recall import HISTORY, Recall
@@ -65,7 +65,7 @@ class CpuModel:
             jobs[-1][0].append(n)
             jobs[-1][1].append(window)
             jobs[-1][2].append(wanted)
-        return np.concatenate(_threaded([partial(self._score, memory, *job) for job in jobs]), axis=1)
+        return np.concatenate(threaded([partial(self._score, memory, *job) for job in jobs]), axis=1)
 
     def _score(
         self, memory: cpu_recall.Memory | None, lanes: list[int], inputs: list[Integers], targets: list[Integers]
@@ -129,7 +129,7 @@ class CpuLanes:
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.decoder.Lanes`."""
         rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
-        _threaded([partial(self._model.run, row, *self._caches) for row in rows])
+        threaded([partial(self._model.run, row, *self._caches) for row in rows])
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
@@ -140,7 +140,7 @@ class CpuLanes:
         if parts == 1:
             return self._step(rows)
         jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]
-        return np.concatenate(_threaded(jobs), axis=1)
+        return np.concatenate(threaded(jobs), axis=1)
 
     def _step(self, rows: Integers) -> Integers:
         hidden = self._model.run(rows[:4], *self._caches)
@@ -161,19 +161,6 @@ def _caches(c: ModelConfig, slots: int, window: int) -> tuple[NDArray[np.int16],
     keys = (*first, blocks, c.head_dim // 2, COLUMNS, 2)
     values = (*first, -(-c.head_dim // COLUMNS), blocks * COLUMNS // 2, COLUMNS, 2)
     return np.zeros(keys, np.int16), np.zeros(values, np.int16)
-
-
-@lru_cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def _threaded(jobs: Sequence[Callable]) -> list:
-    """Results of the jobs, on as many threads as torch is set to use."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(jobs) < 2:
-        return [job() for job in jobs]
-    return list(_pool(threads).map(lambda job: job(), jobs))
 
 
 def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> Integers:

@@ -65,11 +65,15 @@ class Pack:
 
     def exact(self, device: torch.device | str = "cpu") -> exact.ExactModel:
         """The exact model that codes text. Raises MismatchError for a pack that holds weights only."""
+        return exact.ExactModel(self.for_text()[0], self.matrices, self.vectors, device)
+
+    def for_text(self) -> tuple[ModelConfig, Tokenizer]:
+        """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only."""
         if self.config is None or self.tokenizer is None:
             raise MismatchError(
                 "pack: it holds weights only, text coding needs a config and a tokenizer; pack a run folder"
             )
-        return exact.ExactModel(self.config, self.matrices, self.vectors, device)
+        return self.config, self.tokenizer
 
     @cached_property
     def recall(self) -> Recall | None:

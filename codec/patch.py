@@ -101,7 +101,7 @@ def _nearest(canonical, original, i, j):
     return len(canonical) - i, len(original) - j
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _align(canonical, original, book):
     edits = [(0, 0, 0, 0) for _ in range(0)]
     i, j = 0, 0
@@ -186,7 +186,7 @@ def _decide_entry(state, stream, model, scratch, places, entry, book, decode):
     return _OTHER
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _code(state, stream, model, canonical, original, edits, book, decode):
     """Encode the edits into `stream`, or decode the original from it: its bytes, and whether the stream lasted."""
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
@@ -249,7 +249,7 @@ def _room(array, length):
     return longer
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _chances(canonical, book):
     """How often a phrase could be somewhere."""
     count = 0

@@ -119,7 +119,7 @@ def target(state: State, unit: np.uint64, total: int) -> int:
     return min(int(state[0] // unit), total - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def encode_intervals(
     state: State, out: NDArray[np.uint8], starts: NDArray[np.int64], frequencies: NDArray[np.int64], bits: int
 ) -> None:

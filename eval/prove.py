@@ -21,8 +21,9 @@ from typing import Any
 
 import codec
 from codec.adaptation import Adaptation
-from codec.archive import ArchiveWriter, default_policy, make_coder
+from codec.archive import ArchiveWriter, default_policy, open_coder
 from codec.console import CheckFailed, progress
+from codec.devices import find_devices
 from codec.documents import MODELLED, Record
 from codec.files import atomic_write
 from codec.framing import Policy
@@ -31,7 +32,7 @@ from eval.bpb import score_documents
 from trainer.model import GPT
 
 BATCH_BYTES = 1 << 24
-"""Text that is coded together; it bounds the memory of an encoder."""
+"""Text that a device codes together; it bounds the memory of an encoder."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def prove(
     Args:
         blob: the pack.
         documents: any bytes.
-        device: where the exact model runs, to encode and to decode.
+        device: where the exact model runs, to encode and to decode; see `codec.devices.find_devices`.
         keep: also leave the archive there.
         adaptation: of the archive.
 
@@ -186,16 +187,16 @@ def _encode(
         progress("encoding", size, "byte") as advance,
         ArchiveWriter(stream, pack, policy, device) as writer,
     ):
-        for batch in groups(iter(documents), BATCH_BYTES):
+        for batch in groups(iter(documents), BATCH_BYTES * len(find_devices(device))):
             records += writer.append(batch, advance=advance)
     return records, writer.framing_bytes
 
 
 def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> list[Record]:
     """What the documents cost without adaptation."""
-    coder, records = make_coder(pack, device=device), []
+    coder, records = open_coder(pack, device=device), []
     with progress("coding without adaptation", sum(map(len, documents)), "byte") as advance:
-        for batch in groups(iter(documents), BATCH_BYTES):
+        for batch in groups(iter(documents), BATCH_BYTES * len(find_devices(device))):
             records += coder.encode(batch, model_only=True, advance=advance)
     return records
 
@@ -220,13 +221,16 @@ def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
 
 
 def _float_nats(pack: codec.Pack, documents: Sequence[bytes], device: str) -> float:
-    """Nats of the float model with the pack's weights on documents, in the windows of the archive's policy."""
+    """Nats of the float model with the pack's weights on documents, in the windows of the archive's policy.
+
+    It runs on the first of several devices.
+    """
     assert pack.config and pack.tokenizer  # the exact model has been built
     model = GPT(pack.config)
     model.load_state_dict(pack.state_dict())
     tokens = [pack.tokenizer.encode(document) for document in documents]
     with progress("scoring the float model", sum(len(t) + 1 for t in tokens), "token") as advance:
-        scores = score_documents(model.to(device).eval(), pack.tokenizer, tokens, advance=advance)
+        scores = score_documents(model.to(find_devices(device)[0]).eval(), pack.tokenizer, tokens, advance=advance)
     return math.fsum(score.nats for score in scores)
 
 

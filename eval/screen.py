@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import codec
 from codec.console import Advance, ignore_progress, notes
+from codec.devices import visible_gpus
 from codec.errors import CodecError
 from codec.files import read_bytes
 from codec.windows import Policy
@@ -90,10 +89,7 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 
 def devices() -> list[str]:
     """What CUDA_VISIBLE_DEVICES may be to pin a process to one device: an entry for each GPU; one, "", without any."""
-    if not torch.cuda.is_available():
-        return [""]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+    return visible_gpus() or [""]
 
 
 def run_plan(plan: Sequence[Run], folder: Path, places: Sequence[str], advance: Advance = ignore_progress) -> Outcome:

@@ -1,0 +1,70 @@
+"""What a device's name stands for, and the processors that share the work beside it."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import chain
+from typing import TypeVar
+
+import torch
+
+from codec.errors import CodecError
+
+T = TypeVar("T")
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be to pin a process to one GPU: an entry for each."""
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+
+
+def find_devices(name: str) -> list[str]:
+    """The devices of a name, each "cpu" or "cuda:N".
+
+    Args:
+        name: cpu, cuda for all GPUs, cuda:N for one of them counted from 0, or several of these with commas.
+
+    Raises:
+        CodecError: it is none of these, or this machine has no such GPU.
+    """
+    gpus = [f"cuda:{n}" for n in range(len(visible_gpus()))]
+    known = {"cpu": ["cpu"], "cuda": gpus, **{gpu: [gpu] for gpu in gpus}}
+    found = [known.get(part, []) for part in name.split(",")]
+    if not all(found):
+        raise CodecError(
+            f"device {name!r}: expected cpu, or cuda or cuda:N on a machine that has such a GPU, "
+            "or several of these with commas between them"
+        )
+    return list(chain.from_iterable(found))
+
+
+def kind_of(device: str) -> str:
+    """cpu or cuda."""
+    return device.partition(":")[0]
+
+
+def group_bytes(sizes: Mapping[str, int], name: str) -> int:
+    """Bytes of documents for all the devices of a name together; `sizes` has those of one by its kind, cpu or cuda."""
+    return sum(sizes[kind_of(device)] for device in find_devices(name))
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def threaded(jobs: Sequence[Callable[[], T]], threads: int | None = None) -> list[T]:
+    """Results of the jobs, in their order, on several threads: by default as many as torch is set to use."""
+    threads = threads or torch.get_num_threads()
+    if threads == 1 or len(jobs) < 2:
+        return [job() for job in jobs]
+    return list(_pool(threads).map(lambda job: job(), jobs))

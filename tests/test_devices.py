@@ -1,0 +1,63 @@
+"""codec.devices: what names stand for, and threads that keep the order."""
+
+import threading
+
+import pytest
+
+from codec.devices import find_devices, group_bytes, processors, threaded
+from codec.errors import CodecError
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("cpu", ["cpu"]),
+        ("cpu,cpu,cpu", ["cpu"] * 3),
+        ("cuda", ["cuda:0", "cuda:1"]),
+        ("cuda:1", ["cuda:1"]),
+        ("cuda:1,cpu", ["cuda:1", "cpu"]),
+    ],
+)
+def test_names(gpus, name, expected):
+    assert find_devices(name) == expected
+
+
+@pytest.mark.parametrize("name", ["", "cpu,", "gpu", "cpu:0", "cuda:2", "cuda:-1", "cuda:", "cpu cpu"])
+def test_other_names_are_refused(gpus, name):
+    with pytest.raises(CodecError, match="expected cpu, or cuda"):
+        find_devices(name)
+
+
+def test_without_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for name in ("cuda", "cuda:0", "cpu,cuda"):
+        with pytest.raises(CodecError, match="has such a GPU"):
+            find_devices(name)
+
+
+def test_groups_grow_with_the_devices(gpus):
+    sizes = {"cpu": 10, "cuda": 1000}
+    assert [group_bytes(sizes, name) for name in ("cpu", "cpu,cpu", "cuda", "cuda:0,cpu")] == [10, 20, 2000, 1010]
+
+
+def test_threads_keep_the_order():
+    """Each job waits for the next one, so that they end in the reverse order, and all at a time."""
+    ended = [threading.Event() for _ in range(5)]
+    ended[-1].set()
+
+    def job(n: int) -> int:
+        assert ended[min(n + 1, 4)].wait(60)
+        ended[n].set()
+        return n
+
+    assert threaded([lambda n=n: job(n) for n in range(5)], 5) == list(range(5))
+    assert threaded([], 3) == []
+    assert processors() >= 1
