@@ -143,6 +143,8 @@ def test_errors_of_a_pack_and_a_policy():
         open_coder(weights_only, device=TWO)
     with pytest.raises(FormatError, match="expected 1 <= stride"):
         open_coder(fuzzing.pack(), Policy(4096, 1), TWO)
+    with pytest.raises(CodecError, match="expected cpu or cuda"):
+        make_coder(fuzzing.pack(), device=TWO)
 
 
 def test_other_errors_say_whose_they_are(two):
