@@ -6,13 +6,15 @@ w_j - sum_{i<j} e_i V_ij / V_jj, and its own rounding error counts with the weig
 (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural order, so that no order has to be sent.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from codec.errors import FormatError
 from codec.quantized import OnTrellis
-from codec.trellis import search
+from codec.trellis import predecessors, search
 
 Doubles = NDArray[np.float64]
 
@@ -23,10 +25,31 @@ more bytes at equal divergence with 0.03 and 0.1, and a prototype needed 0.027 b
 LARGEST = 1 << 30
 """Bound on an integer, so that none wraps; the entropy coder refuses what is so large."""
 
-NO_TRELLIS = np.zeros((2, 0), np.uint64)
-"""In place of `codec.trellis.predecessors`: round to nearest."""
-
 _BLOCK = 64  # columns whose feedback is summed one by one; errors of whole blocks go through one matrix product
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """What weights [R, C] may become: integers on steps rows[r] * columns[c].
+
+    Attributes:
+        rows: [R], of half a step with a trellis.
+        columns: [C].
+        states: of the trellis; 0: none, round to nearest.
+        on: what is on the trellis path; None: everything.
+        limit: the largest integer without a trellis.
+    """
+
+    rows: Doubles
+    columns: Doubles
+    states: int = 0
+    on: OnTrellis | None = None
+    limit: int = LARGEST
+
+    @property
+    def before(self) -> NDArray[np.uint64]:
+        """`codec.trellis.predecessors`, [2, states]."""
+        return predecessors(self.states) if self.states else np.zeros((2, 0), np.uint64)
 
 
 def damped(moment: NDArray[np.floating]) -> Doubles:
@@ -62,24 +85,12 @@ def pivots(factor: Doubles) -> Doubles:
     return np.square(factor if factor.ndim == 1 else np.diagonal(factor))
 
 
-def quantize_columns(
-    weights: Doubles,
-    factor: Doubles,
-    rows: Doubles,
-    columns: Doubles,
-    before: NDArray[np.uint64],
-    on: OnTrellis | None = None,
-    limit: int = LARGEST,
-) -> NDArray[np.int32]:
-    """Integers of weights [R, C] on steps rows[r] * columns[c], each column with the feedback of those before it.
+def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> NDArray[np.int32]:
+    """Integers of weights [R, C], each column with the feedback of those before it.
 
     Args:
         factor: V [C, C] of `upper_factor`; [C] for no feedback.
-        rows: [R], of half a step with a trellis.
-        columns: [C].
-        before: `codec.trellis.predecessors`, or NO_TRELLIS. The trellis path runs down one column after the other.
-        on: what is on the path; None: everything.
-        limit: the largest integer without a trellis.
+        codebook: its trellis path runs down one column after the other.
     """
     height, width = weights.shape
     errors = np.zeros((height, width))
@@ -87,14 +98,16 @@ def quantize_columns(
     feedback = np.zeros((width, 0))
     if factor.ndim == 2:  # [j, i] = V_ij / V_jj
         feedback = np.divide(factor.T, np.diagonal(factor)[:, None], out=np.empty_like(factor))
-    on = on or everything(weights)
+    c, before, on = codebook, codebook.before, codebook.on or everything(weights)
     state = 0
     for begin in range(0, width, _BLOCK):
         end = min(begin + _BLOCK, width)
         target = weights[:, begin:end].copy()
         if feedback.size:
             target -= errors[:, :begin] @ feedback[begin:end, :begin].T
-        state = _columns(weights, target, begin, feedback, rows, columns, before, *on, limit, state, errors, symbols)
+        state = _columns(
+            weights, target, begin, feedback, c.rows, c.columns, before, *on, c.limit, state, errors, symbols
+        )
     return symbols
 
 

@@ -7,11 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.feedback import NO_TRELLIS, Doubles, damped, pivots, quantize_columns, upper_factor
+from codec.feedback import Codebook, Doubles, damped, pivots, quantize_columns, upper_factor
 from codec.quantize import Matrix
 from codec.quantized import OnTrellis, Quantized, StepGrid
 from codec.steps import Factors, factors
-from codec.trellis import predecessors
 from codec.twosided import quantize_diagonals
 
 TRELLIS_RATE = 1.0
@@ -49,16 +48,15 @@ class SensitivityGrid:
         on = on_trellis(weights, whole) if self.states else None
         states = self.states if on and on.rows.any() and on.columns.any() else 0
         grid = StepGrid(self.unit / 2, chosen.rows, chosen.columns) if states else whole
-        before = predecessors(states) if states else NO_TRELLIS
         on = on if states else None
         exact = weights.astype(np.float64)
         rows, columns = grid.row_steps(), grid.column_steps()
-        steps = rows.astype(np.float64), columns.astype(np.float64)
+        codebook = Codebook(rows.astype(np.float64), columns.astype(np.float64), states, on)
         if outputs.ndim == 2 and self.feedback == "both":
-            symbols = quantize_diagonals(exact, inputs, outputs, *steps, before, on)
+            symbols = quantize_diagonals(exact, inputs, outputs, codebook)
             return Quantized(symbols, rows, columns, states, grid, "diagonals", on)
         used = inputs if self.feedback != "none" else np.sqrt(pivots(inputs))
-        return Quantized(quantize_columns(exact, used, *steps, before, on), rows, columns, states, grid, on=on)
+        return Quantized(quantize_columns(exact, used, codebook), rows, columns, states, grid, on=on)
 
     def rates(self, matrix: Matrix) -> NDArray[np.float64]:
         """`row_rates` on the steps of unit 1."""

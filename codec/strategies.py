@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from codec.feedback import NO_TRELLIS, damped, quantize_columns, upper_factor
+from codec.feedback import Codebook, damped, quantize_columns, upper_factor
 from codec.grid import SensitivityGrid
 from codec.quantize import Binary, Matrix, Nearest, RowAbsmax, Strategy, Ternary, half_precision_steps, nearest
 from codec.quantized import Quantized
@@ -35,8 +35,8 @@ class SDClip:
             return nearest(weights, rows, limit)
         factor = upper_factor(damped(matrix.moments.inputs))
         safe = np.where(rows > 0, rows, np.float32(1)).astype(np.float64)
-        ones = np.ones(weights.shape[1])
-        symbols = quantize_columns(weights.astype(np.float64), factor, safe, ones, NO_TRELLIS, limit=limit)
+        codebook = Codebook(safe, np.ones(weights.shape[1]), limit=limit)
+        symbols = quantize_columns(weights.astype(np.float64), factor, codebook)
         return Quantized(symbols * (rows > 0)[:, None].astype(np.int32), rows)
 
 

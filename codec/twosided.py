@@ -14,34 +14,21 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from codec.feedback import LARGEST, Doubles, everything, to_integers
-from codec.quantized import OnTrellis
+from codec.feedback import Codebook, Doubles, everything, to_integers
 
 _TILE = 64
 """Feedback from more than a tile away is summed tile by tile in matrix products, the rest one by one."""
 
 
 def quantize_diagonals(
-    weights: Doubles,
-    column_factor: Doubles,
-    row_factor: Doubles,
-    rows: Doubles,
-    columns: Doubles,
-    before: NDArray[np.uint64],
-    on: OnTrellis | None = None,
-    limit: int = LARGEST,
+    weights: Doubles, column_factor: Doubles, row_factor: Doubles, codebook: Codebook
 ) -> NDArray[np.int32]:
-    """Integers of weights [R, C] on steps rows[r] * columns[c], with feedback from above and from the left.
+    """Integers of weights [R, C], with feedback from above and from the left.
 
     Args:
         column_factor: V [C, C] of `codec.feedback.upper_factor`.
         row_factor: U [R, R].
-        rows: [R], of half a step with a trellis.
-        columns: [C].
-        before: `codec.trellis.predecessors`, or `codec.feedback.NO_TRELLIS`. The path runs down one anti-diagonal
-            after the other, beginning at [0, 0].
-        on: what is on the path; None: everything.
-        limit: the largest integer without a trellis.
+        codebook: its trellis path runs down one anti-diagonal after the other, beginning at [0, 0].
     """
     height, width = weights.shape
     left = np.ascontiguousarray((column_factor / np.diagonal(column_factor)).T)  # [j, i] = a_ij
@@ -51,7 +38,7 @@ def quantize_diagonals(
     passed = np.zeros((height, width))  # what f above amounts to
     residuals = np.zeros((width, height))  # f, transposed
     symbols = np.zeros((height, width), np.int32)
-    on = on or everything(weights)
+    c, before, on = codebook, codebook.before, codebook.on or everything(weights)
     state = 0
     for band in range(-(-(height + width - 1) // _TILE) if weights.size else 0):
         for tile in range(max(0, band - (width - 1) // _TILE), min(band, (height - 1) // _TILE) + 1):
@@ -62,7 +49,7 @@ def quantize_diagonals(
             passed[here] = above[r : r + _TILE, :near_r] @ residuals[j : j + _TILE, :near_r].T
         last = min((band + 1) * _TILE, height + width - 1)
         state = _diagonals(
-            band * _TILE, last, weights, left, above, rows, columns, before, *on, limit, state,
+            band * _TILE, last, weights, left, above, c.rows, c.columns, before, *on, c.limit, state,
             errors, carried, passed, residuals, symbols,
         )  # fmt: skip
     return symbols

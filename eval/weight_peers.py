@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from codec.calibration import Moments
 from codec.errors import CodecError
-from codec.feedback import NO_TRELLIS, damped, quantize_columns, upper_factor
+from codec.feedback import Codebook, damped, quantize_columns, upper_factor
 from codec.parameters import Role
 from eval.subject import Subject
 from eval.weight_streams import STAGES, Stage, Table, Tables, identical
@@ -86,10 +86,7 @@ def sdclip(
     ordered = quantize_columns(
         weights[:, order].astype(np.float64),
         upper_factor(damped(ranked)),
-        steps.astype(np.float64),
-        np.ones(len(order)),
-        NO_TRELLIS,
-        limit=limit,
+        Codebook(steps.astype(np.float64), np.ones(len(order)), limit=limit),
     )
     symbols = np.empty(weights.shape, np.int8)
     symbols[:, order] = ordered

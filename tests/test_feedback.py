@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codec.errors import FormatError
-from codec.feedback import DAMPING, NO_TRELLIS, damped, pivots, quantize_columns, upper_factor
+from codec.feedback import DAMPING, Codebook, damped, pivots, quantize_columns, upper_factor
 from codec.quantized import OnTrellis
 from codec.trellis import predecessors, search
 
@@ -19,7 +19,7 @@ def moment(size: int, rank: int, seed: int = 0) -> np.ndarray:
 def rounded(weights: np.ndarray, factor: np.ndarray, step: float) -> np.ndarray:
     """The reconstruction with feedback, the steps in the rows."""
     rows, columns = np.full(len(weights), step), np.ones(weights.shape[1])
-    return quantize_columns(weights, factor, rows, columns, NO_TRELLIS) * step
+    return quantize_columns(weights, factor, Codebook(rows, columns)) * step
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 65, 150])
@@ -66,7 +66,7 @@ def test_independent_inputs_are_rounded():
 
 def test_integers_are_clipped_and_their_errors_fed_back():
     h, weights = damped(moment(9, 9)), np.random.default_rng(1).normal(size=(4, 9))
-    found = quantize_columns(weights, upper_factor(h), np.full(4, 0.1), np.ones(9), NO_TRELLIS, limit=7)
+    found = quantize_columns(weights, upper_factor(h), Codebook(np.full(4, 0.1), np.ones(9), limit=7))
     assert np.abs(found).max() == 7
     v, e = upper_factor(h), found * 0.1 - weights
     for j in range(9):
@@ -79,7 +79,7 @@ def test_with_a_trellis(states):
     """Each column's targets, found again from the errors of those before it, are searched as one path."""
     h, weights = damped(moment(70, 70)), np.random.default_rng(1).normal(size=(30, 70))
     v, rows, columns = upper_factor(h), np.linspace(0.1, 0.2, 30), np.linspace(1, 2, 70)
-    found = quantize_columns(weights, v, rows, columns, predecessors(states))
+    found = quantize_columns(weights, v, Codebook(rows, columns, states))
     e, state = found * rows[:, None] * columns - weights, 0
     for j in range(70):
         target = weights[:, j] - sum((e[:, i] * v[i, j] / v[j, j] for i in range(j)), np.zeros(30))
@@ -114,7 +114,7 @@ def test_what_is_not_on_the_trellis_has_whole_steps():
     h, weights = damped(moment(20, 20)), np.random.default_rng(1).normal(size=(30, 20))
     v, rows, columns = upper_factor(h), np.full(30, 0.3), np.ones(20)
     on = OnTrellis(np.arange(30) % 3 > 0, np.arange(20) != 4)
-    found = quantize_columns(weights, v, rows, columns, predecessors(8), on)
+    found = quantize_columns(weights, v, Codebook(rows, columns, 8, on))
     e, state = found * 0.3 - weights, 0
     for j in range(20):
         target = (weights[:, j] - sum((e[:, i] * v[i, j] / v[j, j] for i in range(j)), np.zeros(30))) / 0.3

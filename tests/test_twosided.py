@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from codec.feedback import NO_TRELLIS, quantize_columns, upper_factor
-from codec.trellis import predecessors, transitions
+from codec.feedback import Codebook, quantize_columns, upper_factor
+from codec.trellis import transitions
 from codec.twosided import quantize_diagonals
 from tests.helpers import parities
 
@@ -43,7 +43,7 @@ def loss(symbols, weights, inputs, outputs, rows, columns) -> float:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (6, 9), (9, 6)])
 def test_against_the_definition(shape):
     weights, inputs, outputs, rows, columns = case(*shape)
-    found = quantize_diagonals(weights, upper_factor(inputs), upper_factor(outputs), rows, columns, NO_TRELLIS)
+    found = quantize_diagonals(weights, upper_factor(inputs), upper_factor(outputs), Codebook(rows, columns))
     assert np.array_equal(found, textbook(weights, inputs, outputs, rows, columns))
 
 
@@ -51,7 +51,7 @@ def test_against_the_definition(shape):
 def test_tiles(shape):
     """Across tiles the sums are made in another order: a few roundings may differ, the loss must not."""
     weights, inputs, outputs, rows, columns = case(*shape)
-    found = quantize_diagonals(weights, upper_factor(inputs), upper_factor(outputs), rows, columns, NO_TRELLIS)
+    found = quantize_diagonals(weights, upper_factor(inputs), upper_factor(outputs), Codebook(rows, columns))
     expected = textbook(weights, inputs, outputs, rows, columns) if weights.size < 3000 else None
     v, u = upper_factor(inputs), upper_factor(outputs)
     s = u.T @ (found * rows[:, None] * columns - weights) @ v
@@ -65,13 +65,9 @@ def test_it_beats_one_side_and_a_trellis_beats_it():
     rows = 0.1 / np.diag(upper_factor(outputs))
     columns = 1 / np.diag(upper_factor(inputs))
     factors = upper_factor(inputs), upper_factor(outputs)
-    both = loss(
-        quantize_diagonals(weights, *factors, rows, columns, NO_TRELLIS), weights, inputs, outputs, rows, columns
-    )
-    one = loss(
-        quantize_columns(weights, factors[0], rows, columns, NO_TRELLIS), weights, inputs, outputs, rows, columns
-    )
-    path = quantize_diagonals(weights, *factors, rows / 2, columns, predecessors(8))
+    both = loss(quantize_diagonals(weights, *factors, Codebook(rows, columns)), weights, inputs, outputs, rows, columns)
+    one = loss(quantize_columns(weights, factors[0], Codebook(rows, columns)), weights, inputs, outputs, rows, columns)
+    path = quantize_diagonals(weights, *factors, Codebook(rows / 2, columns, 8))
     with_trellis = loss(path, weights, inputs, outputs, rows / 2, columns)
     assert both == pytest.approx(weights.size * 0.1**2 / 12, rel=0.05)
     assert both < 0.7 * one
@@ -80,6 +76,6 @@ def test_it_beats_one_side_and_a_trellis_beats_it():
 
 def test_the_trellis_runs_down_the_anti_diagonals():
     weights, inputs, outputs, rows, columns = case(70, 30)
-    found = quantize_diagonals(weights, upper_factor(inputs), upper_factor(outputs), rows, columns, predecessors(64))
+    found = quantize_diagonals(weights, upper_factor(inputs), upper_factor(outputs), Codebook(rows, columns, 64))
     path = [found[r, d - r] for d in range(99) for r in range(70) if 0 <= d - r < 30]
     assert np.array_equal(np.array(path) & 1, parities(np.array(path, np.int32), transitions(64)))
