@@ -44,6 +44,27 @@ def test_measured_bytes_are_the_files(monkeypatch):
     assert svg(ratio_against_speed(rows)) == svg(ratio_against_speed(rows))
 
 
+def test_names_in_the_picture_meet_neither_each_other_nor_lines():
+    speeds = {
+        "zpaq": (3.58, 427, 404),
+        "lrzip": (3.52, 497, 553),
+        "ppmd": (3.55, 7007, 5346),
+        "brotli": (3.32, 943, 3e5),
+    }
+    rows = [
+        Measured("Wikipedia", name, 150_000, round(150_000 / ratio), 0, 150 / encoding, 150 / decoding, 1, 1)
+        for name, (ratio, encoding, decoding) in (speeds | {f"{n}, again": speeds[n] for n in speeds}).items()
+    ]
+    figure = ratio_against_speed(rows)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    lines = [line.get_window_extent() for line in axes.lines]
+    assert len(boxes) == len(rows)
+    for n, box in enumerate(boxes):
+        assert not box.count_overlaps([*boxes[:n], *lines])
+
+
 def test_a_peer_that_loses_text_is_told(monkeypatch):
     broken = {"broken": Pair(lambda data: data, lambda data: data[1:])}
     monkeypatch.setattr(text_peers, "peers", lambda: (broken, {}))
