@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from eval.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, beside, new_figure, smoothed
 from eval.screen import Result
@@ -43,10 +43,13 @@ def differences(found: Sequence[Effect]) -> Figure:
             beside(axes, end, n, text)
         axes.axvline(0, color=INK, linewidth=0.8)
         reach = max((abs(v) + e for v, e in zip(values, errors, strict=True)), default=0) or 1e-3
-        axes.set_xlim(-1.9 * reach, 1.9 * reach)
+        axes.set_xlim(-2.7 * reach, 2.7 * reach)  # labels have room on either side
         axes.set_yticks(range(len(rest)), [effect.variant for effect in rest])
         axes.set_ylim(len(rest) - 0.4, -0.6)
-        axes.set(title=f"Change over the recipe ({base.bpb:.4f} bits per byte)", xlabel="bits per byte; left is better")
+        axes.set(
+            title=f"Change over the recipe ({base.bpb:.4f} bits per byte)",
+            xlabel="bits per byte ± standard error; left is better",
+        )
         axes.grid(False, axis="y")
     return figure
 
@@ -73,6 +76,7 @@ def curves(results: Sequence[Result], found: Sequence[Effect]) -> Figure:
         axes[0].set(title="Training loss", ylabel="nats per token", xlabel="tokens")
         axes[1].set(xlabel="seconds of training")
         axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes[0].xaxis.set_major_locator(MaxNLocator(6))
         handles, labels = axes[0].get_legend_handles_labels()
         order = [labels.index(name) for name in (BASE, *colors)]
         figure.legend(
