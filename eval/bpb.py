@@ -26,6 +26,9 @@ from trainer.model import GPT
 MAX_LOGITS = 1 << 24
 """Elements of a batch's logits, 64 MiB in float32: it bounds the memory, whose peak is a few copies of them."""
 
+GPU_LOGITS = 1 << 27
+"""The same on a GPU, 512 MiB: smaller batches would leave it waiting for the host."""
+
 ROUND_LENGTH = 64
 """Rows are padded to a multiple of this many tokens, so that documents of unlike length share a batch. Attention is
 causal: what follows a row does not change it."""
@@ -179,6 +182,7 @@ def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ig
     """Nats of the targets of each owner's rows, float64 [owners]. `advance` is told the targets scored."""
     totals = np.zeros(owners, np.float64)
     waiting: dict[int, list[Row]] = defaultdict(list)
+    most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
 
     def flush(length: int) -> None:
         batch = waiting.pop(length)
@@ -189,7 +193,7 @@ def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ig
     for row in rows:
         length = min(-(-(len(row.tokens) - 1) // ROUND_LENGTH) * ROUND_LENGTH, model.config.window)
         waiting[length].append(row)
-        if (len(waiting[length]) + 1) * length * model.config.vocab_size > MAX_LOGITS:
+        if (len(waiting[length]) + 1) * length * model.config.vocab_size > most:
             flush(length)
     for length in list(waiting):
         flush(length)

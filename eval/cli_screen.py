@@ -1,12 +1,19 @@
 """The command that tests variants of a training recipe."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from codec import console
+from codec.files import atomic_write
 from codec.windows import Policy
+from trainer.cli import INTERRUPTED
+
+if TYPE_CHECKING:
+    from eval.screen import Outcome
+    from eval.screen_tables import Effect
 
 
 def register(app: typer.Typer) -> None:
@@ -22,19 +29,16 @@ def screen(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For all runs: train.seconds=60.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    base_seeds: Annotated[int | None, typer.Option(min=1, help="Runs of the recipe itself; default: as many.")] = None,
     only: Annotated[str, typer.Option(help="Names of the variants to run, separated by commas; default: all.")] = "",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one on each GPU, or one.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a GPU. More share it.")] = None,
     policy: Annotated[Policy, typer.Option(help="The score that is tested: flat or document.")] = Policy.FLAT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train variants of a recipe over several seeds and test what each changes: CSV, JSON and pictures."""
-    import json
-
+    """Train variants of a recipe over several seeds and test what each changes: CSV, JSON, Markdown and pictures."""
     from codec.errors import CodecError
-    from codec.files import atomic_write
     from eval import plots, screen_plots, screen_tables
-    from eval.ablate_tables import as_csv
-    from eval.screen import devices, make_plan, run_plan
+    from eval.screen import devices, make_plan, make_slots, run_plan
     from trainer.recipe import load_recipe
     from trainer.variants import BASE, load_variants
 
@@ -46,46 +50,40 @@ def screen(
         chosen = {name: one for name, one in chosen.items() if name == BASE or name in wanted}
     if policy is Policy.SLIDING:
         raise CodecError("policy sliding takes too long for every run; choose flat or document")
-    places = devices()
-    if jobs and jobs > len(places):
-        raise CodecError(f"{jobs} runs at a time on {len(places)} devices; times would say nothing; pass fewer --jobs")
-    plan = make_plan(chosen, seeds)
+    plan = make_plan(chosen, seeds, base_seeds)
+    slots = make_slots(plan, devices(), jobs)
+
+    def keep(outcome: "Outcome") -> None:
+        _write(out, screen_tables.files(outcome, policy))
+
     with console.progress("training", len(plan), "runs") as advance:
-        outcome = run_plan(plan, out, places[:jobs], advance)
-    result = screen_tables.summary(outcome, policy)
-    files = {
-        "results.json": json.dumps(result, indent=1).encode(),
-        "variants.csv": as_csv(result["variants"]).encode(),
-        "runs.csv": as_csv(result["runs"]).encode(),
-    }
+        outcome = run_plan(plan, out, slots, advance, keep)
     found = screen_tables.effects(outcome.results, policy)
+    files = screen_tables.files(outcome, policy)
     for name, figure in screen_plots.pictures(outcome.results, found).items():
         files[f"{name}.svg"], files[f"{name}.png"] = plots.svg(figure), plots.png(figure)
-    for name, content in files.items():
-        with atomic_write(out / name) as file:
-            file.write(content)
-    console.emit({**result, "files": [str(out / name) for name in files]}, as_json, lambda: _readable(result))
+    _write(out, files)
+    result = {**screen_tables.summary(outcome, policy), "files": [str(out / name) for name in files]}
+    console.emit(result, as_json, lambda: _readable(found))
+    if outcome.interrupted:
+        left = len(plan) - len(outcome.results)
+        console.fail(f"interrupted with {left} of {len(plan)} runs to go; run the same command to go on", INTERRUPTED)
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} runs failed: {', '.join(outcome.failed)}")
 
 
-def _readable(result: dict[str, Any]) -> Any:
-    """For people: the variants, best first."""
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        with atomic_write(folder / name) as file:
+            file.write(content)
 
-    def shown(form: str, value: float | None) -> str:
-        return "" if value is None else form.format(value)
+
+def _readable(found: Sequence["Effect"]) -> Any:
+    """For people: the variants, best first."""
+    from eval.screen_tables import cells
 
     rows = [
-        (
-            v["variant"],
-            v["runs"],
-            f"{v['bpb']:.5f}",
-            f"{v['difference']:+.5f}" + shown(" ± {:.5f}", v["difference_error"]),
-            shown("{:.2g}", v["p"]),
-            shown("{:.2g}", v["p_holm"]),
-            f"{v['train_tokens'] / 1e6:.1f} M",
-            f"{v['parameters'] / 1e6:.2f} M",
-        )
-        for v in sorted(result["variants"], key=lambda effect: effect["difference"])
+        [*cells(effect), f"{effect.train_tokens / 1e6:.1f} M", f"{effect.parameters / 1e6:.2f} M"]
+        for effect in sorted(found, key=lambda effect: effect.difference)
     ]
     return console.table(["variant", "runs", "bpb", "difference", "p", "Holm", "tokens", "weights"], rows)

@@ -28,9 +28,9 @@ class LoadedModel:
     tokenizer: Tokenizer
     state_dict: dict[str, torch.Tensor]
 
-    def float_model(self, device: torch.device | str = "cpu") -> GPT:
-        """The model itself, in evaluation mode."""
-        model = GPT(self.config)
+    def float_model(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+        """The model itself, in evaluation mode; `dtype` as for `GPT`."""
+        model = GPT(self.config, dtype=dtype)
         model.load_state_dict(self.state_dict)
         return model.to(device).eval()
 

@@ -2,6 +2,8 @@
 
 A folder holds a run folder `NAME/SEED` for each run; one with a score is not run again. All variants are trained with
 one seed before the next, so that a screen that was stopped says something about each.
+
+Runs that are capped by steps may share a device: their losses are comparable, their times are not, and are left out.
 """
 
 import json
@@ -9,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,14 @@ from codec.windows import Policy
 from eval.screen_run import SCORE, read_metrics
 from trainer.loop import interrupts
 from trainer.recipe import RECIPE, Recipe
+from trainer.schedule import phases
+from trainer.variants import BASE
 
 OUTPUT = "output.txt"
 """What a run's process printed, in its folder."""
+
+SHARED = "shared"
+"""An empty file in the folder of a run that had a device, or the host's cores, together with others."""
 
 POLL_SECONDS = 0.2
 
@@ -45,7 +52,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: the fields of `eval.screen_run.SCORE`, and what its journal says (`trainer.journal.METRICS`)."""
+    """A finished run: the fields of `eval.screen_run.SCORE`, and what its journal says (`trainer.journal.METRICS`).
+
+    `seconds` is None of a run that shared its device.
+    """
 
     variant: str
     seed: int
@@ -54,7 +64,7 @@ class Result:
     parameters: int
     steps: int
     train_tokens: int
-    seconds: float
+    seconds: float | None
     metrics: list[dict[str, Any]]
 
     def bpb(self, policy: Policy) -> float:
@@ -64,14 +74,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results in the plan's order; why other runs have none, by name."""
+    """Results in the plan's order; why runs failed, by name; whether an interrupt left runs undone."""
 
     results: list[Result]
     failed: dict[str, str]
+    interrupted: bool = False
 
 
-def make_plan(variants: Mapping[str, Recipe], seeds: int) -> list[Run]:
+def make_plan(variants: Mapping[str, Recipe], seeds: int, base_seeds: int | None = None) -> list[Run]:
     """Every variant with every seed, seed by seed.
+
+    Args:
+        base_seeds: of the recipe itself; by default as many as of its variants.
 
     Raises:
         CodecError: a recipe that scores no validation tokens.
@@ -79,7 +93,13 @@ def make_plan(variants: Mapping[str, Recipe], seeds: int) -> list[Run]:
     for name, recipe in variants.items():
         if not recipe.train.val_tokens:
             raise CodecError(f"variant {name}: train.val_tokens is 0; say how many tokens are to be scored")
-    return [Run(name, seed, _seeded(recipe, seed)) for seed in range(seeds) for name, recipe in variants.items()]
+    counts = {name: (base_seeds or seeds) if name == BASE else seeds for name in variants}
+    return [
+        Run(name, seed, _seeded(recipe, seed))
+        for seed in range(max(counts.values()))
+        for name, recipe in variants.items()
+        if seed < counts[name]
+    ]
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
@@ -92,52 +112,88 @@ def devices() -> list[str]:
     return visible_gpus() or [""]
 
 
-def run_plan(plan: Sequence[Run], folder: Path, places: Sequence[str], advance: Advance = ignore_progress) -> Outcome:
-    """Train and score all runs that have no score yet, one at a time on each of `places` (see `devices`).
+def make_slots(plan: Sequence[Run], places: Sequence[str], jobs: int | None) -> list[str]:
+    """The device of each of the runs that go on at a time: `places` (see `devices`) in turn, once each by default.
+
+    Raises:
+        CodecError: more runs than devices, and one is capped by the clock.
+    """
+    timed = [run.variant for run in plan if run.recipe.train.seconds]
+    if jobs and jobs > len(places) and timed:
+        raise CodecError(
+            f"{jobs} runs at a time on {len(places)} devices, but {timed[0]} is capped by the clock: sharing a device "
+            "would cost it steps; pass fewer --jobs, or train.seconds=0 and train.iterations"
+        )
+    return [places[n % len(places)] for n in range(jobs or len(places))]
+
+
+def run_plan(
+    plan: Sequence[Run],
+    folder: Path,
+    slots: Sequence[str],
+    advance: Advance = ignore_progress,
+    keep: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Train and score all runs that have no score yet, one at a time in each of `slots` (see `make_slots`).
 
     A run that fails costs no other. An interrupt (SIGINT or SIGTERM) ends the runs that go on, with a checkpoint each.
 
     Args:
         advance: told 1 for every run.
+        keep: told what there is whenever a run has ended: a kill loses no more than the runs that go on.
 
     Raises:
         CodecError: `folder` holds a run of another recipe.
-        KeyboardInterrupt: on an interrupt.
     """
     for run in plan:
         _check_recipe(run, folder / run.name)
-    waiting = [run for run in plan if not (folder / run.name / SCORE).exists()]
+    waiting = sorted((run for run in plan if not _has_score(run, folder)), key=_turn)
     advance(len(plan) - len(waiting))
     failed: dict[str, str] = {}
-    flying: dict[str, tuple[Run, subprocess.Popen[bytes]]] = {}
+    flying: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
     with interrupts() as interrupt:
         try:
             while (waiting or flying) and not interrupt.is_set():
-                for place in [place for place in places if place not in flying][: len(waiting)]:
+                for slot in [slot for slot in range(len(slots)) if slot not in flying][: len(waiting)]:
                     run = waiting.pop(0)
-                    flying[place] = run, _start(run, folder / run.name, place)
+                    flying[slot] = run, _start(run, folder / run.name, slots, slot)
                 time.sleep(POLL_SECONDS)
-                for place, (run, process) in list(flying.items()):
+                for slot, (run, process) in list(flying.items()):
                     if process.poll() is None:
                         continue
-                    del flying[place]
+                    del flying[slot]
                     advance(1)
                     if process.returncode:
                         failed[run.name] = _last_line(folder / run.name / OUTPUT, process.returncode)
                         notes.print(f"{run.name}: {failed[run.name]}", markup=False, highlight=False, soft_wrap=True)
+                    keep(_outcome(plan, folder, failed))
         finally:
             for _, process in flying.values():
                 process.terminate()
             for _, process in flying.values():
                 process.wait()
-        if interrupt.is_set():
-            raise KeyboardInterrupt
-    return Outcome([read_result(run, folder / run.name) for run in plan if run.name not in failed], failed)
+    return replace(_outcome(plan, folder, failed), interrupted=bool(waiting or flying))
 
 
 def read_result(run: Run, folder: Path) -> Result:
     """What a finished run left in its folder."""
-    return Result(run.variant, run.seed, **json.loads((folder / SCORE).read_text()), metrics=read_metrics(folder))
+    found = json.loads((folder / SCORE).read_text())
+    if (folder / SHARED).exists():
+        found["seconds"] = None
+    return Result(run.variant, run.seed, **found, metrics=read_metrics(folder))
+
+
+def _outcome(plan: Sequence[Run], folder: Path, failed: Mapping[str, str]) -> Outcome:
+    return Outcome([read_result(run, folder / run.name) for run in plan if _has_score(run, folder)], dict(failed))
+
+
+def _has_score(run: Run, folder: Path) -> bool:
+    return (folder / run.name / SCORE).exists()
+
+
+def _turn(run: Run) -> tuple[int, bool, int]:
+    """Of a seed's runs the recipe itself is first, without which there is no comparison, then what compiles longest."""
+    return run.seed, run.variant != BASE, -len(phases(run.recipe))
 
 
 def _check_recipe(run: Run, folder: Path) -> None:
@@ -146,13 +202,22 @@ def _check_recipe(run: Run, folder: Path) -> None:
         raise CodecError(f"{path} is not the recipe that {run.name} has now; choose another folder or remove this run")
 
 
-def _start(run: Run, folder: Path, place: str) -> "subprocess.Popen[bytes]":
-    """The process of a run, in a session of its own: a Ctrl-C reaches it from here alone."""
+def _start(run: Run, folder: Path, slots: Sequence[str], slot: int) -> "subprocess.Popen[bytes]":
+    """The process of a run, in a session of its own: a Ctrl-C reaches it from here alone.
+
+    The cores are shared out to as many processes as there are slots, unless the environment has limits already.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
-    if place:
-        environment["CUDA_VISIBLE_DEVICES"] = place
+    if slots[slot]:
+        environment["CUDA_VISIBLE_DEVICES"] = slots[slot]
+    if len(slots) > 1:
+        share = str(max(1, (os.cpu_count() or 1) // len(slots)))
+        for limit in ("TORCHINDUCTOR_COMPILE_THREADS", "OMP_NUM_THREADS"):
+            environment.setdefault(limit, share)
+    if len(set(slots)) < len(slots):
+        (folder / SHARED).touch()
     with (folder / OUTPUT).open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "eval.screen_run", str(folder)],

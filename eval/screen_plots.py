@@ -55,26 +55,31 @@ def differences(found: Sequence[Effect]) -> Figure:
 
 
 def curves(results: Sequence[Result], found: Sequence[Effect]) -> Figure:
-    """Training loss of every variant, the mean over its seeds, smoothed, by tokens and by seconds."""
+    """Training loss of every variant, the mean over its seeds, smoothed, by tokens and by seconds.
+
+    By tokens alone where runs shared a device: their seconds say nothing.
+    """
+    timed = all(result.seconds is not None for result in results)
     rest = sorted(found[1:], key=lambda effect: effect.difference)
     ends = [*rest[:2], *rest[-2:]] if len(rest) > len(NAMED) else rest
     colors = {effect.variant: color for effect, color in zip(ends, NAMED, strict=False)}
     names = [*(e.variant for e in rest if e.variant not in colors), *colors, BASE]
     with rc_context(STYLE):
         figure = new_figure(4.4)
-        axes = figure.subplots(1, 2, sharey=True)
+        axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
         shown = []
         for name in names:
             tokens, seconds, losses = _mean_curve([r.metrics for r in results if r.variant == name])
             color = INK if name == BASE else colors.get(name, GREY)
             label = name if name == BASE or name in colors else None
-            for side, x in zip(axes, (tokens, seconds), strict=True):
+            for side, x in zip(axes, (tokens, seconds), strict=False):
                 side.plot(x, losses, color=color, label=label, alpha=1 if label else 0.5, linewidth=1.8 if label else 1)
             shown += losses[len(losses) // 5 :].tolist()
         margin = 0.05 * (max(shown) - min(shown)) + 1e-3
         axes[0].set_ylim(min(shown) - margin, max(shown) + margin)  # the first steps would press the rest flat
         axes[0].set(title="Training loss", ylabel="nats per token", xlabel="tokens")
-        axes[1].set(xlabel="seconds of training")
+        if timed:
+            axes[1].set(xlabel="seconds of training")
         axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
         axes[0].xaxis.set_major_locator(MaxNLocator(6))
         handles, labels = axes[0].get_legend_handles_labels()

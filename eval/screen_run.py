@@ -49,7 +49,9 @@ def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
     loaded = load_model(folder)
     shards = open_source(recipe, folder, ALONE).val[0].parent
     stream = token_stream(shards, loaded.tokenizer, recipe.train.val_tokens + 1)
-    model = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
+    # On a GPU in the precision of training: seconds less for each of many runs, and the same for all.
+    place = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    model = loaded.float_model(*place)
     policies = (Policy.FLAT, Policy.DOCUMENT)
     last = [line for line in read_metrics(folder) if "train_loss" in line][-1]
     return {

@@ -1,11 +1,13 @@
 """What a screen shows: each variant's mean score beside the recipe's, with standard errors and Welch's test."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from codec.windows import Policy
+from eval.ablate_tables import as_csv
 from eval.screen import Outcome, Result
 from eval.welch import holm, moments, student_tail, welch
 from trainer.variants import BASE
@@ -16,7 +18,7 @@ class Effect:
     """A variant over all its seeds. Errors are standard errors; they and `p` are None where too few runs say nothing.
 
     `p` is two-sided, of the hypothesis that the variant's mean is the recipe's; `p_holm` is adjusted for the number of
-    variants. `train_tokens` and `seconds` are means over the runs.
+    variants. `train_tokens` and `seconds` are means over the runs; `seconds` is None where a run shared its device.
     """
 
     variant: str
@@ -29,7 +31,7 @@ class Effect:
     p_holm: float | None
     parameters: int
     train_tokens: int
-    seconds: float
+    seconds: float | None
 
 
 def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
@@ -47,6 +49,7 @@ def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
         runs = scores[name]
         mean, variance = moments(bpb[name])
         difference, error, p = found.get(name, (0.0, None, None))
+        seconds = [run.seconds for run in runs if run.seconds is not None]
         rows.append(
             Effect(
                 variant=name,
@@ -59,7 +62,7 @@ def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
                 p_holm=adjusted.get(name),
                 parameters=runs[0].parameters,
                 train_tokens=round(moments([run.train_tokens for run in runs])[0]),
-                seconds=moments([run.seconds for run in runs])[0],
+                seconds=moments(seconds)[0] if len(seconds) == len(runs) else None,
             )
         )
     return rows
@@ -68,14 +71,19 @@ def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
 def _tested(scores: Sequence[float], base: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Difference of the means, its standard error, and the two-sided probability of Welch's test.
 
-    A side of one run adds no variance of its own; the other's alone decides.
+    A side of one run shows no variance; it is taken to have the other's (Student's test).
     """
     (mean, variance), (base_mean, base_variance) = moments(scores), moments(base)
-    t, degrees = welch(mean - base_mean, (variance, len(scores)), (base_variance, len(base)))
-    if not degrees:
-        return mean - base_mean, None, None
+    difference = mean - base_mean
+    if len(scores) == 1 or len(base) == 1:
+        variance = base_variance = max(variance, base_variance)  # the other is 0
+        degrees = float(len(scores) + len(base) - 2)
+    else:
+        _, degrees = welch(difference, (variance, len(scores)), (base_variance, len(base)))
     error = math.sqrt(variance / len(scores) + base_variance / len(base))
-    return mean - base_mean, error, 2 * student_tail(abs(t), degrees)
+    if not degrees or not error:
+        return difference, None, None
+    return difference, error, 2 * student_tail(abs(difference) / error, degrees)
 
 
 def holm_of(tails: Sequence[float | None]) -> list[float | None]:
@@ -87,16 +95,43 @@ def holm_of(tails: Sequence[float | None]) -> list[float | None]:
 def summary(outcome: Outcome, policy: Policy) -> dict[str, Any]:
     """Everything about a screen but the curves, as JSON.
 
-    Fields: `policy`, `variants` (each the fields of `Effect`), `runs`, `failed`.
+    Fields: `policy`, `variants` (each the fields of `Effect`), `runs`, `failed`, `interrupted`.
     """
     return {
         "policy": policy.value,
         "variants": [asdict(effect) for effect in effects(outcome.results, policy)],
         "runs": [row(result) for result in outcome.results],
         "failed": outcome.failed,
+        "interrupted": outcome.interrupted,
+    }
+
+
+def files(outcome: Outcome, policy: Policy) -> dict[str, bytes]:
+    """The tables by file name."""
+    result = summary(outcome, policy)
+    return {
+        "results.json": json.dumps(result, indent=1).encode(),
+        "variants.csv": as_csv(result["variants"]).encode(),
+        "variants.md": as_markdown(effects(outcome.results, policy)).encode(),
+        "runs.csv": as_csv(result["runs"]).encode(),
     }
 
 
 def row(result: Result) -> dict[str, Any]:
     """A run as one flat row, without its journal."""
     return {name: value for name, value in asdict(result).items() if name != "metrics"}
+
+
+def cells(effect: Effect) -> list[str]:
+    """An effect for people: variant, runs, bits per byte, difference, p, p of Holm; empty where there is nothing."""
+    error = "" if effect.difference_error is None else f" ± {effect.difference_error:.4f}"
+    shown = "" if effect.variant == BASE else f"{effect.difference:+.4f}{error}".replace("-", "−")
+    tails = ["" if p is None else f"{p:.2g}" for p in (effect.p, effect.p_holm)]
+    return [effect.variant.replace("_", " "), str(effect.runs), f"{effect.bpb:.4f}", shown, *tails]
+
+
+def as_markdown(found: Sequence[Effect]) -> str:
+    """The effects as a table in Markdown, best first."""
+    rows = [["variant", "runs", "bits per byte", "difference", "p", "p (Holm)"], ["---", *["---:"] * 5]]
+    rows += [cells(effect) for effect in sorted(found, key=lambda effect: effect.difference)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

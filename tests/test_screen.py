@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from codec.console import CheckFailed
 from codec.errors import CodecError
 from codec.windows import Policy
 from eval import plots, screen, screen_plots, screen_run, screen_tables
-from eval.screen import Outcome, Result, devices, make_plan, run_plan
+from eval.screen import Outcome, Result, devices, make_plan, make_slots, run_plan
 from eval.welch import moments, student_tail, welch
 from trainer.embedded import sp1024, train_documents, val_documents
 from trainer.prepare import encode_documents
@@ -78,9 +79,10 @@ def result(files, tmp_path_factory):
     return json.loads((out / "results.json").read_text()), out
 
 
-def _command(files, out, *more):
+def _command(files, out, *more, variants=None):
     text = io.StringIO()
-    arguments = ["screen", str(files / "tiny.toml"), str(files / "variants.toml"), "-o", str(out), "--seeds", "1"]
+    variants = variants or files / "variants.toml"
+    arguments = ["screen", str(files / "tiny.toml"), str(variants), "-o", str(out), "--seeds", "1"]
     with contextlib.redirect_stdout(text):
         app([*arguments, "--json", *more], standalone_mode=False)
     return json.loads(text.getvalue().splitlines()[-1])
@@ -143,44 +145,86 @@ def test_a_plan_gives_every_variant_the_same_seeds():
     assert [run.recipe.data.seed - base.data.seed for run in plan] == [0, 0, 1, 1]
 
 
-def test_each_device_has_one_run_at_a_time(tmp_path, monkeypatch):
-    """Processes that note when they were there, in place of training."""
-    program = (
-        "import sys, time; s = time.time(); time.sleep(0.3); open(sys.argv[1], 'a').write(f'{s} {time.time()}\\n')"
-    )
+NOTING = "import sys, time; s = time.time(); time.sleep(0.3); open(sys.argv[1], 'a').write(f'{s} {time.time()}\\n')"
 
-    def start(run, folder, place):
+
+@pytest.mark.parametrize("jobs", [None, 4])
+def test_each_slot_has_one_run_at_a_time_and_devices_are_dealt_in_turn(tmp_path, monkeypatch, jobs):
+    """Processes that note when they were there, in place of training."""
+
+    def start(run, folder, slots, slot):
         folder.mkdir(parents=True)
         (folder / screen.SCORE).write_text(json.dumps(SCORES))
         (folder / "metrics.jsonl").write_text("")
-        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path / f"place{place}")])
+        return subprocess.Popen([sys.executable, "-c", NOTING, str(tmp_path / f"{slots[slot]}.{slot}")])
 
     monkeypatch.setattr(screen, "_start", start)
     told: list[float] = []
-    plan = make_plan({"base": load_recipe("proxy")}, 5)
-    outcome = run_plan(plan, tmp_path, ["2", "5"], told.append)
-    assert [r.seed for r in outcome.results] == [0, 1, 2, 3, 4] and sum(told) == 5
-    times = [
-        [tuple(map(float, line.split())) for line in (tmp_path / f"place{p}").read_text().splitlines()] for p in (2, 5)
-    ]
-    assert len(times[0]) + len(times[1]) == 5 and all(times)
+    kept: list[Outcome] = []
+    plan = make_plan({"base": load_recipe("proxy")}, 9)
+    outcome = run_plan(plan, tmp_path, make_slots(plan, ["2", "5"], jobs), told.append, kept.append)
+    assert [r.seed for r in outcome.results] == list(range(9)) and sum(told) == 9
+    assert kept[-1] == outcome and not outcome.interrupted
+    names = ["2.0", "5.1"] if jobs is None else ["2.0", "5.1", "2.2", "5.3"]
+    times = [[tuple(map(float, line.split())) for line in (tmp_path / name).read_text().splitlines()] for name in names]
+    assert sum(map(len, times)) == 9 and all(times)
     for spans in times:
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 
-def test_an_interrupt_ends_the_runs(tmp_path, monkeypatch):
-    """A run that would take ten minutes; the interrupt comes as it begins."""
+def test_runs_that_the_clock_ends_share_no_device():
+    plan = make_plan({"base": load_recipe("proxy"), "timed": load_recipe("proxy", ["train.seconds=9"])}, 1)
+    assert make_slots(plan, ["0", "1"], 1) == ["0"] and make_slots(plan, ["0", "1"], 2) == ["0", "1"]
+    with pytest.raises(CodecError, match="timed is capped by the clock"):
+        make_slots(plan, ["0", "1"], 3)
+
+
+def test_the_recipe_comes_first_and_then_what_compiles_longest():
+    proxy = load_recipe("proxy")
+    grows = load_recipe("proxy", ["train.window_schedule=[[0, 256], [0.5, 1024]]"])
+    plan = make_plan({"base": proxy, "wide": proxy, "grows": grows}, 1, base_seeds=2)
+    assert [run.name for run in plan] == ["base/0", "wide/0", "grows/0", "base/1"]
+    assert [run.name for run in sorted(plan, key=screen._turn)] == ["base/0", "grows/0", "wide/0", "base/1"]
+
+
+def test_an_interrupt_ends_the_runs_and_keeps_what_is_done(tmp_path, monkeypatch):
+    """A run that is done at once, and others that would take ten minutes; the interrupt comes as the last begins."""
     started = []
 
-    def start(run, folder, place):
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
-        os.kill(os.getpid(), signal.SIGTERM)
+    def start(run, folder, slots, slot):
+        if run.seed == 0:
+            folder.mkdir(parents=True)
+            (folder / screen.SCORE).write_text(json.dumps(SCORES))
+            (folder / "metrics.jsonl").write_text("")
+        started.append(subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({600 * run.seed})"]))
+        if run.seed == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
         return started[-1]
 
     monkeypatch.setattr(screen, "_start", start)
-    with pytest.raises(KeyboardInterrupt):
-        run_plan(make_plan({"base": load_recipe("proxy")}, 2), tmp_path, [""])
-    assert [process.returncode for process in started] == [-signal.SIGTERM]
+    outcome = run_plan(make_plan({"base": load_recipe("proxy")}, 4), tmp_path, ["", ""])
+    assert [process.returncode for process in started] == [0, -signal.SIGTERM, -signal.SIGTERM]
+    assert outcome.interrupted and outcome.failed == {} and [r.seed for r in outcome.results] == [0]
+
+
+def test_a_command_that_is_terminated_leaves_results_and_goes_on(files, tmp_path):
+    """Three runs share a device; SIGTERM comes once one is done: another never ends by itself."""
+    (tmp_path / "variants.toml").write_text("[wide]\nmodel.mlp_mult = 3\n[endless]\ntrain.iterations = 1_000_000\n")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "underpar", "screen", str(files / "tiny.toml"), str(tmp_path / "variants.toml")]
+    command += ["-o", str(out), "--seeds", "1", "--jobs", "3", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(list(out.glob("*/*/score.json"))) < 2:
+            time.sleep(0.1)
+        process.terminate()
+        stdout, stderr = process.communicate()
+    assert process.returncode == 130 and "interrupted with 1 of 3 runs to go" in stderr
+    result = json.loads((out / "results.json").read_text())
+    assert result["interrupted"] and [v["variant"] for v in result["variants"]] == ["base", "wide"]
+    assert all(run["seconds"] is None for run in result["runs"]) and json.loads(stdout)["runs"] == result["runs"]
+    assert (out / "variants.md").read_text().count("\n") == 4 and (out / "curves.svg").exists()
+    with pytest.raises(CodecError, match="not the recipe that base/0 has now"):
+        _command(files, out, "train.iterations=5", variants=tmp_path / "variants.toml")
 
 
 def test_devices_are_the_visible_ones(monkeypatch):
@@ -237,7 +281,9 @@ def test_effects_are_welch_tests_against_the_recipe():
     assert better.p == pytest.approx(2 * student_tail(-t, degrees)) and 0 < better.p < 0.01
     assert better.p < better.p_holm <= 7 * better.p
     assert found["same"].p > 0.5 and found["same"].p_holm == found["same"].p
-    assert found["once"].bpb_error is None and found["once"].p is not None  # the recipe's own spread decides
+    once = found["once"]  # Student's test: one run varies as the recipe's three do
+    assert once.bpb_error is None and once.difference_error == pytest.approx((base_variance * (1 + 1 / 3)) ** 0.5)
+    assert once.p == pytest.approx(2 * student_tail(once.difference / once.difference_error, 2))
     assert screen_tables.effects(made_up("better", [1.0]), Policy.FLAT) == []
     alone = screen_tables.effects([*made_up("base", [1.2]), *made_up("better", [1.1])], Policy.FLAT)
     assert alone[1].p is alone[1].p_holm is alone[1].difference_error is None
@@ -256,5 +302,23 @@ def test_pictures_are_the_same_bytes_every_time_and_name_the_best_and_the_worst(
     assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["better", "same"]
     assert any("−0.0967 ± 0.0105 · p" in text.get_text() for text in axes.texts)
     assert screen_plots.pictures([], []) == {}
-    empty = {"policy": "flat", "variants": [], "runs": [], "failed": {"a/0": "why"}}
+    empty = {"policy": "flat", "variants": [], "runs": [], "failed": {"a/0": "why"}, "interrupted": False}
     assert screen_tables.summary(Outcome([], {"a/0": "why"}), Policy.FLAT) == empty
+
+
+def test_times_of_runs_that_shared_a_device_are_left_out():
+    shared = [replace(result, seconds=None) for result in SCREEN]
+    assert {effect.seconds for effect in screen_tables.effects([*SCREEN, shared[0]], Policy.FLAT)} == {None, 3.0}
+    found = screen_tables.effects(shared, Policy.FLAT)
+    assert {effect.seconds for effect in found} == {None}
+    assert [axes.get_xlabel() for axes in screen_plots.curves(shared, found).axes] == ["tokens"]
+
+
+def test_the_table_in_markdown_is_sorted():
+    text = screen_tables.as_markdown(screen_tables.effects(SCREEN, Policy.FLAT)[:3])
+    assert text.splitlines()[:4] == [
+        "| variant | runs | bits per byte | difference | p | p (Holm) |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| better | 3 | 1.1133 | −0.0967 ± 0.0105 | 0.0015 | 0.0046 |",
+        "| base | 3 | 1.2100 |  |  |  |",
+    ]

@@ -6,6 +6,7 @@ import pytest
 
 from codec.errors import FormatError
 from trainer.recipe import Recipe, load_recipe
+from trainer.schedule import phase
 from trainer.variants import ABLATIONS, BASE, load_variants
 
 
@@ -25,6 +26,27 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
     changed = asdict(found["deep"])
     changed["model"]["num_layers"], changed["train"]["qk_gain"] = 9, 1.5
     assert Recipe.from_dict(changed) == base
+
+
+def test_variants_see_as_many_tokens_as_a_recipe_that_is_capped_by_steps(tmp_path):
+    text = """
+[half]
+train.batch_tokens = 524_288
+[grows]
+train.batch_schedule = [[0, 262_144], [0.25, 524_288], [0.5, 1_048_576]]
+[short]
+train.batch_tokens = 524_288
+train.iterations = 9
+"""
+    (tmp_path / "v.toml").write_text(text)
+    base = load_recipe("baseline", ["train.batch_tokens=1048576", "train.iterations=1000"])
+    found = load_variants(str(tmp_path / "v.toml"), base)
+    assert found["half"].train.iterations == 2000 and found["short"].train.iterations == 9
+    steps = found["grows"].train.iterations
+    seen = sum(phase(found["grows"], step, 0.0).batch_tokens for step in range(steps))
+    assert abs(seen - 1000 * 1_048_576) <= 1_048_576
+    timed = load_recipe("baseline", ["train.iterations=0"])
+    assert load_variants(str(tmp_path / "v.toml"), timed)["half"].train.iterations == 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,13 @@ def share_done(train: TrainRecipe, step: int, elapsed: float) -> float:
     return max(by_steps, by_clock)
 
 
+def mean_batch(train: TrainRecipe) -> float:
+    """Tokens a step, the mean over a run that is capped by steps."""
+    steps = train.batch_schedule or ((0.0, train.batch_tokens),)
+    ends = [*(share for share, _ in steps[1:]), 1.0]
+    return sum((end - begin) * tokens for (begin, tokens), end in zip(steps, ends, strict=True))
+
+
 def over(train: TrainRecipe, step: int, elapsed: float) -> bool:
     """Whether a run that has made `step` steps in `elapsed` seconds has reached one of its caps."""
     return bool(train.iterations and step >= train.iterations) or bool(train.seconds and elapsed >= clock(train))

@@ -3,16 +3,20 @@
     [no_xsa]
     model.xsa_layers = 0
 
-`ablations/` holds the files that ship. What tests the variants against the recipe is `eval.screen`.
+A variant of a recipe that is capped by steps sees as many tokens: one that changes the batch, and does not set
+`train.iterations` itself, makes more steps or fewer. `ablations/` holds the files that ship. What tests the variants
+against the recipe is `eval.screen`.
 """
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 from codec.errors import FormatError
 from codec.files import read_bytes
 from trainer.recipe import Recipe
+from trainer.schedule import mean_batch
 
 ABLATIONS = Path(__file__).parent / "ablations"
 """The folder of the named files of variants."""
@@ -60,6 +64,10 @@ def _varied(base: Recipe, overrides: object, where: str) -> Recipe:
     for section, entries in overrides.items():
         values[section] = {**values.get(section, {}), **entries}
     try:
-        return Recipe.from_dict(values)
+        varied = Recipe.from_dict(values)
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from error
+    if base.train.iterations and "iterations" not in overrides.get("train", {}):
+        steps = base.train.iterations * mean_batch(base.train) / mean_batch(varied.train)
+        varied = replace(varied, train=replace(varied.train, iterations=max(1, round(steps))))
+    return varied
