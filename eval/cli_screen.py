@@ -40,14 +40,10 @@ def screen(
     from eval import plots, screen_plots, screen_tables
     from eval.screen import devices, make_plan, make_slots, run_plan
     from trainer.recipe import load_recipe
-    from trainer.variants import BASE, load_variants
+    from trainer.variants import load_variants
 
-    chosen = load_variants(variants, load_recipe(recipe, overrides or []))
     wanted = [name.strip() for name in only.split(",") if name.strip()]
-    if unknown := [name for name in wanted if name not in chosen]:
-        raise CodecError(f"variant {unknown[0]!r}: expected some of {', '.join(chosen)}")
-    if wanted:
-        chosen = {name: one for name, one in chosen.items() if name == BASE or name in wanted}
+    chosen = load_variants(variants, load_recipe(recipe, overrides or []), wanted)
     if policy is Policy.SLIDING:
         raise CodecError("policy sliding takes too long for every run; choose flat or document")
     plan = make_plan(chosen, seeds, base_seeds)

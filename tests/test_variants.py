@@ -71,3 +71,13 @@ def test_errors_name_the_variant(tmp_path, text, message):
 def test_a_name_that_is_none():
     with pytest.raises(FormatError, match=r"neither a file nor one of .*screen"):
         load_variants("nothing", Recipe())
+
+
+def test_only_what_is_wanted_has_to_fit(tmp_path):
+    (tmp_path / "v.toml").write_text("[deep]\nmodel.num_layers = 0\n[wide]\nmodel.mlp_mult = 3\n")
+    path = str(tmp_path / "v.toml")
+    assert list(load_variants(path, Recipe(), ["wide"])) == [BASE, "wide"]
+    with pytest.raises(FormatError, match="deep: config: num_layers is 0"):
+        load_variants(path, Recipe(), ["deep"])
+    with pytest.raises(FormatError, match="no 'high'; expected some of base, deep, wide"):
+        load_variants(path, Recipe(), ["wide", "high"])

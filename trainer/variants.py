@@ -10,6 +10,7 @@ against the recipe is `eval.screen`.
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,14 +29,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Of a variant: it names a folder."""
 
 
-def load_variants(name: str, base: Recipe) -> dict[str, Recipe]:
+def load_variants(name: str, base: Recipe, only: Sequence[str] = ()) -> dict[str, Recipe]:
     """The recipe itself, as `base`, and its variants in the order of the file.
 
     Args:
         name: of a file that ships (`screen`), or the path of a TOML file.
+        only: variants that are wanted, the others may not fit the recipe; by default all.
 
     Raises:
-        FormatError: no such file, not TOML, a name that cannot name a folder, or a recipe that cannot be.
+        FormatError: no such file, not TOML, a name that cannot name a folder, no such variant, or a recipe that cannot
+            be.
     """
     shipped = {path.stem: path for path in sorted(ABLATIONS.glob("*.toml"))}
     path = shipped.get(name, Path(name))
@@ -45,6 +48,8 @@ def load_variants(name: str, base: Recipe) -> dict[str, Recipe]:
         tables = tomllib.loads(read_bytes(path, "variants").decode())
     except ValueError as error:
         raise FormatError(f"variants {path}: not TOML ({error})") from error
+    if unknown := [variant for variant in only if variant != BASE and variant not in tables]:
+        raise FormatError(f"variants {path}: no {unknown[0][:80]!r}; expected some of {', '.join([BASE, *tables])}")
     found = {BASE: base}
     for variant, overrides in tables.items():
         if variant == BASE or not NAME.fullmatch(variant):
@@ -52,7 +57,8 @@ def load_variants(name: str, base: Recipe) -> dict[str, Recipe]:
                 f"variants {path}: a variant is named {variant[:80]!r}, expected 1 to 64 letters, digits, _ or - "
                 f"and not {BASE!r}"
             )
-        found[variant] = _varied(base, overrides, f"variants {path}: {variant}")
+        if not only or variant in only:
+            found[variant] = _varied(base, overrides, f"variants {path}: {variant}")
     return found
 
 
