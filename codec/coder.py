@@ -72,7 +72,7 @@ class Coder:
         advance(sum(len(p.original) for p in prepared if p.hopeless))
         intervals = self.intervals(prepared, advance)
         pairs = zip(prepared, intervals, strict=True)
-        return threaded([partial(_record, p, found, model_only) for p, found in pairs], self.threads)
+        return threaded([partial(record_of, p, found, model_only) for p, found in pairs], self.threads)
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
         """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.
@@ -156,7 +156,8 @@ class Coder:
         return min(_MOST_LANES[device.type], room, useful)
 
 
-def _record(document: Prepared, intervals: NDArray[np.float64], model_only: bool) -> Record:
+def record_of(document: Prepared, intervals: NDArray[np.float64], model_only: bool = False) -> Record:
+    """The record of a document whose tokens have the (start, frequency, bits) float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
     return write_record(document, starts, sizes, intervals[2].sum(), model_only)
 

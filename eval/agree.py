@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from codec.archive import make_coder
 from codec.backend import Backend, TorchBackend
-from codec.coder import Coder
+from codec.coder import Coder, record_of
 from codec.console import Advance, progress
-from codec.documents import Prepared, prepare, write_record
+from codec.documents import Prepared, prepare
 from codec.errors import CodecError
 from codec.pack import Pack
 from codec.windows import Window, document_windows
@@ -92,7 +92,10 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
         run = _Runner(device, coder, prepared)
         encoded, found = run.encoded(expected)
         expected = expected or found
-        payloads[device] = {n: _payload(p, part) for n, (p, part) in enumerate(zip(prepared, found, strict=True))}
+        payloads[device] = {
+            n: record_of(p, part, model_only=True).payload
+            for n, (p, part) in enumerate(zip(prepared, found, strict=True))
+        }
         passes += [encoded, run.decoded(payloads[devices[0]])]
         some = few if device == "cpu" else order
         passes.append(run.otherwise(coder.backend, some, expected))
@@ -188,8 +191,3 @@ def compare(found: Intervals, expected: Intervals) -> tuple[int, int, tuple[int,
         if len(other) and place is None:
             place = n, int(other[0])
     return tokens, differences, place
-
-
-def _payload(document: Prepared, intervals: NDArray[np.float64]) -> bytes:
-    starts, sizes = intervals[:2].astype(np.int64)
-    return write_record(document, starts, sizes, 0.0, model_only=True).payload
