@@ -27,7 +27,7 @@ MAX_LOGITS = 1 << 24
 """Elements of a batch's logits, 64 MiB in float32: it bounds the memory, whose peak is a few copies of them."""
 
 GPU_LOGITS = 1 << 27
-"""The same on a GPU, 512 MiB: smaller batches would leave it waiting for the host."""
+"""The same on a GPU, 512 MiB, so that it waits less for the host (chosen by its size, not by a measurement)."""
 
 ROUND_LENGTH = 64
 """Rows are padded to a multiple of this many tokens, so that documents of unlike length share a batch. Attention is
