@@ -42,13 +42,15 @@ def differences(found: Sequence[Effect]) -> Figure:
             end = effect.difference + (errors[n] if effect.difference >= 0 else -errors[n])
             beside(axes, end, n, text)
         axes.axvline(0, color=INK, linewidth=0.8)
-        reach = max((abs(v) + e for v, e in zip(values, errors, strict=True)), default=0) or 1e-3
-        axes.set_xlim(-2.7 * reach, 2.7 * reach)  # labels have room on either side
+        low = min((v - e for v, e in zip(values, errors, strict=True) if v < 0), default=0.0)
+        high = max((v + e for v, e in zip(values, errors, strict=True) if v >= 0), default=0.0)
+        room = 0.9 * (high - low or 1e-3)  # for labels, on either side
+        axes.set_xlim(low - room, high + room)
         axes.set_yticks(range(len(rest)), [effect.variant for effect in rest])
         axes.set_ylim(len(rest) - 0.4, -0.6)
         axes.set(
             title=f"Change over the recipe ({base.bpb:.4f} bits per byte)",
-            xlabel="bits per byte ± standard error; left is better",
+            xlabel=f"bits per byte{' ± standard error' if any(errors) else ''}; left is better",
         )
         axes.grid(False, axis="y")
     return figure
