@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from codec.config import ModelConfig
-from codec.cuda_attention import POSITIONS, attend_rows, attend_step
+from codec.cuda_attention import CACHE_POSITIONS, attend_rows, attend_step
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Heads:
     @property
     def window(self) -> int:
         """Padded to blocks of keys."""
-        return -(-self.config.window // POSITIONS) * POSITIONS
+        return -(-self.config.window // CACHE_POSITIONS) * CACHE_POSITIONS
 
     @property
     def slot_bytes(self) -> int:

@@ -14,7 +14,7 @@ from codec import tables
 from codec.archive import Policy, make_coder
 from codec.backend import TorchBackend, agree
 from codec.config import ModelConfig
-from codec.cuda_attention import attend_rows
+from codec.cuda_attention import attend_rows, attend_step
 from codec.cuda_matmul import limbs, multiply
 from codec.decoding import Decoding
 from codec.errors import UnsupportedError
@@ -169,3 +169,26 @@ def test_attention(length):
         parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, v.transpose(2, 3)))
         found = attend_rows(*(torch.stack(split(x)).to(torch.int8) for x in parts), scale, fractions, 64)
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 8])
+def test_attention_of_steps(group):
+    """Against the reference: lanes at the first, the last and other positions, gains of either sign."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    window, positions, slots = 384, torch.tensor([0, 127, 128, 300, 383]), torch.tensor([3, 0, 5, 1, 2])
+
+    def draw(bits: int, *shape: int) -> torch.Tensor:
+        bound = 1 << bits
+        return torch.randint(-bound, bound + 1, shape, generator=generator, device=DEVICE).double()
+
+    q, k, v = draw(12, 5, 2, group, 64), draw(11, 6, 2, window, 64), draw(14, 6, 2, window, 64)
+    scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
+    exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
+    parts = (torch.stack(split(x.long())).to(torch.int8) for x in (q.flatten(1, 2), k, v.transpose(2, 3).contiguous()))
+    fractions = torch.from_numpy(tables.octave()).to(DEVICE)
+    found = attend_step(*parts, positions.to(DEVICE), slots.to(DEVICE), scale, fractions, 64)
+    for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
+        seen = torch.tensor([[position]], device=DEVICE)
+        rows = (x[slot, None, :, : position + 1] for x in (k, v))
+        expected = attend(q[lane, None, :, :, None], *rows, seen, scale.view(2, group, 1, 1), exp2)
+        assert torch.equal(found[lane], expected.flatten())
