@@ -7,16 +7,20 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from codec.errors import CodecError
+
 Advance = Callable[[float], None]
 """Called by long work with the amount done since the last call, in the unit of the total it was given."""
 
 notes = Console(stderr=True)
+
+T = TypeVar("T")
 
 
 class CheckFailed(Exception):
@@ -91,6 +95,14 @@ def readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.6g}"
     return str(value)
+
+
+def listed(text: str, kind: Callable[[str], T]) -> list[T]:
+    """The values of an option that is a list separated by commas. Raises CodecError for one that is not of its kind."""
+    try:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise CodecError(f"{text!r}: expected numbers separated by commas ({error})") from error
 
 
 def fail(message: str, status: int) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +29,13 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         with suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder by name, each whole or not at all."""
+    for name, content in files.items():
+        with atomic_write(folder / name) as file:
+            file.write(content)
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:

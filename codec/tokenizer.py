@@ -140,3 +140,8 @@ class Tokenizer:
             space[i] = piece.startswith(SPACE)
             base[i] = self._length(piece.removeprefix(SPACE).encode())
         return base, space, boundary
+
+    def challenge_bytes(self, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
+        """The bytes of targets [...], each after the token of the same place in `before`, by the challenge's table."""
+        base, space, boundary = self.challenge_tables()
+        return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())

@@ -134,7 +134,7 @@ def score_stream(
     rows = (Row(stream[w.start : w.end + 1], w.score_from - w.start, 0) for w in plan)
     nats = float(row_nats(model, rows, 1, advance)[0])
     before, targets = stream[:count], stream[1 : count + 1]
-    return Score(nats, count, challenge_bytes(tokenizer, before, targets), decoded_bytes(tokenizer, targets))
+    return Score(nats, count, tokenizer.challenge_bytes(before, targets), decoded_bytes(tokenizer, targets))
 
 
 def score_documents(
@@ -213,12 +213,6 @@ def _batch_nats(model: GPT, rows: Sequence[Row], length: int) -> list[float]:
     losses = F.cross_entropy(logits[mask], on_device[:, 1:][mask], reduction="none").double()
     owner = mask.nonzero()[:, 0]
     return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()
-
-
-def challenge_bytes(tokenizer: Tokenizer, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
-    """The bytes of targets [T], each after the token in before [T], by the challenge's table."""
-    base, space, boundary = tokenizer.challenge_tables()
-    return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())
 
 
 def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> int:

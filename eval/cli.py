@@ -9,7 +9,7 @@ from codec import console
 from codec.adaptation import Adaptation
 from codec.cli import Adapt, Device, check_device
 from codec.windows import Policy
-from eval import cli_ablate, cli_agree, cli_audit, cli_bench, cli_screen
+from eval import cli_ablate, cli_agree, cli_audit, cli_bench, cli_compare, cli_screen
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     cli_agree.register(app)
     cli_audit.register(app)
     cli_bench.register(app)
+    cli_compare.register(app)
     cli_screen.register(app)
 
 

@@ -1,14 +1,11 @@
 """The command that sweeps weight codecs and their peers over one checkpoint."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from codec import console
-
-T = TypeVar("T")
 
 RATES = (2.5, 3.0, 3.5)
 """Bits a weight that are tried where no units, rates or budgets are named."""
@@ -39,7 +36,7 @@ def ablate(
     import os
 
     from codec.errors import CodecError
-    from codec.files import atomic_write
+    from codec.files import write_files
     from codec.strategies import STRATEGIES
     from eval import ablate_plots, ablate_tables, plots
     from eval.ablate import make_plan, run_plan
@@ -47,18 +44,18 @@ def ablate(
     from eval.weight_peers import PEERS
 
     subject = load_subject(model)
-    chosen_budgets = _list(budgets, int)
-    chosen_units, chosen_rates = _list(units, float), _list(rates, float)
+    chosen_budgets = console.listed(budgets, int)
+    chosen_units, chosen_rates = console.listed(units, float), console.listed(rates, float)
     if not (chosen_units or chosen_rates or chosen_budgets):
         chosen_rates = list(RATES)
     plan = make_plan(
-        list(STRATEGIES) if strategies is None else _list(strategies, str),
+        list(STRATEGIES) if strategies is None else console.listed(strategies, str),
         chosen_units,
         chosen_rates,
         chosen_budgets,
-        list(PEERS) if peers is None else _list(peers, str),
-        _list(scales, float),
-        _list(embeddings, float),
+        list(PEERS) if peers is None else console.listed(peers, str),
+        console.listed(scales, float),
+        console.listed(embeddings, float),
     )
     if not plan:
         raise CodecError("nothing to measure; name strategies or peers")
@@ -78,11 +75,8 @@ def ablate(
         "equal_distortion.csv": ablate_tables.as_csv(result["equal_distortion"]).encode(),
         "equal_bytes.csv": ablate_tables.as_csv(result["equal_bytes"]).encode(),
     }
-    for name, figure in ablate_plots.pictures(outcome.points).items():
-        files[f"{name}.svg"], files[f"{name}.png"] = plots.svg(figure), plots.png(figure)
-    for name, content in files.items():
-        with atomic_write(out / name) as file:
-            file.write(content)
+    files |= plots.rendered(ablate_plots.pictures(outcome.points))
+    write_files(out, files)
     console.emit({**result, "files": [str(out / name) for name in files]}, as_json, lambda: _readable(result))
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} points failed: {', '.join(outcome.failed)}")
@@ -102,16 +96,6 @@ def _ruler(subject: Any, docs: Path, tokens: int) -> Any:
     network = GPT(subject.config)
     network.load_state_dict(subject.state)
     return Ruler(network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), subject.tokenizer, stream, tokens)
-
-
-def _list(text: str, kind: Callable[[str], T]) -> list[T]:
-    """The values of a list separated by commas. Raises CodecError for one that is no number."""
-    from codec.errors import CodecError
-
-    try:
-        return [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise CodecError(f"{text!r}: expected numbers separated by commas ({error})") from error
 
 
 def _readable(result: dict[str, Any]) -> Any:

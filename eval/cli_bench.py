@@ -26,7 +26,7 @@ def bench(
     import json
 
     import codec
-    from codec.files import atomic_write, read_bytes
+    from codec.files import read_bytes, write_files
     from eval.plots import svg
     from eval.text_peers import measure, peers
     from eval.text_plots import ratio_against_speed
@@ -37,13 +37,8 @@ def bench(
     missing = peers()[1]
     result = {"rows": [row.to_json() for row in rows], "missing": missing}
     if output:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, content in (
-            ("bench.json", json.dumps(result).encode()),
-            ("bench.svg", svg(ratio_against_speed(rows))),
-        ):
-            with atomic_write(output / name) as file:
-                file.write(content)
+        picture = svg(ratio_against_speed(rows))
+        write_files(output, {"bench.json": json.dumps(result).encode(), "bench.svg": picture})
     heads = ["text", "compressor", "bytes", "ratio", "with model", "encode kB/s", "decode kB/s"]
     lines = [
         (r.text, r.name, r.bytes, r.ratio, r.ratio_with_model, *(r.text_bytes / 1e3 / s for s in both))

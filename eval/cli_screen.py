@@ -1,13 +1,13 @@
 """The command that tests variants of a training recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from codec import console
-from codec.files import atomic_write
+from codec.files import write_files
 from codec.windows import Policy
 from trainer.cli import INTERRUPTED
 
@@ -42,23 +42,21 @@ def screen(
     from trainer.recipe import load_recipe
     from trainer.variants import load_variants
 
-    wanted = [name.strip() for name in only.split(",") if name.strip()]
-    chosen = load_variants(variants, load_recipe(recipe, overrides or []), wanted)
+    chosen = load_variants(variants, load_recipe(recipe, overrides or []), console.listed(only, str))
     if policy is Policy.SLIDING:
         raise CodecError("policy sliding takes too long for every run; choose flat or document")
     plan = make_plan(chosen, seeds, base_seeds)
     slots = make_slots(plan, devices(), jobs)
 
     def keep(outcome: "Outcome") -> None:
-        _write(out, screen_tables.files(outcome, policy))
+        write_files(out, screen_tables.files(outcome, policy))
 
     with console.progress("training", len(plan), "runs") as advance:
         outcome = run_plan(plan, out, slots, advance, keep)
     found = screen_tables.effects(outcome.results, policy)
     files = screen_tables.files(outcome, policy)
-    for name, figure in screen_plots.pictures(outcome.results, found).items():
-        files[f"{name}.svg"], files[f"{name}.png"] = plots.svg(figure), plots.png(figure)
-    _write(out, files)
+    files |= plots.rendered(screen_plots.pictures(outcome.results, found))
+    write_files(out, files)
     result = {**screen_tables.summary(outcome, policy), "files": [str(out / name) for name in files]}
     console.emit(result, as_json, lambda: _readable(found))
     if outcome.interrupted:
@@ -66,12 +64,6 @@ def screen(
         console.fail(f"interrupted with {left} of {len(plan)} runs to go; run the same command to go on", INTERRUPTED)
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} runs failed: {', '.join(outcome.failed)}")
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
 
 
 def _readable(found: Sequence["Effect"]) -> Any:

@@ -18,7 +18,6 @@ from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
 from codec.tokenizer import Tokenizer
 from codec.windows import flat_windows
-from eval.bpb import challenge_bytes
 from trainer.model import GPT
 
 MAX_LOGITS = 1 << 22
@@ -80,7 +79,7 @@ class Ruler:
         self._hidden = torch.cat([self._hidden_of(model, batch) for batch in self._batches()])
         self.windows = len(plan)
         self.tokens = len(plan) * window
-        self.text_bytes = challenge_bytes(tokenizer, rows[:, :-1].ravel(), rows[:, 1:].ravel())
+        self.text_bytes = tokenizer.challenge_bytes(rows[:, :-1], rows[:, 1:])
         self.reference_nats = self.measure(model.state_dict()).nats
 
     def measure(self, state: Mapping[str, Tensor], advance: Advance = ignore_progress) -> Divergence:

@@ -83,6 +83,11 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
     return _render(figure, "png", dpi=dpi)
 
 
+def rendered(pictures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Each picture as SVG and as PNG, by file name."""
+    return {f"{name}.{form.__name__}": form(figure) for name, figure in pictures.items() for form in (svg, png)}
+
+
 def training_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss over the seconds of a run, and the share of the learning rate below it.
 

@@ -24,7 +24,7 @@ from codec.pack import Pack
 from codec.parameters import parameters
 from eval import plots, surprisal
 from eval.saved import PACK, Evidence, load_proof
-from trainer.journal import METRICS
+from trainer.journal import METRICS, read_metrics
 from trainer.recipe import RECIPE
 
 
@@ -38,7 +38,7 @@ def report(run: Path) -> str:
         raise FormatError(f"run {run}: no such folder; pass one that `underpar train` or `underpar demo` made")
     pack = codec.open(read_bytes(run / PACK, "pack")) if (run / PACK).exists() else None
     evidence = load_proof(run)
-    metrics = _metrics(run / METRICS)
+    metrics = read_metrics(run)
     if not (pack or evidence or metrics or (run / WEIGHTS).exists()):
         raise FormatError(f"run {run}: none of {METRICS}, {WEIGHTS}, {PACK} is there; pass a run folder")
     settings = _settings(run, pack)
@@ -178,17 +178,6 @@ def tensor_sizes(pack: Pack) -> list[plots.TensorSize]:
         sizes.append(plots.TensorSize(tensor["name"], role, prod(tensor["shape"]), tensor["bytes"]))
     rest = max(0, pack.size - sum(t.bytes for t in sizes))
     return [*sizes, plots.TensorSize(plots.REST, "other", 0, rest)]
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, but for a last one that a kill cut short; empty if there is no such file."""
-    if not path.exists():
-        return []
-    lines = read_bytes(path, "metrics").splitlines(keepends=True)
-    try:
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
-    except ValueError as error:
-        raise FormatError(f"metrics {path}: not JSON Lines ({error})") from error
 
 
 def _section(title: str, body: str) -> str:

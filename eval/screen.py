@@ -22,7 +22,8 @@ from codec.devices import visible_gpus
 from codec.errors import CodecError
 from codec.files import read_bytes
 from codec.windows import Policy
-from eval.screen_run import SCORE, read_metrics
+from eval.screen_run import SCORE
+from trainer.journal import read_metrics
 from trainer.loop import interrupts
 from trainer.recipe import RECIPE, Recipe
 from trainer.schedule import phases

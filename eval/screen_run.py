@@ -19,7 +19,7 @@ from eval.bpb import score
 from eval.models import load_model
 from eval.streams import token_stream
 from trainer.distributed import ALONE
-from trainer.journal import METRICS
+from trainer.journal import METRICS, read_metrics
 from trainer.loop import train
 from trainer.recipe import Recipe
 from trainer.resume import RESUME
@@ -61,11 +61,6 @@ def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "train_tokens": last["tokens"],
         "seconds": last["seconds"],
     }
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from codec.config import ModelConfig
 from codec.errors import CodecError
 from codec.tokenizer import BOS
 from codec.windows import Policy
-from eval.bpb import Score, challenge_bytes, decoded_bytes, score, score_documents
+from eval.bpb import Score, decoded_bytes, score, score_documents
 from eval.streams import documents_of
 from tests.helpers import shared
 from trainer.embedded import sp1024
@@ -160,12 +160,12 @@ def test_batches_do_not_change_a_score(model, tokenizer, stream, monkeypatch):
 def test_the_challenges_table_differs_from_the_bytes_where_a_document_begins_with_a_space(tokenizer):
     space = next(i for i, piece in enumerate(tokenizer.token_bytes) if piece == b" the")
     before, targets = np.array([BOS, space]), np.array([space, space])
-    assert challenge_bytes(tokenizer, before, targets) == 3 + 4
+    assert tokenizer.challenge_bytes(before, targets) == 3 + 4
     assert decoded_bytes(tokenizer, targets) == 4 + 4
 
 
 def test_the_bytes_of_normal_text_are_the_tables(tokenizer, stream):
-    assert challenge_bytes(tokenizer, stream[:-1], stream[1:]) == decoded_bytes(tokenizer, stream[1:])
+    assert tokenizer.challenge_bytes(stream[:-1], stream[1:]) == decoded_bytes(tokenizer, stream[1:])
 
 
 def test_nothing_to_score_is_an_error(model, tokenizer):

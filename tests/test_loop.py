@@ -139,6 +139,22 @@ def test_loss_falls_and_the_folder_holds_the_model(config: Path, tmp_path: Path)
     assert (folder / "train.log").read_text().splitlines()[2].startswith("step:1/60 train_loss:6.9")
 
 
+def test_losses_are_noted_in_bits_per_byte(config: Path, tmp_path: Path) -> None:
+    """Bytes counted on the text of the training stream, of which one epoch is looked at, and of what is validated."""
+    folder = tmp_path / "run"
+    done = train(recipe_of(config, "train.iterations=2"), folder)
+    train_tokens, val_tokens = (read_shard(tmp_path / "shards" / f"x_{split}_000000.bin") for split in ("train", "val"))
+    targets = train_tokens[1 : (len(train_tokens) - 1) // 16 * 16 + 1]
+    per_token = len(sp1024().decode(targets)) / len(targets)
+    for line in metrics(folder)[:-1]:
+        assert line["train_bpb"] == pytest.approx(line["train_loss"] / math.log(2) / per_token)
+    assert done.val_loss is not None
+    bits = 256 * done.val_loss / math.log(2)
+    assert (
+        done.val_bpb == metrics(folder)[-1]["val_bpb"] == pytest.approx(bits / len(sp1024().decode(val_tokens[1:257])))
+    )
+
+
 def val_loss(recipe: Recipe, folder: Path, document_masks: bool = False) -> float:
     """Of what a run folder beside the shards holds."""
     model = GPT(recipe.model, document_masks=document_masks)
@@ -430,6 +446,9 @@ def test_data_that_does_not_fit_is_reported(config: Path, tmp_path: Path) -> Non
         train(recipe_of(config, "train.micro_batches=3"), tmp_path / "b")
     with pytest.raises(FormatError, match="at least 17"):
         train(recipe_of(config, "train.val_tokens=10", "train.iterations=1"), tmp_path / "c")
+    write_shard(tmp_path / "shards" / "x_train_000000.bin", np.full(100, BOS))
+    with pytest.raises(FormatError, match="stand for 0 bytes"):
+        train(recipe_of(config), tmp_path / "d")
 
 
 @pytest.mark.gpu

@@ -41,6 +41,7 @@ def train(
         "seconds": done.seconds,
         "train_loss": done.train_loss,
         "val_loss": done.val_loss,
+        "val_bpb": done.val_bpb,
         "interrupted": done.interrupted,
     }
     console.emit(result, as_json)

@@ -1,13 +1,15 @@
 """What a run tells while it goes on: lines like the challenge's, metrics as JSON lines, a bar on a terminal."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from codec.console import Advance, notes, progress
-from codec.files import atomic_write
+from codec.errors import FormatError
+from codec.files import atomic_write, read_bytes
 from trainer.device import peak_memory
 from trainer.distributed import World
 from trainer.flops import flops_per_token, utilisation
@@ -22,8 +24,17 @@ METRICS = "metrics.jsonl"
 class Journal:
     """Writes to a run's `train.log` and `metrics.jsonl`; see `open_journal`."""
 
-    def __init__(self, recipe: Recipe, world: World, log: IO[str], metrics: IO[str], advance: Advance):
+    def __init__(
+        self,
+        recipe: Recipe,
+        world: World,
+        bytes_per_token: float,
+        log: IO[str],
+        metrics: IO[str],
+        advance: Advance,
+    ):
         self.recipe, self.train, self.world = recipe, recipe.train, world
+        self.bytes_per_token = bytes_per_token
         self.log, self.metrics, self.advance = log, metrics, advance
         self.shown = 0.0
         self.noted = 0, 0.0  # steps and seconds at the last line
@@ -48,8 +59,8 @@ class Journal:
         self.shown = now
 
     def loss(self, state: State, phase: Phase, train_loss: float, lr_scale: float) -> None:
-        """Note the mean loss in nats of the last step's batch. Tokens a second are those of the run, seconds a step and
-        MFU those since the last line."""
+        """Note the mean loss in nats of the last step's batch, also as bits per byte if its tokens are as long as the
+        run's mostly are. Tokens a second are those of the run, seconds a step and MFU those since the last line."""
         step, elapsed, speed = state.step, state.elapsed, state.tokens / state.elapsed
         (before, begun), self.noted = self.noted, (step, elapsed)
         step_seconds = (elapsed - begun) / max(1, step - before)
@@ -63,6 +74,7 @@ class Journal:
             step=step,
             seconds=elapsed,
             train_loss=train_loss,
+            train_bpb=train_loss / math.log(2) / self.bytes_per_token,
             lr_scale=lr_scale,
             tokens=state.tokens,
             tokens_per_second=speed,
@@ -92,10 +104,13 @@ class Silence(Journal):
 
 
 @contextmanager
-def open_journal(folder: Path, recipe: Recipe, state: State, world: World) -> Iterator[Journal]:
+def open_journal(folder: Path, recipe: Recipe, state: State, world: World, bytes_per_token: float) -> Iterator[Journal]:
     """The journal of a run at `state`; what a killed run noted beyond them is dropped.
 
     That of a process that does not lead says nothing.
+
+    Args:
+        bytes_per_token: of the training text.
     """
     train = recipe.train
     if not world.leads:
@@ -114,9 +129,28 @@ def open_journal(folder: Path, recipe: Recipe, state: State, world: World) -> It
         (folder / METRICS).open(mode) as metrics,
         progress("train", total, unit) as advance,
     ):
-        journal = Journal(recipe, world, log, metrics, advance)
+        journal = Journal(recipe, world, bytes_per_token, log, metrics, advance)
         journal.noted = state.step, state.elapsed
         yield journal
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, but for a last one that a kill cut short; none if there is no such file.
+
+    Raises:
+        FormatError: they are not JSON objects.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    lines = read_bytes(path, "metrics").splitlines(keepends=True)
+    try:
+        found = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except ValueError as error:
+        raise FormatError(f"metrics {path}: not JSON Lines ({error})") from error
+    if wrong := next((value for value in found if not isinstance(value, dict)), None):
+        raise FormatError(f"metrics {path}: {wrong!r} among its lines, expected objects")
+    return found
 
 
 def keep_until(path: Path, step: int) -> None:

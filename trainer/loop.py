@@ -27,14 +27,15 @@ from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
 from trainer.resume import RESUME, State, open_checkpoints
 from trainer.schedule import lr_scale, over, phase, phases
-from trainer.source import Source, open_source
+from trainer.source import Source, bytes_per_token, open_source
 from trainer.step import descend, micro_batches, prime, take
-from trainer.validation import validation_loss
+from trainer.validation import Validation, validate
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `train_loss` (nats, of the last step's batch) is None if no step was made."""
+    """How a run ended. `train_loss` (nats, of the last step's batch) is None if no step was made, `val_loss` (nats) and
+    `val_bpb` (bits per byte) if no validation tokens were scored."""
 
     folder: Path
     steps: int
@@ -42,6 +43,7 @@ class Outcome:
     seconds: float
     train_loss: float | None
     val_loss: float | None
+    val_bpb: float | None
     interrupted: bool
 
 
@@ -76,14 +78,16 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
                 prime(state, losses, loader, recipe, world)
             if goes_on:
                 state.restore(folder, recipe, world.device)
-            with open_journal(folder, recipe, state, world) as journal:
+            length = bytes_per_token(batches, source.tokenizer, world)
+            with open_journal(folder, recipe, state, world, length) as journal:
                 journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
                 journal.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
                 train_loss, interrupted = run(state, losses, loader, recipe, world, folder, journal)
                 if memory := peak_memory(world.device):
                     journal.line(f"peak memory allocated: {memory >> 20} MiB")
-                val_loss = None if interrupted else finish(state, source, recipe, world, folder, journal)
-    return Outcome(folder, state.step, state.tokens, state.elapsed, train_loss, val_loss, interrupted)
+                score = None if interrupted else finish(state, source, recipe, world, folder, journal)
+    val_loss, val_bpb = (score.loss, score.bpb) if score else (None, None)
+    return Outcome(folder, state.step, state.tokens, state.elapsed, train_loss, val_loss, val_bpb, interrupted)
 
 
 def run(
@@ -124,23 +128,25 @@ def run(
     return value, not done
 
 
-def finish(state: State, source: Source, recipe: Recipe, world: World, folder: Path, journal: Journal) -> float | None:
-    """Save the model that the run was for, and return its validation loss in nats if the recipe asks for one."""
+def finish(
+    state: State, source: Source, recipe: Recipe, world: World, folder: Path, journal: Journal
+) -> Validation | None:
+    """Save the model that the run was for, and return its validation score if the recipe asks for one."""
     model = state.finished(recipe, world)
-    val_loss = None
+    score = None
     if recipe.train.val_tokens:
-        val_loss = validation_loss(model.loss, source, recipe, world)
-        found = {"val_loss": val_loss}
+        score = validate(model.loss, source, recipe, world)
+        found = {"val_loss": score.loss, "val_bpb": score.bpb}
         if recipe.train.qat:
-            seen = quantized_loss(model, rounding_of(model, recipe.train))
-            found["quantized_val_loss"] = validation_loss(seen, source, recipe, world)
-        losses = " ".join(f"{name}:{nats:.4f}" for name, nats in found.items())
-        journal.line(f"step:{state.step}/{recipe.train.iterations or '-'} {losses}")
+            seen = validate(quantized_loss(model, rounding_of(model, recipe.train)), source, recipe, world)
+            found |= {"quantized_val_loss": seen.loss, "quantized_val_bpb": seen.bpb}
+        scores = " ".join(f"{name}:{value:.4f}" for name, value in found.items())
+        journal.line(f"step:{state.step}/{recipe.train.iterations or '-'} {scores}")
         journal.record(step=state.step, seconds=state.elapsed, **found)
     if world.leads:
         save_checkpoint(folder, model.state_dict(), recipe.model, source.tokenizer)
         (folder / RESUME).unlink(missing_ok=True)
-    return val_loss
+    return score
 
 
 def check_folder(folder: Path, resume: bool, world: World) -> bool:

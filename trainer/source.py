@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from codec.errors import MismatchError
+from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 from codec.tokenizer import Tokenizer
+from trainer.data import Batches
 from trainer.distributed import World
 from trainer.embedded import sp1024, train_documents, val_documents
 from trainer.prepare import TOKENIZER, encode_documents
@@ -14,6 +15,9 @@ from trainer.shards import find_shards, write_shard
 
 EMBEDDED = "embedded"
 """The name of the sample that ships, in place of a folder of shards."""
+
+SAMPLED = 1 << 20
+"""Training tokens whose bytes are counted."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,22 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
         world.told(0.0)  # the others wait here until the shards are there
     val = find_shards(shards, "val") if recipe.train.val_tokens else []
     return Source(find_shards(shards, "train"), val, tokenizer)
+
+
+def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> float:
+    """Bytes that a training token stands for by the challenge's table: the mean over a run's first `SAMPLED` tokens.
+
+    The leading process has the same first rows among any number of processes.
+
+    Raises:
+        FormatError: the tokens stand for no text.
+    """
+    rows = min(batches.rows, max(1, SAMPLED // batches.seq_len))
+    inputs, targets = batches.take(0, rows * world.size)
+    found = tokenizer.challenge_bytes(inputs, targets) / targets.size
+    if not found:
+        raise FormatError(f"training: {targets.size:,} tokens stand for 0 bytes of text; check shards and tokenizer")
+    return found
 
 
 def tokenize_sample(folder: Path, tokenizer: Tokenizer) -> None:

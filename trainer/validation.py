@@ -1,6 +1,8 @@
-"""The loss on the validation shards, after training: no run looks at them before."""
+"""The score on the validation shards, after training: no run looks at them before."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,15 +20,23 @@ VAL_TOKENS = 1 << 14
 """Tokens that validation looks at together: their logits over 8,192 tokens of vocabulary take 512 MiB."""
 
 
+@dataclass(frozen=True)
+class Validation:
+    """`loss` is the mean in nats per token; `bpb` is bits per byte, bytes by the challenge's table."""
+
+    loss: float
+    bpb: float
+
+
 @torch.no_grad()
-def validation_loss(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world: World) -> float:
-    """Mean nats per token of the first `val_tokens` targets of the validation stream, in rows without overlap.
+def validate(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world: World) -> Validation:
+    """Score the first `val_tokens` targets of the validation stream, in rows without overlap.
 
     Args:
         loss: as `GPT.loss`.
 
     Raises:
-        FormatError: the shards do not hold one row.
+        FormatError: the shards do not hold one row, or their tokens stand for no text.
     """
     window = recipe.model.window
     parts: list[NDArray[np.uint16]] = []
@@ -40,10 +50,14 @@ def validation_loss(loss: Callable[..., Tensor], source: Source, recipe: Recipe,
         )
     inputs = stream[: count * window].reshape(count, window)
     targets = stream[1 : count * window + 1].reshape(count, window)
+    text_bytes = source.tokenizer.challenge_bytes(inputs, targets)
+    if not text_bytes:
+        raise FormatError(f"validation: {targets.size:,} tokens stand for 0 bytes of text; check shards and tokenizer")
     nats = torch.zeros((), dtype=torch.float64, device=world.device)
     batch = max(1, VAL_TOKENS // window)
     for first in range(world.rank * batch, count, world.size * batch):
         rows = to_device(inputs[first : first + batch], world.device)
         wanted = to_device(targets[first : first + batch], world.device)
         nats += loss(rows, wanted, reduction="none").double().sum()
-    return world.total(nats).item() / (count * window)
+    total = world.total(nats).item()
+    return Validation(total / targets.size, total / math.log(2) / text_bytes)
