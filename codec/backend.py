@@ -80,12 +80,10 @@ def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
         from codec.exact_cpu import CpuModel  # compiles or loads its kernels, which no other device needs
 
         return CpuModel(model, recall)
-    if model.device.type == "cuda" and recall:
-        raise UnsupportedError("they know no recall")
     if model.device.type == "cuda" and find_spec("triton"):
         from codec.exact_cuda import CudaModel
 
-        return CudaModel(model)
+        return CudaModel(model, recall)
     raise UnsupportedError(f"there are none for {model.device.type}")
 
 

@@ -1,6 +1,7 @@
 """Logits to intervals, and the range decoder, on a GPU: `codec.frequencies` and `codec.rangecoder` in Triton.
 
 A program has one row of logits (integers that are rewritten as levels in place) and visits its vocabulary in blocks.
+With recall, it then raises the levels of tokens that the document has had.
 """
 
 import torch
@@ -8,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from codec import tables
+from codec import recall, tables
 from codec.cuda_attention import exp2
+from codec.cuda_recall import NEVER, Measures
 from codec.cuda_rows import launch, round_even
 from codec.frequencies import TOTAL, TOTAL_BITS
 from codec.tokenizer import BOS
@@ -22,6 +24,15 @@ _TOTAL_BITS = tl.constexpr(TOTAL_BITS)
 _FARTHEST = tl.constexpr(tables.EXP2_LENGTH - 1)
 _BOTTOM = tl.constexpr(1 << 48)
 _BOS = tl.constexpr(BOS)
+_LOWEST = tl.constexpr(-(1 << 30))
+_NEVER = tl.constexpr(NEVER)
+_SURPRISALS = tl.constexpr(recall.SURPRISALS)
+_COLUMNS = tl.constexpr(len(recall.SURPRISALS) + 1)
+_REST_BITS = tl.constexpr(recall.REST_BITS)
+_REST = tl.constexpr((1 << recall.REST_BITS) - 1)
+_SECOND = tl.constexpr(recall.SHAPES["patterns"][0])
+_THIRD = tl.constexpr(recall.SHAPES["patterns"][0] + recall.SHAPES["rest"][0])
+_STEPS = tl.constexpr(recall.STEPS)
 
 _BLOCK = 1024
 
@@ -29,7 +40,7 @@ _BLOCK = 1024
 @triton.jit
 def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constexpr):
     """Rewrite a row of products as levels (`ExactModel.levels`); returns the greatest."""
-    largest = tl.full((BLOCK,), -(1 << 30), tl.int32)
+    largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
         at = begin + tl.arange(0, BLOCK)
         inside = at < vocabulary
@@ -39,7 +50,7 @@ def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constex
         capped = tl.load(softcap + index)
         level = tl.where(logit < 0, -capped, capped)
         tl.store(row + at, level.to(product.dtype), mask=inside)
-        largest = tl.maximum(largest, tl.where(inside, level, -(1 << 30)))
+        largest = tl.maximum(largest, tl.where(inside, level, _LOWEST))
     tl.debug_barrier()
     return tl.max(largest, 0)
 
@@ -60,13 +71,70 @@ def _cumulative(below, symbol, z, vocabulary):
 
 
 @triton.jit
+def _total(row, top, fractions, vocabulary, BLOCK: tl.constexpr):
+    """The sum of a row's weights."""
+    sums = tl.zeros((BLOCK,), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        sums += _weights(row, begin, top, fractions, vocabulary, BLOCK)[1]
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def _raise_levels(
+    row, agreement, similarity, entries, one, top, total, fractions, vocabulary, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Raise levels by recall (`codec.recall.Memory`), and clear the measures for the next row; returns the greatest."""
+    largest = tl.full((BLOCK,), _LOWEST, tl.int32)
+    for begin in range(0, vocabulary, BLOCK):
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        inside = at < vocabulary
+        mask = tl.load(agreement + at, mask=inside, other=-1)
+        past = mask >= 0
+        product = tl.load(similarity + at, mask=past, other=0)
+        product = tl.minimum(tl.maximum(product, -one), one)  # beyond is in the first and the last row, too
+        column = tl.zeros((BLOCK,), tl.int32)
+        for i in tl.static_range(_COLUMNS - 1):
+            column += (weights << _SURPRISALS[i] <= total).to(tl.int32)
+        rest = mask & _REST
+        rest = (rest & 0x5555) + ((rest >> 1) & 0x5555)  # sums of neighbouring bits, of pairs, of fours, of eights
+        rest = (rest & 0x3333) + ((rest >> 2) & 0x3333)
+        rest = (rest & 0x0F0F) + ((rest >> 4) & 0x0F0F)
+        rest = (rest & 0x00FF) + (rest >> 8)
+        steps = tl.maximum(product * _STEPS + one, 0) // one  # one more than the floor, which is at least -1
+        level = tl.load(row + at, mask=inside, other=0).to(tl.int32)
+        level += tl.load(entries + (mask >> _REST_BITS) * _COLUMNS + column, mask=past, other=0)
+        level += tl.load(entries + (_SECOND + rest) * _COLUMNS + column, mask=past, other=0)
+        level += tl.load(entries + (_THIRD + steps) * _COLUMNS + column, mask=past, other=0)
+        tl.debug_barrier()  # whichever thread has loaded what another clears
+        tl.store(row + at, level.to(row.dtype.element_ty), mask=past)
+        tl.store(agreement + at, -1, mask=past)
+        tl.store(similarity + at, _NEVER, mask=past)
+        largest = tl.maximum(largest, tl.where(inside, level, _LOWEST))
+    tl.debug_barrier()
+    return tl.max(largest, 0)
+
+
+@triton.jit
 def _intervals_kernel(
-    products, y_rows, steps, targets, softcap, last, fractions, out, count, stride, vocabulary, BLOCK: tl.constexpr
-):
-    """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count]."""
+    products, y_rows, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count, stride,
+    vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
+
+    The last two are those before levels are raised.
+    """
     n = tl.program_id(0).to(tl.int64)
     row, target = products + n * stride, tl.load(targets + n)
     top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    if RECALL:
+        total = _total(row, top, fractions, vocabulary, BLOCK)
+        tl.store(out + 2 * count + n, (top - tl.load(row + target).to(tl.int32)).to(tl.int64))
+        tl.store(out + 3 * count + n, total)
+        tl.debug_barrier()
+        past = n * vocabulary
+        top = _raise_levels(
+            row, agreement + past, similarity + past, entries, one, top, total, fractions, vocabulary, BLOCK
+        )
     sums, before = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
     for begin in range(0, vocabulary, BLOCK):
         at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
@@ -78,8 +146,9 @@ def _intervals_kernel(
     start = _cumulative(below, target, z, vocabulary)
     tl.store(out + n, start)
     tl.store(out + count + n, _cumulative(below + own, target + 1, z, vocabulary) - start)
-    tl.store(out + 2 * count + n, gap.to(tl.int64))
-    tl.store(out + 3 * count + n, z)
+    if not RECALL:
+        tl.store(out + 2 * count + n, gap.to(tl.int64))
+        tl.store(out + 3 * count + n, z)
 
 
 @triton.jit
@@ -92,8 +161,8 @@ def _take_byte(code, size, read, data, end):
 
 @triton.jit
 def _decode_kernel(
-    products, y_rows, steps, softcap, last, fractions, lanes, data, ends, states, history, counter, count, stride,
-    vocabulary, window, BLOCK: tl.constexpr,
+    products, y_rows, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, data, ends, states,
+    history, counter, count, stride, vocabulary, window, RECALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Decode each lane's next symbol, take it from the stream, and move the lane on.
 
@@ -107,10 +176,13 @@ def _decode_kernel(
     unit = size >> _TOTAL_BITS
     target = tl.minimum(code // unit, _TOTAL - 1)
     top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
-    sums = tl.zeros((BLOCK,), tl.int64)
-    for begin in range(0, vocabulary, BLOCK):
-        sums += _weights(row, begin, top, fractions, vocabulary, BLOCK)[1]
-    z = tl.sum(sums, 0)
+    z = _total(row, top, fractions, vocabulary, BLOCK)
+    if RECALL:
+        past = n * vocabulary
+        top = _raise_levels(
+            row, agreement + past, similarity + past, entries, one, top, z, fractions, vocabulary, BLOCK
+        )
+        z = _total(row, top, fractions, vocabulary, BLOCK)
     symbols, starts = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
     ends_after = tl.full((BLOCK,), _TOTAL, tl.int64)
     carried = tl.zeros((), tl.int64)
@@ -154,25 +226,31 @@ class Head:
         self._softcap, self._fractions, self._vocabulary = softcap.to(torch.int32), fractions, vocabulary
         self._last = torch.full((1,), float(len(softcap) - 1), dtype=torch.float64, device=softcap.device)
 
-    def intervals(self, products: Tensor, rows: Tensor, steps: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """`codec.frequencies.intervals` of products [N, V, padded] (overwritten) times rows [V] and steps [N]."""
+    def intervals(
+        self, products: Tensor, rows: Tensor, steps: Tensor, targets: Tensor, measures: Measures | None = None
+    ) -> tuple[Tensor, ...]:
+        """`codec.frequencies.intervals` of products [N, V, padded] (overwritten) times rows [V] and steps [N].
+
+        Where `measures` are given, levels are raised by them and they are cleared; the bits are those without.
+        """
         count = len(targets)
         out = torch.empty(4, count, dtype=torch.int64, device=products.device)
         launch(
             _intervals_kernel, (count,), products, rows, steps, targets, self._softcap, self._last, self._fractions,
-            out, count, products.shape[1], self._vocabulary, BLOCK=_BLOCK, num_warps=4,
+            *(measures or (out, out, out, 1)), out, count, products.shape[1], self._vocabulary,
+            RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
         )  # fmt: skip
         start, frequency, below, z = out
         return start, frequency, below.double() / tables.LEVELS_PER_BIT + (z.double() / TOTAL).log2()
 
     def decode(
         self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, data: Tensor, ends: Tensor,
-        states: Tensor, history: Tensor, counter: Tensor, window: int,
+        states: Tensor, history: Tensor, counter: Tensor, window: int, measures: Measures | None = None,
     ) -> None:  # fmt: skip
         """One step of `_decode_kernel`."""
         count = lanes.shape[1]
         launch(
-            _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions, lanes, data,
-            ends, states, history, counter, count, products.shape[1], self._vocabulary, window, BLOCK=_BLOCK,
-            num_warps=4,
+            _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions,
+            *(measures or (lanes, lanes, lanes, 1)), lanes, data, ends, states, history, counter, count,
+            products.shape[1], self._vocabulary, window, RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from codec import rangecoder
 from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Steps
 from codec.cuda_matmul import padded
+from codec.cuda_recall import Batch
 from codec.decoder import Integers
 from codec.exact_cuda import CudaModel
 from codec.tokenizer import BOS
@@ -41,6 +42,7 @@ class CudaLanes:
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
         self._cache = Cache(model.heads, count)
+        self._memory = model.new_memory(count, 1, count)
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._begins = np.zeros(count, np.int64)
         self._take(torch.arange(count, device=device), *(np.zeros((n, count), np.int64) for n in (4, 3, 1)))
@@ -94,11 +96,12 @@ class CudaLanes:
     def _prepare(self) -> None:
         """Compile the step by one whose effect is undone and, on a GPU, capture it."""
         self._counter.zero_()  # the step writes to the history where the counter says
-        kept = [t.clone() for t in (self._lanes, self._states)]
+        changed = (self._lanes, self._states, *(self._memory.state if self._memory else ()))
+        kept = [t.clone() for t in changed]
         on_gpu = self._model.device.type == "cuda"
         with side_stream() if on_gpu else nullcontext():
             self._step()
-        for tensor, before in zip((self._lanes, self._states), kept, strict=True):
+        for tensor, before in zip(changed, kept, strict=True):
             tensor.copy_(before)
         if on_gpu:
             graph = torch.cuda.CUDAGraph()
@@ -110,12 +113,18 @@ class CudaLanes:
     @torch.inference_mode()
     def _step(self) -> None:
         m = self._model
-        tokens, previous, positions, _ = self._lanes
+        tokens, previous, positions, runs = self._lanes
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
-        operand, steps = m.run(first, Steps(m.heads, self._cache, positions, self._slots))
+        context = Steps(m.heads, self._cache, positions, self._slots)
+        operands, steps = m.run(first, context)
+        measures = None
+        if self._memory:
+            batch = Batch(self._slots, positions, runs, context.rows, context.rows)
+            self._memory.take(batch, tokens, operands[-1], steps[-1])
+            measures = self._memory.measure(batch, 1)
         m.head.decode(
-            m.products(operand), m.head_matrix.rows, steps, self._lanes, self._data, self._ends, self._states,
-            self._history, self._counter, self._window,
+            m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, self._data, self._ends, self._states,
+            self._history, self._counter, self._window, measures,
         )  # fmt: skip
         self._counter += 1
 

@@ -19,11 +19,13 @@ from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Context, Heads, Sequences
 from codec.cuda_head import Head
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
+from codec.cuda_recall import Batch, Memory, lane_bytes
 from codec.cuda_rows import activate_kernel, launch, mixed_kernel, residual_kernel, rotate_kernel, value_kernel
 from codec.decoder import Decoder, Integers
 from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactLayer, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
+from codec.recall import Recall
 from codec.tokenizer import BOS
 
 _HEAD_ROWS = 8192  # rows of logits at once
@@ -38,10 +40,12 @@ class _Columns:
     mask: int  # bit i: matrix i has any
 
     @classmethod
-    def of(cls, *linears: ExactLinear) -> "_Columns":
+    def of(cls, *linears: ExactLinear, bare: bool = False) -> "_Columns":
+        """`bare`: beside the matrices there is somebody who reads the rows as they are, the last operand."""
         ones = torch.ones_like(linears[0].integers[:, 0])
-        steps = [ones if linear.columns is None else linear.columns for linear in linears]
-        return cls(torch.stack(steps), sum(1 << i for i, linear in enumerate(linears) if linear.columns is not None))
+        columns = [*(linear.columns for linear in linears), *([None] if bare else [])]
+        steps = [ones if own is None else own for own in columns]
+        return cls(torch.stack(steps), sum(1 << i for i, own in enumerate(columns) if own is not None))
 
 
 @dataclass(frozen=True)
@@ -113,16 +117,16 @@ class CudaModel:
         UnsupportedError: options or integers that the kernels do not know.
     """
 
-    def __init__(self, model: ExactModel):
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
         check_known(model.config)
         c = self.config = model.config
-        self.device, self._model = model.device, model
+        self.device, self._model, self._recall = model.device, model, recall
         fractions = torch.from_numpy(tables.octave()).to(self.device)
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), fractions)
-        self.lane_bytes = self.heads.slot_bytes
+        self.lane_bytes = self.heads.slot_bytes + (lane_bytes(c.model_dim, c.vocab_size) if recall else 0)
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
-        self.head_matrix, self._head_columns = limbs(model.head), _Columns.of(model.head)
+        self.head_matrix, self._head_columns = limbs(model.head), _Columns.of(model.head, bare=recall is not None)
         self.head = Head(model.softcap, fractions, c.vocab_size)
         self._layers = [self._layer(layer) for layer in model.layers]
         self._first = None
@@ -168,7 +172,11 @@ class CudaModel:
         return self._model.start(tokens, previous, positions).flatten(0, 1)
 
     def run(self, first: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The head's operand int8 [2, N, K], padded, and its steps float64 [N], of rows `first` [N, dim]."""
+        """The head's operand, and with recall the hidden states, of rows `first` [N, dim].
+
+        Returns:
+            int8 [1 or 2, 2, N, K], padded, and their steps float64 [1 or 2, N].
+        """
         half = self.config.encoder_length
         x, skips, pending = first, [], _Pending()
         for n, i in enumerate(self.config.schedule):
@@ -189,7 +197,7 @@ class CudaModel:
             operand, steps = self._activate(layer, len(x), multiply(seen.operands[at], layer.up), seen.steps[at])
             pending = _Pending(_Product(multiply(operand, layer.down), layer.down, steps, layer.mlp_scale))
         _, rows = self._residual(x, pending, self._final_norm, self._head_columns)
-        return rows.operands[0], rows.steps[0]
+        return rows.operands, rows.steps
 
     def _skip(self, j: int, skips: list[Tensor]) -> _Skip:
         """What execution j of the second half takes up; at first that is what has just come out of the first half."""
@@ -291,11 +299,20 @@ class CudaModel:
         context = Sequences(self.heads, batch, length, cache, slots)
         return self.run(self.start(tokens, None, context.positions.view(batch, length)), context)
 
-    def memory(self, documents: int, tokens: int) -> None:
-        """See `codec.backend.Backend`: there is no recall."""
+    def memory(self, documents: int, tokens: int) -> Memory | None:
+        """See `codec.backend.Backend`."""
+        rows = min(_HEAD_ROWS, documents * tokens)
+        return self.new_memory(documents, min(tokens, self.config.window), rows, tokens)
+
+    def new_memory(self, slots: int, fresh: int, rows: int, tokens: int = 1 << 62) -> Memory | None:
+        """The memory of documents, None without recall; arguments as of `codec.cuda_recall.Memory`."""
+        c = self.config
+        if not self._recall:
+            return None
+        return Memory(self._recall, slots, c.model_dim, c.vocab_size, fresh, rows, self.device, tokens)
 
     def score(
-        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: None = None
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Memory | None = None
     ) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
@@ -305,13 +322,21 @@ class CudaModel:
         ends = [row * length + len(window) for row, window in enumerate(inputs)]
         rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
         wanted = torch.from_numpy(np.stack((rows, np.concatenate(targets)))).to(self.device)
-        operand, steps = self.forward(torch.from_numpy(tokens).to(self.device))
+        on_device = torch.from_numpy(tokens).to(self.device)
+        operands, all_steps = self.forward(on_device)
+        operand, steps = operands[0], all_steps[0]
+        memory, measures = memory or self.memory(len(inputs), length), None
+        batch, most = _batch(inputs, targets, length, self.device), max(map(len, targets))
+        if memory:
+            memory.take(batch, on_device, operands[-1], all_steps[-1])
         out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
         for at in range(0, len(rows), _HEAD_ROWS):
             index, symbols = wanted[:, at : at + _HEAD_ROWS]
             part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
             part[:, : len(index)] = operand[:, index]
-            found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols)
+            if memory:
+                measures = memory.measure(batch, most, at)
+            found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols, measures)
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
         return out.cpu().numpy()
@@ -321,3 +346,12 @@ class CudaModel:
         from codec.cuda_lanes import CudaLanes  # which knows this class
 
         return CudaLanes(self, count, data, window)
+
+
+def _batch(inputs: Sequence[Integers], targets: Sequence[Integers], length: int, device: torch.device) -> Batch:
+    """The scored tokens of windows in rows of `length`, each a document's."""
+    runs = np.arange(len(inputs))
+    counts = np.array([len(after) for after in targets])
+    positions = np.array([len(window) for window in inputs]) - counts
+    columns = (runs, positions, counts, runs * length + positions, np.cumsum(counts) - counts)
+    return Batch(*torch.from_numpy(np.stack(columns)).to(device))
