@@ -9,63 +9,71 @@ import numpy as np
 import pytest
 import torch
 
-from codec import frequencies, tables
+import codec
+from codec import cuda_lanes, frequencies, tables
+from codec.adaptation import Adaptation
+from codec.archive import Policy, make_coder
 from codec.backend import TorchBackend, agree
+from codec.config import ModelConfig
 from codec.cuda_head import Head
 from codec.cuda_recall import Batch, Memory
+from codec.decoding import Decoding
+from codec.exact import ExactModel
 from codec.exact_cuda import CudaModel
+from codec.packing import with_recall
 from codec.recall import Memory as Reference
-from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from codec.windows import document_windows
+from tests.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from tests.test_exact_cuda import DEVICE, RECORD, split, with_columns
 from tests.test_recall import TABLES
+from trainer.embedded import val_documents
 
-DIM, VOCABULARY, LEVELS, ROWS = 24, 50, 40_000, 64
+LEVELS = 40_000
 
 
 class Documents:
     """Tokens, hidden states and levels of several documents side by side, and what the reference makes of them."""
 
-    def __init__(self, count: int, length: int, history: int):
-        generator = np.random.default_rng(count)
-        few = np.minimum(generator.integers(0, VOCABULARY, (count, length)), generator.integers(2, VOCABULARY, length))
+    def __init__(self, count: int, length: int, history: int, dim: int, vocabulary: int):
+        generator, shape = np.random.default_rng(count), (count, length)
+        few = np.minimum(generator.integers(0, vocabulary, shape), generator.integers(2, vocabulary, length))
         again = np.arange(length) % 7 + np.arange(count)[:, None]  # masks of all lengths, and ties
-        self.tokens = torch.from_numpy(np.where(np.arange(length) % 60 < 25, again, few)).to(DEVICE)
-        shape = (count, length)
-        self.hidden = torch.from_numpy(generator.integers(-16384, 16385, (*shape, DIM)) // 2 + 3000).to(DEVICE)
-        self.hidden[:, length // 2 :] = self.hidden[:, : length - length // 2] + self.hidden[:, length // 2 :] // 4
-        self.hidden.clamp_(-16384, 16384)
-        self.hidden[0, 0] = 0
+        self.tokens = torch.from_numpy(np.where(np.arange(length) % 40 < 25, again, few)).to(DEVICE)
+        hidden = generator.integers(-16384, 16385, (*shape, dim)) // 2 + 3000
+        hidden[:, length // 2 :] = hidden[:, : length - length // 2] + hidden[:, length // 2 :] // 4
+        hidden[0, 0] = 0
+        self.hidden = torch.from_numpy(hidden.clip(-16384, 16384)).to(DEVICE)
         self.steps = torch.from_numpy(generator.integers(1, 4, shape) / 2**14).to(DEVICE)
-        self.levels = torch.from_numpy(generator.integers(-LEVELS, LEVELS + 1, (*shape, VOCABULARY))).to(DEVICE)
-        self.targets = torch.from_numpy(generator.integers(0, VOCABULARY, shape)).to(DEVICE)
-        memory, lanes = Reference(TABLES, count, DIM, DEVICE, history), torch.arange(count, device=DEVICE)
-        self.raised = torch.stack(
-            [
-                memory.step(
-                    lanes, torch.full_like(lanes, t), self.tokens[:, t],
-                    (self.hidden[:, t].double(), self.steps[:, t, None]), self.levels[:, t],
-                )
-                for t in range(length)
-            ],
-            1,
-        )  # fmt: skip
+        self.levels = torch.from_numpy(generator.integers(-LEVELS, LEVELS + 1, (*shape, vocabulary))).to(DEVICE)
+        self.targets = torch.from_numpy(generator.integers(0, vocabulary, shape)).to(DEVICE)
+        memory, lanes = Reference(TABLES, count, dim, DEVICE, history), torch.arange(count, device=DEVICE)
+        raised = [
+            memory.step(
+                lanes, torch.full_like(lanes, t), self.tokens[:, t],
+                (self.hidden[:, t].double(), self.steps[:, t, None]), self.levels[:, t],
+            )
+            for t in range(length)
+        ]  # fmt: skip
+        self.raised = torch.stack(raised, 1)
         rise = torch.arange(LEVELS + 1, device=DEVICE)  # a head whose levels are its products
-        self._head = Head(rise, torch.from_numpy(tables.octave()).to(DEVICE), VOCABULARY)
+        self._head = Head(rise, torch.from_numpy(tables.octave()).to(DEVICE), vocabulary)
 
-    def check(self, memory: Memory, runs: list[tuple[int, int, int]]) -> None:
-        """Take in runs of tokens (document, first, end), and compare the intervals of what follows each."""
-        rows = torch.cat([d * self.tokens.shape[1] + torch.arange(t, end) for d, t, end in runs]).to(DEVICE)
-        columns = np.array([(d, t, end - t, d * self.tokens.shape[1] + t) for d, t, end in runs]).T
-        begins = np.cumsum(columns[2]) - columns[2]
-        batch = Batch(*torch.from_numpy(np.stack((*columns, begins))).to(DEVICE))
-        hidden = self.hidden.flatten(0, 1)
-        operand = torch.stack(split(hidden)).to(torch.int8)
+    def check(self, memory: Memory, rows: int, runs: list[tuple[int, int, int]]) -> None:
+        """Take in runs of tokens (document, first, end), and compare the intervals of what follows each.
+
+        `rows` are measured at once.
+        """
+        length = self.tokens.shape[1]
+        columns = np.array([(d, t, end - t, d * length + t) for d, t, end in runs]).T
+        batch = Batch(*torch.from_numpy(np.stack((*columns, np.cumsum(columns[2]) - columns[2]))).to(DEVICE))
+        operand = torch.stack(split(self.hidden.flatten(0, 1))).to(torch.int8)
         memory.take(batch, self.tokens.flatten(), operand, self.steps.flatten())
-        levels, raised, targets = (x.flatten(0, 1)[rows] for x in (self.levels, self.raised, self.targets))
+        index = torch.cat([d * length + torch.arange(t, end) for d, t, end in runs]).to(DEVICE)
+        levels, raised, targets = (x.flatten(0, 1)[index] for x in (self.levels, self.raised, self.targets))
         expected, plain = frequencies.intervals(raised, targets), frequencies.intervals(levels, targets)
-        ones = torch.ones(max(len(rows), VOCABULARY), dtype=torch.float64, device=DEVICE)
-        for at in range(0, len(rows), ROWS):
-            part = slice(at, at + ROWS)
+        ones = torch.ones(levels.shape[1] + rows, dtype=torch.float64, device=DEVICE)
+        for at in range(0, len(index), rows):
+            part = slice(at, at + rows)
             measures = memory.measure(batch, int(columns[2].max()), at)
             products = levels[part].to(torch.int32)
             found = self._head.intervals(products, ones / tables.LOGIT_GRID, ones, targets[part], measures)
@@ -76,14 +84,88 @@ class Documents:
 
 
 @pytest.mark.parametrize("history", [8, 300])
-def test_documents_in_pieces_of_any_length(history):
+def test_documents_in_pieces(history):
     """Rings that wrap, documents at different places, pieces of one token and of many, fewer rows than tokens."""
-    documents = Documents(3, 130, history)
+    documents = Documents(2, 56, history, 24, 40)
     assert (documents.raised != documents.levels).float().mean() > 0.1
-    memory = Memory(TABLES, 3, DIM, VOCABULARY, 75, ROWS, torch.device(DEVICE), history=history)
-    documents.check(memory, [(0, 0, 75), (2, 0, 1)])
-    documents.check(memory, [(2, 1, 3), (0, 75, 80), (1, 0, 70)])
-    for t in range(80, 84):
-        documents.check(memory, [(1, t - 10, t - 9), (0, t, t + 1)])
-    documents.check(memory, [(2, 3, 40), (1, 74, 130), (0, 84, 130)])
-    documents.check(memory, [(2, 0, 30), (0, 0, 1)])  # other documents in their slots, as it were
+    memory = Memory(TABLES, 2, 24, 40, 25, 16, torch.device(DEVICE), history=history)
+    for runs in ([(1, 0, 1), (0, 0, 25)], [(1, 1, 3)], [(1, 3, 4), (0, 25, 26)], [(0, 26, 40), (1, 4, 9)]):
+        documents.check(memory, 16, runs)
+    documents.check(memory, 16, [(0, 40, 56), (1, 0, 8)])  # another document begins in the second slot
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("history, tokens", [(100, 1 << 62), (8192, 900)])
+def test_many_documents_in_pieces(history, tokens):
+    documents = Documents(8, 900, history, 512, 8192)
+    memory = Memory(TABLES, 8, 512, 8192, 500, 1024, torch.device(DEVICE), tokens, history)
+    at = np.zeros(8, int)
+    generator = np.random.default_rng(0)
+    while (at < 900).any():
+        ends = np.minimum(at + generator.integers(1, 3 if at[0] % 2 else 501, 8), 900)
+        runs = [(d, t, end) for d, t, end in zip(range(8), at.tolist(), ends.tolist(), strict=True) if t < end]
+        documents.check(memory, 1024, runs)
+        at = ends
+
+
+def check_windows(model: ExactModel, lengths: list[int], window: int, stride: int) -> None:
+    """Intervals of documents whose windows are scored in turn are the reference's, and recall changes them."""
+    generator = np.random.default_rng(2)
+    streams = [np.append(generator.integers(0, 20, length), [0]) for length in sorted(lengths, reverse=True)]
+    plans = [document_windows(len(stream) - 1, window, stride) for stream in streams]
+    backends = CudaModel(model, TABLES), TorchBackend(model, TABLES)
+    memories = [backend.memory(len(streams), len(streams[0])) for backend in backends]
+    for turn in range(len(plans[0])):
+        windows = [(s, plan[turn]) for s, plan in zip(streams, plans, strict=True) if turn < len(plan)]
+        inputs = [s[w.start : w.end] for s, w in windows]
+        targets = [s[w.score_from + 1 : w.end + 1] for s, w in windows]
+        found, expected = (b.score(inputs, targets, m) for b, m in zip(backends, memories, strict=True))
+        assert np.array_equal(found[:2], expected[:2])
+        assert np.abs(found[2] - expected[2]).max() < 1e-9
+        assert (found[1] != TorchBackend(model).score(inputs, targets)[1]).any()
+
+
+def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) -> None:
+    """Archives of the processor come back."""
+    pack = codec.open(with_recall(tiny_blob(config), TABLES))
+    coder = make_coder(pack, policy)
+    documents = [d[:n] for n, d in zip(sizes, val_documents(), strict=False)]
+    payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
+    backend, lanes = CudaModel(pack.exact(DEVICE), pack.recall), len(sizes)
+    decoding = Decoding(
+        backend, coder.tokenizer, payloads, policy.window, policy.stride, lanes, most_tokens=1000, threads=2
+    )
+    assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
+
+
+def test_a_pack_scores_as_the_reference_does():
+    check_windows(tiny_pack(replace(PLAIN, num_layers=1)).exact(DEVICE), [9], 32, 32)
+
+
+def test_a_document_decodes(monkeypatch):
+    monkeypatch.setattr(cuda_lanes, "STEPS", 2)
+    check_decoding(replace(PLAIN, num_layers=1), (8,), Policy(32, 16, Adaptation.RECALL))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
+def test_documents_of_several_windows(config):
+    check_windows(tiny_pack(config).exact(DEVICE), [70, 40, 3], 32, 10)
+    check_windows(with_columns(config), [12], 8, 4)
+    check_decoding(config, (1, 30, 0, 9, 60), Policy(8, 3, Adaptation.RECALL))
+
+
+@pytest.mark.long
+def test_backends_agree():
+    model = tiny_pack(replace(PLAIN, window=80)).exact(DEVICE)
+    assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)
+
+
+@pytest.mark.gpu
+def test_record_class():
+    """Scores and lanes of a whole graph; some documents outgrow what is looked back at."""
+    model = with_columns(RECORD)
+    check_windows(model, [3000, 700, 2048, 90], 2048, 1024)
+    model = with_columns(replace(RECORD, window=256))
+    check_windows(model, [9000, 500], 256, 128)
+    assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)
