@@ -95,7 +95,7 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
     kind = model.device.type
     size, vocabulary = min(model.config.window, _SELF_TEST[kind]), model.config.vocab_size
     tokens = np.arange(2 * (size + 1)).reshape(2, -1) * 7919 % vocabulary
-    tokens[1] %= 5  # which recall finds again
+    tokens[1] %= 5  # so that recall has much to find
     inputs, targets = [tokens[0, :-1], tokens[1, : size // 2]], [tokens[0, 1:], tokens[1, 1 : size // 2 + 1]]
     if not np.array_equal(a.score(inputs, targets)[:2], b.score(inputs, targets)[:2]):
         return False

@@ -41,7 +41,7 @@ class _Columns:
 
     @classmethod
     def of(cls, *linears: ExactLinear, bare: bool = False) -> "_Columns":
-        """`bare`: beside the matrices there is somebody who reads the rows as they are, the last operand."""
+        """`bare`: the last operand has no steps; somebody else reads it."""
         ones = torch.ones_like(linears[0].integers[:, 0])
         columns = [*(linear.columns for linear in linears), *([None] if bare else [])]
         steps = [ones if own is None else own for own in columns]
@@ -324,10 +324,9 @@ class CudaModel:
         wanted = torch.from_numpy(np.stack((rows, np.concatenate(targets)))).to(self.device)
         on_device = torch.from_numpy(tokens).to(self.device)
         operands, all_steps = self.forward(on_device)
-        operand, steps = operands[0], all_steps[0]
-        memory, measures = memory or self.memory(len(inputs), length), None
-        batch, most = _batch(inputs, targets, length, self.device), max(map(len, targets))
-        if memory:
+        operand, steps, measures = operands[0], all_steps[0], None
+        if memory := memory or self.memory(len(inputs), length):
+            batch = _batch(inputs, targets, length, self.device)
             memory.take(batch, on_device, operands[-1], all_steps[-1])
         out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
         for at in range(0, len(rows), _HEAD_ROWS):
@@ -335,7 +334,7 @@ class CudaModel:
             part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
             part[:, : len(index)] = operand[:, index]
             if memory:
-                measures = memory.measure(batch, most, at)
+                measures = memory.measure(batch, max(map(len, targets)), at)
             found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols, measures)
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
