@@ -301,8 +301,8 @@ class CudaModel:
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
         """See `codec.backend.Backend`."""
-        rows = min(_HEAD_ROWS, documents * tokens)
-        return self.new_memory(documents, min(tokens, self.config.window), rows, tokens)
+        fresh = min(tokens, padded(self.config.window, POSITIONS))
+        return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
 
     def new_memory(self, slots: int, fresh: int, rows: int, tokens: int = 1 << 62) -> Memory | None:
         """The memory of documents, None without recall; arguments as of `codec.cuda_recall.Memory`."""
