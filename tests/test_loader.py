@@ -22,7 +22,7 @@ def batches(folder: Path, vocab_size: int = 100) -> Batches:
 
 def test_batches_come_as_asked_for(tmp_path: Path) -> None:
     plain = batches(tmp_path)
-    with open_loader(plain, CPU) as loader:
+    with open_loader([plain], CPU) as loader:
         for n in (0, 1, 2, 7, 8, 3, 3):
             found = loader.take(2 * n, 2)
             for rows, expected in zip(found, plain.take(2 * n, 2), strict=True):
@@ -33,7 +33,7 @@ def test_an_error_comes_with_its_batch(tmp_path: Path) -> None:
     plain = batches(tmp_path, vocab_size=85)
     bad = [n for n in range(10) if max(row.max() for row in plain_or_empty(plain, n)) < 0]
     assert 0 < len(bad) < 10
-    with open_loader(plain, CPU) as loader:
+    with open_loader([plain], CPU) as loader:
         for n in range(10):
             if n in bad:
                 with pytest.raises(MismatchError, match="token"):
@@ -53,7 +53,7 @@ def plain_or_empty(plain: Batches, n: int) -> tuple[np.ndarray, ...]:
 @pytest.mark.gpu
 def test_a_gpu_gets_the_same(tmp_path: Path) -> None:
     plain, device = batches(tmp_path), torch.device("cuda", 0)
-    with open_loader(plain, device) as loader:
+    with open_loader([plain], device) as loader:
         for n in (0, 1, 5, 6):
             for rows, expected in zip(loader.take(2 * n, 2), plain.take(2 * n, 2), strict=True):
                 assert rows.is_cuda and rows.cpu().numpy().tolist() == expected.tolist()

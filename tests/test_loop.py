@@ -18,11 +18,13 @@ import pytest
 import torch
 
 import trainer.journal
+import trainer.loop
+import trainer.step
 from codec.checkpoint import load_checkpoint
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.tokenizer import BOS
-from tests.helpers import ROOT
+from tests.helpers import ROOT, lossless_tokenizer
 from trainer.embedded import sp1024
 from trainer.loop import Outcome, train
 from trainer.model import GPT
@@ -81,13 +83,15 @@ def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A TOML recipe over shards of words of five tokens that are easy to learn."""
+    """A TOML recipe over shards of words of five tokens that are easy to learn; beside them, others of any tokens."""
     shards = tmp_path / "shards"
     generator = np.random.default_rng(0)
     words = generator.integers(4, 1024, (12, 5))
     for split, count in (("train", 800), ("val", 100)):
         write_shard(shards / f"x_{split}_000000.bin", words[generator.integers(0, 12, count)].ravel())
-    (shards / "tokenizer.model").write_bytes(sp1024().model)
+        write_shard(tmp_path / "late" / f"x_{split}_000000.bin", generator.integers(4, 1024, count))
+    for folder in ("shards", "late"):
+        (tmp_path / folder / "tokenizer.model").write_bytes(sp1024().model)
     path = tmp_path / "tiny.toml"
     path.write_text(TINY.format(shards=shards))
     return path
@@ -283,7 +287,8 @@ def test_a_killed_run_resumes_to_the_same_end(config: Path, tmp_path: Path) -> N
 
 
 def test_a_killed_run_of_two_processes_is_resumed_by_two_or_by_one(config: Path, tmp_path: Path) -> None:
-    settings = ("train.iterations=30", "train.checkpoint_steps=5")
+    late = (f"data.late_shards={tmp_path / 'late'}", "data.late_from=0.5")  # from step 15 on
+    settings = ("train.iterations=30", "train.checkpoint_steps=5", *late)
     folder = tmp_path / "killed"
     assert forked(config, tmp_path / "whole", *settings, processes=2).wait() == 0
     running = forked(config, folder, *settings, processes=2)
@@ -410,6 +415,51 @@ def stop_after(step: int) -> Callable[[trainer.journal.Journal, State], None]:
             signal.raise_signal(signal.SIGTERM)
 
     return move_bar
+
+
+def test_late_rows_come_at_the_end_and_a_resumed_run_goes_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """21 steps on the shards and 9 on the late ones, no row of either twice; the stop is two steps after the switch."""
+    settings = (f"data.late_shards={tmp_path / 'late'}", "data.late_from=0.7", "train.batch_tokens=64")
+    seen: list[list[int]] = []
+    take = trainer.step.take
+
+    def seeing(*arguments: Any) -> trainer.step.Parts:
+        parts = take(*arguments)
+        for inputs, targets in parts:
+            seen.extend(torch.cat([inputs, targets[:, -1:]], 1).tolist())
+        return parts
+
+    monkeypatch.setattr(trainer.loop, "take", seeing)
+    train(recipe_of(config, *settings), tmp_path / "whole")
+    streams = [read_shard(tmp_path / folder / "x_train_000000.bin").tolist() for folder in ("shards", "late")]
+    rows = [{tuple(stream[n : n + 17]) for n in range(0, len(stream) - 16, 16)} for stream in streams]
+    for part, of in ((seen[: 21 * 4], rows[0]), (seen[21 * 4 :], rows[1])):
+        assert {tuple(row) for row in part} <= of
+    assert len({tuple(row) for row in seen[21 * 4 :]}) == 9 * 4
+    per_token = len(sp1024().decode(np.array(streams[1][1:785]))) / 784
+    line = metrics(tmp_path / "whole")[-2]
+    assert line["train_bpb"] == pytest.approx(line["train_loss"] / math.log(2) / per_token)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.journal.Journal, "move_bar", stop_after(22))
+        assert train(recipe_of(config, *settings), tmp_path / "run").steps == 23
+    train(recipe_of(config, *settings), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_late_shards_that_do_not_fit_are_reported(config: Path, tmp_path: Path) -> None:
+    recipe, late = recipe_of(config, f"data.late_shards={tmp_path / 'late'}"), tmp_path / "late"
+    (late / "tokenizer.model").write_bytes(lossless_tokenizer().model)
+    with pytest.raises(MismatchError, match=r"another tokenizer .512 tokens. than the others .1024 tokens."):
+        train(recipe, tmp_path / "a")
+    (late / "tokenizer.model").unlink()
+    with pytest.raises(FormatError, match=r"late/tokenizer\.model: No such file"):
+        train(recipe, tmp_path / "b")
+    named = recipe_of(config, f"data.late_shards={late}", f"data.tokenizer={tmp_path / 'shards' / 'tokenizer.model'}")
+    (late / "x_train_000000.bin").unlink()
+    with pytest.raises(FormatError, match=r"late: no shards \*_train_\*"):
+        train(named, tmp_path / "c")
 
 
 def test_the_plain_mean_of_the_last_weights_is_saved(

@@ -1,11 +1,12 @@
 """Recipes: those that ship, overrides, errors that name what is known; and the schedules that they stand for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from codec.errors import FormatError
-from trainer.recipe import RECIPES, OptimRecipe, Recipe, TrainRecipe, differences, load_recipe
+from trainer.recipe import RECIPES, DataRecipe, OptimRecipe, Recipe, TrainRecipe, differences, load_recipe
 from trainer.schedule import averages, lr_scale, muon_momentum, over, phase, phases
 
 
@@ -72,7 +73,9 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("train.window_schedule=512", "expected pairs"),
         ("train.batch_schedule=[[0, 1000]]", "has 1000, expected a multiple of 1024"),
         ("train.batch_schedule=[[0, 1024]]", "a multiple of a micro-batch, 524288 / 4"),
-        ("train.loop_from=1", "loop_from is 1.0, expected less"),
+        ("train.loop_from=1", "loop_from is 1.0, expected.*less"),
+        ("data.late_from=1", "late_from is 1.0, expected.*less"),
+        ("data.late_from=-0.1", "late_from is -0.1, expected a share"),
     ],
 )
 def test_bad_overrides_say_what_is_expected(override: str, message: str) -> None:
@@ -156,6 +159,9 @@ def test_shapes_follow_the_share_of_the_run() -> None:
         *2 * [(1024, 524_288)],
     ]
     assert phases(recipe) == list(dict.fromkeys(found))
+    late = replace(recipe, data=DataRecipe(late_shards="folder", late_from=0.6))
+    assert [step for step in range(100) if phase(late, step, 1.0).late] == [*range(60, 100)]
+    assert phases(late) == phases(recipe)  # other rows are no other graph
     plain = load_recipe("baseline")
     assert [(p.window, p.batch_tokens) for p in phases(plain)] == [(1024, 524_288)]
 

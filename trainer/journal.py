@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +28,7 @@ class Journal:
         self,
         recipe: Recipe,
         world: World,
-        bytes_per_token: float,
+        bytes_per_token: Sequence[float],
         log: IO[str],
         metrics: IO[str],
         advance: Advance,
@@ -74,7 +74,7 @@ class Journal:
             step=step,
             seconds=elapsed,
             train_loss=train_loss,
-            train_bpb=train_loss / math.log(2) / self.bytes_per_token,
+            train_bpb=train_loss / math.log(2) / self.bytes_per_token[phase.late],
             lr_scale=lr_scale,
             tokens=state.tokens,
             tokens_per_second=speed,
@@ -104,13 +104,15 @@ class Silence(Journal):
 
 
 @contextmanager
-def open_journal(folder: Path, recipe: Recipe, state: State, world: World, bytes_per_token: float) -> Iterator[Journal]:
+def open_journal(
+    folder: Path, recipe: Recipe, state: State, world: World, bytes_per_token: Sequence[float]
+) -> Iterator[Journal]:
     """The journal of a run at `state`; what a killed run noted beyond them is dropped.
 
     That of a process that does not lead says nothing.
 
     Args:
-        bytes_per_token: of the training text.
+        bytes_per_token: of the training text, and of the late one.
     """
     train = recipe.train
     if not world.leads:

@@ -1,6 +1,6 @@
 """Batches on the device before they are asked for: a thread reads and copies the next one while a step runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,21 +25,26 @@ class Copied:
 class Loader:
     """Hands out rows by position; those after the last asked for are already under way. See `open_loader`."""
 
-    def __init__(self, batches: Batches, device: torch.device, pool: ThreadPoolExecutor):
-        self.batches, self.device, self.pool = batches, device, pool
+    def __init__(self, streams: Sequence[Batches], device: torch.device, pool: ThreadPoolExecutor):
+        self.streams, self.device, self.pool = streams, device, pool
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.ahead: tuple[tuple[int, int], Future[Copied]] | None = None
+        self.ahead: tuple[tuple[Batches, int, int], Future[Copied]] | None = None
 
-    def take(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+    def take(self, first: int, count: int, late: bool = False) -> tuple[Tensor, Tensor]:
         """Inputs and targets as `Batches.take` gives them, int64 [B, T] on the device. Waits for no GPU.
+
+        Args:
+            late: take rows of the second of the streams.
 
         Raises:
             CodecError, MismatchError: as `Batches.take`.
         """
+        batches = self.streams[late]
         where, coming = self.ahead if self.ahead else (None, None)
-        if coming is None or where != (first, count):
-            coming = self.pool.submit(self._copy, first, count)
-        self.ahead = (first + count, count), self.pool.submit(self._copy, first + count, count)
+        if coming is None or where != (batches, first, count):
+            coming = self.pool.submit(self._copy, batches, first, count)
+        following = batches, first + count, count
+        self.ahead = following, self.pool.submit(self._copy, *following)
         copied = coming.result()
         if copied.done is not None:
             here = torch.cuda.current_stream(self.device)
@@ -48,8 +53,8 @@ class Loader:
                 rows.record_stream(here)  # its memory belongs to the copying stream
         return copied.inputs, copied.targets
 
-    def _copy(self, first: int, count: int) -> Copied:
-        inputs, targets = self.batches.take(first, count)
+    def _copy(self, batches: Batches, first: int, count: int) -> Copied:
+        inputs, targets = batches.take(first, count)
         if self.stream is None:
             return Copied(torch.from_numpy(inputs), torch.from_numpy(targets), None)
         with torch.cuda.stream(self.stream):
@@ -57,10 +62,10 @@ class Loader:
 
 
 @contextmanager
-def open_loader(batches: Batches, device: torch.device) -> Iterator[Loader]:
-    """A loader whose thread ends with the block."""
+def open_loader(streams: Sequence[Batches], device: torch.device) -> Iterator[Loader]:
+    """A loader whose thread ends with the block; of one stream, or of two: the second has the late rows."""
     with ThreadPoolExecutor(1, "loader") as pool:
-        yield Loader(batches, device, pool)
+        yield Loader(streams, device, pool)
 
 
 def to_device(rows: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -16,7 +16,6 @@ from codec.checkpoint import WEIGHTS, save_checkpoint
 from codec.console import CheckFailed
 from codec.errors import CodecError
 from codec.files import atomic_write
-from trainer.data import Batches
 from trainer.device import attention_kernels, peak_memory, throttle
 from trainer.distributed import World, join
 from trainer.interrupts import interrupts
@@ -27,7 +26,7 @@ from trainer.qat import quantized_loss, rounding_of
 from trainer.recipe import RECIPE, Recipe
 from trainer.resume import RESUME, State, open_checkpoints
 from trainer.schedule import lr_scale, over, phase, phases
-from trainer.source import Source, bytes_per_token, open_source
+from trainer.source import Source, bytes_per_token, open_batches, open_source
 from trainer.step import descend, micro_batches, prime, take
 from trainer.validation import Validation, validate
 
@@ -69,17 +68,15 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
         source = open_source(recipe, folder, world)
         state = State.start(recipe, world)
         losses = losses_of(state.model, recipe, world)
-        batches = Batches(
-            source.train, recipe.model.window, recipe.model.vocab_size, recipe.data.seed, world.rank, world.size
-        )
+        streams = open_batches(source, recipe, world)
         parts = [micro_batches(recipe, world, phase) for phase in phases(recipe)]
-        with attention_kernels(world.device), open_loader(batches, world.device) as loader:
+        with attention_kernels(world.device), open_loader(streams, world.device) as loader:
             if world.device.type == "cuda":
                 prime(state, losses, loader, recipe, world)
             if goes_on:
                 state.restore(folder, recipe, world.device)
-            length = bytes_per_token(batches, source.tokenizer, world)
-            with open_journal(folder, recipe, state, world, length) as journal:
+            lengths = [bytes_per_token(batches, source.tokenizer, world) for batches in streams]
+            with open_journal(folder, recipe, state, world, lengths) as journal:
                 journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
                 journal.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
                 train_loss, interrupted = run(state, losses, loader, recipe, world, folder, journal)
@@ -106,9 +103,10 @@ def run(
         while not done and not asked:
             scale = lr_scale(plan, state.step, state.elapsed)
             now = phase(recipe, state.step, state.elapsed)
-            parts = take(loader, state.tokens, now, recipe, world)
+            parts = take(loader, state.position(now.late), now, recipe, world)
             batch_loss = descend(state, losses.of(state.model, now), parts, recipe, scale)
             state.step, state.tokens = state.step + 1, state.tokens + now.batch_tokens
+            state.late += now.batch_tokens if now.late else 0
             state.update_average(plan)
             wait()
             state.elapsed, asked = world.told(time.perf_counter() - begun, interrupt.is_set())

@@ -25,6 +25,8 @@ class DataRecipe:
     shards: str = "embedded"  # a folder of token shards; "embedded" is the sample that ships
     tokenizer: str = ""  # path of the SentencePiece model that made the shards; the sample brings its own
     seed: int = 0  # of the order in which training data is read
+    late_shards: str = ""  # a folder of token shards that the end of the run is trained on, of the same tokenizer
+    late_from: float = 0.8  # share of the run after which it is
 
 
 ORTHOGONAL = ("newton_schulz", "polar_express")
@@ -176,8 +178,9 @@ class Recipe:
             raise FormatError(f"recipe: train.kernels has {unknown}, expected some of {KERNELS}")
         if train.compiling not in COMPILING:
             raise FormatError(f"recipe: train.compiling is {train.compiling!r}, expected one of {COMPILING}")
-        if train.loop_from >= 1:
-            raise FormatError(f"recipe: train.loop_from is {train.loop_from}, expected less than 1")
+        for name, share in (("train.loop_from", train.loop_from), ("data.late_from", self.data.late_from)):
+            if not 0 <= share < 1:
+                raise FormatError(f"recipe: {name} is {share}, expected a share of the run, less than 1")
         if not train.log_every or not train.micro_batches:
             raise FormatError("recipe: train.log_every and train.micro_batches must be at least 1")
 

@@ -33,6 +33,7 @@ class State:
         average: mean of the weights of `averaged` steps by name, moving or plain; empty where the recipe wants none.
         step: steps made.
         tokens: trained on.
+        late: how many of them are from the late shards.
         elapsed: seconds of training.
     """
 
@@ -42,6 +43,7 @@ class State:
     averaged: int = 0
     step: int = 0
     tokens: int = 0
+    late: int = 0
     elapsed: float = 0.0
 
     @classmethod
@@ -54,6 +56,10 @@ class State:
         model = model.to(world.device)
         average = copy_of(model.state_dict()) if plan.ema_decay or plan.swa_every else {}
         return cls(model, Optimizers(model, recipe.optim, world), average)
+
+    def position(self, late: bool) -> int:
+        """Tokens trained on from the late shards, or from the others."""
+        return self.late if late else self.tokens - self.late
 
     @torch.no_grad()
     def update_average(self, train: TrainRecipe) -> None:
@@ -84,6 +90,7 @@ class State:
             "averaged": self.averaged,
             "step": self.step,
             "tokens": self.tokens,
+            "late": self.late,
             "elapsed": self.elapsed,
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
@@ -108,7 +115,8 @@ class State:
             self.optimizers.load_state_dict(content["optimizers"])
             for name, average in self.average.items():
                 average.copy_(content["average"][name])
-            self.averaged, self.step, self.tokens = (int(content[name]) for name in ("averaged", "step", "tokens"))
+            counts = (int(content[name]) for name in ("averaged", "step", "tokens", "late"))
+            self.averaged, self.step, self.tokens, self.late = counts
             self.elapsed = float(content["elapsed"])
         except MismatchError:
             raise

@@ -1,6 +1,6 @@
 """Learning rate and momentum over a run, as pure functions of the step and of the seconds that have passed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.recipe import OptimRecipe, Recipe, Steps, TrainRecipe
 
@@ -66,15 +66,17 @@ def averages(train: TrainRecipe, step: int, elapsed: float) -> bool:
 
 @dataclass(frozen=True)
 class Phase:
-    """What steps are like for a part of a run; each kind of model and shape is a graph of its own for the compiler.
+    """What steps are like for a part of a run.
 
     Attributes:
+        late: whether rows come from the late shards.
         loops: whether the model's loops run.
         quantizes: whether the loss sees the quantizer.
         window: tokens a row.
         batch_tokens: tokens a step, over all processes.
     """
 
+    late: bool
     loops: bool
     quantizes: bool
     window: int
@@ -87,17 +89,21 @@ def phase(recipe: Recipe, step: int, elapsed: float) -> Phase:
 
 
 def phases(recipe: Recipe) -> list[Phase]:
-    """All phases of a run, in turn."""
+    """A phase for each kind of model and shape of a run, in turn: each is a graph of its own for the compiler.
+
+    Late rows are no other graph: `late` is False in all.
+    """
     train = recipe.train
     shares = {0.0, train.loop_from, _qat_from(train)}
     shares.update(share for steps in (train.batch_schedule, train.window_schedule) for share, _ in steps)
-    return list(dict.fromkeys(_phase_at(recipe, share) for share in sorted(shares)))
+    return list(dict.fromkeys(replace(_phase_at(recipe, share), late=False) for share in sorted(shares)))
 
 
 def _phase_at(recipe: Recipe, share: float) -> Phase:
-    """Loops run after `loop_from` of the run, the last `qat_fraction` of it sees the quantizer."""
+    """Late rows come after `late_from` of the run, loops after `loop_from`; its last `qat_fraction` is quantized."""
     train = recipe.train
     return Phase(
+        late=bool(recipe.data.late_shards) and share >= recipe.data.late_from,
         loops=share >= train.loop_from,
         quantizes=bool(train.qat) and share >= _qat_from(train),
         window=_value_at(train.window_schedule, share, recipe.model.window),

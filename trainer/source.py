@@ -10,11 +10,15 @@ from trainer.data import Batches
 from trainer.distributed import World
 from trainer.embedded import sp1024, train_documents, val_documents
 from trainer.prepare import TOKENIZER, encode_documents
-from trainer.recipe import Recipe
+from trainer.recipe import DataRecipe, Recipe
 from trainer.shards import find_shards, write_shard
 
 EMBEDDED = "embedded"
 """The name of the sample that ships, in place of a folder of shards."""
+
+LATE_SEED = 1 << 64
+"""What late rows have more for a seed than the others: even the same shards come in another order. It is beyond the
+32 bits of a seed and of an epoch's number, so that no epoch of the others has the order of one of these."""
 
 SAMPLED = 1 << 20
 """Training tokens whose bytes are counted."""
@@ -22,9 +26,10 @@ SAMPLED = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """`train` and `val` are shards in the order of their streams; `val` is empty where the recipe scores none."""
+    """Shards in the order of their streams; `late` and `val` are empty where the recipe has no use for them."""
 
     train: list[Path]
+    late: list[Path]
     val: list[Path]
     tokenizer: Tokenizer
 
@@ -34,7 +39,7 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
 
     Raises:
         FormatError: no shards, or no tokenizer.
-        MismatchError: the tokenizer's vocabulary is not the model's.
+        MismatchError: the tokenizer's vocabulary is not the model's, or the late shards have another tokenizer.
     """
     data, shards = recipe.data, Path(recipe.data.shards)
     if data.shards == EMBEDDED:
@@ -50,7 +55,34 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
             tokenize_sample(shards, tokenizer)
         world.told(0.0)  # the others wait here until the shards are there
     val = find_shards(shards, "val") if recipe.train.val_tokens else []
-    return Source(find_shards(shards, "train"), val, tokenizer)
+    return Source(find_shards(shards, "train"), _late_shards(data, tokenizer), val, tokenizer)
+
+
+def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
+    """Those of a recipe, if it has some; where it does not name the tokenizer, there must be one beside them."""
+    if not data.late_shards:
+        return []
+    folder = Path(data.late_shards)
+    beside = folder / TOKENIZER
+    if beside.exists() or not data.tokenizer:
+        other = Tokenizer(read_bytes(beside, "tokenizer"))
+        if other.sha256 != tokenizer.sha256:
+            raise MismatchError(
+                f"recipe: data.late_shards {folder} have another tokenizer ({other.vocab_size} tokens) than the others "
+                f"({tokenizer.vocab_size} tokens); prepare both with one"
+            )
+    return find_shards(folder, "train")
+
+
+def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
+    """This process's rows of the training shards, and of the late ones where there are any, each in its own order.
+
+    Raises:
+        FormatError: see `Batches`.
+    """
+    window, vocab_size, seed = recipe.model.window, recipe.model.vocab_size, recipe.data.seed
+    streams = [(source.train, seed), *([(source.late, seed + LATE_SEED)] if source.late else [])]
+    return [Batches(shards, window, vocab_size, key, world.rank, world.size) for shards, key in streams]
 
 
 def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> float:

@@ -34,12 +34,12 @@ def micro_batches(recipe: Recipe, world: World, phase: Phase) -> int:
 
 
 def take(loader: Loader, position: int, phase: Phase, recipe: Recipe, world: World) -> Parts:
-    """This process's micro-batches of the step that begins `position` tokens into the run.
+    """This process's micro-batches of the step that begins `position` tokens into the stream of its phase.
 
     A phase with shorter rows gets the same tokens in the same order: it cuts up the rows of the full window.
     """
     window = recipe.model.window
-    inputs, targets = loader.take(position // window, phase.batch_tokens // window)
+    inputs, targets = loader.take(position // window, phase.batch_tokens // window, phase.late)
     parts = micro_batches(recipe, world, phase)
     rows = [part.view(-1, phase.window).chunk(parts) for part in (inputs, targets)]
     return list(zip(*rows, strict=True))

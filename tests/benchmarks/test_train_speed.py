@@ -56,7 +56,7 @@ def measure(name: str, *overrides: str, kernels: int = 25) -> float:
         tokens[generator.random(count) < 1 / DOCUMENT] = BOS
         write_shard(path, tokens)
         batches = Batches([path], recipe.model.window, recipe.model.vocab_size)
-        with open_loader(batches, world.device) as loader:
+        with open_loader([batches], world.device) as loader:
             return timed(" ".join((name, *overrides)), recipe, world, loader, kernels)
 
 
