@@ -55,6 +55,12 @@ def row(point: Measured) -> dict[str, Any]:
     return {**values.pop("point"), **{k: v for k, v in values.items() if not k.startswith("windows")}}
 
 
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown whose first column is text and whose other columns are right-aligned."""
+    marks = ["---", *["---:"] * (len(heads) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, marks, *rows))
+
+
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of the same fields as CSV, the first line their names; empty for none."""
     out = io.StringIO()

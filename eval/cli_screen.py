@@ -1,4 +1,4 @@
-"""The command that tests variants of a training recipe."""
+"""The commands that test variants of a training recipe, and set two such tests side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command("screen")(screen)
+    app.command("rank")(rank)
 
 
 def screen(
@@ -64,6 +65,32 @@ def screen(
         console.fail(f"interrupted with {left} of {len(plan)} runs to go; run the same command to go on", INTERRUPTED)
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} runs failed: {', '.join(outcome.failed)}")
+
+
+def rank(
+    first: Annotated[Path, typer.Argument(help="Folder of a screen: of a short recipe.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another: of the run that the first one stands for.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder for ranks.json, ranks.md and ranks.svg.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Whether two screens put their variants in the same order: Spearman's rank correlation, a table and a picture."""
+    import json
+
+    from rich.console import Group
+
+    from eval import plots, screen_plots, screen_ranks
+
+    found = screen_ranks.rank(first, second)
+    result = screen_ranks.as_json(found)
+    files = {
+        "ranks.json": json.dumps(result, indent=1).encode(),
+        "ranks.md": screen_ranks.as_markdown(found).encode(),
+        "ranks.svg": plots.svg(screen_plots.ranks(found)),
+    }
+    write_files(out, files)
+    rows = [screen_ranks.cells(row) for row in found.ranked]
+    table = console.table(screen_ranks.heads(found), rows)
+    console.emit(result, as_json, lambda: Group(table, screen_ranks.verdict(found)))
 
 
 def _readable(found: Sequence["Effect"]) -> Any:

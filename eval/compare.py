@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import CodecError, FormatError
+from eval.ablate_tables import markdown
 from trainer.journal import METRICS, read_metrics
 
 NOTED = ("step", "seconds", "tokens", "tokens_per_second", "train_loss", "train_bpb")
@@ -49,7 +50,7 @@ class Trained:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Trained]:
-    """Runs, each named as its folder is, or by the whole path where two folders have one name.
+    """Runs, named as `names_of` says.
 
     Raises:
         CodecError: a folder is named twice.
@@ -57,9 +58,13 @@ def read_runs(folders: Sequence[Path]) -> list[Trained]:
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise CodecError("a run is named twice; pass each once")
+    return [_read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The names of folders, or their whole paths where two have one name."""
     short = [folder.resolve().name for folder in folders]
-    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    return [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
 def _read_run(folder: Path, name: str) -> Trained:
@@ -121,6 +126,5 @@ def cells(run: Trained) -> list[str]:
 
 def files(runs: Sequence[Trained]) -> dict[str, bytes]:
     """The tables by file name."""
-    rows = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *map(cells, runs)]
-    markdown = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return {"runs.json": json.dumps(as_json(runs), indent=1).encode(), "runs.md": markdown.encode()}
+    table = markdown(HEADS, [cells(run) for run in runs])
+    return {"runs.json": json.dumps(as_json(runs), indent=1).encode(), "runs.md": table.encode()}

@@ -1,4 +1,4 @@
-"""Pictures of a screen: what each variant changes, and the losses while training by tokens and by seconds."""
+"""Pictures of screens: what each variant changes, losses by tokens and by seconds, and the ranks of one in another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from eval.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, beside, new_figure, smoothed
 from eval.screen import Result
+from eval.screen_ranks import Ranking, verdict
 from eval.screen_tables import Effect
 from trainer.variants import BASE
 
@@ -89,6 +90,28 @@ def curves(results: Sequence[Result], found: Sequence[Effect]) -> Figure:
         figure.legend(
             [handles[n] for n in order], [labels[n] for n in order], loc="outside lower center", ncols=len(order)
         )
+    return figure
+
+
+def ranks(ranking: Ranking) -> Figure:
+    """The variants' ranks in one screen, from the top, over those in the other; orange where the directions differ."""
+    rows = ranking.ranked
+    with rc_context(STYLE):
+        figure = new_figure(1.6 + 0.24 * len(rows))
+        axes = figure.subplots()
+        ends = (0.5, len(rows) + 0.5)
+        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        places = range(1, len(rows) + 1)
+        for row, place in zip(rows, places, strict=True):
+            axes.plot(row.first_rank, place, "o", color=BLUE if row.same_direction else ORANGE, markersize=7)
+            text = f"{row.first.difference:+.4f} / {row.second.difference:+.4f}".replace("-", "−")
+            beside(axes, row.first_rank, place, f"  {text}")
+        axes.set_yticks(places, [row.variant for row in rows])
+        axes.set_ylim(*reversed(ends))
+        axes.set_xlim(*ends)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.set_title(f"Variants as {ranking.second} ranks them, the best at the top\n{verdict(ranking)}")
+        axes.set_xlabel(f"rank in {ranking.first}; beside it the change in bits per byte there / in {ranking.second}")
     return figure
 
 

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from codec.windows import Policy
-from eval.ablate_tables import as_csv
+from eval.ablate_tables import as_csv, markdown
 from eval.screen import Outcome, Result
 from eval.welch import holm, moments, student_tail, welch
 from trainer.variants import BASE
+
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def holm_of(tails: Sequence[float | None]) -> list[float | None]:
 
 
 def summary(outcome: Outcome, policy: Policy) -> dict[str, Any]:
-    """Everything about a screen but the curves, as JSON.
+    """Everything about a screen but the curves, as JSON: the content of `RESULTS`.
 
     Fields: `policy`, `variants` (each the fields of `Effect`), `runs`, `failed`, `interrupted`.
     """
@@ -110,7 +112,7 @@ def files(outcome: Outcome, policy: Policy) -> dict[str, bytes]:
     """The tables by file name."""
     result = summary(outcome, policy)
     return {
-        "results.json": json.dumps(result, indent=1).encode(),
+        RESULTS: json.dumps(result, indent=1).encode(),
         "variants.csv": as_csv(result["variants"]).encode(),
         "variants.md": as_markdown(effects(outcome.results, policy)).encode(),
         "runs.csv": as_csv(result["runs"]).encode(),
@@ -124,14 +126,18 @@ def row(result: Result) -> dict[str, Any]:
 
 def cells(effect: Effect) -> list[str]:
     """An effect for people: variant, runs, bits per byte, difference, p, p of Holm; empty where there is nothing."""
-    error = "" if effect.difference_error is None else f" ± {effect.difference_error:.4f}"
-    shown = "" if effect.variant == BASE else f"{effect.difference:+.4f}{error}".replace("-", "−")
     tails = ["" if p is None else f"{p:.2g}" for p in (effect.p, effect.p_holm)]
+    shown = "" if effect.variant == BASE else difference_of(effect)
     return [effect.variant.replace("_", " "), str(effect.runs), f"{effect.bpb:.4f}", shown, *tails]
+
+
+def difference_of(effect: Effect) -> str:
+    """The difference of an effect, with its standard error if that is known."""
+    error = "" if effect.difference_error is None else f" ± {effect.difference_error:.4f}"
+    return f"{effect.difference:+.4f}{error}".replace("-", "−")
 
 
 def as_markdown(found: Sequence[Effect]) -> str:
     """The effects as a table in Markdown, best first."""
-    rows = [["variant", "runs", "bits per byte", "difference", "p", "p (Holm)"], ["---", *["---:"] * 5]]
-    rows += [cells(effect) for effect in sorted(found, key=lambda effect: effect.difference)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    heads = ["variant", "runs", "bits per byte", "difference", "p", "p (Holm)"]
+    return markdown(heads, [cells(effect) for effect in sorted(found, key=lambda effect: effect.difference)])
