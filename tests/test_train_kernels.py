@@ -55,10 +55,15 @@ for slope in (0.0, 0.5):
     inputs = torch.randn(2, 70, 64), torch.randn(320, 64) / 8, torch.randn(64, 320) / 18
     check((fused_mlp, lambda x, up, down, slope: F.leaky_relu(x @ up.T, slope).square() @ down.T), inputs, slope)
 
+def plain_xsa(y, v, gates=None):
+    y = without_own_value(y, v)
+    return y if gates is None else y * gates.transpose(1, 2)[..., None]
+
 for heads, kv_heads, dim, length in ((4, 2, 16, 37), (3, 3, 12, 5)):
-    inputs = torch.randn(2, heads, length, dim), torch.randn(2, kv_heads, length, dim)
+    inputs = torch.randn(2, heads, length, dim), torch.randn(2, kv_heads, length, dim), torch.rand(2, length, heads)
     inputs[1][0, 0, 3] = 0
-    check((fused_without_own_value, without_own_value), inputs)
+    check((fused_without_own_value, plain_xsa), inputs)
+    check((lambda y, v: fused_without_own_value(y, v, None), plain_xsa), inputs[:2])
 
 config = replace(EVERY_OPTION, model_dim=64)
 weights = random_weights(config)
@@ -138,6 +143,7 @@ WIDE = ModelConfig(
     rope_dims=16,
     skips="gated",
     xsa_layers=2,
+    attention_gate=True,
 )
 """Widths of the challenge's models."""
 

@@ -27,7 +27,7 @@ class Fusion:
         fp8: the products of blocks in 8 bits (`trainer.fp8`).
         heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
         mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
-        xsa: `without_own_value` by kernels of our own, on a GPU.
+        xsa: `without_own_value` and the gates of its result by kernels of our own, on a GPU.
     """
 
     joint: bool = False
@@ -46,11 +46,11 @@ class Fusion:
 
         return fused_heads(*arguments)
 
-    def without_own_value(self, y: Tensor, v: Tensor) -> Tensor:
+    def without_own_value(self, y: Tensor, v: Tensor, gates: Tensor | None) -> Tensor:
         """`trainer.xsa_kernels.fused_without_own_value`, likewise."""
         from trainer.xsa_kernels import fused_without_own_value
 
-        return fused_without_own_value(y, v)
+        return fused_without_own_value(y, v, gates)
 
     def mlp_of(self, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
         """`trainer.mlp_kernels.fused_mlp`, likewise."""

@@ -64,12 +64,14 @@ class Attention(nn.Module):
         q, k, v = self.split(x, cos, sin)
         if self.value_scale is not None and added is not None:
             v = v + self.value_scale.to(v.dtype) * added.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        y = attend(q, k, v, mask)
-        if self.xsa:
-            y = (self.fuse.without_own_value if self.fuse.xsa else without_own_value)(y, v)
+        y, gates = attend(q, k, v, mask), None
         if self.gate is not None:
             gates = torch.sigmoid(F.linear(x[..., :GATE_INPUTS], self.gate.to(x.dtype)))  # [B, T, H]
-            y = y * gates.transpose(1, 2)[..., None]
+        if self.xsa and self.fuse.xsa:
+            y = self.fuse.without_own_value(y, v, gates)
+        else:
+            y = without_own_value(y, v) if self.xsa else y
+            y = y if gates is None else y * gates.transpose(1, 2)[..., None]
         return self.proj.scaled(y.transpose(1, 2).reshape(batch, length, dim), scale, self.fuse)
 
 
