@@ -6,7 +6,7 @@ lanes of cached steps decode from the bytes, with its windows in other company, 
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,6 +55,7 @@ class Agreement:
     tokens: int
     longest: int  # tokens of a document
     window: int
+    intervals: dict[str, str]  # by device, hex SHA-256 of (start, frequency) int64 of all tokens in batches
     payloads: dict[str, str]  # by device, hex SHA-256 of what all documents are coded to
     passes: list[Pass]
 
@@ -74,7 +75,7 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
     Args:
         documents: any bytes; all go through the model.
         devices: "cpu" or "cuda", the first of which the others are compared with.
-        sample: tokens, in whole documents, of the slow passes on a processor.
+        sample: tokens, in whole documents, of all passes on a processor but the first.
 
     Raises:
         MismatchError: the pack cannot code text.
@@ -87,6 +88,7 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
     few = order[np.cumsum(sizes[order]) - sizes[order] < sample]
     expected: Intervals | None = None
     payloads: dict[str, dict[int, bytes]] = {}
+    intervals: dict[str, str] = {}
     passes: list[Pass] = []
     for device, coder in coders.items():
         run = _Runner(device, coder, prepared)
@@ -96,8 +98,9 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
             n: record_of(p, part, model_only=True).payload
             for n, (p, part) in enumerate(zip(prepared, found, strict=True))
         }
-        passes += [encoded, run.decoded(payloads[devices[0]])]
+        intervals[device] = _digest(part[:2].astype("<i8").tobytes() for part in found)
         some = few if device == "cpu" else order
+        passes += [encoded, run.decoded({int(n): payloads[devices[0]][n] for n in some})]
         passes.append(run.otherwise(coder.backend, some, expected))
         if not isinstance(coder.backend, TorchBackend):
             passes.append(run.otherwise(TorchBackend(coder.model), some, expected))
@@ -107,9 +110,17 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
         tokens=int(sizes.sum()),
         longest=int(sizes.max(initial=0)),
         window=first.window,
-        payloads={device: hashlib.sha256(b"".join(of.values())).hexdigest() for device, of in payloads.items()},
+        intervals=intervals,
+        payloads={device: _digest(of.values()) for device, of in payloads.items()},
         passes=passes,
     )
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
 
 
 class _Runner:

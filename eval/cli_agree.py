@@ -18,7 +18,9 @@ def agree(
     docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text, parquet; more than once.")],
     devices: Annotated[str, typer.Option(help="What to compare: cpu, cuda, or both with a comma.")] = "cpu",
     documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Tokens that the slow passes on a processor see.")] = 100_000,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Tokens that a processor sees in all passes but the first.")
+    ] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare every integer frequency of a text: CPU and GPU, kernels and reference, batches, windows and steps."""

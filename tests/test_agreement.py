@@ -62,8 +62,9 @@ def test_kernels_and_reference_in_any_company():
     found = agree(tiny_pack(), some_documents(), ["cpu"], 300)
     assert [(p.arithmetic, p.what) for p in found.passes] == KINDS
     assert found.differences == 0
-    whole, part = found.passes[0].tokens, found.passes[2].tokens
-    assert whole == found.passes[1].tokens == found.tokens > part >= min(300, whole)
+    whole, *parts = (p.tokens for p in found.passes)
+    assert found.tokens == whole > parts[0] >= 300
+    assert len(set(parts)) == 1
     assert found.longest > 10 * found.window
 
 
@@ -153,8 +154,8 @@ def test_two_million_tokens_on_a_processor_and_a_gpu():
         (device, arithmetic) for device in ("cpu", "cuda") for arithmetic in ("kernels", "reference")
     }
     whole = {(p.device, p.what) for p in found.passes if p.tokens == found.tokens > 2_000_000}
-    assert whole >= {("cpu", "batches"), ("cpu", "cached steps"), ("cuda", "batches"), ("cuda", "cached steps")}
+    assert whole >= {("cpu", "batches"), ("cuda", "batches"), ("cuda", "cached steps")}
     assert {p.tokens for p in found.passes if p.device == "cuda"} == {found.tokens}
     assert found.longest > 10 * found.window
     assert found.differences == 0
-    assert len(set(found.payloads.values())) == 1
+    assert len(set(found.payloads.values())) == len(set(found.intervals.values())) == 1

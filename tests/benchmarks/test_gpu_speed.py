@@ -1,10 +1,15 @@
-"""How fast a GPU scores and decodes with a model of the record's shape, and where the time goes.
+"""How fast a GPU scores and decodes with a model of the record's shape, and how far that is from what the card allows.
 
 python3 -m pytest -s -m benchmark tests/benchmarks/test_gpu_speed.py
+
+Two floors stand beside each time. By bytes: what must be read and written at least, at the speed of a copy on the same
+card. By operations: the products of 8-bit limbs on tensor cores, at the speed of a large square product of torch. The
+weights are random, every matrix has integers above 8 bits and so two limbs; of the pack that ships about half have.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,61 +17,148 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codec.cuda_lanes import STEPS, CudaLanes
+from codec.cuda_matmul import Limbs
 from codec.exact_cuda import CudaModel
-from tests.test_exact_cuda import RECORD, with_columns
+from tests.test_exact_cuda import with_columns
+from trainer.recipe import load_recipe
 
-ROWS = ((64, 1024), (32, 2048), (256, 256))
-POSITIONS = (64, 512, 1500)
+ROWS = ((256, 256), (64, 1024), (32, 2048))
+POSITIONS = (64, 512, 1024, 1500)
 LANES = 2048
+DATA = 1024
+"""Bytes that each lane has: some hundred steps of them."""
+
+ATTENTION = ("_rows_kernel", "_step_kernel")
+
+LIMB_PRODUCTS = 4 + 6
+"""Of a query and a key: two limbs each; of a weight and a value: three and two."""
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Of the second of two runs."""
-    for _ in range(2):
+@dataclass(frozen=True)
+class Card:
+    """What a GPU does in a second."""
+
+    copied: float  # bytes, those read and those written
+    multiplied: float  # products of signed 8-bit integers, each with its sum
+
+    @classmethod
+    def measure(cls, size: int = 1 << 30, side: int = 8192) -> "Card":
+        """By a copy of `size` bytes, and a product of square matrices."""
+        source = torch.zeros(size, dtype=torch.uint8, device="cuda")
+        target = torch.empty_like(source)
+        a, b = torch.randint(-128, 128, (2, side, side), dtype=torch.int8, device="cuda")
+        copied = 2 * size / seconds(lambda: target.copy_(source))
+        return cls(copied, side**3 / seconds(lambda: torch._int_mm(a, b.T)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that a run takes."""
+
+    bytes: int
+    products: int  # of limbs
+
+    def compare(self, card: Card, taken: float) -> str:
+        """Both floors, and the time taken as a multiple of each."""
+        floors = {"bytes": self.bytes / card.copied, "operations": self.products / card.multiplied}
+        return ", ".join(f"{taken / s:.1f} x the floor by {name} ({1e3 * s:.2f} ms)" for name, s in floors.items())
+
+
+def matrices(model: CudaModel) -> list[Limbs]:
+    """Those that a token goes through: of each block execution, and the head's."""
+    layers = [model._layers[i] for i in model.config.schedule]
+    return [m for y in layers for m in (y.query, y.key, y.value, y.attention_out, y.up, y.down)] + [model.head_matrix]
+
+
+def work(model: CudaModel, tokens: int, keys: int, keys_moved: int) -> Work:
+    """Of `tokens` tokens that see `keys` keys in all, and read or write `keys_moved` of them.
+
+    Weights are read once; the residual stream is read and written once in each block.
+    """
+    c, parts = model.config, matrices(model)
+    blocks = len(c.schedule)
+    weights = {m.integers.data_ptr(): m.integers.nbytes for m in parts}
+    stream, key = 2 * 8 * c.model_dim, 2 * 2 * c.kv_dim  # float64; a key and a value of two limbs
+    products = tokens * sum(m.operand_limbs * m.integers.numel() for m in parts)
+    products += blocks * keys * c.num_heads * c.head_dim * LIMB_PRODUCTS
+    return Work(sum(weights.values()) + blocks * (tokens * stream + keys_moved * key), products)
+
+
+def seconds(run: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """The least of three runs after one that compiles; `before` is off the clock."""
+    taken = []
+    for _ in range(4):
+        before()
         torch.cuda.synchronize()
         begin = time.perf_counter()
         run()
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+        taken.append(time.perf_counter() - begin)
+    return min(taken[1:])
 
 
-def kernels(run: Callable[[], object]) -> None:
-    """Print the ten kernels that take most time."""
+def kernels(run: Callable[[], object], shown: int = 0) -> float:
+    """The share of attention in the time of all kernels; prints the `shown` that take most."""
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         run()
         torch.cuda.synchronize()
-    for kernel in sorted(found.key_averages(), key=lambda kernel: -kernel.self_device_time_total)[:10]:
+    taken = sorted(found.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+    for kernel in taken[:shown]:
         print(f"{kernel.self_device_time_total / 1000:9.2f} ms {kernel.count:6}x  {kernel.key[:90]}")
+    attention = [kernel for kernel in taken if any(name in kernel.key for name in ATTENTION)]
+    whole = sum(kernel.self_device_time_total for kernel in taken)
+    return sum(kernel.self_device_time_total for kernel in attention) / whole
+
+
+def score(model: CudaModel, card: Card) -> None:
+    """Print the speed of windows whose tokens are known."""
+    generator = np.random.default_rng(0)
+    for count, length in ROWS:
+        rows = list(generator.integers(2, model.config.vocab_size, (count, length)))
+
+        def run(rows: list = rows) -> object:
+            return model.score(rows, rows)
+
+        tokens, taken = count * length, seconds(run)
+        least = work(model, tokens, tokens * (length + 1) // 2, 2 * tokens)
+        print(f"score {count} x {length}: {tokens / taken:,.0f} tokens/s, {1e3 * taken:.1f} ms")
+        print(f"    attention {kernels(run):.0%}, {least.compare(card, taken)}")
+    kernels(run, 12)
+
+
+def decode(model: CudaModel, card: Card) -> None:
+    """Print the speed of steps, over keys and values of any value."""
+    torch.cuda.empty_cache()
+    count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes)
+    data = np.random.default_rng(0).integers(0, 256, DATA * count).astype(np.uint8)
+    lanes, begins = CudaLanes(model, count, data, model.config.window), DATA * np.arange(count)
+    for part in (*lanes._cache.keys, *lanes._cache.values):
+        part[0].random_(-128, 128)
+        part[1].random_(-8, 8)  # about as long as keys are: sums of products stay within 32 bits
+
+    def start(position: int) -> None:
+        lanes.load(range(count), begins, begins + DATA)
+        lanes._lanes[2] = position
+        lanes._counter.zero_()  # a step writes to the history where this says
+
+    for position in POSITIONS:
+        taken = seconds(lanes.run, lambda position=position: start(position)) / STEPS
+        keys = count * (position + STEPS // 2)
+        start(position)
+        share = kernels(lanes._step)
+        print(f"{count} lanes at position {position}: {count / taken:,.0f} tokens/s, {1e3 * taken:.2f} ms a step")
+        print(f"    attention {share:.0%}, {work(model, count, keys, keys).compare(card, taken)}")
+    start(POSITIONS[-1])
+    kernels(lanes._step, 12)
 
 
 @pytest.mark.benchmark
 @pytest.mark.gpu
 @pytest.mark.timeout(600)
 def test_gpu_speed():
-    model, generator = CudaModel(with_columns(RECORD, "cuda")), np.random.default_rng(0)
-    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    for count, length in ROWS:
-        rows = list(generator.integers(2, RECORD.vocab_size, (count, length)))
-        speed = count * length / seconds(lambda rows=rows: model.score(rows, rows))
-        print(f"score {count} x {length}: {speed:,.0f} tokens/s")
-    kernels(lambda: model.score(rows, rows))
-    data = generator.integers(0, 256, 2048 * LANES).astype(np.uint8)
-    lanes, begins = CudaLanes(model, LANES, data, RECORD.window), 2048 * np.arange(LANES)
-
-    def steps(position: int) -> Callable[[], object]:
-        """A run of all lanes from a position, over keys and values of zero; loading the lanes is part of it."""
-
-        def run() -> object:
-            lanes.load(range(LANES), begins, begins + 2048)
-            lanes.refill(range(LANES), np.full((LANES, 1), 2))
-            lanes._lanes[2] = position
-            return lanes.run()
-
-        return run
-
-    for position in POSITIONS:
-        speed = STEPS * LANES / seconds(steps(position))
-        print(f"{LANES} lanes at position {position}: {speed:,.0f} tokens/s")
-    lanes._counter.zero_()  # a run has left it behind the last row of the history
-    kernels(lanes._step)
-    assert speed > 0
+    card = Card.measure()
+    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}: a copy moves {card.copied / 1e9:,.0f} GB/s,")
+    print(f"int8 products of {card.multiplied * 2 / 1e12:,.0f} Top/s")
+    model = CudaModel(with_columns(load_recipe("record").model, "cuda"))
+    score(model, card)
+    decode(model, card)
