@@ -154,10 +154,10 @@ class Memory:
     ):  # fmt: skip
         self._dim, self._vocabulary, self._history = dim, vocabulary, history
         capacity, width = min(tokens, _capacity(history, fresh)), padded(dim, _INPUTS)
-        self._tokens = torch.zeros(slots, capacity, dtype=torch.int32, device=device)
+        self.tokens = torch.zeros(slots, capacity, dtype=torch.int32, device=device)
         self._keys = torch.zeros(slots, capacity, width, dtype=torch.int8, device=device)
         self._sums = torch.zeros(slots, dim, dtype=torch.float64, device=device)
-        self._places = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.places = torch.zeros(slots, dtype=torch.int64, device=device)
         self._inverse = torch.full((1,), 1.0 / dim, dtype=torch.float64, device=device)
         self._measures = Measures(
             torch.full((rows, vocabulary), -1, dtype=torch.int32, device=device),
@@ -169,7 +169,7 @@ class Memory:
     @property
     def state(self) -> tuple[Tensor, Tensor]:
         """What a call changes that the same call does not overwrite."""
-        return self._sums, self._places
+        return self._sums, self.places
 
     def take(self, batch: Batch, tokens: Tensor, operand: Tensor, steps: Tensor) -> None:
         """Take in the runs' tokens.
@@ -180,7 +180,7 @@ class Memory:
         """
         launch(
             _remember_kernel, (len(batch.slots),), batch.slots, batch.positions, batch.counts, batch.firsts, tokens,
-            operand, steps, self._inverse, self._tokens, self._keys, self._sums, self._places, self._keys.shape[1],
+            operand, steps, self._inverse, self.tokens, self._keys, self._sums, self.places, self._keys.shape[1],
             operand.stride(0), operand.stride(1), self._dim, self._keys.shape[2],
             BLOCK=triton.next_power_of_2(self._dim), num_warps=4,
         )  # fmt: skip
@@ -194,8 +194,8 @@ class Memory:
         queries, warps = (64, 8) if most > 16 else (16, 4)
         launch(
             _measure_kernel, (len(batch.slots), -(-most // queries), _SPLITS), batch.slots, batch.counts,
-            batch.begins, self._tokens, self._keys, self._places, m.agreement, m.similarity, at, len(m.agreement),
-            self._tokens.shape[1], self._history, self._keys.shape[2], self._vocabulary, QUERIES=queries, KEYS=_KEYS,
+            batch.begins, self.tokens, self._keys, self.places, m.agreement, m.similarity, at, len(m.agreement),
+            self.tokens.shape[1], self._history, self._keys.shape[2], self._vocabulary, QUERIES=queries, KEYS=_KEYS,
             INPUTS=_INPUTS, SPLITS=_SPLITS, num_warps=warps,
         )  # fmt: skip
         return m
