@@ -43,7 +43,7 @@ def rounded(x: Tensor, scale: float = 1.0, kind: torch.dtype = E4M3) -> Tensor:
 def product(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """a [M, K] times the transpose of b [N, K], both in 8 bits, divided by scale: `dtype` [M, N].
 
-    A GPU adds up in its fast mode, with fewer bits than float32 but many more than those of the operands. Where there is
+    A GPU adds up in its fast mode, with fewer bits than float32 but many more than the operands have. Where there is
     no unit for it the same 8-bit numbers are multiplied in float32.
     """
     if a.is_cuda:
