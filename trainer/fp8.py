@@ -47,8 +47,8 @@ def product(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     no unit for it the same 8-bit numbers are multiplied in float32.
     """
     if a.is_cuda:
-        factors = (torch.full((), factor, device=a.device) for factor in (1 / scale, 1.0))
-        return torch._scaled_mm(a, b.T, *factors, out_dtype=dtype, use_fast_accum=True)
+        of_a, of_b = (torch.full((), factor, device=a.device) for factor in (1 / scale, 1.0))
+        return torch._scaled_mm(a, b.T, of_a, of_b, out_dtype=dtype, use_fast_accum=True)
     return ((a.float() @ b.float().T) / scale).to(dtype)
 
 
