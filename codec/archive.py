@@ -35,9 +35,8 @@ GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
 def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Policy:
-    """Windows as long as the model's, half overlapping. Raises MismatchError for a pack that holds weights only."""
-    window = pack.for_text()[0].window
-    return Policy(window, max(1, window // 2), adaptation)
+    """A band as wide as the model's window. Raises MismatchError for a pack that holds weights only."""
+    return Policy(pack.for_text()[0].window, None, adaptation)
 
 
 def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
@@ -50,7 +49,7 @@ def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") ->
 
     Raises:
         MismatchError: the pack holds weights only, or no tables for the recall that the policy asks for.
-        FormatError: windows that the model does not have.
+        FormatError: a window that the model does not have.
         CodecError: no such device.
     """
     policy, devices = policy or default_policy(pack), find_devices(device)
@@ -80,7 +79,8 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
 
 def _check_policy(pack: Pack, policy: Policy) -> None:
     config, tokenizer = pack.for_text()
-    if not 1 <= policy.stride <= policy.window <= config.window:
+    stride = policy.window if policy.stride is None else policy.stride
+    if not 1 <= stride <= policy.window <= config.window:
         raise FormatError(f"policy {policy}: expected 1 <= stride <= window <= {config.window}, the model's window")
     try:
         len(tokenizer.token_bytes)

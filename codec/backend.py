@@ -16,11 +16,14 @@ from codec import frequencies
 from codec.console import notes
 from codec.decoder import Decoder, HostDecoder, Integers
 from codec.errors import UnsupportedError
-from codec.exact import Cache, ExactModel
+from codec.exact import ExactModel
+from codec.exact_context import Cache, Past
 from codec.recall import HISTORY, Memory, Recall
 from codec.tokenizer import BOS
+from codec.windows import BAND_UNIT
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
+_SELF_CHUNK = {"cpu": 20, "cuda": BAND_UNIT}  # of documents in a band
 _SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes: on a GPU as many as run at a time
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
 
@@ -36,22 +39,38 @@ class Backend(Protocol):
         None without recall.
         """
 
-    def score(self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None) -> NDArray[np.float64]:
+    def past(self, documents: int, window: int) -> Any:
+        """What the chunks of so many documents are to see of the chunks before.
+
+        Each token sees the last `window` tokens, itself included.
+        """
+
+    def score(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
+    ) -> NDArray[np.float64]:
         """Intervals of known tokens.
 
         Args:
             inputs: int64 [T] each, windows that do not see each other.
             targets: int64 [t] each, t <= T: the tokens that follow the last t inputs of each window.
             memory: of documents whose first are these, in this order; the inputs before the last t have been scored in
-                earlier calls. Where all of a window is scored, its document begins. None: all windows are documents.
+                earlier calls. Where all of a window is scored, its document begins, unless there is a past. None: all
+                windows are documents.
+            past: of documents whose first are these, in this order, and of which the inputs are the next chunks, taken
+                in by the call. All of a chunk is scored. Those of documents that go on behind them are of one length, a
+                multiple of BAND_UNIT; none is longer than those of `codec.windows.band_chunks`.
 
         Returns:
             (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.frequencies.intervals`. The bits
             are those without recall.
         """
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> Decoder:
-        """`count` idle lanes that will decode parts of `data`, each with windows of so many tokens."""
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
+        """`count` idle lanes that will decode parts of `data`.
+
+        Each token of a lane sees the last `window` tokens, itself included. In a band that goes on for ever; else a
+        lane whose window is full waits for `Decoder.refill`.
+        """
 
 
 def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
@@ -88,24 +107,29 @@ def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
 
 
 def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
-    """Whether two backends give the same integers on a few windows, and decode the same from a few bytes.
+    """Whether two backends give the same integers on windows and chunks, and decode the same from a few bytes.
 
     On a GPU windows are longer than a block of keys, and lanes are dropped, after which a step is captured anew.
     """
-    kind = model.device.type
-    size, vocabulary = min(model.config.window, _SELF_TEST[kind]), model.config.vocab_size
-    tokens = np.arange(2 * (size + 1)).reshape(2, -1) * 7919 % vocabulary
+    kind, window, vocabulary = model.device.type, model.config.window, model.config.vocab_size
+    size, chunk = min(window, _SELF_TEST[kind]), _SELF_CHUNK[kind]
+    tokens = np.arange(2 * (max(size, chunk) + 1)).reshape(2, -1) * 7919 % vocabulary
     tokens[1] %= 5  # so that recall has much to find
-    inputs, targets = [tokens[0, :-1], tokens[1, : size // 2]], [tokens[0, 1:], tokens[1, 1 : size // 2 + 1]]
-    if not np.array_equal(a.score(inputs, targets)[:2], b.score(inputs, targets)[:2]):
-        return False
+    whole, part = slice(0, size), slice(size - size // 2, size)
     data = (np.arange(512) * 89 % 251).astype(np.uint8)
-    found: list[list[Integers]] = []
+    found: list[list[NDArray[Any]]] = []
     for backend in (a, b):
-        decoder = backend.decoder(2, data, model.config.window)
-        decoder.load([0, 1], np.array([0, 256]), np.array([256, 512]))
-        decoder.refill([1], tokens[1:, :size])
-        found.append([_steps(decoder, _SELF_STEPS[kind])])
+        inputs, targets = [tokens[0, whole], tokens[1, whole]], [tokens[0, 1:][whole], tokens[1, 1:][part]]
+        found.append([backend.score(inputs, targets)[:2]])
+        past = backend.past(2, min(window, chunk * 3 // 4))
+        for rows in (tokens, tokens[1:]):
+            found[-1].append(backend.score(list(rows[:, :chunk]), list(rows[:, 1 : chunk + 1]), past=past)[:2])
+        for places, band in ((window, False), (2, True)):
+            decoder = backend.decoder(2, data, places, band)
+            decoder.load([0, 1], np.array([0, 256]), np.array([256, 512]))
+            if not band:
+                decoder.refill([1], tokens[1:, whole])
+            found[-1].append(_steps(decoder, _SELF_STEPS[kind]))
         if kind == "cuda":
             decoder.keep([0])
             found[-1].append(_steps(decoder, _SELF_STEPS[kind]))
@@ -136,15 +160,24 @@ class TorchBackend:
             return None
         return Memory(self._recall, documents, self._model.config.model_dim, self._model.device, min(tokens, HISTORY))
 
+    def past(self, documents: int, window: int) -> Past:
+        """See `Backend`."""
+        return self._model.new_past(documents, window)
+
     def score(
-        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Memory | None = None
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
     ) -> NDArray[np.float64]:
         """See `Backend`."""
+        begin = past.length if past else 0
         longest = max(map(len, inputs))
         tokens = np.full((len(inputs), longest), BOS)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
-        hidden, step = self._model.forward(self._tensor(tokens))
+        hidden, step = self._model.forward(self._tensor(tokens), past=past)
         ends = [row * longest + len(window) for row, window in enumerate(inputs)]
         rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
         hidden, step, wanted = hidden.flatten(0, 1), step.flatten(0, 1), self._tensor(np.concatenate(targets))
@@ -155,7 +188,7 @@ class TorchBackend:
             parts = frequencies.intervals(levels, wanted[at : at + size])
             out[:, at : at + size] = torch.stack([part.double() for part in parts]).cpu().numpy()
         if memory := memory or self.memory(len(inputs), longest):
-            out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory)
+            out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory, begin)
         return out
 
     def _recalled(
@@ -165,8 +198,12 @@ class TorchBackend:
         hidden: tuple[torch.Tensor, torch.Tensor],
         longest: int,
         memory: Memory,
+        begin: int,
     ) -> NDArray[np.float64]:
-        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time."""
+        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time.
+
+        The first inputs are at position `begin`.
+        """
         firsts = [len(window) - len(after) for window, after in zip(inputs, targets, strict=True)]
         begins = np.cumsum([0, *map(len, targets)])
         out = np.empty((2, begins[-1]))
@@ -179,14 +216,17 @@ class TorchBackend:
             tokens = self._tensor(np.array([inputs[n][position] for n in running]))
             lanes = self._tensor(np.array(running))
             here = hidden[0][lanes * longest + position], hidden[1][lanes * longest + position]
-            levels = memory.step(lanes, torch.full_like(lanes, position), tokens, here, self._model.levels(*here))
+            levels = memory.step(
+                lanes, torch.full_like(lanes, begin + position), tokens, here, self._model.levels(*here)
+            )
             found = torch.stack(frequencies.intervals(levels, self._tensor(np.array(following)))[:2])
             out[:, begins[running] + places] = found.cpu().numpy()
         return out
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> HostDecoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> HostDecoder:
         """See `Backend`."""
-        return HostDecoder(TorchLanes(self._model, count, self.memory(count, HISTORY)), count, data, window)
+        lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
+        return HostDecoder(lanes, count, data, None if band else window)
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
@@ -195,9 +235,9 @@ class TorchBackend:
 class TorchLanes:
     """`codec.decoder.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
 
-    def __init__(self, model: ExactModel, count: int, memory: Memory | None):
+    def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
-        self._cache = model.new_cache(count)
+        self._cache = model.new_cache(count, window)
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.decoder.Lanes`."""

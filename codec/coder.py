@@ -1,8 +1,12 @@
 """Documents through the exact model: teacher-forced batches to encode, lanes of cached steps to decode.
 
-The encoder knows every token, so it runs whole windows in batches. The decoder runs one token of many documents at a
-time: a document is a lane of the cache, a finished lane takes the next document, and a lane whose window is full runs
-the last tokens of it again as the start of the next. Exact arithmetic makes both produce the same integers.
+The encoder knows every token, so it runs whole chunks in batches. The decoder runs one token of many documents at a
+time: a document is a lane of the cache, a ring that keeps the last tokens, and a finished lane takes the next document.
+Exact arithmetic makes both produce the same integers.
+
+A token sees the last `window` tokens: a band over the document, of which nothing is computed twice; what tokens of one
+layer saw, those of the next see through them. Older archives have windows with a stride in place of it: a token sees
+its window only, and a lane whose window is full runs the last tokens of it again as the start of the next.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +26,7 @@ from codec.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_recor
 from codec.exact import ExactModel
 from codec.recall import Recall
 from codec.tokenizer import Tokenizer
-from codec.windows import Window, document_windows
+from codec.windows import Window, band_chunks, document_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
@@ -54,7 +58,7 @@ class Coder:
     model: ExactModel
     tokenizer: Tokenizer
     window: int  # tokens of context, at most the model's window
-    stride: int  # new tokens for each further window of a long document
+    stride: int | None  # new tokens for each further window of a long document; None: a band
     recall: Recall | None = None
     threads: int = 1  # that do what is not the model's part: tokens, edits, zstandard
 
@@ -81,12 +85,30 @@ class Coder:
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
         for company in self._companies(prepared):
-            memory = self.backend.memory(len(company), len(prepared[company[0]].stream))
-            plans = [document_windows(len(prepared[n].stream) - 1, self.window, self.stride) for n in company]
-            for turn in range(len(plans[0])):
-                batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
-                self._score(batch, memory, prepared, intervals, advance)
+            self.score(company, prepared, intervals, advance)
         return intervals
+
+    def score(
+        self,
+        company: Sequence[int],
+        prepared: Sequence[Prepared],
+        intervals: list[NDArray[np.float64]],
+        advance: Advance = ignore_progress,
+    ) -> None:
+        """Fill in the intervals of the documents numbered `company`, the longest first, which run side by side."""
+        longest = len(prepared[company[0]].stream) - 1
+        memory, past = self.backend.memory(len(company), longest + 1), None
+        if self.stride is None and longest > self.window:
+            past = self.backend.past(len(company), self.window)
+        plans = [self._plan(len(prepared[n].stream) - 1) for n in company]
+        for turn in range(len(plans[0])):
+            batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
+            self._score(batch, memory, past, prepared, intervals, advance)
+
+    def _plan(self, tokens: int) -> list[Window]:
+        if self.stride is None:
+            return band_chunks(tokens, self.window)
+        return document_windows(tokens, self.window, self.stride)
 
     def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
         """Documents whose windows run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
@@ -105,6 +127,7 @@ class Coder:
         self,
         batch: list[tuple[int, Window]],
         memory: Any,
+        past: Any,
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance,
@@ -112,7 +135,7 @@ class Coder:
         """Fill in (start, frequency, bits) of the targets that the batch's windows score."""
         inputs = [prepared[n].stream[w.start : w.end] for n, w in batch]
         targets = [prepared[n].stream[w.score_from + 1 : w.end + 1] for n, w in batch]
-        found = self.backend.score(inputs, targets, memory)
+        found = self.backend.score(inputs, targets, memory, past)
         at = 0
         for n, w in batch:
             count = w.end - w.score_from

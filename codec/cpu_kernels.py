@@ -4,10 +4,13 @@ They compute what `codec.exact` computes, to the last bit, and follow it step by
 any order and width that holds them: products of 16 bits with sums of 32 here, where `codec.exact` has float64. Every
 step on fractions is the same IEEE operation in the same order; numba fuses and reorders none without `fastmath`.
 
-A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. All rows
-of a call write their keys and values before any is read, so whole sequences and single steps are the same code. Layers
-are stacked into arrays [layers, ...], so that one compilation serves every model. The kernels that `run` calls are all
-in this file, because numba's cache on disk notices changes of one file only.
+A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. A slot
+is a ring: position p is at place p % places, and sees the last `window` positions, itself included. All rows of a call
+write their keys and values before any is read, so whole sequences and single steps are the same code; a ring has a
+place for each position of a window, and one for each row after the first that a call has of a sequence.
+
+Layers are stacked into arrays [layers, ...], so that one compilation serves every model. The kernels that `run` calls
+are all in this file, because numba's cache on disk notices changes of one file only.
 """
 
 import math
@@ -21,15 +24,26 @@ from codec.cpu_tile import COLUMNS, ROWS, multiply
 from codec.exact import NORM_EPSILON
 from codec.exact_attention import SOFTMAX_BITS
 from codec.fixed import SNAP_BITS
-from codec.tables import FRACTION_BITS, LEVELS_PER_BIT, SIGMOID_GRID, octave
+from codec.rotary import LIMB_BITS, ROUND_HALF, ROUND_SHIFT
+from codec.tables import (
+    FRACTION_BITS,
+    LEVELS_PER_BIT,
+    ROPE_BITS,
+    SIGMOID_GRID,
+    TURN_DIGITS,
+    TURN_LEVELS,
+    octave,
+)
+from codec.windows import BAND_UNIT
 
 _LIMIT = float(1 << (SNAP_BITS - 1))
 _LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
 _OCTAVE_BITS = 30
 _SHIFT = _OCTAVE_BITS - SOFTMAX_BITS - 1  # of the octave, to one bit more than weights have
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
-_CHUNK = 64  # positions whose values are summed in 32 bits
+_CHUNK = BAND_UNIT  # positions whose values are summed in 32 bits; rings are multiples of it
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
+_LIMB, _ROPE_UNIT = (1 << LIMB_BITS) - 1, 2.0**-ROPE_BITS
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
 
@@ -139,6 +153,33 @@ def _fixed(x, scale):
 
 
 @kernel
+def _turn_product(a, b, c, d):
+    """The product in `codec.rotary`."""
+    a1, b1, c1, d1 = a >> LIMB_BITS, b >> LIMB_BITS, c >> LIMB_BITS, d >> LIMB_BITS
+    a0, b0, c0, d0 = a & _LIMB, b & _LIMB, c & _LIMB, d & _LIMB
+    real = a1 * c1 - b1 * d1 + ((a1 * c0 + a0 * c1 - b1 * d0 - b0 * d1) >> LIMB_BITS)
+    return real, a1 * d1 + b1 * c1 + ((a1 * d0 + a0 * d1 + b1 * c0 + b0 * c1) >> LIMB_BITS)
+
+
+@kernel
+def _rotations(turns, positions):
+    """`codec.rotary.rotations`: cos and sin [n, pairs] of positions [n]."""
+    cos, sin = np.empty((len(positions), turns.shape[2])), np.empty((len(positions), turns.shape[2]))
+    low = turns.shape[1] - TURN_LEVELS * TURN_DIGITS
+    for i in range(len(positions)):
+        for t in range(turns.shape[2]):
+            rest, row = positions[i] // low, positions[i] % low
+            c, s = turns[0, row, t], turns[1, row, t]
+            for level in range(TURN_LEVELS):
+                row = low + level * TURN_DIGITS + rest % TURN_DIGITS
+                c, s = _turn_product(c, s, turns[0, row, t], turns[1, row, t])
+                rest //= TURN_DIGITS
+            cos[i, t] = np.float64((c + ROUND_HALF) >> ROUND_SHIFT) * _ROPE_UNIT
+            sin[i, t] = np.float64((s + ROUND_HALF) >> ROUND_SHIFT) * _ROPE_UNIT
+    return cos, sin
+
+
+@kernel
 def _rotate(x, cos, sin, scale, snapped, out):
     """Normalise and rotate one head x [head_dim] of a query or key by cos, sin [rotary_dims / 2]; integers to `out`."""
     step, half = norm_row(x, snapped, 1.0), len(cos)
@@ -157,10 +198,10 @@ def _remember(new_keys, new_values, rows, value_scale, rope, cache):
     size = new_keys.shape[1] // len(value_scale)
     snapped, key = np.empty(size, np.int32), np.empty(size, np.int16)
     for i in range(len(positions)):
-        slot, p = slots[i], positions[i]
+        slot, p = slots[i], positions[i] % (keys.shape[2] * COLUMNS)
         for h in range(len(value_scale)):
             at = h * size
-            _rotate(new_keys[i, at : at + size], cos[p], sin[p], scale, snapped, key)
+            _rotate(new_keys[i, at : at + size], cos[i], sin[i], scale, snapped, key)
             for t in range(size):
                 keys[slot, h, p // COLUMNS, t // 2, p % COLUMNS, t % 2] = key[t]
                 value = _fixed(new_values[i, at + t], value_scale[h])
@@ -197,20 +238,22 @@ def _softmax(scores, count, scale, powers, weights):
 
 
 @kernel
-def _weighted_sum(weights, values, count, size, digits, tile):
-    """Sums int64 [2, size] of values [size / COLUMNS, window / 2, COLUMNS, 2] by weights [2, window] of 20 bits.
+def _weighted_sum(weights, values, base, count, size, digits, tile):
+    """Sums int64 [2, size] of values [size / COLUMNS, places / 2, COLUMNS, 2] by weights [2, count] of 20 bits.
 
-    Digits of 11 bits times values of 15 bits: 64 products stay below 2^31.
+    The weights are those of positions from `base` on, a multiple of _CHUNK. Digits of 11 bits times values of 15 bits:
+    64 products stay below 2^31.
     """
     sums = np.zeros((2, size), np.int64)
     for at in range(0, count, _CHUNK):
+        place = (base + at) // 2 % values.shape[1]
         for h in range(2):
             for s in range(min(_CHUNK, (count - at + 1) // 2 * 2)):
                 weight = weights[h, at + s] if at + s < count else np.int32(0)
                 high = (weight + 1024) >> 11
                 digits[h, s], digits[2 + h, s] = weight - (high << 11), high
         for b in range(values.shape[0]):
-            multiply(digits, values[b, at // 2 : (min(at + _CHUNK, count) + 1) // 2], tile)
+            multiply(digits, values[b, place : place + (min(_CHUNK, count - at) + 1) // 2], tile)
             for h in range(2):
                 for t in range(min(COLUMNS, size - b * COLUMNS)):
                     sums[h, b * COLUMNS + t] += tile[h, t] + (np.int64(tile[2 + h, t]) << 11)
@@ -245,42 +288,48 @@ def _gates(network, layer, hidden, steps):
 
 
 @kernel
-def _attend(queries, gates, rows, score_scale, value_step, rope, cache, powers, xsa):
+def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, powers, xsa):
     """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
 
     Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time.
     """
     (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
-    heads, window = len(score_scale), keys.shape[2] * COLUMNS
+    heads, blocks = len(score_scale), keys.shape[2]
     size, group = queries.shape[1] // heads, heads // len(value_step)
     snapped, query = np.empty(size, np.int32), np.zeros((ROWS, size), np.int16)
     digits = np.empty((ROWS, _CHUNK), np.int16)
-    scores, weights = np.empty((2, window), np.int32), np.zeros((2, window), np.int32)
+    width = blocks * COLUMNS + _CHUNK  # of a window that begins within a chunk
+    scores, weights = np.empty((2, width), np.int32), np.zeros((2, width), np.int32)
     tile, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty(2)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
     for i in range(len(queries)):
-        slot, p = slots[i], positions[i]
+        slot, p, own = slots[i], positions[i], positions[i] % (blocks * COLUMNS)
+        first = max(0, p - window + 1)
+        base = first // _CHUNK * _CHUNK
+        begin, count = first - base, p + 1 - base
+        weights[:, :begin] = 0
         for h in range(heads):
             kv, place = h // group, h % group % 2
             out = queries[i, h * size : (h + 1) * size]
-            _rotate(out, cos[p], sin[p], query_scale, snapped, query[place])
+            _rotate(out, cos[i], sin[i], query_scale, snapped, query[place])
             if place == 0 and h % group < group - 1:
                 continue  # until there are two
             # The length of a query or key is 2^14 but for rounding: their products are far below 2^31.
-            for b in range(p // COLUMNS + 1):
-                multiply(query, keys[slot, kv, b], tile)
+            for b in range(first // COLUMNS, p // COLUMNS + 1):
+                multiply(query, keys[slot, kv, b % blocks], tile)
                 for g in range(2):
                     for s in range(COLUMNS):
-                        scores[g, b * COLUMNS + s] = tile[g, s]
+                        scores[g, b * COLUMNS - base + s] = tile[g, s]
             for g in range(place + 1):
-                totals[g] = _softmax(scores[g], p + 1, score_scale[h - place + g], powers, weights[g])
-            sums = _weighted_sum(weights, values[slot, kv], p + 1, size, digits, tile)
+                scale = score_scale[h - place + g]
+                totals[g] = _softmax(scores[g, begin:], count - begin, scale, powers, weights[g, begin:])
+            sums = _weighted_sum(weights, values[slot, kv], base, count, size, digits, tile)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):
                     queries[i, at + t] = np.float64(sums[g, t]) / totals[g]
                 if xsa:
-                    _remove_own(queries[i, at : at + size], values[slot, kv, :, p // 2, :, p % 2])
+                    _remove_own(queries[i, at : at + size], values[slot, kv, :, own // 2, :, own % 2])
                 for t in range(size):
                     queries[i, at + t] = queries[i, at + t] * value_step[kv] * gates[i, h - place + g]
         steps[i] = _snap(queries[i], mixed[i])
@@ -325,20 +374,22 @@ def _mix_skip(x, skip, weights, gates, gated):
 
 
 @kernel
-def run(network, x, positions, slots, keys, values):
+def run(network, x, positions, slots, keys, values, window):
     """Run rows through the network.
 
     Args:
         network: a `codec.cpu_network.Network`.
         x: float64 [n, dim], embedded tokens; overwritten.
         positions, slots: int64 [n].
-        keys: int16 [executions, slots, kv_heads, window / COLUMNS, head_dim / 2, COLUMNS, 2].
-        values: int16 [executions, slots, kv_heads, head_dim / COLUMNS, window / 2, COLUMNS, 2].
+        keys: int16 [executions, slots, kv_heads, places / COLUMNS, head_dim / 2, COLUMNS, 2].
+        values: int16 [executions, slots, kv_heads, head_dim / COLUMNS, places / 2, COLUMNS, 2].
+        window: positions that a row sees.
 
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
     """
-    c, rows, rope = network, (positions, slots), (network.cos, network.sin, network.query_scale)
+    c, rows, (cos, sin) = network, (positions, slots), _rotations(network.turns, positions)
+    rope = cos, sin, network.query_scale
     hidden, steps = _norm(x, 1.0)
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
@@ -355,7 +406,7 @@ def run(network, x, positions, slots, keys, values):
         cache, value_step = (keys[e], values[e]), c.value_step[layer]
         _remember(new_keys, new_values, rows, c.value_scale[layer], rope, cache)
         hidden, steps = _attend(
-            queries, gates, rows, c.score_scale[layer], value_step, rope, cache, c.octave, c.xsa[layer]
+            queries, gates, rows, window, c.score_scale[layer], value_step, rope, cache, c.octave, c.xsa[layer]
         )
         mixed = project(c.attention_out, layer, hidden, steps)
         if not c.parallel[layer]:

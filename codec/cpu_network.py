@@ -54,8 +54,7 @@ class Network(NamedTuple):
     skip_weights: NDArray[np.float64]  # [skips, dim]
     skip_gates: NDArray[np.float64]  # [skips, dim], read where gated
     query_scale: float
-    cos: NDArray[np.float64]  # [window, rotary_dims / 2]
-    sin: NDArray[np.float64]
+    turns: NDArray[np.int64]  # [2, rows, rotary_dims / 2]
     octave: NDArray[np.uint32]  # [LEVELS_PER_BIT]: `codec.cpu_kernels.softmax_octave`
 
 
@@ -101,8 +100,7 @@ def network(model: ExactModel) -> Network:
         skip_weights=skip_weights.numpy(),
         skip_gates=skip_gates.numpy(),
         query_scale=2.0**model.query_fraction,
-        cos=model.cos.numpy(),
-        sin=model.sin.numpy(),
+        turns=model.turns.numpy(),
         octave=softmax_octave(),
     )
 

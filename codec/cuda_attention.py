@@ -78,45 +78,56 @@ def _mean(sum0, sum1, sum2, sum3, total):
 
 
 @triton.jit
+def _sees(query, key, window):
+    """Whether queries [M] see keys [N] of the same sequence, by position: [M, N]."""
+    return (key[None, :] <= query[:, None]) & (key[None, :] > query[:, None] - window)
+
+
+@triton.jit
 def _rows_kernel(
-    q, k, v, scales, fractions, out, length, q_limb, kv_limb,
+    q, k, v, scales, fractions, out, length, begin, window, places, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of whole sequences: GROUP heads (padded to GROUPS) of QUERIES positions.
+    """A tile of queries of sequences from position `begin` on: GROUP heads (padded to GROUPS) of QUERIES positions.
 
-    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, length, D]. v: [2, B, kv_heads, D, length].
+    A query sees the last `window` positions; that of position p is at place p % places.
+
+    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, D, places].
     out: float64 [B, length, heads, HEAD_DIM].
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
     pair = tl.program_id(1).to(tl.int64)  # sequence and kv head
     row = tl.arange(0, GROUPS * QUERIES)
-    group, position = row // QUERIES, tile * QUERIES + row % QUERIES
+    group, own = row // QUERIES, tile * QUERIES + row % QUERIES
+    position = begin + own
     d, key = tl.arange(0, D), tl.arange(0, KEYS)
     valid = group < GROUP
     head = (pair % KV_HEADS) * GROUP + group
-    query = (pair // KV_HEADS * length + position) * (KV_HEADS * GROUP) + head
+    query = (pair // KV_HEADS * length + own) * (KV_HEADS * GROUP) + head
     at = query[:, None] * D + d[None, :]
     q_low = tl.load(q + at, mask=valid[:, None], other=0)
     q_high = tl.load(q + q_limb + at, mask=valid[:, None], other=0)
     scale = tl.load(scales + head, mask=valid, other=0.0)
-    keys = k + pair * length * D + key[None, :] * D + d[:, None]
-    values = v + pair * length * D + d[None, :] * length + key[:, None]
-    end = (tile + 1) * QUERIES
+    keys = k + pair * places * D + key[None, :] * D + d[:, None]
+    values = v + pair * places * D + d[None, :] * places + key[:, None]
+    end = begin + (tile + 1) * QUERIES
+    first = tl.maximum(end - QUERIES - window + 1, 0) // KEYS * KEYS
     top = tl.full((GROUPS * QUERIES,), LOWEST, tl.int32)
-    for start in range(0, end, KEYS):
-        level = _levels(q_low, q_high, keys + start * D, kv_limb, scale)
-        level = tl.where((start + key)[None, :] <= position[:, None], level, LOWEST)
+    for start in range(first, end, KEYS):
+        level = _levels(q_low, q_high, keys + start % places * D, kv_limb, scale)
+        level = tl.where(_sees(position, start + key, window), level, LOWEST)
         top = tl.maximum(top, tl.max(level, 1))
     total = tl.zeros((GROUPS * QUERIES,), tl.int64)
     sum0 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum1 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum2 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum3 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
-    for start in tl.range(0, end, KEYS, num_stages=1):  # a pipeline would not know what to do with the table's loads
-        low, high = tl.load(values + start), tl.load(values + kv_limb + start)  # early: they take long
-        level = _levels(q_low, q_high, keys + start * D, kv_limb, scale)
-        seen = (start + key)[None, :] <= position[:, None]
+    for start in tl.range(first, end, KEYS, num_stages=1):  # a pipeline would not know what to do with table look-ups
+        place = start % places
+        low, high = tl.load(values + place), tl.load(values + kv_limb + place)  # early: they take long
+        level = _levels(q_low, q_high, keys + place * D, kv_limb, scale)
+        seen = _sees(position, start + key, window)
         weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
         weights = tl.where(seen, weights, 0)
         total += tl.sum(weights, 1)
@@ -188,11 +199,17 @@ def _step_kernel(
     tl.store(target, mean, mask=(group < GROUP)[:, None] & (d < HEAD_DIM)[None, :])
 
 
-def attend_rows(q: Tensor, k: Tensor, v: Tensor, scales: Tensor, fractions: Tensor, head_dim: int) -> Tensor:
-    """Attention of whole sequences, a multiple of 64 long.
+def attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, fractions: Tensor, head_dim: int
+) -> Tensor:
+    """Attention of sequences or chunks of them, a multiple of 64 long.
 
     Args:
-        q: int8 [2, B, T, heads, D]; k: int8 [2, B, kv_heads, T, D]; v: int8 [2, B, kv_heads, D, T]; D is padded.
+        q: int8 [2, B, T, heads, D], of positions begin, begin + 1 and so on; D is padded.
+        k: int8 [2, B, kv_heads, S, D]; v: int8 [2, B, kv_heads, D, S]. That of position p is at p % S; S is a multiple
+            of 64, and room for T positions and those that the first of them sees.
+        begin: a multiple of 64.
+        window: positions that a query sees, its own included.
         scales: float64 [heads], of scores.
         fractions: `codec.tables.octave` on the device.
 
@@ -206,9 +223,9 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, scales: Tensor, fractions: Tens
     queries = max(16, 128 // groups) if length % 128 == 0 else max(16, 64 // groups)
     out = torch.empty(batch * length, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
-        _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, fractions, out, length, q[0].numel(),
-        k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim, D=dim, QUERIES=queries,
-        KEYS=POSITIONS, num_warps=8, num_stages=2,
+        _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, fractions, out, length, begin, window,
+        k.shape[3], q[0].numel(), k.stride(0), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim,
+        D=dim, QUERIES=queries, KEYS=POSITIONS, num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
 
@@ -222,7 +239,7 @@ def attend_step(
         q: int8 [2, lanes, heads, D].
         k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, D, window], a multiple of
             CACHE_POSITIONS.
-        positions, slots: int64 [lanes].
+        positions, slots: int64 [lanes]; keys 0 to its position are what a lane sees.
 
     Returns:
         float64 [lanes, heads * head_dim].

@@ -1,4 +1,7 @@
-"""Keys and values on a GPU: of whole sequences that see themselves, or of lanes that grow by single tokens."""
+"""Keys and values on a GPU: of sequences, of documents chunk by chunk, or of lanes that grow by single tokens.
+
+Where a document goes on beyond a window, they are rings: that of position p is at place p % places.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +10,8 @@ import torch
 from torch import Tensor
 
 from codec.config import ModelConfig
-from codec.cuda_attention import CACHE_POSITIONS, attend_rows, attend_step
+from codec.cuda_attention import CACHE_POSITIONS, POSITIONS, attend_rows, attend_step
+from codec.cuda_matmul import padded
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Context(Protocol):
     """Where the keys and values of rows are kept, and what their queries may see."""
 
     rows: Tensor  # int64 [N], 0 to N - 1
-    positions: Tensor  # int64 [N]
+    positions: Tensor  # int64 [N], in their documents
+    places: Tensor  # int64 [N], of their keys and values
     slots: Tensor  # int64 [N]
     run: int  # rows that follow one another in a slot, in every block of so many rows
 
@@ -56,6 +61,48 @@ class Cache:
             self.values.append(torch.zeros(*shape, heads.padded, heads.window, dtype=torch.int8, device=device))
 
 
+class Past:
+    """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end.
+
+    Keys int8 [2, documents, kv_heads, places, D] and values [2, documents, kv_heads, D, places] of each execution have
+    room for a chunk and what it sees. `last` int64 [documents, 1] are their last tokens.
+    """
+
+    def __init__(self, heads: Heads, documents: int, window: int):
+        self.window, self.length, self.places = window, 0, 2 * padded(window, POSITIONS)
+        shape, device = (2, documents, heads.config.num_kv_heads), heads.fractions.device
+        self.last = torch.zeros(documents, 1, dtype=torch.int64, device=device)
+        self.keys, self.values = [], []
+        for _ in heads.config.schedule:
+            self.keys.append(torch.zeros(*shape, self.places, heads.padded, dtype=torch.int8, device=device))
+            self.values.append(torch.zeros(*shape, heads.padded, self.places, dtype=torch.int8, device=device))
+
+
+class Chunks:
+    """The next chunks of the first documents of a past, a multiple of POSITIONS long; a `Context`."""
+
+    run = 32
+
+    def __init__(self, heads: Heads, batch: int, length: int, past: Past):
+        self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
+        self.rows = torch.arange(batch * length, device=heads.fractions.device)
+        self.positions = self.rows % length + past.length
+        self.places = self.positions % past.places
+        self.slots = torch.div(self.rows, length, rounding_mode="floor")
+
+    def store(self, execution: int) -> tuple[Tensor, Tensor]:
+        """See `Context`."""
+        batch, _ = self._shape
+        return self._past.keys[execution][:, :batch], self._past.values[execution][:, :batch]
+
+    def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
+        """See `Context`."""
+        h, (keys, values) = self._heads, self.store(execution)
+        queries = queries.view(2, *self._shape, *queries.shape[2:])
+        window = self._past.window
+        return attend_rows(queries, keys, values, self._begin, window, scales, h.fractions, h.config.head_dim)
+
+
 class Sequences:
     """Whole sequences, a multiple of POSITIONS long; also into `slots` of a cache if one is given. A `Context`."""
 
@@ -65,7 +112,7 @@ class Sequences:
         device = heads.fractions.device
         self._heads, self._shape, self._cache, self._into = heads, (batch, length), cache, into
         self.rows = torch.arange(batch * length, device=device)
-        self.positions = self.rows % length
+        self.positions = self.places = self.rows % length
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
         shape = (2, batch, heads.config.num_kv_heads)
         self._keys = torch.empty(*shape, length, heads.padded, dtype=torch.int8, device=device)
@@ -83,16 +130,17 @@ class Sequences:
             self._cache.values[execution][:, self._into, :, :, :length] = self._values
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
-        return attend_rows(queries, self._keys, self._values, scales, h.fractions, h.config.head_dim)
+        return attend_rows(queries, self._keys, self._values, 0, length, scales, h.fractions, h.config.head_dim)
 
 
 class Steps:
-    """One token of each lane, which sees what its slot of a cache holds; a `Context`."""
+    """One token of each lane, which sees the last `window` that its slot of a cache holds; a `Context`."""
 
     run = 1
 
-    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, slots: Tensor):
+    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, slots: Tensor, window: int):
         self._heads, self._cache, self.positions, self.slots = heads, cache, positions, slots
+        self.places, self._last = positions % window, positions.clamp(max=window - 1)
         self.rows = torch.arange(len(slots), device=slots.device)
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
@@ -103,4 +151,4 @@ class Steps:
         """See `Context`."""
         keys, values = self.store(execution)
         h = self._heads
-        return attend_step(queries, keys, values, self.positions, self.slots, scales, h.fractions, h.config.head_dim)
+        return attend_step(queries, keys, values, self._last, self.slots, scales, h.fractions, h.config.head_dim)

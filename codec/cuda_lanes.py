@@ -23,6 +23,8 @@ from codec.tokenizer import BOS
 STEPS = 16
 """Tokens of each lane between two looks: an idle lane wastes half of them, a look costs the host some milliseconds."""
 
+_ENDLESS = 1 << 62
+
 
 @contextmanager
 def side_stream() -> Iterator[None]:
@@ -37,8 +39,9 @@ def side_stream() -> Iterator[None]:
 class CudaLanes:
     """See `codec.decoder.Decoder`."""
 
-    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int):
+    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, band: bool):
         self._model, self._window, device = model, window, model.device
+        self._limit = _ENDLESS if band else window  # of tokens until a lane is refilled
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
         self._cache = Cache(model.heads, count)
@@ -115,7 +118,7 @@ class CudaLanes:
         m = self._model
         tokens, previous, positions, runs = self._lanes
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
-        context = Steps(m.heads, self._cache, positions, self._slots)
+        context = Steps(m.heads, self._cache, positions, self._slots, self._window)
         operands, steps = m.run(first, context)
         measures = None
         if self._memory:
@@ -124,7 +127,7 @@ class CudaLanes:
             measures = self._memory.measure(batch, 1)
         m.head.decode(
             m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, self._data, self._ends, self._states,
-            self._history, self._counter, self._window, measures,
+            self._history, self._counter, self._limit, measures,
         )  # fmt: skip
         self._counter += 1
 

@@ -14,8 +14,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from codec import rotary
 from codec.exact import NORM_EPSILON
 from codec.fixed import SNAP_BITS
+from codec.tables import ROPE_BITS
 
 PAIR_BITS = 15
 """Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""
@@ -26,6 +28,11 @@ _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
 _ROUND = tl.constexpr(1.5 * 2.0**52)
 _EPSILON = tl.constexpr(NORM_EPSILON)
+_TURN_LIMB = tl.constexpr(rotary.LIMB_BITS)
+_TURN_MASK = tl.constexpr((1 << rotary.LIMB_BITS) - 1)
+_TURN_HALF = tl.constexpr(rotary.ROUND_HALF)
+_TURN_SHIFT = tl.constexpr(rotary.ROUND_SHIFT)
+_TURN_UNIT = tl.constexpr(2.0**-ROPE_BITS)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
@@ -156,15 +163,45 @@ def _heads(y, y_rows, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, vali
 
 
 @triton.jit
+def _turn_product(a, b, c, d):
+    """The product in `codec.rotary`."""
+    a1, b1, c1, d1 = a >> _TURN_LIMB, b >> _TURN_LIMB, c >> _TURN_LIMB, d >> _TURN_LIMB
+    a0, b0, c0, d0 = a & _TURN_MASK, b & _TURN_MASK, c & _TURN_MASK, d & _TURN_MASK
+    real = a1 * c1 - b1 * d1 + ((a1 * c0 + a0 * c1 - b1 * d0 - b0 * d1) >> _TURN_LIMB)
+    return real, a1 * d1 + b1 * c1 + ((a1 * d0 + a0 * d1 + b1 * c0 + b0 * c1) >> _TURN_LIMB)
+
+
+@triton.jit
+def turn_kernel(
+    turns, positions, cos, sin, low, rows, PAIRS: tl.constexpr, DIGITS: tl.constexpr, LEVELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`codec.rotary.rotations` of one token: cos, sin float64 [N, PAIRS] of turns int64 [2, rows, PAIRS]."""
+    row, pair = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = pair < PAIRS
+    position = tl.load(positions + row)
+    at, rest = turns + position % low * PAIRS + pair, position // low
+    c, s = tl.load(at, mask=inside, other=0), tl.load(at + rows * PAIRS, mask=inside, other=0)
+    for level in tl.static_range(LEVELS):
+        at = turns + (low + level * DIGITS + rest % DIGITS) * PAIRS + pair
+        other_c, other_s = tl.load(at, mask=inside, other=0), tl.load(at + rows * PAIRS, mask=inside, other=0)
+        c, s = _turn_product(c, s, other_c, other_s)
+        rest = rest // DIGITS
+    c, s = (c + _TURN_HALF) >> _TURN_SHIFT, (s + _TURN_HALF) >> _TURN_SHIFT
+    tl.store(cos + row * PAIRS + pair, c.to(tl.float64) * _TURN_UNIT, mask=inside)
+    tl.store(sin + row * PAIRS + pair, s.to(tl.float64) * _TURN_UNIT, mask=inside)
+
+
+@triton.jit
 def rotate_kernel(
-    y, y_rows, y_step, y_stride, positions, slots, cos, sin, norm, out, limb_stride, slot_stride, head_stride,
-    position_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, FRACTION: tl.constexpr,
+    y, y_rows, y_step, y_stride, places, slots, cos, sin, norm, out, limb_stride, slot_stride, head_stride,
+    place_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, FRACTION: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Normalise and rotate the queries or keys of one token; limbs to `out` at its slot, head and position.
+    """Normalise and rotate the queries or keys of one token; limbs to `out` at its slot, head and place.
 
     y: integers [rows, y_stride], HEADS * HEAD_DIM of them used. norm: float64 [1], 1 / HEAD_DIM. cos, sin: float64
-    [window, HALF]. out: int8, its last dimension contiguous, BLOCK of it written.
+    [rows, HALF]. out: int8, its last dimension contiguous, BLOCK of it written.
     """
     row = tl.program_id(0).to(tl.int64)
     heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
@@ -180,25 +217,24 @@ def rotate_kernel(
     head_step = (head_step * reciprocal_sqrt(mean))[:, None]
     x = snapped * head_step
     other = round_even(other * scale[:, None]) * head_step
-    position = tl.load(positions + row)
-    angle = position * HALF + tl.where(at < HALF, at, at - HALF)
+    angle = row * HALF + tl.where(at < HALF, at, at - HALF)
     c = tl.load(cos + angle, mask=turns, other=1.0)[None, :]
     s = tl.load(sin + angle, mask=turns, other=0.0)[None, :]
     turned = tl.where((at < HALF)[None, :], x * c + other * s, x * c - other * s)
     turned = snap_fixed(tl.where(turns[None, :], turned, x), FRACTION)
-    offsets = tl.load(slots + row) * slot_stride + position * position_stride
+    offsets = tl.load(slots + row) * slot_stride + tl.load(places + row) * place_stride
     offsets = offsets + heads[:, None] * head_stride + at[None, :]
     _store_limbs(turned, out, offsets, limb_stride, heads[:, None] < HEADS)
 
 
 @triton.jit
 def value_kernel(
-    y, y_rows, y_step, y_stride, positions, slots, scales, own, out, limb_stride, slot_stride, head_stride,
+    y, y_rows, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
     dim_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One head's values of RUN tokens that follow one another, on their grid.
 
-    Limbs go to `out`, whose positions are contiguous, and int16 to `own` [rows, kv_dim]. scales: float64 [HEADS], two
+    Limbs go to `out`, whose places are contiguous, and int16 to `own` [rows, kv_dim]. scales: float64 [HEADS], two
     to the fractional bits of each head.
     """
     start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
@@ -209,7 +245,7 @@ def value_kernel(
     x = x * tl.load(y_rows + entry, mask=at < HEAD_DIM, other=0.0)[:, None] * tl.load(y_step + start + token)[None, :]
     value = snap_fixed(x, tl.load(scales + head))
     tl.store(own + (start + token)[None, :] * (HEADS * HEAD_DIM) + entry[:, None], value.to(tl.int16), mask=inside)
-    place = tl.load(slots + start) * slot_stride + tl.load(positions + start) + head * head_stride
+    place = tl.load(slots + start) * slot_stride + tl.load(places + start) + head * head_stride
     everywhere = (at < BLOCK)[:, None]
     _store_limbs(value, out, place + at[:, None] * dim_stride + token[None, :], limb_stride, everywhere)
 

@@ -17,7 +17,7 @@ Integers = NDArray[np.int64]
 class Decoder(Protocol):
     """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.rangecoder`'s.
 
-    A lane is idle until it is loaded, once it has decoded a BOS, and while its window is full.
+    A lane is idle until it is loaded, once it has decoded a BOS, and while its window is full, if that can be.
     """
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
@@ -49,7 +49,7 @@ class Lanes(Protocol):
 
         Args:
             lanes: int64 [n]; the others are idle, and begin at position 0 or with `prefill` if they run again.
-            tokens: int64 [n], the token at `positions` of each lane, below the model's window.
+            tokens: int64 [n], the token at `positions` of each lane, which sees the last of the lane's tokens.
             previous: int64 [n], the token before it (any value at position 0).
             targets: int64 [n], in [0, 2^24).
 
@@ -67,11 +67,11 @@ class HostDecoder:
     Args:
         lanes: `count` empty lanes.
         data: uint8, what the lanes decode parts of.
-        window: tokens of context.
+        limit: tokens that a lane takes until it is refilled; None where it needs not be.
     """
 
-    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8], window: int):
-        self._lanes, self._data, self._window = lanes, data, window
+    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8], limit: int | None):
+        self._lanes, self._data, self._limit = lanes, data, limit
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
         self._next = np.zeros((3, count), np.int64)  # the token that runs next, the one before, its position
@@ -105,7 +105,9 @@ class HostDecoder:
         symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, _targets(self._states, lanes))
         _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
         self._next[:, lanes] = symbols, tokens, positions + 1
-        self._runs[lanes] = (symbols != BOS) & (positions + 1 < self._window)
+        self._runs[lanes] = symbols != BOS
+        if self._limit is not None:
+            self._runs[lanes] &= positions + 1 < self._limit
         out[0, lanes] = symbols
         return out
 

@@ -1,4 +1,4 @@
-"""Documents onto lanes: a finished lane takes the next document, one whose window is full goes on with a new window."""
+"""Documents onto lanes: a finished lane takes the next document, one with a full window goes on with a new window."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ class Decoding:
 
     Args:
         payloads: by document number, at least one.
-        window, stride: as of `codec.windows.document_windows`.
+        window, stride: as of `codec.coder.Coder`.
         lanes: at once.
         most_tokens: that a document has; one that goes on beyond is given up.
         threads: that make text of what has ended, while the lanes go on.
@@ -55,7 +55,7 @@ class Decoding:
         tokenizer: Tokenizer,
         payloads: Mapping[int, bytes],
         window: int,
-        stride: int,
+        stride: int | None,
         lanes: int,
         most_tokens: int,
         threads: int,
@@ -68,7 +68,7 @@ class Decoding:
         self._ends = dict(zip(payloads, ends.tolist(), strict=True))  # in the data of all
         count = min(lanes, len(payloads))
         data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
-        self._decoder = backend.decoder(count, data, window)
+        self._decoder = backend.decoder(count, data, window, band=stride is None)
         self._lanes: list[_Lane | None] = [None] * count
         self._load(range(count))
 
@@ -135,7 +135,12 @@ class Decoding:
             )
 
     def _slide(self) -> None:
-        """Start a new window in every lane whose window is full: run its last window - stride tokens again."""
+        """Start a new window in every lane whose window is full: run its last window - stride tokens again.
+
+        In a band no window is ever full.
+        """
+        if self._stride is None:
+            return
         full = [(n, lane) for n, lane in enumerate(self._lanes) if lane is not None and lane.position == self._window]
         keep = self._window - self._stride
         for at in range(0, len(full), _REFILLED):

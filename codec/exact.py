@@ -30,6 +30,7 @@ from codec.exact_attention import (
     value_fractions,
     without_own_value,
 )
+from codec.exact_context import Cache, Chunks, Context, Past, Sequences, Steps
 from codec.exact_linear import (
     OPERAND,
     ExactGate,
@@ -41,6 +42,7 @@ from codec.exact_linear import (
 )
 from codec.fixed import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.quantized import Quantized
+from codec.rotary import rotations
 from codec.tokenizer import BOS
 
 ARITHMETIC = 1
@@ -52,14 +54,6 @@ NORM_EPSILON = 2.0**-23
 LOG2_E = 1.4426950408889634
 
 _ROWS = 1024  # of the embedding that are worked on at once; cannot change the result
-
-
-@dataclass
-class Cache:
-    """Keys and values of the tokens so far, per execution float64 [lanes, kv_heads, window, head_dim]."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -149,8 +143,8 @@ class ExactModel:
             self.skip_weights = self._tensor(vectors["skip_weights"])
         if config.skips == "gated" and config.encoder_length:
             self.skip_gates = self._tensor(tables.sigmoid(vectors["skip_gates"]))
-        cos, sin = tables.rope_tables(config.rope_base, config.rotary_dims, config.window, config.yarn)
-        self.cos, self.sin = (self._tensor(t / (1 << tables.ROPE_BITS)) for t in (cos, sin))
+        turns = tables.rope_turns(config.rope_base, config.rotary_dims, config.window, config.yarn)
+        self.turns = torch.from_numpy(turns).to(self.device)
         self.sigmoid = self._tensor(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS))
         self.exp2 = self._tensor(tables.exp2_table(SOFTMAX_BITS))
         self.softcap = torch.from_numpy(tables.softcap_table(config.logit_softcap)).to(self.device)
@@ -216,29 +210,35 @@ class ExactModel:
             parallel=c.parallel(i),
         )
 
-    def new_cache(self, lanes: int) -> Cache:
-        """An empty cache for `lanes` sequences of up to `config.window` tokens."""
-        c = self.config
-        shape = (lanes, c.num_kv_heads, c.window, c.head_dim)
+    def new_cache(self, lanes: int, window: int) -> Cache:
+        """An empty cache for `lanes` sequences whose tokens see the last `window`, themselves included."""
+        return Cache(*(self._caches(lanes, window) for _ in range(2)))
 
-        def tensors() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in c.schedule]
+    def new_past(self, documents: int, window: int) -> Past:
+        """The past of documents that have had nothing; each token is to see the last `window`, itself included."""
+        last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
+        return Past(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
 
-        return Cache(tensors(), tensors())
+    def _caches(self, count: int, places: int) -> list[Tensor]:
+        shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
+        return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, cache: Cache | None = None, lanes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run whole sequences from position 0.
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, lanes: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run whole sequences from position 0, or with a past the next chunks of its first documents.
 
         Args:
-            tokens: int64 [B, T], T <= window.
+            tokens: int64 [B, T], T <= window without a past.
             cache: if given, keys and values are also stored in its lanes `lanes` (int64 [B]).
+            past: takes the chunks in; those of documents that go on behind them have all T tokens of their own.
 
         Returns:
             The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
         """
-        positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
-        return self._run(tokens, None, positions, cache, lanes)
+        context: Context = Chunks(tokens, past) if past else Sequences(tokens, cache, lanes)
+        return self._run(tokens, context)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
@@ -247,18 +247,17 @@ class ExactModel:
         Args:
             tokens: int64 [B], the token at `positions` of each lane.
             previous: int64 [B], the token before it (any value at position 0).
-            positions: int64 [B], each < window; the cache holds that many tokens of the lane.
+            positions: int64 [B]; the cache holds the tokens of the lane before it, or the last of them.
 
         Returns:
             As `forward`, with T = 1.
         """
-        return self._run(tokens[:, None], previous[:, None], positions[:, None], cache, None)
+        return self._run(tokens[:, None], Steps(previous, positions, cache))
 
-    def _run(
-        self, tokens: Tensor, previous: Tensor | None, positions: Tensor, cache: Cache | None, lanes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _run(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         c = self.config
-        x = first = self.start(tokens, previous, positions)
+        x = first = self.start(tokens, context.previous, context.positions)
+        cos, sin = (part[:, :, None] for part in rotations(self.turns, context.positions))
         added = self._project(self.value_out, *snap(self.value_table(tokens))) if c.value_dims else None
         skips: list[Tensor] = []
         for n, i in enumerate(c.schedule):
@@ -268,7 +267,7 @@ class ExactModel:
                 x = x + skip if c.skips == "add" else skip + self.skip_gates[j] * (x - skip)
             layer = self.layers[i]
             x = x * layer.residual_mix[0] + first * layer.residual_mix[1]
-            mixed = self._attention(layer, x, added, positions, cache, n, lanes, previous is not None)
+            mixed = self._attention(layer, x, added, (cos, sin), context, n)
             attended = x + layer.attention_scale * mixed
             x = attended + layer.mlp_scale * self._mlp(layer, x if layer.parallel else attended)
             if n < c.encoder_length:
@@ -288,10 +287,10 @@ class ExactModel:
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """What the network begins with, float64 [B, T, dim]; arguments as for `step` [B, T], `previous` [B, 1]."""
+        """What the network begins with, float64 [B, T, dim]; arguments as of `Context`, tokens [B, T]."""
         x = self._embedded(tokens)
         if self.config.smear_gate:
-            before = torch.cat((x[:, :1], x[:, :-1]), 1) if previous is None else self._embedded(previous)
+            before = torch.cat((x[:, :1] if previous is None else self._embedded(previous), x[:, :-1]), 1)
             shares = torch.where(positions == 0, 0.0, self.smear_shares[tokens])
             x = x + shares[..., None] * before
         if not self.config.bigram_buckets:
@@ -315,48 +314,31 @@ class ExactModel:
         y, step = linear(x, step)
         return y * step
 
-    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Normalise and rotate heads x [B, T, heads, head_dim] of queries or keys; integers [B, heads, T, head_dim]."""
         snapped, step = self._norm(x, 1.0)
         x = snapped * step
         half = self.config.rotary_dims // 2
-        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         a, b = x[..., :half], x[..., half : 2 * half]
         turned = torch.cat((a * cos + b * sin, b * cos - a * sin, x[..., 2 * half :]), -1)
         return snap_fixed(turned, self.query_fraction).transpose(1, 2)
 
     def _attention(
-        self,
-        layer: ExactLayer,
-        x: Tensor,
-        added: Tensor | None,
-        positions: Tensor,
-        cache: Cache | None,
-        execution: int,
-        lanes: Tensor | None,
-        cached: bool,
+        self, layer: ExactLayer, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> Tensor:
+        """What execution n adds to x [B, T, dim]; `turn` are cosines and sines [B, T, 1, pairs]."""
         c, (batch, length, _) = self.config, x.shape
         normed, step = self._norm(x, layer.norm_scale)
-        query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), positions)
-        key = self._rotated(self._project(layer.key, normed, step).view(batch, length, c.num_kv_heads, -1), positions)
+        query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), *turn)
+        key = self._rotated(self._project(layer.key, normed, step).view(batch, length, c.num_kv_heads, -1), *turn)
         value = self._project(layer.value, normed, step)
         if layer.value_scale is not None and added is not None:
             value = value + layer.value_scale * added
         value = value.view(batch, length, c.num_kv_heads, -1)
         value = snap_fixed(value, layer.value_fraction).transpose(1, 2)
-        keys, values = key, value
-        if cache is not None and cached:
-            lane = torch.arange(batch, device=self.device)
-            cache.keys[execution][lane, :, positions[:, 0]] = key[:, :, 0]
-            cache.values[execution][lane, :, positions[:, 0]] = value[:, :, 0]
-            used = int(positions.max()) + 1
-            keys, values = cache.keys[execution][:, :, :used], cache.values[execution][:, :, :used]
-        elif cache is not None:
-            cache.keys[execution][lanes, :, :length] = key
-            cache.values[execution][lanes, :, :length] = value
+        keys, values = context.take(n, key, value)
         query = query.reshape(batch, c.num_kv_heads, -1, length, c.head_dim)
-        mixed = attend(query, keys, values, positions, layer.score_scale, self.exp2)
+        mixed = attend(query, keys, values, context.last, context.window, layer.score_scale, self.exp2)
         if layer.xsa:
             mixed = without_own_value(mixed, value[:, :, None])
         mixed = mixed * layer.value_step[:, None, None]

@@ -18,13 +18,16 @@ SOFTMAX_BITS = 20
 _QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor, scale: Tensor, exp2: Tensor) -> Tensor:
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, last: Tensor, window: int, scale: Tensor, exp2: Tensor
+) -> Tensor:
     """Softmax attention on integers.
 
     Args:
         query: [B, kv_heads, group, T, d].
         keys, values: [B, kv_heads, S, d].
-        positions: int64 [B, T], of the queries.
+        last: int64 [B, T]; a query sees the keys from last - window + 1 to last. Sums have at most `window` terms,
+            which a model checks to be few enough, however long a document is.
         scale: [kv_heads, group, 1, 1], from integer scores to 1/LEVELS_PER_BIT bit.
         exp2: `tables.exp2_table(SOFTMAX_BITS)`.
 
@@ -32,20 +35,19 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor, scale
         Values' mean under the weights, float64 [B, kv_heads, group, T, d] in units of the value grid.
     """
     batch, kv_heads, group, length, dim = query.shape
-    causal_prefix = length > 1  # then query t sees keys 0 .. t alone, so a chunk needs no later keys
     chunks = []
     for start in range(0, length, _QUERY_CHUNK):
-        end = min(start + _QUERY_CHUNK, length)
-        seen = end if causal_prefix else keys.shape[2]
-        q = query[:, :, :, start:end].reshape(batch, kv_heads, -1, dim)
-        scores = (q @ keys[:, :, :seen].transpose(2, 3)).view(batch, kv_heads, group, end - start, seen)
+        here = last[:, start : start + _QUERY_CHUNK, None]
+        first, end = max(0, int(here.min()) - window + 1), int(here.max()) + 1  # of the keys that any of them sees
+        q = query[:, :, :, start : start + _QUERY_CHUNK].reshape(batch, kv_heads, -1, dim)
+        scores = (q @ keys[:, :, first:end].transpose(2, 3)).view(batch, kv_heads, group, -1, end - first)
         levels = torch.round(scores * scale)
-        future = torch.arange(seen, device=query.device) > positions[:, start:end, None]
-        levels = levels.masked_fill(future[:, None, None], -torch.inf)
+        key = torch.arange(first, end, device=query.device)
+        levels = levels.masked_fill(((key > here) | (key <= here - window))[:, None, None], -torch.inf)
         below = levels.amax(-1, keepdim=True) - levels
         weights = exp2[below.clamp(max=float(tables.EXP2_LENGTH - 1)).to(torch.int64)]
-        sums = (weights.view(batch, kv_heads, -1, seen) @ values[:, :, :seen]).view(batch, kv_heads, group, -1, dim)
-        chunks.append(sums / weights.sum(-1, keepdim=True))
+        sums = weights.view(batch, kv_heads, -1, end - first) @ values[:, :, first:end]
+        chunks.append(sums.view(batch, kv_heads, group, -1, dim) / weights.sum(-1, keepdim=True))
     return torch.cat(chunks, 3)
 
 

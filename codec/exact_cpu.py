@@ -4,7 +4,9 @@ It is built from the reference model, whose constants it shares, and compared wi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +20,30 @@ from codec.devices import threaded
 from codec.exact import ExactModel, check_known
 from codec.frequencies import TOTAL_BITS
 from codec.recall import HISTORY, Recall
+from codec.windows import BAND_UNIT
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
 
 _JOB_TOKENS = 256  # of short windows that a thread takes together
 _CHUNK = 64  # rows that run at once: enough to read weights seldom, few enough for a second-level cache
+
+
+class Cache(NamedTuple):
+    """Rings of keys and values int16 as `codec.cpu_kernels.run` reads them, and how many positions are seen there."""
+
+    keys: NDArray[np.int16]
+    values: NDArray[np.int16]
+    window: int
+
+
+@dataclass
+class Past:
+    """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end."""
+
+    cache: Cache
+    last: Integers  # [documents], their last tokens
+    length: int = 0
 
 
 class CpuModel:
@@ -43,7 +63,7 @@ class CpuModel:
         if model.starts_alone:
             tokens = torch.arange(model.config.vocab_size)[:, None]
             self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
-        self.lane_bytes = sum(cache.nbytes for cache in _caches(model.config, 1, model.config.window))
+        self.lane_bytes = sum(part.nbytes for part in _cache(model.config, 1, model.config.window)[:2])
         if recall:
             self.lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
 
@@ -53,8 +73,16 @@ class CpuModel:
             return None
         return cpu_recall.new_memory(self._recall, documents, self.config.model_dim, min(tokens, HISTORY))
 
+    def past(self, documents: int, window: int) -> Past:
+        """See `codec.backend.Backend`."""
+        return Past(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
+
     def score(
-        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: cpu_recall.Memory | None = None
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: cpu_recall.Memory | None = None,
+        past: Past | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
         memory = memory or self.memory(len(inputs), max(map(len, inputs)))
@@ -65,25 +93,40 @@ class CpuModel:
             jobs[-1][0].append(n)
             jobs[-1][1].append(window)
             jobs[-1][2].append(wanted)
-        return np.concatenate(threaded([partial(self._score, memory, *job) for job in jobs]), axis=1)
+        found = np.concatenate(threaded([partial(self._score, memory, past, *job) for job in jobs]), axis=1)
+        if past:
+            past.length += max(map(len, inputs))
+            past.last = np.array([window[-1] for window in inputs])
+        return found
 
     def _score(
-        self, memory: cpu_recall.Memory | None, lanes: list[int], inputs: list[Integers], targets: list[Integers]
+        self,
+        memory: cpu_recall.Memory | None,
+        past: Past | None,
+        lanes: list[int],
+        inputs: list[Integers],
+        targets: list[Integers],
     ) -> NDArray[np.float64]:
-        caches = _caches(self.config, len(inputs), max(map(len, inputs)))
-        rows, wanted = _rows(inputs, range(len(inputs))), np.full(sum(map(len, inputs)), -1)
+        if past:
+            cache, rows = past.cache, _rows(inputs, lanes)
+            firsts = np.cumsum([0, *map(len, inputs[:-1])])
+            rows[1, firsts], rows[2] = past.last[lanes], rows[2] + past.length
+        else:
+            length = max(map(len, inputs))
+            cache, rows = _cache(self.config, len(inputs), length), _rows(inputs, range(len(inputs)))
+        numbers, wanted = np.repeat(lanes, [len(window) for window in inputs]), np.full(rows.shape[1], -1)
         for end, after in zip(np.cumsum([len(window) for window in inputs]), targets, strict=True):
             wanted[end - len(after) : end] = after
         parts = []
         for at in range(0, len(wanted), _CHUNK):
-            hidden, steps = self.run(rows[:, at : at + _CHUNK], *caches)
+            hidden, steps = self.run(rows[:, at : at + _CHUNK], cache)
             scored = np.flatnonzero(wanted[at : at + _CHUNK] >= 0)
-            tokens, _, positions, slots = rows[:, at + scored]
+            tokens, _, positions, _ = rows[:, at + scored]
             hidden, steps = hidden[scored], steps[scored]
             levels = self.levels(hidden, steps)
             found = cpu_head.intervals(levels, wanted[at + scored], self.exp2)
             if memory:
-                self.recall(memory, np.array(lanes)[slots], positions, tokens, (hidden, steps), levels)
+                self.recall(memory, numbers[at + scored], positions, tokens, (hidden, steps), levels)
                 found[:2] = cpu_head.intervals(levels, wanted[at + scored], self.exp2)[:2]
             parts.append(found)
         return np.concatenate(parts, axis=1)
@@ -104,32 +147,32 @@ class CpuModel:
         """`cpu_recall.step`: raises levels of tokens that the documents in the lanes have had."""
         cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
 
-    def run(self, rows: Integers, keys: NDArray[np.int16], values: NDArray[np.int16]) -> Hidden:
+    def run(self, rows: Integers, cache: Cache) -> Hidden:
         """The last hidden state of rows (token, token before, position, slot) [4, n]; see `codec.cpu_kernels.run`."""
         if self._embedding is None:
             x = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
         else:
             x = self._embedding[rows[0]]
-        return cpu_kernels.run(self.network, x, rows[2], rows[3], keys, values)
+        return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> HostDecoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> HostDecoder:
         """See `codec.backend.Backend`."""
-        return HostDecoder(CpuLanes(self, count), count, data, window)
+        return HostDecoder(CpuLanes(self, count, window), count, data, None if band else window)
 
 
 class CpuLanes:
     """Sequences that grow by single tokens, as `codec.decoder.Lanes`."""
 
-    def __init__(self, model: CpuModel, count: int):
+    def __init__(self, model: CpuModel, count: int, window: int):
         self._model = model
-        self._caches = _caches(model.config, count, model.config.window)
+        self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)
         self._slots = np.arange(count)  # of each lane in the caches and the memory
 
     def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.decoder.Lanes`."""
         rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
-        threaded([partial(self._model.run, row, *self._caches) for row in rows])
+        threaded([partial(self._model.run, row, self._cache) for row in rows])
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
@@ -143,7 +186,7 @@ class CpuLanes:
         return np.concatenate(threaded(jobs), axis=1)
 
     def _step(self, rows: Integers) -> Integers:
-        hidden = self._model.run(rows[:4], *self._caches)
+        hidden = self._model.run(rows[:4], self._cache)
         levels = self._model.levels(*hidden)
         if self._memory:
             tokens, _, positions, slots, _ = rows
@@ -155,12 +198,12 @@ class CpuLanes:
         self._slots = self._slots[list(lanes)]
 
 
-def _caches(c: ModelConfig, slots: int, window: int) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Empty keys and values for `codec.cpu_kernels.run`."""
-    first, blocks = (len(c.schedule), slots, c.num_kv_heads), -(-window // COLUMNS)
+def _cache(c: ModelConfig, slots: int, window: int, ahead: int = 0) -> Cache:
+    """Empty rings, `ahead` places longer than a window."""
+    first, blocks = (len(c.schedule), slots, c.num_kv_heads), -(-(window + ahead) // BAND_UNIT) * BAND_UNIT // COLUMNS
     keys = (*first, blocks, c.head_dim // 2, COLUMNS, 2)
     values = (*first, -(-c.head_dim // COLUMNS), blocks * COLUMNS // 2, COLUMNS, 2)
-    return np.zeros(keys, np.int16), np.zeros(values, np.int16)
+    return Cache(np.zeros(keys, np.int16), np.zeros(values, np.int16), window)
 
 
 def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> Integers:

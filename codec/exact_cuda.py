@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import triton
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,11 +15,19 @@ from torch import Tensor
 from codec import tables
 from codec.config import GATE_INPUTS
 from codec.cuda_attention import POSITIONS
-from codec.cuda_context import Cache, Context, Heads, Sequences
+from codec.cuda_context import Cache, Chunks, Context, Heads, Past, Sequences
 from codec.cuda_head import Head
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_recall import Batch, Memory, lane_bytes
-from codec.cuda_rows import activate_kernel, launch, mixed_kernel, residual_kernel, rotate_kernel, value_kernel
+from codec.cuda_rows import (
+    activate_kernel,
+    launch,
+    mixed_kernel,
+    residual_kernel,
+    rotate_kernel,
+    turn_kernel,
+    value_kernel,
+)
 from codec.decoder import Decoder, Integers
 from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactLayer, ExactModel, check_known
@@ -133,8 +140,6 @@ class CudaModel:
         if model.starts_alone:
             tokens = torch.arange(c.vocab_size, device=self.device)[:, None]
             self._first = model.start(tokens, tokens, torch.zeros_like(tokens))[:, 0].contiguous()
-        beyond = (0, 0, 0, self.heads.window - c.window)  # angles of padding, which nothing sees
-        self._cos, self._sin = F.pad(model.cos, beyond), F.pad(model.sin, beyond)
 
     def _tensor(self, *values: float) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -179,6 +184,7 @@ class CudaModel:
         """
         half = self.config.encoder_length
         x, skips, pending = first, [], _Pending()
+        turn = self._rotations(context.positions)
         for n, i in enumerate(self.config.schedule):
             layer = self._layers[i]
             pending = replace(pending, first=first, mix=layer.residual_mix)
@@ -188,7 +194,7 @@ class CudaModel:
             if half <= n < 2 * half:
                 pending = replace(pending, skip=self._skip(n - half, skips))
             x, rows = self._residual(x, pending, layer.norm, layer.columns)
-            operand, steps = self._mixed(layer, rows, *self._attention(layer, rows, context, n))
+            operand, steps = self._mixed(layer, rows, *self._attention(layer, rows, turn, context, n))
             product = _Product(
                 multiply(operand, layer.attention_out), layer.attention_out, steps, layer.attention_scale
             )
@@ -231,32 +237,46 @@ class CudaModel:
         )  # fmt: skip
         return out, found
 
-    def _attention(self, layer: _CudaLayer, rows: _Rows, context: Context, n: int) -> tuple[Tensor, Tensor]:
+    def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines float64 [N, pairs] of positions [N]."""
+        turns = self._model.turns
+        cos, sin = torch.empty(2, len(positions), turns.shape[2], dtype=torch.float64, device=self.device)
+        launch(
+            turn_kernel, (len(positions),), turns, positions, cos, sin,
+            turns.shape[1] - tables.TURN_LEVELS * tables.TURN_DIGITS, turns.shape[1], PAIRS=turns.shape[2],
+            DIGITS=tables.TURN_DIGITS, LEVELS=tables.TURN_LEVELS, BLOCK=triton.next_power_of_2(turns.shape[2]),
+            num_warps=1,
+        )  # fmt: skip
+        return cos, sin
+
+    def _attention(
+        self, layer: _CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
+    ) -> tuple[Tensor, Tensor]:
         """What attention mixes, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
         c, count, dim = self.config, len(context.rows), self.heads.padded
         keys, values = context.store(n)
         queries = torch.empty(2, count, c.num_heads, dim, dtype=torch.int8, device=self.device)
-        self._rotate(rows, 0, layer.query, c.num_heads, queries, context.rows, context.positions, (1, 2, None))
-        self._rotate(rows, 1, layer.key, c.num_kv_heads, keys, context.slots, context.positions, (1, 2, 3))
+        self._rotate(rows, 0, layer.query, c.num_heads, turn, queries, context.rows, context.places, (1, 2, None))
+        self._rotate(rows, 1, layer.key, c.num_kv_heads, turn, keys, context.slots, context.places, (1, 2, 3))
         own = torch.empty(count, c.kv_dim, dtype=torch.int16, device=self.device)
         products = multiply(rows.operands[2], layer.value)
         launch(
             value_kernel, (count // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
-            products.shape[1], context.positions, context.slots, layer.value_scale, own, values, *values.stride()[:4],
+            products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:4],
             HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=dim, num_warps=4,
         )  # fmt: skip
         return context.attend(n, queries, layer.score_scale), own
 
     def _rotate(
-        self, rows: _Rows, at: int, matrix: Limbs, heads: int, out: Tensor, slots: Tensor, positions: Tensor,
-        axes: tuple[int, int, int | None],
+        self, rows: _Rows, at: int, matrix: Limbs, heads: int, turn: tuple[Tensor, Tensor], out: Tensor, slots: Tensor,
+        places: Tensor, axes: tuple[int, int, int | None],
     ) -> None:  # fmt: skip
-        """Queries or keys into `out`, whose axes of slots, heads and positions (None: it has none) are given."""
+        """Queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
         c, products = self.config, multiply(rows.operands[at], matrix)
-        slot, head, position = (0 if axis is None else out.stride(axis) for axis in axes)
+        slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
         launch(
-            rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], positions, slots,
-            self._cos, self._sin, self._head_norm, out, out.stride(0), slot, head, position, HEADS=heads,
+            rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
+            *turn, self._head_norm, out, out.stride(0), slot, head, place, HEADS=heads,
             HEAD_DIM=c.head_dim, HALF=c.rotary_dims // 2, FRACTION=2.0**self._model.query_fraction,
             HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=self.heads.padded, num_warps=4,
         )  # fmt: skip
@@ -293,11 +313,21 @@ class CudaModel:
         return multiply(operand, self.head_matrix)
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, cache: Cache | None = None, slots: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS; into `slots` of a cache if one is given."""
-        batch, length = tokens.shape
-        context = Sequences(self.heads, batch, length, cache, slots)
-        return self.run(self.start(tokens, None, context.positions.view(batch, length)), context)
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, slots: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS; into `slots` of a cache if one is given.
+
+        With a past, on the next chunks of its first documents.
+        """
+        (batch, length), previous = tokens.shape, None
+        context: Context
+        if past:
+            context, previous = Chunks(self.heads, batch, length, past), past.last[:batch] if past.length else None
+            past.last, past.length = tokens[:, -1:], past.length + length
+        else:
+            context = Sequences(self.heads, batch, length, cache, slots)
+        return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
         """See `codec.backend.Backend`."""
@@ -311,8 +341,16 @@ class CudaModel:
             return None
         return Memory(self._recall, slots, c.model_dim, c.vocab_size, fresh, rows, self.device, tokens)
 
+    def past(self, documents: int, window: int) -> Past:
+        """See `codec.backend.Backend`."""
+        return Past(self.heads, documents, window)
+
     def score(
-        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Memory | None = None
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
@@ -322,11 +360,12 @@ class CudaModel:
         ends = [row * length + len(window) for row, window in enumerate(inputs)]
         rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
         wanted = torch.from_numpy(np.stack((rows, np.concatenate(targets)))).to(self.device)
+        begin = past.length if past else 0
         on_device = torch.from_numpy(tokens).to(self.device)
-        operands, all_steps = self.forward(on_device)
+        operands, all_steps = self.forward(on_device, past=past)
         operand, steps, measures = operands[0], all_steps[0], None
         if memory := memory or self.memory(len(inputs), length):
-            batch = _batch(inputs, targets, length, self.device)
+            batch = _batch(inputs, targets, length, begin, self.device)
             memory.take(batch, on_device, operands[-1], all_steps[-1])
         out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
         for at in range(0, len(rows), _HEAD_ROWS):
@@ -340,17 +379,19 @@ class CudaModel:
                 out[n, at : at + len(index)] = values
         return out.cpu().numpy()
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int) -> Decoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
         """See `codec.backend.Backend`."""
         from codec.cuda_lanes import CudaLanes  # which knows this class
 
-        return CudaLanes(self, count, data, window)
+        return CudaLanes(self, count, data, window, band)
 
 
-def _batch(inputs: Sequence[Integers], targets: Sequence[Integers], length: int, device: torch.device) -> Batch:
-    """The scored tokens of windows in rows of `length`, each a document's."""
+def _batch(
+    inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int, device: torch.device
+) -> Batch:
+    """The scored tokens of windows in rows of `length`, each a document's, from its position `begin` on."""
     runs = np.arange(len(inputs))
     counts = np.array([len(after) for after in targets])
-    positions = np.array([len(window) for window in inputs]) - counts
-    columns = (runs, positions, counts, runs * length + positions, np.cumsum(counts) - counts)
+    firsts = np.array([len(window) for window in inputs]) - counts
+    columns = (runs, begin + firsts, counts, runs * length + firsts, np.cumsum(counts) - counts)
     return Batch(*torch.from_numpy(np.stack(columns)).to(device))

@@ -24,6 +24,7 @@ from codec.errors import FormatError
 MAGIC, END_MAGIC = b"UPTX", b"UPTE"
 VERSION = 2
 _FOOTER = 2
+_BAND, _WINDOWS = "band", "document"  # kinds of a policy
 _HEAD = struct.Struct("<4sHI")
 _U32 = struct.Struct("<I")
 _TRAILER = struct.Struct("<II4s")  # CRC-32, size of the footer chunk, END_MAGIC
@@ -34,13 +35,14 @@ _MAX_CHUNK = 1 << 30
 
 @dataclass(frozen=True)
 class Policy:
-    """How a document's tokens see each other: windows of `window` tokens, each `stride` after the one before.
+    """How a document's tokens see each other: a band, in which each sees the last `window` tokens, itself included.
 
-    `adaptation` is what is learned from them on the way.
+    With a stride: windows of `window` tokens, each `stride` after the one before. `adaptation` is what is learned from
+    tokens on the way.
     """
 
     window: int
-    stride: int
+    stride: int | None = None
     adaptation: Adaptation = Adaptation.NONE
 
 
@@ -56,12 +58,14 @@ class Contents:
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.header["window"], self.header["stride"], Adaptation(self.header["adaptation"]))
+        return Policy(self.header["window"], self.header.get("stride"), Adaptation(self.header["adaptation"]))
 
 
 def write_header(pack: str, policy: Policy) -> bytes:
     """The header of an archive made with the pack whose SHA-256 is `pack`."""
-    header = json.dumps({"pack": pack, "policy": "document", **vars(policy)}).encode()
+    kind = _BAND if policy.stride is None else _WINDOWS
+    fields = {name: value for name, value in vars(policy).items() if value is not None}
+    header = json.dumps({"pack": pack, "policy": kind, **fields}).encode()
     head = _HEAD.pack(MAGIC, VERSION, len(header)) + header
     return head + _U32.pack(zlib.crc32(head))
 
@@ -160,10 +164,11 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
         raise FormatError("archive: CRC-32 of the header is wrong; fetch the file again")
     try:
         header = json.loads(body[:length])
-        if not (isinstance(header["pack"], str) and header["policy"] == "document"):
+        if not (isinstance(header["pack"], str) and header["policy"] in (_BAND, _WINDOWS)):
             raise ValueError(f"pack or policy missing in {header}")
-        if not all(type(header[key]) is int for key in ("window", "stride")):
-            raise ValueError(f"window or stride missing in {header}")
+        numbers = ("window", "stride") if header["policy"] == _WINDOWS else ("window",)
+        if not all(type(header[key]) is int for key in numbers) or "stride" in header.keys() - numbers:
+            raise ValueError(f"window or stride missing, or out of place, in {header}")
         if header["adaptation"] not in list(Adaptation):
             raise ValueError(f"no such adaptation: {header}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

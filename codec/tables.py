@@ -35,6 +35,12 @@ SIGMOID_BITS = 16
 ROPE_BITS = 15
 """Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
 
+TURN_BITS = 60
+"""Fractional bits of the rotations from which others are made."""
+
+TURN_ROWS, TURN_DIGITS, TURN_LEVELS = 1024, 256, 3
+"""What `rope_turns` holds: enough for 2^34 positions, more tokens than a document has."""
+
 YARN_TURNS = (1, 32)
 """Turns within the window of training between which rotations are slowed in part: the paper's choice."""
 
@@ -102,27 +108,38 @@ def _cos_sin(angle: Decimal) -> tuple[int, int]:
 
 
 @lru_cache
-def rope_tables(base: float, dims: int, length: int, yarn: float = 1.0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cosines and sines of the rotary embedding in units of 2^-ROPE_BITS.
+def rope_turns(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArray[np.int64]:
+    """Cosines and sines of the rotary embedding from which `codec.rotary` makes those of any position.
+
+    Pair i of position p turns by p * base^(-2 i / dims), slowed by `yarn_slowing` for a model that was trained on
+    length / yarn positions.
 
     Returns:
-        (cos, sin), int64 [length, dims / 2]; pair i of position p turns by p * base^(-2 i / dims), slowed by
-        `yarn_slowing` for a model that was trained on length / yarn positions.
+        int64 [2, rows, dims / 2] in units of 2^-TURN_BITS, rounded down. The first rows, `length` or TURN_ROWS, are
+        those of positions 0, 1, 2 ..; for each of TURN_LEVELS levels, TURN_DIGITS more are those of position 0, of the
+        one that follows the rows of the level before, and of its multiples.
+
+    A row is the one before it times that of one place: a product of complex numbers of magnitude 1, whose errors add up
+    and do not grow. A place is within 2^-153 (42 terms of a series, rounded down), and each product adds 2^-158, so the
+    farthest row, of a position below 2^34 (times what is in the first rows), is within 2^-118 before it is rounded.
     """
-    cos, sin = np.empty((length, dims // 2), np.int64), np.empty((length, dims // 2), np.int64)
-    half, shift = 1 << (159 - ROPE_BITS), 160 - ROPE_BITS
-    log_base = _DECIMAL.ln(Decimal(base))
+    low = max(length, TURN_ROWS)
+    turns = np.empty((2, low + TURN_LEVELS * TURN_DIGITS, dims // 2), np.int64)
+    log_base, shift = _DECIMAL.ln(Decimal(base)), 160 - TURN_BITS
     for i in range(dims // 2):
         exponent = _DECIMAL.multiply(_DECIMAL.divide(Decimal(-2 * i), Decimal(dims)), log_base)
         angle = _DECIMAL.exp(exponent)
         if yarn != 1:
             angle = _DECIMAL.multiply(angle, yarn_slowing(angle, length, yarn))
-        step_cos, step_sin = _cos_sin(angle)
-        c, s = _ONE, 0
-        for p in range(length):
-            cos[p, i], sin[p, i] = (c + half) >> shift, (s + half) >> shift
-            c, s = (c * step_cos - s * step_sin) >> 160, (s * step_cos + c * step_sin) >> 160
-    return cos, sin
+        step, row = _cos_sin(angle), 0
+        for count in (low, *[TURN_DIGITS] * TURN_LEVELS):
+            c, s = _ONE, 0
+            for _ in range(count):
+                turns[:, row, i] = c >> shift, s >> shift
+                c, s = (c * step[0] - s * step[1]) >> 160, (s * step[0] + c * step[1]) >> 160
+                row += 1
+            step = c, s
+    return turns
 
 
 def yarn_slowing(angle: Decimal, length: int, yarn: float) -> Decimal:

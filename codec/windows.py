@@ -1,7 +1,8 @@
 """Context policies: which tokens a model sees when it predicts each one. Pure arithmetic, for scores and archives.
 
 A model of a stream or document has `length` inputs; input i predicts target i, the token after it. A plan cuts the
-inputs into windows that fit the model, and says in each from where on its predictions count.
+inputs into windows that fit the model, and says in each from where on its predictions count. In a band, windows are
+chunks that see the ones before, too.
 """
 
 from dataclasses import dataclass, replace
@@ -48,6 +49,22 @@ def document_windows(length: int, window: int, stride: int) -> list[Window]:
         score_from, end = end, min(start + window, length)
         plan.append(Window(start, end, score_from))
     return plan
+
+
+BAND_UNIT = 64
+"""Chunks of a band are a multiple of this many tokens: blocks of keys, on all devices."""
+
+
+def band_chunks(length: int, window: int) -> list[Window]:
+    """Chunks side by side of a document whose tokens each see the last `window`, themselves included.
+
+    Each reads what it scores, as many tokens as there are in a window, or up to BAND_UNIT - 1 more.
+
+    >>> band_chunks(200, 90)
+    [Window(start=0, end=128, score_from=0), Window(start=128, end=200, score_from=128)]
+    """
+    chunk = -(-window // BAND_UNIT) * BAND_UNIT
+    return document_windows(length, chunk, chunk)
 
 
 def sliding_windows(tokens: int, window: int, stride: int) -> list[Window]:

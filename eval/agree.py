@@ -1,7 +1,8 @@
 """Whether every way to run a pack says the same: each frequency of each token, on each device, and what decodes.
 
 A text is coded on the first device as an archive is, and that is compared with the same on the other devices, with what
-lanes of cached steps decode from the bytes, with its windows in other company, and with the reference on torch.
+lanes of cached steps decode from the bytes, with its documents in other company and chunks, and with the reference on
+torch.
 """
 
 import hashlib
@@ -21,10 +22,10 @@ from codec.console import Advance, progress
 from codec.documents import Prepared, prepare
 from codec.errors import CodecError
 from codec.pack import Pack
-from codec.windows import Window, document_windows
+from codec.windows import BAND_UNIT
 
 COMPANIES = (1, 3, 17)
-"""Windows that are scored together in turn, where batches are other than the codec's."""
+"""Documents that are scored together in turn, in the shortest chunks, where batches are other than the codec's."""
 
 _SEED = 0
 
@@ -38,7 +39,7 @@ class Pass:
 
     device: str
     arithmetic: str  # "kernels", or "reference": the one on torch
-    what: str  # "batches" of windows, as for an archive; "cached steps", which decode them; "other batches"
+    what: str  # "batches" of chunks, as for an archive; "cached steps", which decode them; "other batches"
     tokens: int  # compared
     differences: int  # of them: another start or frequency, or in a document that is not restored
     first_difference: tuple[int, int] | None  # document and token, counted from 0; token 0 of one that is not restored
@@ -152,34 +153,37 @@ class _Runner:
         return self._pass(self._coder.backend, "cached steps", seconds, tokens, differences, first)
 
     def otherwise(self, backend: Backend, documents: Sequence[int] | NDArray[np.int64], expected: Intervals) -> Pass:
-        """Windows of some documents in any company."""
+        """Some documents in any company, in short chunks."""
         found = [np.full_like(part, np.nan) for part in expected]
         began = time.perf_counter()
         with progress(f"{self._device}: scoring again", sum(map(self._tokens, documents)), "tokens") as advance:
-            for batch in self._companies(documents):
-                self._score(backend, batch, found, advance)
+            for company in self._companies(documents):
+                self._score(backend, company, found, advance)
         seconds = time.perf_counter() - began
         return self._pass(backend, "other batches", seconds, *compare(found, expected))
 
-    def _companies(self, documents: Sequence[int] | NDArray[np.int64]) -> Iterator[list[tuple[int, Window]]]:
-        """All windows of the documents in random order, COMPANIES of them at a time."""
-        c = self._coder
-        windows = [(int(n), w) for n in documents for w in document_windows(self._tokens(n), c.window, c.stride)]
-        order, at, turn = np.random.default_rng(_SEED).permutation(len(windows)), 0, 0
-        while at < len(order):
+    def _companies(self, documents: Sequence[int] | NDArray[np.int64]) -> Iterator[list[int]]:
+        """The documents in their order, COMPANIES of them at a time, the longest of each company first."""
+        at, turn = 0, 0
+        while at < len(documents):
             count = COMPANIES[turn % len(COMPANIES)]
-            yield [windows[i] for i in order[at : at + count]]
+            yield sorted(map(int, documents[at : at + count]), key=self._tokens, reverse=True)
             at, turn = at + count, turn + 1
 
-    def _score(self, backend: Backend, batch: list[tuple[int, Window]], found: Intervals, advance: Advance) -> None:
-        streams = [self._prepared[n].stream for n, _ in batch]
-        inputs = [stream[w.start : w.end] for stream, (_, w) in zip(streams, batch, strict=True)]
-        targets = [stream[w.score_from + 1 : w.end + 1] for stream, (_, w) in zip(streams, batch, strict=True)]
-        scores, at = backend.score(inputs, targets), 0
-        for (n, w), scored in zip(batch, map(len, targets), strict=True):
-            found[n][:, w.score_from : w.end] = scores[:, at : at + scored]
-            at += scored
-        advance(at)
+    def _score(self, backend: Backend, company: list[int], found: Intervals, advance: Advance) -> None:
+        past = backend.past(len(company), self._coder.window)
+        for begin in range(0, self._tokens(company[0]), BAND_UNIT):
+            running = [n for n in company if self._tokens(n) > begin]
+            ends = [min(begin + BAND_UNIT, self._tokens(n)) for n in running]
+            inputs, targets = (
+                [self._prepared[n].stream[begin + after : end + after] for n, end in zip(running, ends, strict=True)]
+                for after in (0, 1)
+            )
+            scores, at = backend.score(inputs, targets, past=past), 0
+            for n, end in zip(running, ends, strict=True):
+                found[n][:, begin:end] = scores[:, at : at + end - begin]
+                at += end - begin
+            advance(at)
 
     def _tokens(self, document: int) -> int:
         return len(self._prepared[document].stream) - 1

@@ -2,7 +2,8 @@
 
 `flat` and `sliding` score a stream as the challenge does: BOS targets count in the loss and for no bytes, and bytes
 come from the challenge's table. `document` gives each document to the model alone: from [BOS, t1 .. tn] it predicts
-t1 .. tn and, for the end, BOS; bytes are those that the tokens stand for.
+t1 .. tn and, for the end, BOS; bytes are those that the tokens stand for. As in an archive, each token sees the last
+`window` tokens of its document, a band; with a stride, long documents are cut in windows instead.
 """
 
 import math
@@ -21,6 +22,7 @@ from codec.errors import CodecError
 from codec.tokenizer import BOS, Tokenizer
 from codec.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
 from eval.streams import documents_of
+from trainer.attention import Band
 from trainer.model import GPT
 
 MAX_LOGITS = 1 << 24
@@ -88,7 +90,7 @@ def score(
     """Score a stream of tokens [N] under a policy.
 
     Args:
-        stride: of `sliding` (default 64) and of long documents (default: half the window); `flat` has none.
+        stride: of `sliding` (default 64) and of long documents (default: a band); `flat` has none.
         targets: stop after so many.
         advance: told the targets that have been scored.
 
@@ -148,7 +150,7 @@ def score_documents(
     """Score each document, tokens [n] without BOS, alone: its tokens and its end.
 
     Args:
-        stride: how far the window of a document that is longer than it moves (default: half of it).
+        stride: how far the window of a document that is longer than it moves (default: documents are a band).
         targets: stop after so many, if need be inside a document.
         advance: told the targets that have been scored.
 
@@ -156,7 +158,6 @@ def score_documents(
         CodecError: a stride that does not fit the window.
     """
     window = model.config.window
-    stride = max(1, window // 2) if stride is None else stride
     counts: list[int] = []
     left = targets
     for document in documents:
@@ -165,13 +166,22 @@ def score_documents(
         counts.append(len(document) + 1 if left is None else min(len(document) + 1, left))
         left = None if left is None else left - counts[-1]
 
+    def whole(owner: int) -> Row:
+        framed = np.concatenate(([BOS], documents[owner], [BOS]))[: counts[owner] + 1]
+        return Row(framed.astype(np.uint16), 0, owner)
+
     def rows() -> Iterator[Row]:
-        for owner, (document, count) in enumerate(zip(documents, counts, strict=False)):
-            framed = np.concatenate(([BOS], document, [BOS])).astype(np.uint16)
-            for w in document_windows(count, window, stride):
-                yield Row(framed[w.start : w.end + 1], w.score_from - w.start, owner)
+        for owner, count in enumerate(counts):
+            if stride is None and count > window:
+                continue
+            tokens = whole(owner).tokens
+            for w in document_windows(count, window, window if stride is None else stride):
+                yield Row(tokens[w.start : w.end + 1], w.score_from - w.start, owner)
 
     nats = row_nats(model, rows(), len(counts), advance)
+    if stride is None:
+        long = [owner for owner, count in enumerate(counts) if count > window]
+        nats += band_nats(model, [whole(owner) for owner in long], len(counts), advance)
     return [
         DocumentScore(float(cost), count, decoded_bytes(tokenizer, document[:count]))
         for cost, count, document in zip(nats, counts, documents, strict=False)
@@ -200,8 +210,28 @@ def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ig
     return totals
 
 
+def band_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+    """Nats of the targets of each owner's documents, float64 [owners]: some side by side, a window of each at a time.
+
+    Each token sees the last window of tokens, itself included, by keys and values as they were computed.
+    """
+    totals, window = np.zeros(owners, np.float64), model.config.window
+    most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
+    count = max(1, most // (window * model.config.vocab_size))
+    longest_first = sorted(rows, key=lambda row: -len(row.tokens))
+    for company in (longest_first[at : at + count] for at in range(0, len(longest_first), count)):
+        band = Band(window)
+        for begin in range(0, len(company[0].tokens) - 1, window):
+            running = [row for row in company if len(row.tokens) - 1 > begin]
+            batch = [Row(row.tokens[begin : begin + window + 1], 0, row.owner) for row in running]
+            for row, nats in zip(batch, _batch_nats(model, batch, len(batch[0].tokens) - 1, band), strict=True):
+                totals[row.owner] += nats
+            advance(sum(len(row.tokens) - 1 for row in batch))
+    return totals
+
+
 @torch.inference_mode()
-def _batch_nats(model: GPT, rows: Sequence[Row], length: int) -> list[float]:
+def _batch_nats(model: GPT, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
     tokens = np.full((len(rows), length + 1), BOS, np.int64)
     counted = np.zeros((len(rows), length), np.bool_)
     for i, row in enumerate(rows):
@@ -209,7 +239,7 @@ def _batch_nats(model: GPT, rows: Sequence[Row], length: int) -> list[float]:
         counted[i, row.skip : len(row.tokens) - 1] = True
     device = model.tok_emb.weight.device
     on_device, mask = torch.from_numpy(tokens).to(device), torch.from_numpy(counted).to(device)
-    logits = model(on_device[:, :-1])
+    logits = model.logits(model.hidden(on_device[:, :-1], band))
     losses = F.cross_entropy(logits[mask], on_device[:, 1:][mask], reduction="none").double()
     owner = mask.nonzero()[:, 0]
     return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()

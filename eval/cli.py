@@ -30,7 +30,9 @@ def bpb(
     model: Annotated[Path, typer.Argument(help="A run folder, .safetensors, .pack, or challenge .pt or .ptz.")],
     docs: Annotated[Path, typer.Option(help="Text, JSON Lines, parquet, or token shards (.bin, .bin.xz).")],
     policy: Annotated[Policy, typer.Option(help="What the model sees.")] = Policy.FLAT,
-    stride: Annotated[int | None, typer.Option(help="Tokens scored in a window after the first.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens scored in a window after the first; document: windows, no band.")
+    ] = None,
     targets: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, where MODEL has none.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

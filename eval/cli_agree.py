@@ -23,7 +23,7 @@ def agree(
     ] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare every integer frequency of a text: CPU and GPU, kernels and reference, batches, windows and steps."""
+    """Compare every integer frequency of a text: CPU and GPU, kernels and reference, batches, chunks and steps."""
     from itertools import chain, islice
 
     from codec.cli import check_device, open_pack

@@ -221,7 +221,7 @@ def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
 
 
 def _float_nats(pack: codec.Pack, documents: Sequence[bytes], device: str) -> float:
-    """Nats of the float model with the pack's weights on documents, in the windows of the archive's policy.
+    """Nats of the float model with the pack's weights on documents, under the archive's policy.
 
     It runs on the first of several devices.
     """

@@ -95,9 +95,9 @@ def test_wrong_steps_are_found(monkeypatch):
 def test_what_depends_on_company_is_found(monkeypatch):
     score = CpuModel.score
 
-    def wrong(self, inputs, targets, memory=None):
-        found = score(self, inputs, targets, memory)
-        found[0, -1] += len(inputs) == 17
+    def wrong(self, inputs, targets, memory=None, past=None):
+        found = score(self, inputs, targets, memory, past)
+        found[0, -1] += len(inputs) == 3
         return found
 
     monkeypatch.setattr(CpuModel, "score", wrong)
@@ -128,7 +128,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert len(said["passes"]) == len(KINDS)
     score = TorchBackend.score
     monkeypatch.setattr("codec.backend.agree", lambda *arguments: True)
-    monkeypatch.setattr(TorchBackend, "score", lambda *arguments: score(*arguments) + 1)
+    monkeypatch.setattr(TorchBackend, "score", lambda *arguments, **past: score(*arguments, **past) + 1)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1

@@ -156,9 +156,8 @@ def test_the_writer_says_what_it_wrote():
         "modelled": 4 - (records[0].mode == STORED),
         "stored": 1 + (records[0].mode == STORED),
         "pack": PACK.sha256,
-        "policy": "document",
+        "policy": "band",
         "window": 32,
-        "stride": 16,
         "adaptation": "none",
         "metadata": {},
     }
@@ -172,7 +171,7 @@ def test_metadata_comes_back():
     assert ArchiveReader(BytesIO(more), PACK).metadata == metadata
 
 
-@pytest.mark.parametrize("window, stride", [(32, 16), (8, 8), (20, 3), (1, 1)])
+@pytest.mark.parametrize("window, stride", [(32, 16), (8, 8), (20, 3), (1, 1), (32, None), (5, None)])
 def test_the_policy_travels_with_the_archive(window, stride):
     packed = written(SOME, Policy(window, stride))
     coder = ArchiveReader(BytesIO(packed), PACK).coder
@@ -180,7 +179,7 @@ def test_the_policy_travels_with_the_archive(window, stride):
     assert codec.decode(PACK, packed) == SOME
 
 
-@pytest.mark.parametrize("window, stride", [(33, 16), (32, 0), (8, 9), (0, 0), (-1, -1)])
+@pytest.mark.parametrize("window, stride", [(33, 16), (32, 0), (8, 9), (0, 0), (-1, -1), (33, None), (0, None)])
 def test_policies_that_do_not_fit(window, stride):
     with pytest.raises(FormatError, match="expected 1 <= stride <= window <= 32"):
         make_coder(PACK, Policy(window, stride))
@@ -286,6 +285,9 @@ def test_a_future_version_says_so():
         codec.decode(PACK, packed[:4] + b"\x03\x00" + packed[6:])
 
 
+BAND = {"pack": PACK.sha256, "policy": "band", "window": 32, "adaptation": "none"}
+
+
 def with_header(change: Callable[[dict[str, Any]], Any] | bytes) -> bytes:
     """An archive without documents whose header says something else, with a CRC-32 that fits."""
     header = {"pack": PACK.sha256, "policy": "document", "window": 32, "stride": 16, "adaptation": "none"}
@@ -302,6 +304,7 @@ def with_header(change: Callable[[dict[str, Any]], Any] | bytes) -> bytes:
 
 def test_headers_that_lie():
     assert codec.decode(PACK, with_header(lambda header: None)) == []
+    assert codec.decode(PACK, with_header(lambda header: BAND)) == []
     lies: list[Callable[[dict[str, Any]], Any] | bytes] = [
         lambda header: [],
         lambda header: header.pop("pack") and None,
@@ -319,6 +322,13 @@ def test_headers_that_lie():
         lambda header: header.update(stride=-1),
         lambda header: header.update(stride=1e3),
         lambda header: header.update(stride=33),
+        lambda header: header.pop("stride") and None,
+        lambda header: header.update(policy="band"),
+        lambda header: header.update(policy="band", stride=None),
+        lambda header: header.update(policy=["band"]),
+        lambda header: {**BAND, "window": 0},
+        lambda header: {**BAND, "window": 33},
+        lambda header: {**BAND, "window": None},
         b"",
         b"{",
         b"\xff",
@@ -413,16 +423,24 @@ def test_framing_is_small():
     assert writer.framing_bytes <= header + 8.5 * len(documents)
 
 
-def test_golden_frames():
+@pytest.mark.parametrize("stride", [None, 16])
+def test_golden_frames(stride):
     """Everything but the payloads, byte by byte."""
-    packed = codec.encode(PACK, [b"", b"\xff"])
+
+    def packed_of(documents: list[bytes]) -> bytes:
+        stream = BytesIO()
+        with ArchiveWriter(stream, PACK, Policy(32, stride)) as writer:
+            writer.append(documents)
+        return stream.getvalue()
+
+    packed = packed_of([b"", b"\xff"])
     header = {"pack": PACK.sha256, "policy": "document", "window": 32, "stride": 16, "adaptation": "none"}
-    text = json.dumps(header).encode()
+    text = json.dumps(header if stride else BAND).encode()
     head = b"UPTX\x02\x00" + struct.pack("<I", len(text)) + text
     head += struct.pack("<I", zlib.crc32(head))
     first = b"\x00" + bytes(4)
     assert packed.startswith(head + first)
-    payload = codec.encode(PACK, [b"\xff"])[len(head) :]
+    payload = packed_of([b"\xff"])[len(head) :]
     second = payload[: 5 + (payload[0] >> 2)]
     assert second[1:5] == struct.pack("<I", zlib.crc32(b"\xff"))
     index = shrink(f'{{"offsets":[{len(head)},5],"longest":1,"metadata":{{}}}}'.encode())

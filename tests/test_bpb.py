@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -109,15 +110,43 @@ def test_sliding_gives_every_target_its_longest_context(model, tokenizer, stream
     assert found.nats == pytest.approx(nats, rel=1e-6)
 
 
-@pytest.mark.parametrize("stride", [None, 7, WINDOW])
+def banded_nats(model, tokens, targets):
+    """The cost of targets [T] after tokens [T]: the whole document at once, keys beyond the band masked."""
+    whole = GPT(replace(model.config, window=max(2, len(tokens))))
+    whole.load_state_dict(model.state_dict())
+
+    def attend(q, k, v, mask):
+        causal = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
+        near = causal & ~causal.tril(-WINDOW)
+        scores = (q @ k.repeat_interleave(2, 1).mT / q.shape[3] ** 0.5).masked_fill(~near, -torch.inf)
+        return scores.softmax(-1) @ v.repeat_interleave(2, 1)
+
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr("trainer.model.attend", attend)
+        losses = torch.nn.functional.cross_entropy(whole(torch.tensor([tokens]))[0].double(), torch.tensor(targets))
+    return float(losses) * len(targets)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 5])
+def test_documents_are_bands(model, tokenizer, side_by_side, monkeypatch):
+    text = b" ".join(TEXTS)
+    whole = tokenizer.encode(text)
+    documents = [whole[: n - 1] for n in (5 * WINDOW + 1, WINDOW, 2 * WINDOW, WINDOW + 1, 1, 2 * WINDOW + 3)]
+    monkeypatch.setattr(eval.bpb, "MAX_LOGITS", side_by_side * WINDOW * 1024)
+    for document, got in zip(documents, score_documents(model, tokenizer, documents), strict=True):
+        framed = [BOS, *document.tolist(), BOS]
+        assert got.tokens == len(framed) - 1
+        assert got.nats == pytest.approx(banded_nats(model, framed[:-1], framed[1:]), rel=1e-5)
+
+
+@pytest.mark.parametrize("stride", [WINDOW // 2, 7, WINDOW])
 def test_each_document_is_scored_alone_token_by_token(model, tokenizer, documents, stride):
-    step = stride or WINDOW // 2
     found = score_documents(model, tokenizer, documents, stride)
     for text, document, got in zip(TEXTS, documents, found, strict=True):
         context, nats, start = [BOS], 0.0, 0
         for target in [*document.tolist(), BOS]:
             if len(context) - start > WINDOW:
-                start += step
+                start += stride
             nats += next_token_nats(model, context[start:], target)
             context.append(target)
         assert got.nats == pytest.approx(nats, rel=1e-6)

@@ -72,7 +72,7 @@ def test_one_byte_64_ki_times_as_single_tokens(byte):
     round_trip(make_coder(tiny_pack(replace(PLAIN, num_layers=1))), [bytes([byte]) * 65_536])
 
 
-@pytest.mark.parametrize("window, stride", [(32, 16), (32, 32), (32, 1), (32, 31), (2, 1), (2, 2), (7, 3), (1, 1)])
+@pytest.mark.parametrize("window, stride", [(32, 16), (32, 32), (32, 1), (2, 2), (7, 3), (1, 1), (2, None)])
 def test_long_documents_slide(window, stride):
     text = next(val_documents())
     coder = make_coder(tiny_pack(EVERY_OPTION), Policy(window, stride))
@@ -91,6 +91,7 @@ def test_a_document_that_ends_where_a_window_does(coder):
 
 def test_the_code_is_that_of_the_windows_one_by_one(coder):
     """Against the levels of each window alone, with the frequencies of each target."""
+    coder = replace(coder, stride=coder.window // 2)
     document = next(val_documents())[:300].rsplit(b" ", 1)[0]
     (record,) = coder.encode([document], model_only=True)
     stream = np.concatenate(([1], coder.tokenizer.encode(document).astype(np.int64), [1]))

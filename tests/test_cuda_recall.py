@@ -22,8 +22,8 @@ from codec.exact import ExactModel
 from codec.exact_cuda import CudaModel
 from codec.packing import with_recall
 from codec.recall import Memory as Reference
-from codec.windows import document_windows
 from tests.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
+from tests.test_band import plan_of
 from tests.test_exact_cuda import DEVICE, RECORD, split, with_columns
 from tests.test_recall import TABLES
 from trainer.embedded import val_documents
@@ -108,21 +108,26 @@ def test_many_documents_in_pieces(history, tokens):
         at = ends
 
 
-def check_windows(model: ExactModel, lengths: list[int], window: int, stride: int) -> None:
-    """Intervals of documents whose windows are scored in turn are the reference's, and recall changes them."""
+def check_windows(model: ExactModel, lengths: list[int], window: int, stride: int | None) -> None:
+    """Intervals of documents scored window by window, or in a band, are the reference's, and recall changes them."""
     generator = np.random.default_rng(2)
     streams = [np.append(generator.integers(0, 20, length), [0]) for length in sorted(lengths, reverse=True)]
-    plans = [document_windows(len(stream) - 1, window, stride) for stream in streams]
+    plans = [plan_of(len(stream) - 1, window, stride) for stream in streams]
     backends = CudaModel(model, TABLES), TorchBackend(model, TABLES)
-    memories, changed = [backend.memory(len(streams), len(streams[0])) for backend in backends], False
+    states = [
+        (backend.memory(len(streams), len(streams[0])), None if stride else backend.past(len(streams), window))
+        for backend in backends
+    ]
+    plain, past = TorchBackend(model), None if stride else TorchBackend(model).past(len(streams), window)
+    changed = False
     for turn in range(len(plans[0])):
         windows = [(s, plan[turn]) for s, plan in zip(streams, plans, strict=True) if turn < len(plan)]
         inputs = [s[w.start : w.end] for s, w in windows]
         targets = [s[w.score_from + 1 : w.end + 1] for s, w in windows]
-        found, expected = (b.score(inputs, targets, m) for b, m in zip(backends, memories, strict=True))
+        found, expected = (b.score(inputs, targets, *state) for b, state in zip(backends, states, strict=True))
         assert np.array_equal(found[:2], expected[:2])
         assert np.abs(found[2] - expected[2]).max() < 1e-9
-        changed |= bool((found[1] != TorchBackend(model).score(inputs, targets)[1]).any())
+        changed |= bool((found[1] != plain.score(inputs, targets, past=past)[1]).any())
     assert changed
 
 
@@ -145,7 +150,7 @@ def test_a_pack_scores_as_the_reference_does():
 
 def test_a_document_decodes(monkeypatch):
     monkeypatch.setattr(cuda_lanes, "STEPS", 2)
-    check_decoding(replace(PLAIN, num_layers=1), (8,), Policy(32, 16, Adaptation.RECALL))
+    check_decoding(replace(PLAIN, num_layers=1), (8,), Policy(4, None, Adaptation.RECALL))
 
 
 @pytest.mark.long
@@ -153,12 +158,14 @@ def test_a_document_decodes(monkeypatch):
 def test_windows_in_turn(config):
     check_windows(tiny_pack(config).exact(DEVICE), [42, 3], 32, 10)
     check_windows(with_columns(config), [9], 32, 32)
+    check_windows(tiny_pack(config).exact(DEVICE), [140, 70, 64], 32, None)
 
 
 @pytest.mark.long
 def test_documents_decode_on_fewer_lanes(monkeypatch):
-    """Lanes that slide over long documents, and are dropped once half of them idle."""
+    """Lanes that go far beyond a window, and are dropped once half of them idle."""
     monkeypatch.setattr(cuda_lanes, "STEPS", 4)
+    check_decoding(replace(PLAIN, num_layers=1), (1, 16, 0, 9), Policy(8, None, Adaptation.RECALL))
     check_decoding(replace(PLAIN, num_layers=1), (1, 16, 0, 9), Policy(8, 4, Adaptation.RECALL))
 
 
@@ -175,4 +182,5 @@ def test_record_class():
     check_windows(model, [3000, 700, 2048, 90], 2048, 1024)
     model = with_columns(replace(RECORD, window=256))
     check_windows(model, [9000, 500], 256, 128)
+    check_windows(model, [9000, 500], 256, None)
     assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)

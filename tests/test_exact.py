@@ -26,6 +26,7 @@ from codec.exact import ExactLinear, ExactModel
 from codec.pack import Pack
 from codec.parameters import parameters
 from codec.quantized import Quantized
+from codec.rotary import rotations
 from tests.helpers import EVERY_OPTION, PLAIN, RARE_OPTIONS, tiny_pack
 from tests.test_fixed import reference_rsqrt
 from trainer.embedded import sp1024, val_documents
@@ -126,9 +127,8 @@ class Reference:
         """Queries or keys [heads, T, d]."""
         integers, step = norm(x)
         x, half = integers * step, self.c.rotary_dims // 2
-        cos, sin = (
-            t[: x.shape[1]] / 32768 for t in tables.rope_tables(self.c.rope_base, 2 * half, self.c.window, self.c.yarn)
-        )
+        turns = torch.from_numpy(tables.rope_turns(self.c.rope_base, 2 * half, self.c.window, self.c.yarn))
+        cos, sin = (part.numpy() for part in rotations(turns, torch.arange(x.shape[1])))
         a, b = x[..., :half], x[..., half : 2 * half]
         turned = np.concatenate((a * cos + b * sin, b * cos - a * sin, x[..., 2 * half :]), -1)
         return snap_fixed(turned, self.query_fraction)
@@ -180,9 +180,10 @@ class Reference:
             scale = self.vectors[block + "attn.q_gain"][head] * unit
             rows = []
             for t in range(len(x)):
-                levels = np.rint((key[kv, : t + 1] @ query[head, t]) * scale)
+                seen = slice(max(0, t + 1 - c.window), t + 1)
+                levels = np.rint((key[kv, seen] @ query[head, t]) * scale)
                 weights = exp2[np.minimum(levels.max() - levels, len(exp2) - 1).astype(np.int64)]
-                mixed = (weights @ value[: t + 1]) / weights.sum()
+                mixed = (weights @ value[seen]) / weights.sum()
                 if layer >= c.num_layers - c.xsa_layers:
                     own = value[t]
                     dot = np.rint(mixed).astype(np.int64) @ own
@@ -259,7 +260,7 @@ def stepped(model: ExactModel, tokens: torch.Tensor, prefill: int = 0) -> torch.
     """Levels by cached steps behind a prefilled beginning."""
     tokens = tokens.to(model.device)
     batch, length = tokens.shape
-    cache, levels = model.new_cache(batch), []
+    cache, levels = model.new_cache(batch, model.config.window), []
     if prefill:
         lanes = torch.arange(batch, device=model.device)
         levels.append(model.levels(*model.forward(tokens[:, :prefill], cache, lanes)))
@@ -325,7 +326,7 @@ def test_a_lane_that_was_used_before_forgets():
     """The decoder reuses lanes: what a longer sequence left in the cache must not be seen."""
     model = tiny_pack(EVERY_OPTION).exact()
     tokens, other = some_tokens(3, 32), some_tokens(3, 32, seed=9)
-    cache = model.new_cache(3)
+    cache = model.new_cache(3, model.config.window)
     model.forward(other, cache, torch.arange(3))
     model.forward(tokens[1:, :5], cache, torch.tensor([1, 2]))
     position = torch.tensor([0, 5, 5])
@@ -348,7 +349,7 @@ LONG = replace(PLAIN, window=4096, num_layers=1, model_dim=16, num_heads=2, num_
 def test_a_window_of_4096():
     """A step sees the keys up to its position; those behind it are of the pass that it is compared with."""
     model, tokens = tiny_pack(LONG).exact(), some_tokens(1, 4096)
-    cache = model.new_cache(1)
+    cache = model.new_cache(1, model.config.window)
     expected = model.forward(tokens, cache, torch.tensor([0]))
     for t in (127, 2048, 4095):
         found = model.step(tokens[:, t], tokens[:, t - 1], torch.tensor([t]), cache)

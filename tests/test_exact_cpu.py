@@ -61,7 +61,7 @@ def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     """The last hidden state and all that the head makes of it."""
     fast, (batch, length) = CpuModel(model), tokens.shape
     hidden, steps = model.forward(tokens)
-    found, found_steps = fast.run(rows_of(tokens), *exact_cpu._caches(model.config, batch, length))
+    found, found_steps = fast.run(rows_of(tokens), exact_cpu._cache(model.config, batch, length))
     assert np.array_equal(found, hidden.flatten(0, 1).numpy())
     assert np.array_equal(found_steps, steps.flatten().numpy())
     levels = model.levels(hidden, step=steps).flatten(0, 1)
@@ -109,7 +109,7 @@ def test_large_and_small_numbers(factors):
     model = model_of(EVERY_OPTION, **factors)
     tokens = some_tokens(3, 32)
     if factors == {"resid_mix": 0.0} or factors.get("tok_emb.weight", 1) < 1:
-        found, _ = CpuModel(model).run(rows_of(tokens), *exact_cpu._caches(model.config, 3, 32))
+        found, _ = CpuModel(model).run(rows_of(tokens), exact_cpu._cache(model.config, 3, 32))
         assert np.array_equal(found, model.forward(tokens)[0].flatten(0, 1).numpy())
     else:
         assert_same(model, tokens)
@@ -241,7 +241,7 @@ def test_lanes_step_as_the_reference_does(count):
     """Lanes that stop and begin again, are filled with a beginning, dropped and renumbered."""
     config = MORE_CONFIGS["window of many blocks"]
     model, generator = model_of(config), np.random.default_rng(0)
-    both = [CpuLanes(CpuModel(model), 7), TorchLanes(model, 7, None)]
+    both = [CpuLanes(CpuModel(model), 7, config.window), TorchLanes(model, 7, config.window, None)]
     running = {lane: [1] for lane in range(7)}
     with threads(count):
         for turn in range(45):

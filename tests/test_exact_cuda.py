@@ -25,6 +25,7 @@ from codec.exact_linear import ExactLinear
 from codec.parameters import parameters
 from codec.quantized import Quantized, power
 from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.test_band import in_chunks
 from tests.test_exact import CONFIGS
 from trainer.embedded import val_documents
 
@@ -81,6 +82,32 @@ def test_packs_score_as_the_reference_does(name):
     check_scores(model, [(31, 31), (20, 7), (1, 1)])
 
 
+def check_chunks(model: ExactModel, lengths: list[int], chunk: int, window: int) -> None:
+    """Intervals of documents of so many tokens, the longest first, chunk by chunk, are the reference's."""
+    generator, size = np.random.default_rng(1), model.config.vocab_size
+    documents = [generator.integers(0, size, length + 1) for length in lengths]
+    fast, slow = (in_chunks(backend, documents, window, chunk) for backend in (CudaModel(model), TorchBackend(model)))
+    for mine, reference in zip(fast, slow, strict=True):
+        assert np.array_equal(mine[:2], reference[:2])
+
+
+def test_chunks_are_scored_as_the_reference_does():
+    model = tiny_pack(replace(PLAIN, num_layers=1, smear_gate=True)).exact(DEVICE)
+    check_chunks(model, [70], 64, window=20)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
+def test_chunks_of_every_option(config):
+    check_chunks(tiny_pack(replace(config, window=80)).exact(DEVICE), [129, 81], 128, window=80)
+    check_chunks(tiny_pack(replace(config, window=64)).exact(DEVICE), [130, 65], 64, window=64)
+
+
+@pytest.mark.gpu
+def test_chunks_of_the_record_class():
+    check_chunks(with_columns(RECORD), [6200, 4097, 2048], 2048, window=2048)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
 def test_column_steps_and_wide_integers(config):
@@ -125,14 +152,15 @@ def test_backends_agree(config):
     assert agree(CudaModel(model), TorchBackend(model), model)
 
 
-def test_documents_decode_on_fewer_lanes():
-    """Archives of the processor, by lanes that slide over long documents, and are dropped once half of them idle."""
+@pytest.mark.parametrize("stride", [None, pytest.param(2, marks=pytest.mark.long)])
+def test_documents_decode_on_fewer_lanes(stride):
+    """Archives of the processor, by lanes that go far beyond a window, and are dropped once half of them idle."""
     pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))
-    coder = make_coder(pack, Policy(4, 2))
+    coder = make_coder(pack, Policy(4, stride))
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaModel(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, 2, lanes=4, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=4, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
@@ -164,11 +192,38 @@ def test_attention(length):
     positions = torch.arange(length, device=DEVICE).expand(2, length)
     for gain in (1.0, 6.0, -3.0):
         scale = torch.full((8,), gain * 1.76e-4, device=DEVICE, dtype=torch.float64)
-        expected = attend(q.view(2, 4, 2, length, 64), k, v, positions, scale.view(4, 2, 1, 1), exp2)
+        expected = attend(q.view(2, 4, 2, length, 64), k, v, positions, length, scale.view(4, 2, 1, 1), exp2)
         expected = expected.reshape(2, 8, length, 64).transpose(1, 2).reshape(2 * length, 512)
         parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, v.transpose(2, 3)))
-        found = attend_rows(*(torch.stack(split(x)).to(torch.int8) for x in parts), scale, fractions, 64)
+        limbs = (torch.stack(split(x)).to(torch.int8) for x in parts)
+        found = attend_rows(*limbs, 0, length, scale, fractions, 64)
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("window, begin", [(20, 0), (20, 64), (64, 192), (100, 128), (128, 384)])
+def test_attention_of_chunks(window, begin):
+    """Against the reference with all keys: rings have a chunk and what it sees, and other keys elsewhere."""
+    generator, length = torch.Generator(DEVICE).manual_seed(0), -(-window // 64) * 64
+    end, places = begin + length, 2 * length
+
+    def draw(bits: int, *shape: int) -> torch.Tensor:
+        bound = 1 << bits
+        return torch.randint(-bound, bound + 1, shape, generator=generator, device=DEVICE).double()
+
+    q, k, v = draw(12, 2, 4, length, 64), draw(11, 2, 2, end, 64), draw(14, 2, 2, end, 64)
+    scale = torch.linspace(-(2.0**-7), 2.0**-9, 4, dtype=torch.float64, device=DEVICE)
+    exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
+    rings = draw(11, 2, 2, places, 64), draw(14, 2, 2, places, 64)
+    kept = torch.arange(max(0, end - window - length + 1), end, device=DEVICE)
+    for ring, whole in zip(rings, (k, v), strict=True):
+        ring[:, :, kept % places] = whole[:, :, kept]
+    parts = (x.contiguous().long() for x in (q.transpose(1, 2), rings[0], rings[1].transpose(2, 3)))
+    integers = (torch.stack(split(x)).to(torch.int8) for x in parts)
+    fractions = torch.from_numpy(tables.octave()).to(DEVICE)
+    found = attend_rows(*integers, begin, window, scale, fractions, 64)
+    last = torch.arange(begin, end, device=DEVICE).expand(2, length)
+    expected = attend(q.view(2, 2, 2, length, 64), k, v, last, window, scale.view(2, 2, 1, 1), exp2)
+    assert torch.equal(found, expected.flatten(1, 2).transpose(1, 2).reshape(2 * length, 256))
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 8])
@@ -190,5 +245,5 @@ def test_attention_of_steps(group):
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))
-        expected = attend(q[lane, None, :, :, None], *rows, seen, scale.view(2, group, 1, 1), exp2)
+        expected = attend(q[lane, None, :, :, None], *rows, seen, window, scale.view(2, group, 1, 1), exp2)
         assert torch.equal(found[lane], expected.flatten())

@@ -15,6 +15,7 @@ from codec.errors import MismatchError
 from codec.parameters import parameters
 from codec.random_map import signs
 from codec.tokenizer import BOS
+from trainer.attention import Band
 from trainer.fusion import Fusion
 from trainer.layers import rope_tables
 from trainer.model import GPT
@@ -113,15 +114,16 @@ def reference_attention(
         for head in range(config.num_heads):
             kv = slice(head // group * d, head // group * d + d)
             q = rotated(norm(w["attn.c_q.weight"][head * d : head * d + d] @ n[t]), t, config) * w["attn.q_gain"][head]
-            keys = [rotated(norm(w["attn.c_k.weight"][kv] @ n[s]), s, config) for s in range(t + 1)]
-            values = [w["attn.c_v.weight"][kv] @ n[s] for s in range(t + 1)]
+            seen = range(max(0, t + 1 - config.window), t + 1)
+            keys = [rotated(norm(w["attn.c_k.weight"][kv] @ n[s]), s, config) for s in seen]
+            values = [w["attn.c_v.weight"][kv] @ n[s] for s in seen]
             if "attn.value_scale" in w:
-                values = [v + w["attn.value_scale"] * added[s][kv] for s, v in enumerate(values)]
+                values = [v + w["attn.value_scale"] * added[s][kv] for s, v in zip(seen, values, strict=True)]
             scores = np.array([q @ key for key in keys]) / math.sqrt(d)
             p = np.exp(scores - scores.max())
             y = sum(weight * value for weight, value in zip(p / p.sum(), values, strict=True))
             if xsa:
-                own = values[t]
+                own = values[-1]
                 y = y - (y @ own) / (own @ own) * own
             if config.attention_gate:
                 y = y * sigmoid(w["attn.gate"][head] @ n[t][:12])
@@ -207,6 +209,25 @@ def test_logits_equal_a_reference_in_loops(name: str) -> None:
     logits = model(tokens)[0].detach().numpy()
     # norms and rotations are float32 even in a float64 model
     np.testing.assert_allclose(logits, reference(weights, tokens[0].tolist(), config), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["baseline", "everything", "value embeddings"])
+@pytest.mark.parametrize("chunk", [1, 5, 12, 40])
+def test_chunks_of_a_band_equal_a_reference_in_loops(name: str, chunk: int) -> None:
+    """Two documents of three windows; the shorter ends within a chunk, whose rest does not matter."""
+    config = CONFIGS[name]
+    model = random_model(config).double()
+    model.dtype = torch.float64
+    tokens = torch.cat([some_tokens(config, 2, seed) for seed in range(3)], 1)
+    weights = {key: tensor.detach().numpy().astype(np.float64) for key, tensor in model.state_dict().items()}
+    band, parts = Band(config.window), []
+    for begin in range(0, 36, chunk):
+        rows = tokens[: 2 if begin < 20 else 1, begin : begin + chunk]
+        logits = model.logits(model.hidden(rows, band)).detach().numpy()
+        parts.append(logits if len(rows) == 2 else np.concatenate((logits, np.zeros_like(logits))))
+    for row, length, found in zip(tokens.tolist(), (36, 20), np.concatenate(parts, 1), strict=True):
+        expected = reference(weights, row[:length], config)
+        np.testing.assert_allclose(found[:length], expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", ["everything", "bigram", "loop"])

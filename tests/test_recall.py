@@ -20,8 +20,8 @@ from codec.exact_cpu import CpuModel
 from codec.pack import parse_header
 from codec.packing import with_recall
 from codec.recall import SHAPES, UNIT, Memory, Recall, read_recall
-from codec.windows import document_windows
 from tests.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
+from tests.test_band import plan_of
 from trainer.embedded import val_documents
 
 GENERATOR = np.random.default_rng(0)
@@ -91,22 +91,24 @@ def test_every_level_is_what_the_definition_says(history):
         assert np.array_equal(found[0], expected[t])
 
 
+@pytest.mark.parametrize("stride", [10, None])
 @pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
-def test_windows_in_turn_on_either_backend(config):
+def test_windows_in_turn_on_either_backend(config, stride):
     model = tiny_pack(config).exact()
     fast, slow, plain = CpuModel(model, TABLES), TorchBackend(model, TABLES), TorchBackend(model)
     assert agree(fast, slow, model)
-    generator, stride = np.random.default_rng(2), 10
+    generator = np.random.default_rng(2)
     documents = [generator.integers(0, 20, length) for length in (150, 97, 31, 5)]
-    plans = [document_windows(len(document) - 1, config.window, stride) for document in documents]
+    plans = [plan_of(len(document) - 1, config.window, stride) for document in documents]
     memories = fast.memory(4, 150), slow.memory(4, 200)
+    pasts = [None if stride else backend.past(4, config.window) for backend in (fast, slow, plain)]
     for turn in range(len(plans[0])):
         windows = [(d, plan[turn]) for d, plan in zip(documents, plans, strict=True) if turn < len(plan)]
         inputs = [d[w.start : w.end] for d, w in windows]
         targets = [d[w.score_from + 1 : w.end + 1] for d, w in windows]
         found, expected, without = (
-            fast.score(inputs, targets, memories[0]), slow.score(inputs, targets, memories[1]),
-            plain.score(inputs, targets),
+            fast.score(inputs, targets, memories[0], pasts[0]), slow.score(inputs, targets, memories[1], pasts[1]),
+            plain.score(inputs, targets, past=pasts[2]),
         )  # fmt: skip
         assert np.array_equal(found[:2], expected[:2])
         assert np.abs(found[2] - without[2]).max() < 1e-12
@@ -148,7 +150,7 @@ def test_archives_with_recall_come_back_whole_and_alone():
     assert codec.decode(pack, stream.getvalue()) == WORDS + WORDS[3:]
 
 
-@pytest.mark.parametrize("window, stride", [(32, 16), (32, 32), (20, 7), (1, 1)])
+@pytest.mark.parametrize("window, stride", [(32, None), (20, None), (32, 16), (32, 32), (20, 7), (1, 1)])
 def test_neither_company_nor_backend_nor_threads_matter(window, stride):
     coder = make_coder(recalling_pack(lossless=True), Policy(window, stride, Adaptation.RECALL))
     documents = [document[:300] for document in islice(val_documents(), 3)]

@@ -6,14 +6,24 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from codec import tables
+from codec import cpu_kernels, tables
 from codec.config import ModelConfig
+from codec.rotary import rotations
 
 
 def digest(*arrays: NDArray) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(a, "<i8").tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def rope_tables(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArray[np.int64]:
+    """Cosines and sines int64 [2, length, dims / 2] of the first positions, in units of 2^-ROPE_BITS."""
+    turns = torch.from_numpy(tables.rope_turns(base, dims, length, yarn))
+    found = torch.stack(rotations(turns, torch.arange(length))).numpy() * (1 << tables.ROPE_BITS)
+    assert np.array_equal(found, np.rint(found))
+    return found.astype(np.int64)
 
 
 @pytest.mark.parametrize("bits", [20, 24, 30])
@@ -41,7 +51,7 @@ def test_softcap(cap):
 @pytest.mark.parametrize("length, yarn", [(4096, 4.0), (4096, 1.5), (64, 2.0)])
 def test_yarn(length, yarn):
     """Fast pairs as they were, slow ones as if positions were closer together, the others between."""
-    cos, sin = tables.rope_tables(10_000.0, 64, length, yarn)
+    cos, sin = rope_tables(10_000.0, 64, length, yarn)
     frequencies = 10_000.0 ** (-np.arange(0, 64, 2) / 64)
     turns = length / yarn * frequencies / (2 * math.pi)
     slowed = np.where(turns > 32, 1, np.where(turns < 1, 1 / yarn, (turns - 1) / 31 + (32 - turns) / 31 / yarn))
@@ -65,7 +75,7 @@ def decimal_cosine(angle: Decimal) -> Decimal:
     "base, dims, length", [(10_000.0, 64, 1024), (10_000.0, 16, 2048), (500.0, 2, 64), (1.0, 6, 9)]
 )
 def test_rope(base, dims, length):
-    cos, sin = tables.rope_tables(base, dims, length)
+    cos, sin = rope_tables(base, dims, length)
     assert cos.shape == sin.shape == (length, dims // 2)
     angles = np.arange(length)[:, None] * base ** (-np.arange(0, dims, 2) / dims)
     for table, exact in ((cos, np.cos(angles)), (sin, np.sin(angles))):
@@ -74,6 +84,27 @@ def test_rope(base, dims, length):
         for p, i in ((1, 0), (length - 1, dims // 2 - 1), (length // 2, dims // 4)):
             angle = p * (Decimal(base).ln() * (-2 * i) / dims).exp()
             assert abs(decimal_cosine(angle) * (1 << tables.ROPE_BITS) - int(cos[p, i])) <= Decimal("0.5000001")
+
+
+@pytest.mark.parametrize("base, dims, length", [(10_000.0, 16, 512), (500.0, 4, 1500)])
+def test_rotations_far_beyond_a_window(base, dims, length):
+    """Of the processor, too, at the ends of rows and digits and anywhere, against cosines of 90 digits."""
+    generator = np.random.default_rng(0)
+    low = max(length, tables.TURN_ROWS)
+    edges = [low * tables.TURN_DIGITS**level for level in range(tables.TURN_LEVELS)]
+    last = low * tables.TURN_DIGITS**tables.TURN_LEVELS - 1
+    positions = np.array([*(e + d for e in edges for d in (-1, 0, 1)), last, *generator.integers(0, last, 40)])
+    turns = tables.rope_turns(base, dims, length)
+    found = torch.stack(rotations(torch.from_numpy(turns), torch.from_numpy(positions))).numpy()
+    assert np.array_equal(np.array(cpu_kernels._rotations(turns, positions)), found)
+    units = (found * (1 << tables.ROPE_BITS)).astype(int)
+    with localcontext(prec=90):
+        quarter = Decimal("1.57079632679489661923132169163975144209858469968755291")
+        for n, p in enumerate(positions.tolist()):
+            for i in range(dims // 2):
+                angle = p * (Decimal(base).ln() * (-2 * i) / dims).exp()
+                for unit, exact in zip(units[:, n, i], (angle, angle - quarter), strict=True):
+                    assert abs(decimal_cosine(exact) * (1 << tables.ROPE_BITS) - int(unit)) <= Decimal("0.50001")
 
 
 def test_sigmoid():
@@ -106,9 +137,9 @@ def test_digests():
     assert digest(tables.exp2_table(20)) == "7fbc3adbe8dceca1"
     assert digest(tables.exp2_table(24)) == "4b852c6c48603d22"
     assert digest(tables.softcap_table(30.0)) == "6291f534aa6f2d15"
-    assert digest(*tables.rope_tables(10_000.0, 64, 1024)) == "6b5f8e1ceb6729ab"
-    assert digest(*tables.rope_tables(10_000.0, 16, 2048)) == "d6e0901104ce3bea"
-    assert digest(*tables.rope_tables(10_000.0, 64, 1024, 4.0)) == "350661dd2b556dfd"
+    assert digest(*rope_tables(10_000.0, 64, 1024)) == "6b5f8e1ceb6729ab"
+    assert digest(*rope_tables(10_000.0, 16, 2048)) == "d6e0901104ce3bea"
+    assert digest(*rope_tables(10_000.0, 64, 1024, 4.0)) == "350661dd2b556dfd"
     assert digest(tables.sigmoid_table()) == "bbee848b0ab3d1c5"
     assert digest(tables.sigmoid(np.linspace(-9, 9, 2001)) * 65536) == "ebce0409638140e8"
     assert (

@@ -19,7 +19,7 @@ from codec.pack import Pack
 from codec.recall import SHAPES, UNIT, Recall
 from codec.tables import LEVELS_PER_BIT
 from codec.tokenizer import BOS
-from codec.windows import document_windows
+from codec.windows import band_chunks
 
 _RATE = 0.1  # bits
 
@@ -55,11 +55,12 @@ def fit_recall(
     for document in documents:
         found = pack.tokenizer.encode(document).astype(np.int64)
         stream = np.concatenate(([BOS], found, [BOS]))
-        for w in document_windows(len(stream) - 1, window, max(1, window // 2)):
+        past = model.new_past(1, window)
+        for w in band_chunks(len(stream) - 1, window):
             inputs = torch.from_numpy(stream[None, w.start : w.end]).to(model.device)
-            hidden, steps = (part[0, w.score_from - w.start :] for part in model.forward(inputs))
+            hidden, steps = (part[0] for part in model.forward(inputs, past=past))
             bits += _fit(
-                memory, np.arange(w.score_from, w.end) - w.start, stream[w.score_from : w.end + 1],
+                memory, np.arange(w.start, w.end), stream[w.start : w.end + 1],
                 hidden.to(torch.int32).cpu().numpy(), steps[:, 0].cpu().numpy(),
                 model.levels(hidden, steps).to(torch.int32).cpu().numpy(), exp2, learned, squares,
             )  # fmt: skip

@@ -20,8 +20,8 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
 
 
-def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, float32 [length, rotary_dims / 2].
+def rope_tables(config: ModelConfig, length: int, begin: int = 0) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles, float32 [length, rotary_dims / 2], of positions from `begin` on.
 
     Frequency i is rope_base^(-2i / rotary_dims), with YaRN as `codec.tables.yarn_slowing` says.
     """
@@ -30,7 +30,7 @@ def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     few, many = YARN_TURNS
     kept = ((config.window / config.yarn * frequencies / (2 * math.pi) - few) / (many - few)).clamp(0, 1)
     frequencies = frequencies * (kept + (1 - kept) / config.yarn)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    angles = torch.arange(begin, begin + length, dtype=torch.float64)[:, None] * frequencies
     return angles.cos().float(), angles.sin().float()
 
 

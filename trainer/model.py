@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from codec.config import GATE_INPUTS, ModelConfig
 from codec.errors import MismatchError
-from trainer.attention import Mask, attend, document_mask
+from trainer.attention import Band, Mask, attend, document_mask
 from trainer.cross_entropy import softcapped_cross_entropy
 from trainer.embeddings import Bigram, Smear, Values
 from trainer.fusion import PLAIN, Fusion
@@ -210,20 +210,22 @@ class GPT(nn.Module):
         """Whether the loops of the config run from now on; else each layer runs once."""
         self.schedule = self.config.schedule if on else tuple(range(self.config.num_layers))
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
+    def hidden(self, tokens: Tensor, band: Band | None = None) -> Tensor:
+        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`.
+
+        With a band, tokens are its next chunks, of any length.
+        """
         length = tokens.shape[1]
-        if length > self.config.window:
-            raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
-        cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
-        mask = document_mask(tokens) if self.document_masks else None
-        x = self.tok_emb(tokens).to(self.dtype)
-        if self.embed_proj is not None:
-            x = self.embed_proj(x)
-        if self.smear is not None:
-            x = self.smear(x, tokens)
-        if self.bigram is not None:
-            x = x + self.bigram(tokens, self.dtype)
+        mask: Mask | None = band
+        if band is not None:
+            x = self.embed(band.enter(tokens))[:, -length:]
+            cos, sin = (part.to(tokens.device) for part in rope_tables(self.config, length, band.begin))
+        else:
+            if length > self.config.window:
+                raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
+            cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
+            mask = document_mask(tokens) if self.document_masks else None
+            x = self.embed(tokens)
         x = x0 = rms_norm(x)
         added = None if self.values is None else self.values(tokens, self.dtype)
         skips: list[Tensor] = []
@@ -241,6 +243,17 @@ class GPT(nn.Module):
             if execution < encoder_length:
                 skips.append(x)
         return rms_norm(x)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What the network begins with, [B, T, D], of tokens int64 [B, T]: of each and the one before."""
+        x = self.tok_emb(tokens).to(self.dtype)
+        if self.embed_proj is not None:
+            x = self.embed_proj(x)
+        if self.smear is not None:
+            x = self.smear(x, tokens)
+        if self.bigram is not None:
+            x = x + self.bigram(tokens, self.dtype)
+        return x
 
     def before_head(self, hidden: Tensor) -> Tensor:
         """What the matrix of the last layer is multiplied with: [..., D], with a factorised embedding its width."""

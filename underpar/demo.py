@@ -150,10 +150,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
 
 
 def warm_up(pack: Pack, document: bytes) -> None:
-    """Code a document and back. On a new machine this compiles the coder, which is kept on disk from then on.
-
-    The document is longer than the model's window if all that coding needs is to be compiled.
-    """
+    """Code a document and back. On a new machine this compiles the coder, which is kept on disk from then on."""
     with progress("compiling, only the first time", 2) as advance:
         packed = codec.encode(pack, [document])
         advance(1)

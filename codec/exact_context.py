@@ -1,0 +1,99 @@
+"""Keys and values of the exact model: of whole sequences, of lanes that grow by single tokens, of chunk after chunk."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Cache:
+    """Of the last tokens of lanes, per execution float64 [lanes, kv_heads, places, head_dim].
+
+    That of position p is at place p % places: what is older has been overwritten, and the order of keys does not matter
+    to sums of integers.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+@dataclass
+class Past:
+    """What documents that are run chunk by chunk have had: the same number of tokens each, until they end."""
+
+    window: int  # tokens that a token sees, itself included
+    length: int  # of each document so far
+    last: Tensor  # int64 [documents, 1], their last tokens
+    keys: list[Tensor]  # of the last window - 1, per execution float64 [documents, kv_heads, tokens, head_dim]
+    values: list[Tensor]
+
+
+class Context(Protocol):
+    """What rows of tokens see. Query t of row b sees the keys s with last[b, t] - window < s <= last[b, t]."""
+
+    positions: Tensor  # int64 [B, T]
+    previous: Tensor | None  # int64 [B, 1], the tokens before the rows; None where they begin a document
+    last: Tensor  # int64 [B, T]
+    window: int
+
+    def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values [B, kv_heads, S, head_dim], given those of the rows [B, kv_heads, T, head_dim]."""
+
+
+class Sequences:
+    """Whole sequences, which see themselves; stored in `lanes` int64 [B] of a cache if one is given."""
+
+    previous: Tensor | None = None
+
+    def __init__(self, tokens: Tensor, cache: Cache | None, lanes: Tensor | None):
+        self.window, self._cache, self._lanes = tokens.shape[1], cache, lanes
+        self.positions = self.last = torch.arange(self.window, device=tokens.device).expand(tokens.shape)
+
+    def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Context`."""
+        if self._cache is not None:
+            self._cache.keys[execution][self._lanes, :, : self.window] = keys
+            self._cache.values[execution][self._lanes, :, : self.window] = values
+        return keys, values
+
+
+class Steps:
+    """One token of every lane of a cache, at positions int64 [lanes]."""
+
+    def __init__(self, previous: Tensor, positions: Tensor, cache: Cache):
+        self.previous: Tensor | None = previous[:, None]
+        self.positions, self._cache = positions[:, None], cache
+        self.window = cache.keys[0].shape[2]
+        self.last = self.positions.clamp(max=self.window - 1)
+        self._at = torch.arange(len(positions), device=positions.device), slice(None), positions % self.window
+
+    def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Context`."""
+        self._cache.keys[execution][self._at] = keys[:, :, 0]
+        self._cache.values[execution][self._at] = values[:, :, 0]
+        return self._cache.keys[execution], self._cache.values[execution]
+
+
+class Chunks:
+    """The next chunks, tokens int64 [B, T], of the first documents of a past, which takes them in.
+
+    Those that go on behind it have all T tokens of their own.
+    """
+
+    def __init__(self, tokens: Tensor, past: Past):
+        batch, length = tokens.shape
+        self._past, self._batch, self.window = past, batch, past.window
+        own = torch.arange(length, device=tokens.device).expand(tokens.shape)
+        self.positions, self.last = own + past.length, own + min(past.length, past.window - 1)
+        self.previous = past.last[:batch] if past.length else None
+        past.last, past.length = tokens[:, -1:], past.length + length
+
+    def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Context`."""
+        keys = torch.cat((self._past.keys[execution][: self._batch], keys), 2)
+        values = torch.cat((self._past.values[execution][: self._batch], values), 2)
+        begin = max(0, keys.shape[2] - (self.window - 1))
+        self._past.keys[execution], self._past.values[execution] = keys[:, :, begin:], values[:, :, begin:]
+        return keys, values
