@@ -91,7 +91,8 @@ def _rows_kernel(
 ):  # fmt: skip
     """A tile of queries of sequences from position `begin` on: GROUP heads (padded to GROUPS) of QUERIES positions.
 
-    A query sees the last `window` positions; that of position p is at place p % places.
+    A query sees the last `window` positions, so sums have no more terms than within a window; that of position p is at
+    place p % places.
 
     q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, D, places].
     out: float64 [B, length, heads, HEAD_DIM].
