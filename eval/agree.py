@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.archive import make_coder
+from codec.adaptation import Adaptation
+from codec.archive import default_policy, make_coder
 from codec.backend import Backend, TorchBackend
 from codec.coder import Coder, record_of
 from codec.console import Advance, progress
@@ -70,8 +71,14 @@ class Agreement:
         return {**asdict(self), "differences": self.differences}
 
 
-def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample: int) -> Agreement:
-    """Run documents in every way and compare, without recall.
+def agree(
+    pack: Pack,
+    documents: Sequence[bytes],
+    devices: Sequence[str],
+    sample: int,
+    adaptation: Adaptation = Adaptation.NONE,
+) -> Agreement:
+    """Run documents in every way and compare.
 
     Args:
         documents: any bytes; all go through the model.
@@ -79,9 +86,9 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
         sample: tokens, in whole documents, of all passes on a processor but the first.
 
     Raises:
-        MismatchError: the pack cannot code text.
+        MismatchError: the pack cannot code text, or has not what the adaptation needs.
     """
-    coders = {device: make_coder(pack, device=device) for device in devices}
+    coders = {device: make_coder(pack, default_policy(pack, adaptation), device) for device in devices}
     first = coders[devices[0]]
     prepared = [prepare(document, first.tokenizer, model_only=True) for document in documents]
     sizes = np.array([len(p.stream) - 1 for p in prepared])
@@ -104,7 +111,7 @@ def agree(pack: Pack, documents: Sequence[bytes], devices: Sequence[str], sample
         passes += [encoded, run.decoded({int(n): payloads[devices[0]][n] for n in some})]
         passes.append(run.otherwise(coder.backend, some, expected))
         if not isinstance(coder.backend, TorchBackend):
-            passes.append(run.otherwise(TorchBackend(coder.model), some, expected))
+            passes.append(run.otherwise(TorchBackend(coder.model, coder.recall), some, expected))
     return Agreement(
         documents=len(documents),
         text_bytes=sum(map(len, documents)),
@@ -172,6 +179,7 @@ class _Runner:
 
     def _score(self, backend: Backend, company: list[int], found: Intervals, advance: Advance) -> None:
         past = backend.past(len(company), self._coder.window)
+        memory = backend.memory(len(company), self._tokens(company[0]))
         for begin in range(0, self._tokens(company[0]), BAND_UNIT):
             running = [n for n in company if self._tokens(n) > begin]
             ends = [min(begin + BAND_UNIT, self._tokens(n)) for n in running]
@@ -179,7 +187,7 @@ class _Runner:
                 [self._prepared[n].stream[begin + after : end + after] for n, end in zip(running, ends, strict=True)]
                 for after in (0, 1)
             )
-            scores, at = backend.score(inputs, targets, past=past), 0
+            scores, at = backend.score(inputs, targets, memory, past), 0
             for n, end in zip(running, ends, strict=True):
                 found[n][:, begin:end] = scores[:, at : at + end - begin]
                 at += end - begin

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from codec import console
+from codec.adaptation import Adaptation
+from codec.cli import Adapt, check_device
 
 
 def register(app: typer.Typer) -> None:
@@ -21,19 +23,20 @@ def agree(
     sample: Annotated[
         int, typer.Option(min=1, help="Tokens that a processor sees in all passes but the first.")
     ] = 100_000,
+    adapt: Adapt = Adaptation.NONE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare every integer frequency of a text: CPU and GPU, kernels and reference, batches, chunks and steps."""
     from itertools import chain, islice
 
-    from codec.cli import check_device, open_pack
+    from codec.cli import open_pack
     from eval import agree as agreeing
     from trainer.documents import read_documents
 
     names = list(dict.fromkeys(check_device(name.strip()) for name in devices.split(",")))
     opened = open_pack(pack)
     texts = list(islice(chain.from_iterable(read_documents(path, opened.tokenizer) for path in docs), documents))
-    found = agreeing.agree(opened, texts, names, sample)
+    found = agreeing.agree(opened, texts, names, sample, adapt)
     heads = ["what", "device", "arithmetic", "tokens", "differences", "tokens/s"]
     rows = ((p.what, p.device, p.arithmetic, p.tokens, p.differences, p.tokens_per_second) for p in found.passes)
     lines = [(*row, round(speed)) for *row, speed in rows]

@@ -5,7 +5,7 @@ python3 -m pytest -s -m gpu tests/test_agreement.py
 
 import json
 import sys
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -13,10 +13,14 @@ import torch
 
 import codec
 from artifacts.store import find
+from codec.adaptation import Adaptation
 from codec.backend import TorchBackend
 from codec.exact_cpu import CpuLanes, CpuModel
+from codec.packing import with_recall
+from codec.recall import HISTORY
 from eval.agree import Agreement, agree, compare
 from tests.helpers import EVERY_OPTION, RARE_OPTIONS, tiny_blob, tiny_pack
+from tests.test_recall import TABLES
 from trainer.embedded import train_documents, val_documents
 from underpar.cli import main
 
@@ -72,6 +76,14 @@ def test_options_without_kernels():
     found = agree(tiny_pack(RARE_OPTIONS), some_documents()[:3], ["cpu"], 10_000)
     assert [p.arithmetic for p in found.passes] == ["reference"] * 3
     assert found.differences == 0
+
+
+def test_recall():
+    pack, documents = codec.open(with_recall(tiny_blob(), TABLES)), some_documents()[:5]
+    found, without = agree(pack, documents, ["cpu"], 60, Adaptation.RECALL), agree(pack, documents, ["cpu"], 60)
+    assert [(p.arithmetic, p.what) for p in found.passes] == KINDS
+    assert found.differences == without.differences == 0
+    assert found.intervals != without.intervals
 
 
 def differing(documents: list[bytes]) -> list[bool]:
@@ -157,5 +169,22 @@ def test_two_million_tokens_on_a_processor_and_a_gpu():
     assert whole >= {("cpu", "batches"), ("cuda", "batches"), ("cuda", "cached steps")}
     assert {p.tokens for p in found.passes if p.device == "cuda"} == {found.tokens}
     assert found.longest > 10 * found.window
+    assert found.differences == 0
+    assert len(set(found.payloads.values())) == len(set(found.intervals.values())) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_recall_on_a_processor_and_a_gpu():
+    """Some documents outgrow what is looked back at."""
+    documents = [*islice(val_documents(), 200), *shuffled_documents(4, 40_000)]
+    found = agree(codec.open(find("small").read_bytes()), documents, ["cuda", "cpu"], 10_000, Adaptation.RECALL)
+    show(found)
+    assert {(p.device, p.arithmetic) for p in found.passes} == {
+        (device, arithmetic) for device in ("cpu", "cuda") for arithmetic in ("kernels", "reference")
+    }
+    assert found.longest > HISTORY
     assert found.differences == 0
     assert len(set(found.payloads.values())) == len(set(found.intervals.values())) == 1
