@@ -8,19 +8,19 @@ from trainer.recipe import load_recipe
 
 pytest.importorskip("triton")
 
-ALL = Fusion(joint=True, heads=True, mlp=True, xsa=True)
+ALL = Fusion(joint=True, heads=True, loss=True, mlp=True, xsa=True)
 
 
 @pytest.mark.parametrize(
     ("override", "capability", "expected"),
     [
-        ("train.kernels=heads mlp xsa", (9, 0), ALL),
-        ("train.kernels=heads mlp xsa", (8, 0), Fusion(joint=True, heads=True, xsa=True)),
+        ("train.kernels=heads loss mlp xsa", (9, 0), ALL),
+        ("train.kernels=heads loss mlp xsa", (8, 0), Fusion(joint=True, heads=True, loss=True, xsa=True)),
         ("train.kernels=heads", (9, 0), Fusion(joint=True, heads=True)),
         ("train.kernels=", (9, 0), Fusion(joint=True)),
-        ("train.fp8=true", (9, 0), Fusion(joint=True, fp8=True, heads=True, xsa=True)),
-        ("model.model_dim=480", (9, 0), Fusion(joint=True, heads=True, xsa=True)),
-        ("model.activation=swiglu", (9, 0), Fusion(joint=True, heads=True, xsa=True)),
+        ("train.fp8=true", (9, 0), Fusion(joint=True, fp8=True, heads=True, loss=True, xsa=True)),
+        ("model.model_dim=480", (9, 0), Fusion(joint=True, heads=True, loss=True, xsa=True)),
+        ("model.activation=swiglu", (9, 0), Fusion(joint=True, heads=True, loss=True, xsa=True)),
     ],
 )
 def test_kernels_are_used_where_they_fit(

@@ -22,6 +22,7 @@ from dataclasses import replace
 from tests.helpers import EVERY_OPTION, random_weights
 from trainer.head_kernels import fused_heads
 from trainer.mlp_kernels import fused_mlp
+from trainer import cross_entropy, loss_kernels
 from trainer.fusion import Fusion
 from trainer.layers import rms_norm, rotate
 from trainer.xsa_kernels import fused_without_own_value
@@ -65,12 +66,17 @@ for heads, kv_heads, dim, length in ((4, 2, 16, 37), (3, 3, 12, 5)):
     check((fused_without_own_value, plain_xsa), inputs)
     check((lambda y, v: fused_without_own_value(y, v, None), plain_xsa), inputs[:2])
 
+for vocab, cap, size in ((29, 30.0, 10.0), (2000, 30.0, 1000.0), (64, 1000.0, 1000.0)):
+    logits, targets = size * torch.randn(40, vocab), torch.randint(vocab, (40,))
+    found, expected = (m.losses_and_slopes(logits, targets, cap, 7) for m in (loss_kernels, cross_entropy))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
 config = replace(EVERY_OPTION, model_dim=64)
 weights = random_weights(config)
 rows = torch.randint(1024, (2, 32), generator=torch.Generator().manual_seed(5))
 results = []
 for own in (True, False):
-    model = GPT(config, fuse=Fusion(joint=True, heads=own, mlp=own, xsa=own))
+    model = GPT(config, fuse=Fusion(joint=True, heads=own, loss=own, mlp=own, xsa=own))
     model.load_state_dict(weights)
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
     loss = compiled(rows, rows.roll(-1, 1))
@@ -85,7 +91,7 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer import head_kernels, mlp_kernels, xsa_kernels
+from trainer import head_kernels, loss_kernels, mlp_kernels, xsa_kernels
 
 def compile_for_hopper(kernel, types, constants, warps):
     names = kernel.arg_names
@@ -107,6 +113,10 @@ for kernel in (xsa_kernels._without_value, xsa_kernels._without_value_back):
     tensors = {name: "*bf16" for name in kernel.arg_names if name not in numbers and name not in shape}
     types = tensors | {"tokens": "i32", "eps": "fp32"}
     assert "ld.global.v4" in compile_for_hopper(kernel, types, shape, 4).asm["ptx"]
+
+types = {"logits": "*bf16", "targets": "*i64", "losses": "*fp32", "slopes": "*bf16", "cap": "fp32", "count": "fp32"}
+found = compile_for_hopper(loss_kernels._slopes, types, {"V": 8192, "BLOCK": 8192}, 8192 // loss_kernels.NUMBERS)
+assert "ld.global.v4" in found.asm["ptx"]
 
 for backward in (False, True):
     for chosen in mlp_kernels.CONFIGURATIONS:
@@ -155,6 +165,7 @@ WIDE = ModelConfig(
     [
         (Fusion(joint=True), 0.08),
         (Fusion(joint=True, heads=True), 0.08),
+        (Fusion(joint=True, loss=True), 0.08),
         (Fusion(joint=True, mlp=True), 0.08),
         (Fusion(joint=True, xsa=True), 0.08),
         (Fusion(joint=True, fp8=True), 0.5),

@@ -26,6 +26,7 @@ class Fusion:
         joint: one product for queries, keys and values; factors of channels go into matrices and each other.
         fp8: the products of blocks in 8 bits (`trainer.fp8`).
         heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
+        loss: what follows the logits (`trainer.loss_kernels`) by a kernel of our own, on a GPU.
         mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
         xsa: `without_own_value` and the gates of its result by kernels of our own, on a GPU.
     """
@@ -33,6 +34,7 @@ class Fusion:
     joint: bool = False
     fp8: bool = False
     heads: bool = False
+    loss: bool = False
     mlp: bool = False
     xsa: bool = False
 
@@ -72,4 +74,5 @@ def fusion_of(recipe: Recipe, device: torch.device) -> Fusion:
     mlp = "mlp" in wanted and not plan.fp8 and model.activation != "swiglu" and model.model_dim % MLP_UNIT == 0
     if mlp:
         mlp = torch.cuda.get_device_capability(device) >= HOPPER
-    return Fusion(joint=True, fp8=plan.fp8, heads="heads" in wanted, mlp=mlp, xsa="xsa" in wanted)
+    heads, loss, xsa = (name in wanted for name in ("heads", "loss", "xsa"))
+    return Fusion(joint=True, fp8=plan.fp8, heads=heads, loss=loss, mlp=mlp, xsa=xsa)

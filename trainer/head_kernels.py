@@ -21,18 +21,17 @@ ROWS = 32
 
 @triton.jit
 def _tables(cos, sin, position, columns, mask, HALF: tl.constexpr):
-    """For each number of a head: what it and its partner are multiplied with, and where in the head the partner is.
+    """For each number of a head: what it and its partner are multiplied with, where the partner is, if it has one.
 
-    A rotation takes (a, b) to (a cos + b sin, b cos - a sin), a from the first HALF numbers and b from the next; the
-    others are their own partners, times 0.
+    A rotation takes (a, b) to (a cos + b sin, b cos - a sin), a from the first HALF numbers and b from the next.
     """
     turns = mask & (columns < 2 * HALF)[None, :]
     entry = position[:, None] * HALF + (columns % HALF)[None, :]
     own = tl.load(cos + entry, mask=turns, other=1.0)
     other = tl.load(sin + entry, mask=turns, other=0.0)
     other = tl.where((columns < HALF)[None, :], other, -other)
-    partner = tl.where(columns < HALF, columns + HALF, tl.where(columns < 2 * HALF, columns - HALF, columns))
-    return own, other, partner
+    partner = tl.where(columns < HALF, columns + HALF, columns - HALF)
+    return own, other, partner, turns
 
 
 @triton.jit
@@ -64,8 +63,8 @@ def _split(
         out = v + token.to(tl.int64)[:, None] * (KV * D) + (head - H - KV) * D
         tl.store(out + columns[None, :], x, mask=mask)
     else:
-        own, other, partner = _tables(cos, sin, token % length, columns, mask, HALF)
-        paired = tl.load(rows + partner[None, :], mask=mask, other=0.0).to(tl.float32)
+        own, other, partner, turns = _tables(cos, sin, token % length, columns, mask, HALF)
+        paired = tl.load(rows + partner[None, :], mask=turns, other=0.0).to(tl.float32)
         numbers = x.to(tl.float32)
         scale = 1 / tl.sqrt(tl.sum(numbers * numbers, 1) / D + eps)
         y = (numbers * own + paired * other) * scale[:, None]
@@ -113,9 +112,9 @@ def _join(
             given = dq + token.to(tl.int64)[:, None] * (H * D) + head * D
         else:
             given = dk + token.to(tl.int64)[:, None] * (KV * D) + (head - H) * D
-        own, other, partner = _tables(cos, sin, token % length, columns, mask, HALF)
+        own, other, partner, turns = _tables(cos, sin, token % length, columns, mask, HALF)
         dy = tl.load(given + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        paired = tl.load(given + partner[None, :], mask=mask, other=0.0).to(tl.float32)
+        paired = tl.load(given + partner[None, :], mask=turns, other=0.0).to(tl.float32)
         x = tl.load(joint + place, mask=mask, other=0.0).to(tl.float32)
         scale = (1 / tl.sqrt(tl.sum(x * x, 1) / D + eps))[:, None]
         back = dy * own - paired * other  # the rotation's transpose

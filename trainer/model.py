@@ -203,7 +203,8 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(hidden)
         if reduction == "mean" and torch.is_grad_enabled():
-            return softcapped_cross_entropy(self.before_head(hidden), self.head, targets, self.config.logit_softcap)
+            x, cap = self.before_head(hidden), self.config.logit_softcap
+            return softcapped_cross_entropy(x, self.head, targets, cap, own=self.fuse.loss)
         return token_loss(self.logits(hidden), targets, reduction)
 
     def loop(self, on: bool) -> None:

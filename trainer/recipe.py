@@ -53,8 +53,8 @@ class OptimRecipe:
     grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
 
 
-KERNELS = ("heads", "mlp", "xsa")
-"""`trainer.head_kernels`, `trainer.mlp_kernels` and `trainer.xsa_kernels`."""
+KERNELS = ("heads", "loss", "mlp", "xsa")
+"""`trainer.head_kernels`, `trainer.loss_kernels`, `trainer.mlp_kernels` and `trainer.xsa_kernels`."""
 
 COMPILING = ("quick", "tuned", "searched")
 """How long the compiler looks for faster kernels: not, a minute for its own, minutes for matrix products too."""
@@ -80,7 +80,7 @@ class TrainRecipe:
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
     reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
     fp8: bool = False  # the matrix products of blocks in 8 bits
-    kernels: str = "heads xsa"  # on a GPU, what kernels of our own compute, of KERNELS
+    kernels: str = "heads loss xsa"  # on a GPU, what kernels of our own compute, of KERNELS
     compiling: str = "quick"  # on a GPU, one of COMPILING
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises

@@ -35,7 +35,7 @@ GROUPS = {
     "the compiler's kernels": ("triton_",),
     "attention": ("sdpa", "fmha", "cudnn", "flash", "flex"),
     "matrix products": ("nvjet", "gemm", "cutlass", "splitK", "scaled_mm"),
-    "our own kernels": ("_split", "_join", "_product", "_without_value"),
+    "our own kernels": ("_split", "_join", "_product", "_slopes", "_without_value"),
     "everything else": ("",),
 }
 """Kinds of kernels by parts of their names; the first that fits counts."""
