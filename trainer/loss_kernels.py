@@ -20,7 +20,7 @@ def _slopes(logits, targets, losses, slopes, cap, count, V: tl.constexpr, BLOCK:
     mask = columns < V
     hit = columns == tl.load(targets + token).to(tl.int32)
     x = tl.load(logits + token * V + columns, mask=mask, other=0.0).to(tl.float32)
-    squashed = 2 * tl.sigmoid(2 * x / cap) - 1  # tanh(x / cap)
+    squashed = 2 * tl.sigmoid(x * (2 / cap)) - 1  # tanh(x / cap)
     capped = tl.where(mask, cap * squashed, float("-inf"))
     greatest = tl.max(capped, 0)
     powers = tl.exp(capped - greatest)
