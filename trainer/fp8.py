@@ -7,7 +7,8 @@ be right to some powers of two:
 
 - What a block multiplies is normalised, an average of values or a square of a few units: about 1, and e4m3 reaches from
   2^-9 to 448. It is taken as it is.
-- Entries of matrices are about 2^-5 from their initialisation to the end of Muon's training.
+- Entries of matrices are about 2^-5 from their initialisation to the end of Muon's training; those that begin at 0 are
+  well within the range after ten steps.
 - Gradients of a mean over N tokens are a small part of 1 / N. They differ most, between layers and in time, and take
   e5m2, with one bit of mantissa less, which reaches from 2^-16 to 57344. That makes the error of a gradient towards x
   1.6 times as large as e4m3 would, and that of a model's gradients 1.1 times, as most of it comes from the way forward.
@@ -29,8 +30,10 @@ MATRIX_SCALE = 2.0**6
 GRADIENT_SCALE = 2.0**8
 """What gradients are multiplied with beside the number of rows.
 
-In `record`, with 8 micro-batches, their root mean squares then are 2^-9 to 2^-2 at the first step and 2^-3 to 2^2 at
-the last, where the largest of a thousand tokens is 2^7.
+In `record`, with 8 micro-batches, root mean squares of gradients of the residual stream then are at least 2^-9 from the
+first step on, and at the end those of all gradients are 2^-3 to 2^2, with 2^7 the largest of a thousand tokens. In the
+first steps, when the last matrices of blocks are still near 0, gradients inside blocks are below the range, and so is
+what they add to the stream's; the weights there take them as they are.
 """
 
 
