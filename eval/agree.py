@@ -83,7 +83,8 @@ def agree(
     Args:
         documents: any bytes; all go through the model.
         devices: "cpu" or "cuda", the first of which the others are compared with.
-        sample: tokens, in whole documents, of all passes on a processor but the first.
+        sample: tokens, in whole documents, of the passes that are slow: those of the reference, and all on a processor
+            but the first.
 
     Raises:
         MismatchError: the pack cannot code text, or has not what the adaptation needs.
@@ -111,7 +112,7 @@ def agree(
         passes += [encoded, run.decoded({int(n): payloads[devices[0]][n] for n in some})]
         passes.append(run.otherwise(coder.backend, some, expected))
         if not isinstance(coder.backend, TorchBackend):
-            passes.append(run.otherwise(TorchBackend(coder.model, coder.recall), some, expected))
+            passes.append(run.otherwise(TorchBackend(coder.model, coder.recall), few, expected))
     return Agreement(
         documents=len(documents),
         text_bytes=sum(map(len, documents)),

@@ -21,7 +21,7 @@ def agree(
     devices: Annotated[str, typer.Option(help="What to compare: cpu, cuda, or both with a comma.")] = "cpu",
     documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
     sample: Annotated[
-        int, typer.Option(min=1, help="Tokens that a processor sees in all passes but the first.")
+        int, typer.Option(min=1, help="Tokens that slow passes see: the reference, steps of a processor.")
     ] = 100_000,
     adapt: Adapt = Adaptation.NONE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
