@@ -16,6 +16,8 @@ from codec.errors import DocumentError
 from codec.tokenizer import BOS, Tokenizer
 
 _REFILLED = 32  # lanes that are given a new window together
+_TOKEN = np.dtype(np.uint16)
+_BOS = np.array([BOS], _TOKEN).tobytes()
 
 
 @dataclass
@@ -23,7 +25,8 @@ class _Lane:
     """A document being decoded."""
 
     number: int  # of the document
-    parts: list[Integers] = field(default_factory=lambda: [np.array([BOS])])  # its tokens, BOS first
+    size: int  # of its payload
+    data: bytearray = field(default_factory=lambda: bytearray(_BOS))  # its tokens, BOS first, as _TOKEN
     count: int = 1  # of them
     start: int = 0  # where its window begins
 
@@ -32,10 +35,9 @@ class _Lane:
         """Place in the window of the token that runs next."""
         return self.count - 1 - self.start
 
-    def tokens(self) -> Integers:
-        """All that is decoded, BOS first."""
-        self.parts = [np.concatenate(self.parts)]
-        return self.parts[0]
+    def tokens(self, first: int = 0) -> Integers:
+        """What is decoded from token `first` on; BOS is token 0."""
+        return np.frombuffer(self.data, _TOKEN, offset=first * _TOKEN.itemsize).astype(np.int64)
 
 
 class Decoding:
@@ -95,15 +97,19 @@ class Decoding:
         self._slide()
         symbols = self._decoder.run()
         states, ended = self._decoder.states(), {}
-        counts = (symbols >= 0).sum(0).tolist()
+        counts, width = (symbols >= 0).sum(0), len(symbols) * _TOKEN.itemsize
+        last = symbols[counts - 1, np.arange(len(counts))].tolist()  # -1 where a lane was idle
+        sizes, read = (counts * _TOKEN.itemsize).tolist(), states[:, 2].tolist()
+        data = symbols.T.astype(_TOKEN).tobytes()  # of each lane in turn; there may be thousands
         for n, lane in enumerate(self._lanes):
             if lane is None:
                 continue
-            lane.parts.append(symbols[: counts[n], n])
-            lane.count += counts[n]
-            self._check(lane, int(states[n, 2]))
-            if counts[n] and symbols[counts[n] - 1, n] == BOS:
-                ended[n] = lane.number, lane.tokens()[1:-1], states[n].copy()
+            lane.data += data[n * width : n * width + sizes[n]]
+            lane.count = len(lane.data) // _TOKEN.itemsize
+            if read[n] > lane.size + rangecoder.CODE_BYTES or lane.count > self._most_tokens:
+                raise self._failure(lane, read[n])
+            if last[n] == BOS:
+                ended[n] = lane.number, lane.tokens(1)[:-1], states[n].copy()
         self._load(list(ended))
         return list(ended.values())
 
@@ -115,24 +121,24 @@ class Decoding:
         """Give idle lanes the next documents, as long as there are any."""
         taken = []
         for n in lanes:
-            self._lanes[n] = _Lane(self._waiting.pop()) if self._waiting else None
+            number = self._waiting.pop() if self._waiting else None
+            self._lanes[n] = None if number is None else _Lane(number, len(self._payloads[number]))
             if (lane := self._lanes[n]) is not None:
-                taken.append((n, lane.number))
+                taken.append((n, lane))
         if taken:
-            ends = np.array([self._ends[number] for _, number in taken])
-            sizes = np.array([len(self._payloads[number]) for _, number in taken])
+            ends = np.array([self._ends[lane.number] for _, lane in taken])
+            sizes = np.array([lane.size for _, lane in taken])
             self._decoder.load([n for n, _ in taken], ends - sizes, ends)
 
-    def _check(self, lane: _Lane, read: int) -> None:
-        size = len(self._payloads[lane.number])
-        spent = read > size + rangecoder.CODE_BYTES
-        if spent or lane.count > self._most_tokens:
-            raise DocumentError(
-                f"its record of {size} bytes {'ends before' if spent else 'goes on after'} token {lane.count - 1}; "
-                "the archive is damaged or was made with another pack",
-                lane.number,
-                self._tokenizer.decode(lane.tokens()[1:]),
-            )
+    def _failure(self, lane: _Lane, read: int) -> DocumentError:
+        """What to raise for a lane that has read so many bytes of its payload, or decoded too many tokens."""
+        spent = read > lane.size + rangecoder.CODE_BYTES
+        return DocumentError(
+            f"its record of {lane.size} bytes {'ends before' if spent else 'goes on after'} token {lane.count - 1}; "
+            "the archive is damaged or was made with another pack",
+            lane.number,
+            self._tokenizer.decode(lane.tokens(1)),
+        )
 
     def _slide(self) -> None:
         """Start a new window in every lane whose window is full: run its last window - stride tokens again.
@@ -147,7 +153,7 @@ class Decoding:
             part = full[at : at + _REFILLED]
             for _, lane in part:
                 lane.start = lane.count - 1 - keep
-            tokens = np.array([lane.tokens()[-1 - keep :] for _, lane in part])
+            tokens = np.array([lane.tokens(lane.count - 1 - keep) for _, lane in part])
             self._decoder.refill([n for n, _ in part], tokens)
 
     def _compact(self) -> None:
