@@ -69,8 +69,10 @@ def encode(
             "text_bytes": done.text_bytes,
             "resumed_bytes": done.resumed,
             "archive_bytes": archived,
+            "tokens": done.tokens,
             "bits_per_byte": 8 * (archived - before) / max(1, done.text_bytes),
             "seconds": time.perf_counter() - begin,
+            "coding_seconds": done.seconds,
         },
         as_json,
     )
@@ -104,12 +106,16 @@ def decode(
     opened = open_pack(model)
     with open_binary(file, "archive") as stream:
         reader = ArchiveReader(stream, opened, check_device(device))
+        reader.coder.start()
+        ready = time.perf_counter()
         with progress("decoding", file.stat().st_size, "byte") as advance:
             documents, size = decode_files(reader, sys.stdout.buffer if standard else output, document or (), advance)
     if standard:
         sys.stdout.buffer.flush()
     else:
-        emit({"documents": documents, "text_bytes": size, "seconds": time.perf_counter() - begin}, as_json)
+        end = time.perf_counter()
+        result = {"documents": documents, "text_bytes": size, "seconds": end - begin, "coding_seconds": end - ready}
+        emit(result, as_json)
 
 
 @contextmanager

@@ -10,8 +10,10 @@ its window only, and a lane whose window is full runs the last tokens of it agai
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +23,6 @@ from numpy.typing import NDArray
 from codec.backend import Backend, make_backend
 from codec.console import Advance, ignore_progress
 from codec.decoding import Decoding
-from codec.devices import threaded
 from codec.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.exact import ExactModel
 from codec.recall import Recall
@@ -29,6 +30,7 @@ from codec.tokenizer import Tokenizer
 from codec.windows import Window, band_chunks, document_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+_PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
@@ -39,6 +41,9 @@ _MOST_TOKENS_A_BYTE = 16
 
 class DocumentCoder(Protocol):
     """Who codes documents: a `Coder` here, or `codec.workers.Workers` on several devices, to the same bytes."""
+
+    def start(self, advance: Advance = ignore_progress) -> None:
+        """Compile and compare what the first document would wait for; `advance` is told of nothing, now and then."""
 
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
@@ -67,16 +72,48 @@ class Coder:
         """Who computes what the model says."""
         return make_backend(self.model, self.recall)
 
+    def start(self, advance: Advance = ignore_progress) -> None:
+        """See `DocumentCoder`."""
+        _ = self.backend  # made when it is first asked for
+        advance(0)
+
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
-        jobs = [partial(prepare, document, self.tokenizer, model_only) for document in documents]
-        prepared = threaded(jobs, self.threads)
-        advance(sum(len(p.original) for p in prepared if p.hopeless))
-        intervals = self.intervals(prepared, advance)
-        pairs = zip(prepared, intervals, strict=True)
-        return threaded([partial(record_of, p, found, model_only) for p, found in pairs], self.threads)
+        """Code documents; `advance` is told bytes of text. `model_only` stores nothing.
+
+        While the model is at one part of them, threads prepare the next and write the records of what it has scored.
+        """
+        records: dict[int, Future[Record]] = {}
+        with ThreadPoolExecutor(self.threads) as pool:
+
+            def preparing(part: Sequence[int]) -> list[Future[Prepared]]:
+                return [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in part]
+
+            parts = [*self._parts(documents), []]  # with what follows the last
+            upcoming = preparing(parts[0])
+            for part, following in pairwise(parts):
+                prepared = [future.result() for future in upcoming]
+                upcoming = preparing(following)
+                intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
+                hopeless = [n for n, p in enumerate(prepared) if p.hopeless]
+                advance(sum(len(prepared[n].original) for n in hopeless))
+                for company in self._companies(prepared):
+                    self.score(company, prepared, intervals, advance)
+                    records |= {part[n]: pool.submit(record_of, prepared[n], intervals[n], model_only) for n in company}
+                records |= {part[n]: pool.submit(record_of, prepared[n], intervals[n], model_only) for n in hopeless}
+        return [records[n].result() for n in range(len(documents))]
+
+    def _parts(self, documents: Sequence[bytes]) -> list[list[int]]:
+        """Numbers of documents in parts of _PART_BYTES, the longest first, as `_companies` takes them."""
+        sizes = [len(document) for document in documents]
+        order = sorted(range(len(documents)), key=lambda n: -sizes[n])
+        cuts: dict[int, list[int]] = {}
+        before = 0
+        for n in order:
+            cuts.setdefault(before // _PART_BYTES[self.model.device.type], []).append(n)
+            before += sizes[n]
+        return list(cuts.values())
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
         """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.

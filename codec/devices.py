@@ -62,9 +62,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def threaded(jobs: Sequence[Callable[[], T]], threads: int | None = None) -> list[T]:
-    """Results of the jobs, in their order, on several threads: by default as many as torch is set to use."""
-    threads = threads or torch.get_num_threads()
+def threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Results of the jobs, in their order, on as many threads as torch is set to use."""
+    threads = torch.get_num_threads()
     if threads == 1 or len(jobs) < 2:
         return [job() for job in jobs]
     return list(_pool(threads).map(lambda job: job(), jobs))

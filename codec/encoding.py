@@ -7,6 +7,7 @@ what the journal lacks; the archive is the same to the byte.
 """
 
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,13 +41,19 @@ _BLOCK = 1 << 20
 
 @dataclass
 class Tally:
-    """What a job has done, in bytes; `resumed` of `text_bytes` were done before it began."""
+    """What a job has done, in bytes; `resumed` of `text_bytes` were done before it began.
+
+    What is not resumed has `tokens` that the model coded, the ends of documents included, and took `seconds` once the
+    model was ready.
+    """
 
     documents: int = 0
     text_bytes: int = 0
     coded_bytes: int = 0
     resumed: int = 0
     longest: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
     def count(self, documents: Sequence[bytes], coded_bytes: int) -> None:
         """Add documents and the bytes of their chunks."""
@@ -104,11 +111,15 @@ def encode_files(
             _skip(frame, documents, tally)
         tally.resumed = tally.text_bytes
         watch(tally, tally.resumed)
+        coder.start(lambda amount: watch(tally, amount))
+        begin = time.perf_counter()
         for group in groups(documents, group_bytes(GROUP_BYTES, device)):
             records = coder.encode(group, advance=lambda amount: watch(tally, amount))
             chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
             journal.add(chunks)
             tally.count(group, len(chunks))
+            tally.tokens += sum(record.tokens for record in records)
+            tally.seconds = time.perf_counter() - begin
         metadata = write_metadata([*members, *reading.members], tree or before is not None)
         with atomic_write(target) as out:
             if before:

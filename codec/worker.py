@@ -1,7 +1,7 @@
 """A process of `codec.workers`, run as `python -m codec.worker FD`: it codes what it is sent on a device of its own.
 
-Through the connection come the pack and how to use it, then requests: to encode or to decode documents. Answers go
-back one by one, each behind its kind, "done" behind the last; an error takes the place of the rest.
+Through the connection come the pack and how to use it, then requests: to get ready, to encode or to decode documents.
+Answers go back one by one, each behind its kind, "done" behind the last; an error takes the place of the rest.
 """
 
 import os
@@ -54,7 +54,9 @@ def _listen(connection: Connection, requests: "SimpleQueue[bytes]") -> None:
 def _answer(coder: Coder, request: tuple[Any, ...], send: Callable[[tuple[str, Any]], None]) -> None:
     advance = _Progress(send)
     kind, documents, option = request
-    if kind == "encode":
+    if kind == "start":
+        coder.start(advance)
+    elif kind == "encode":
         send(("answer", coder.encode(documents, option, advance)))
     else:
         for document in coder.decode(documents, advance, option):

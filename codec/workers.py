@@ -45,6 +45,12 @@ class Workers:
         self._idle: dict[int, _Worker] = {}
         weakref.finalize(self, _stop, self._idle)
 
+    def start(self, advance: Advance = ignore_progress) -> None:
+        """See `codec.coder.DocumentCoder`."""
+        requests = dict.fromkeys(range(len(self._devices)), ("start", (), None))
+        with closing(self._answers(requests, advance)) as answers:
+            list(answers)
+
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:

@@ -133,8 +133,11 @@ def test_text_comes_back(call, folder):
     size = (folder / "a.upz").stat().st_size
     assert (result["documents"], result["text_bytes"], result["archive_bytes"]) == (1, len(TEXT), size)
     assert result["bits_per_byte"] == pytest.approx(8 * size / len(TEXT))
+    assert result["tokens"] == 0  # random weights say nothing of it: stored
+    assert 0 < result["coding_seconds"] < result["seconds"]
     result = call.json("decode", folder / "a.upz", "-o", folder / "back.txt", "-m", folder / "m.pack")
     assert (result["documents"], result["text_bytes"]) == (1, len(TEXT))
+    assert 0 < result["coding_seconds"] < result["seconds"]
     assert (folder / "back.txt").read_bytes() == TEXT
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import codec
 from codec import encoding
-from codec.archive import ArchiveReader
+from codec.archive import ArchiveReader, make_coder
 from codec.encoding import Tally, encode_files, partial
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.sources import find_sources
@@ -53,6 +53,7 @@ def stop_after(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_archive_is_that_of_the_writer(folder):
     done = encode(folder)
     assert (done.documents, done.text_bytes, done.resumed) == (12, sum(map(len, TEXTS)), 0)
+    assert done.tokens == sum(record.tokens for record in make_coder(pack()).encode(TEXTS))
     packed = (folder / "a.upz").read_bytes()
     assert codec.decode(pack(), packed) == TEXTS
     end = ArchiveReader((folder / "a.upz").open("rb"), pack()).offsets[-1]
