@@ -41,7 +41,7 @@ def said(predictor, text, peek=False):
 @pytest.mark.parametrize(
     "length, window, stride", [(30, 8, 4), (30, 8, 1), (9, 8, 8), (8, 8, 3), (23, 5, 2), (1, 1, 1)]
 )
-def test_windows_are_those_of_the_archive(length, window, stride):
+def test_windows_are_those_of_codec(length, window, stride):
     starts = {i: w.start for w in document_windows(length, window, stride) for i in range(w.score_from, w.end)}
     assert [context_start(n + 1, window, stride) for n in range(length)] == [starts[n] for n in range(length)]
 
