@@ -24,7 +24,7 @@ from codec.windows import BAND_UNIT
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
 _SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents in a band; a GPU takes no shorter ones
-_SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes: on a GPU as many as run at a time
+_SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
 
 
@@ -109,7 +109,8 @@ def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
 def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
     """Whether two backends give the same integers on windows and chunks, and decode the same from a few bytes.
 
-    On a GPU windows are longer than a block of keys, and lanes are dropped, after which a step is captured anew.
+    On a GPU windows are longer than a block of keys, and lanes are dropped, after which a step is captured anew. `b`
+    decodes one step at a time.
     """
     kind, window, vocabulary = model.device.type, model.config.window, model.config.vocab_size
     size, chunk = min(window, _SELF_TEST[kind]), _SELF_CHUNK[kind]
@@ -124,24 +125,29 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
         past = backend.past(2, min(window, chunk * 3 // 4))
         for rows in (tokens, tokens[1:]):
             found[-1].append(backend.score(list(rows[:, :chunk]), list(rows[:, 1 : chunk + 1]), past=past)[:2])
-        for places, band in ((window, False), (2, True)):
-            decoder = backend.decoder(2, data, places, band)
+    same = all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+    for places, band in ((window, False), (2, True)):
+        one, other = (backend.decoder(2, data, places, band) for backend in (a, b))
+        for decoder in (one, other):
             decoder.load([0, 1], np.array([0, 256]), np.array([256, 512]))
             if not band:
                 decoder.refill([1], tokens[1:, whole])
-            found[-1].append(_steps(decoder, _SELF_STEPS[kind]))
+        same = same and _same_steps(one, other, _SELF_STEPS[kind])
         if kind == "cuda":
-            decoder.keep([0])
-            found[-1].append(_steps(decoder, _SELF_STEPS[kind]))
-    return all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+            for decoder in (one, other):
+                decoder.keep([0])
+            same = same and _same_steps(one, other, _SELF_STEPS[kind])
+    return same
 
 
-def _steps(decoder: Decoder, count: int) -> Integers:
-    """What lanes decode in `count` steps."""
-    parts: list[Integers] = []
-    while sum(map(len, parts)) < count:
-        parts.append(decoder.run())
-    return np.concatenate(parts)[:count]
+def _same_steps(a: Decoder, b: Decoder, count: int) -> bool:
+    """Whether lanes decode the same in `count` steps, or in as many as `a` makes until it looks."""
+    one, other = [a.run()], [b.run()]
+    while sum(map(len, one)) < count:
+        one.append(a.run())
+    while len(other) < sum(map(len, one)):
+        other.append(b.run())
+    return np.array_equal(np.concatenate(one), np.concatenate(other))
 
 
 class TorchBackend:

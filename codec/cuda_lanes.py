@@ -20,7 +20,7 @@ from codec.decoder import Integers
 from codec.exact_cuda import CudaModel
 from codec.tokenizer import BOS
 
-STEPS = 32
+STEPS = 16
 """Tokens of each lane between two looks: an idle lane wastes half of them, a look costs the host some milliseconds."""
 
 _ENDLESS = 1 << 62
