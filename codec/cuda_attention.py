@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from codec import tables
-from codec.cuda_rows import launch, low_limb, round_even
+from codec.cuda_rows import launch
 from codec.exact import SOFTMAX_BITS
 
 POSITIONS = 64
@@ -23,46 +23,60 @@ stages, 128, 4 and 3 were fastest on an H200: 1.14 times what reading the keys a
 LOWEST = tl.constexpr(-(1 << 30))
 """Below every level of a score."""
 
+_SERIES = tl.constexpr(tables.exp2_series(SOFTMAX_BITS)[::-1])
+_TERMS = tl.constexpr(len(tables.exp2_series(SOFTMAX_BITS)))
+_INTEGER = tl.constexpr(0x433 << 52)
+"""The bits of 2^52 in float64: with an integer below 2^52 in the lowest bits, those of their sum."""
+
+_SIGNED = tl.constexpr(2.0**52 + 2.0**31)
+_MIDDLE = tl.constexpr(2.0**52 + tables.LEVELS_PER_BIT // 2)
+_ROUND = tl.constexpr(1.5 * 2.0**52)
+
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
-_SHIFT = tl.constexpr(tables.FRACTION_BITS - SOFTMAX_BITS)
-_OCTAVES = tl.constexpr(62 - _SHIFT)
 
 
 @triton.jit
-def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
-    """`codec.tables.exp2_table` at int32 `below` >= 0, int64; `fractions` is `codec.tables.octave`."""
-    octave = below >> _LEVEL_BITS
-    fraction = tl.load(fractions + (below & _LEVEL_MASK))
-    shift = (tl.minimum(octave, OCTAVES) + SHIFT).to(tl.int64)
-    one = tl.full(below.shape, 1, tl.int64)
-    return tl.where(octave < OCTAVES, (fraction + (one << (shift - 1))) >> shift, 0)
-
-
-@triton.jit
-def _levels(q_low, q_high, keys, limb_stride, scale):
-    """Levels of the scores of queries int8 [M, D] and keys [D, N] at pointers: int32 [M, N]."""
-    low, high = tl.load(keys), tl.load(keys + limb_stride)
-    middle = tl.dot(q_high, low, tl.dot(q_low, high, out_dtype=tl.int32), out_dtype=tl.int32)
-    score = tl.dot(q_low, low, out_dtype=tl.int32) + (middle << 8)
-    score += tl.dot(q_high, high, out_dtype=tl.int32) << 16
-    return _level(score, scale[:, None])
+def _scores(q_low, q_high, low, high):
+    """Products of queries int8 [M, D] and keys [D, N]: int32 [M, N]."""
+    score = tl.dot(q_high, high, out_dtype=tl.int32) << 8
+    score = tl.dot(q_high, low, tl.dot(q_low, high, score, out_dtype=tl.int32), out_dtype=tl.int32)
+    return tl.dot(q_low, low, score << 8, out_dtype=tl.int32)
 
 
 @triton.jit
 def _level(score, scale):
-    """The level of a score."""
-    return round_even(score.to(tl.float64) * scale).to(tl.int32)
+    """The level of int32 scores: score * scale, rounded to the nearest integer.
+
+    Conversions between integers and float64 are slow on a GPU, so sums with powers of two make them.
+    """
+    bits = (score.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | _INTEGER
+    rounded = (bits.to(tl.float64, bitcast=True) - _SIGNED) * scale + _ROUND
+    return rounded.to(tl.int64, bitcast=True).to(tl.int32)
+
+
+@triton.jit
+def _weights(below):
+    """`codec.tables.exp2_table` of SOFTMAX_BITS at int32 `below` >= 0, by `exp2_series`: int32.
+
+    A look-up for each key would take longer than all products with it.
+    """
+    bits = (below & _LEVEL_MASK).to(tl.int64) | _INTEGER
+    x = bits.to(tl.float64, bitcast=True) - _MIDDLE
+    power = tl.full(below.shape, _SERIES[0], tl.float64)
+    for i in tl.static_range(1, _TERMS):
+        power = tl.fma(power, x, tl.full(below.shape, _SERIES[i], tl.float64))
+    octave = tl.minimum(below >> _LEVEL_BITS, 63).to(tl.int64)
+    power = (power.to(tl.int64, bitcast=True) - (octave << 52)).to(tl.float64, bitcast=True)
+    return (power + _ROUND).to(tl.int64, bitcast=True).to(tl.int32)
 
 
 @triton.jit
 def _add_values(weights, low, high, sum0, sum1, sum2, sum3):
     """Add weights [M, N] times the limbs of values [N, D] to sums by power of 256."""
-    w0 = low_limb(weights)
-    rest = (weights - w0) >> 8
-    w1 = low_limb(rest)
-    w2 = ((rest - w1) >> 8).to(tl.int8)
-    w0, w1 = w0.to(tl.int8), w1.to(tl.int8)
+    w0 = weights.to(tl.int8)  # signed: what it takes too much is in the next
+    w1 = ((weights + 0x80) >> 8).to(tl.int8)
+    w2 = ((weights + 0x8080) >> 16).to(tl.int8)
     sum0 = tl.dot(w0, low, sum0, out_dtype=tl.int32)
     sum1 = tl.dot(w1, low, tl.dot(w0, high, sum1, out_dtype=tl.int32), out_dtype=tl.int32)
     sum2 = tl.dot(w2, low, tl.dot(w1, high, sum2, out_dtype=tl.int32), out_dtype=tl.int32)
@@ -84,8 +98,19 @@ def _sees(query, key, window):
 
 
 @triton.jit
+def _part(part: tl.constexpr, first, full, partial, end):
+    """The keys of a part of the loops of `_rows_kernel`."""
+    if part == 0:
+        return first, full
+    elif part == 1:
+        return full, partial
+    else:
+        return partial, end
+
+
+@triton.jit
 def _rows_kernel(
-    q, k, v, scales, fractions, out, length, begin, window, places, q_limb, kv_limb,
+    q, k, v, scales, out, length, begin, window, places, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -113,33 +138,51 @@ def _rows_kernel(
     keys = k + pair * places * D + key[None, :] * D + d[:, None]
     values = v + pair * places * D + d[None, :] * places + key[:, None]
     end = begin + (tile + 1) * QUERIES
+    # Of the tiles of keys, those from `full` to `partial` are seen by all queries.
     first = tl.maximum(end - QUERIES - window + 1, 0) // KEYS * KEYS
-    top = tl.full((GROUPS * QUERIES,), LOWEST, tl.int32)
-    for start in range(first, end, KEYS):
-        level = _levels(q_low, q_high, keys + start % places * D, kv_limb, scale)
-        level = tl.where(_sees(position, start + key, window), level, LOWEST)
-        top = tl.maximum(top, tl.max(level, 1))
+    partial = tl.maximum((end - QUERIES + 1) // KEYS * KEYS, first)
+    full = tl.minimum(tl.cdiv(tl.maximum(end - window, 0), KEYS) * KEYS, partial)
+    greatest = tl.full((GROUPS * QUERIES,), LOWEST, tl.int32)
+    least = tl.full((GROUPS * QUERIES,), -LOWEST, tl.int32)
+    for part in tl.static_range(3):
+        from_, to = _part(part, first, full, partial, end)
+        for start in range(from_, to, KEYS):
+            place = keys + start % places * D
+            score = _scores(q_low, q_high, tl.load(place), tl.load(place + kv_limb))
+            high, low = score, score
+            if part != 1:
+                seen = _sees(position, start + key, window)
+                high, low = tl.where(seen, score, LOWEST), tl.where(seen, score, -LOWEST)
+            greatest = tl.maximum(greatest, tl.max(high, 1))
+            least = tl.minimum(least, tl.min(low, 1))
+    # A level rises or falls with its score: the greatest is that of the greatest or of the least.
+    top = tl.maximum(_level(greatest, scale), _level(least, scale))
     total = tl.zeros((GROUPS * QUERIES,), tl.int64)
     sum0 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum1 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum2 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum3 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
-    for start in tl.range(first, end, KEYS, num_stages=1):  # a pipeline would not know what to do with table look-ups
-        place = start % places
-        low, high = tl.load(values + place), tl.load(values + kv_limb + place)  # early: they take long
-        level = _levels(q_low, q_high, keys + place * D, kv_limb, scale)
-        seen = _sees(position, start + key, window)
-        weights = exp2(tl.where(seen, top[:, None] - level, 0), fractions, _SHIFT, _OCTAVES)
-        weights = tl.where(seen, weights, 0)
-        total += tl.sum(weights, 1)
-        sum0, sum1, sum2, sum3 = _add_values(weights.to(tl.int32), low, high, sum0, sum1, sum2, sum3)
+    for part in tl.static_range(3):
+        from_, to = _part(part, first, full, partial, end)
+        for start in range(from_, to, KEYS):
+            place, turn = keys + start % places * D, values + start % places
+            score = _scores(q_low, q_high, tl.load(place), tl.load(place + kv_limb))
+            below = top[:, None] - _level(score, scale[:, None])
+            if part == 1:
+                weights = _weights(below)
+            else:
+                seen = _sees(position, start + key, window)
+                weights = tl.where(seen, _weights(below), 0)
+            total += tl.sum(weights, 1)
+            low, high = tl.load(turn), tl.load(turn + kv_limb)
+            sum0, sum1, sum2, sum3 = _add_values(weights, low, high, sum0, sum1, sum2, sum3)
     mean = _mean(sum0, sum1, sum2, sum3, total)
     tl.store(out + query[:, None] * HEAD_DIM + d[None, :], mean, mask=valid[:, None] & (d[None, :] < HEAD_DIM))
 
 
 @triton.jit
 def _step_kernel(
-    q, k, v, positions, slots, scales, fractions, scratch, out, window, q_limb, kv_limb,
+    q, k, v, positions, slots, scales, scratch, out, window, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LIMBS: tl.constexpr, HEAD_DIM: tl.constexpr,
     D: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -185,8 +228,7 @@ def _step_kernel(
         low, high = tl.load(values + start), tl.load(values + kv_limb + start)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
         seen = (start + key)[None, :] <= position
-        weights = exp2(tl.where(seen, below, 0), fractions, _SHIFT, _OCTAVES).to(tl.int32)
-        weights = tl.where(seen, weights, 0)
+        weights = tl.where(seen, _weights(below), 0)
         total += weights
         shift = tl.minimum(7 * tl.arange(0, LIMBS), 28)
         limbs = (weights[None, :, :] >> shift[:, None, None]) & 127
@@ -200,9 +242,7 @@ def _step_kernel(
     tl.store(target, mean, mask=(group < GROUP)[:, None] & (d < HEAD_DIM)[None, :])
 
 
-def attend_rows(
-    q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, fractions: Tensor, head_dim: int
-) -> Tensor:
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, head_dim: int) -> Tensor:
     """Attention of sequences or chunks of them, a multiple of 64 long.
 
     Args:
@@ -212,7 +252,6 @@ def attend_rows(
         begin: a multiple of 64.
         window: positions that a query sees, its own included.
         scales: float64 [heads], of scores.
-        fractions: `codec.tables.octave` on the device.
 
     Returns:
         float64 [B * T, heads * head_dim].
@@ -224,7 +263,7 @@ def attend_rows(
     queries = max(16, 128 // groups) if length % 128 == 0 else max(16, 64 // groups)
     out = torch.empty(batch * length, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
-        _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, fractions, out, length, begin, window,
+        _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, out, length, begin, window,
         k.shape[3], q[0].numel(), k.stride(0), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim,
         D=dim, QUERIES=queries, KEYS=POSITIONS, num_warps=8, num_stages=2,
     )  # fmt: skip
@@ -232,7 +271,7 @@ def attend_rows(
 
 
 def attend_step(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, slots: Tensor, scales: Tensor, fractions: Tensor, head_dim: int
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, slots: Tensor, scales: Tensor, head_dim: int
 ) -> Tensor:
     """Attention of one token of each lane over its slot of a cache, the token's own keys and values included.
 
@@ -252,7 +291,7 @@ def attend_step(
     scratch = torch.empty(lanes, kv_heads, groups, window, dtype=torch.int32, device=q.device)
     out = torch.empty(lanes, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
-        _step_kernel, (lanes, kv_heads), q, k, v, positions, slots, scales, fractions, scratch, out, window,
+        _step_kernel, (lanes, kv_heads), q, k, v, positions, slots, scales, scratch, out, window,
         q[0].numel(), k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, LIMBS=max(4, 16 // groups),
         HEAD_DIM=head_dim, D=dim, KEYS=CACHE_POSITIONS, num_warps=4, num_stages=3,
     )  # fmt: skip

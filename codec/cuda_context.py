@@ -20,7 +20,7 @@ class Heads:
 
     config: ModelConfig
     padded: int  # D: head_dim padded
-    fractions: Tensor  # `codec.tables.octave` on the device
+    device: torch.device
 
     @property
     def window(self) -> int:
@@ -55,7 +55,7 @@ class Cache:
 
     def __init__(self, heads: Heads, slots: int):
         self.keys, self.values = [], []
-        shape, device = (2, slots, heads.config.num_kv_heads), heads.fractions.device
+        shape, device = (2, slots, heads.config.num_kv_heads), heads.device
         for _ in heads.config.schedule:
             self.keys.append(torch.zeros(*shape, heads.window, heads.padded, dtype=torch.int8, device=device))
             self.values.append(torch.zeros(*shape, heads.padded, heads.window, dtype=torch.int8, device=device))
@@ -70,7 +70,7 @@ class Past:
 
     def __init__(self, heads: Heads, documents: int, window: int):
         self.window, self.length, self.places = window, 0, 2 * padded(window, POSITIONS)
-        shape, device = (2, documents, heads.config.num_kv_heads), heads.fractions.device
+        shape, device = (2, documents, heads.config.num_kv_heads), heads.device
         self.last = torch.zeros(documents, 1, dtype=torch.int64, device=device)
         self.keys, self.values = [], []
         for _ in heads.config.schedule:
@@ -85,7 +85,7 @@ class Chunks:
 
     def __init__(self, heads: Heads, batch: int, length: int, past: Past):
         self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
-        self.rows = torch.arange(batch * length, device=heads.fractions.device)
+        self.rows = torch.arange(batch * length, device=heads.device)
         self.positions = self.rows % length + past.length
         self.places = self.positions % past.places
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
@@ -100,7 +100,7 @@ class Chunks:
         h, (keys, values) = self._heads, self.store(execution)
         queries = queries.view(2, *self._shape, *queries.shape[2:])
         window = self._past.window
-        return attend_rows(queries, keys, values, self._begin, window, scales, h.fractions, h.config.head_dim)
+        return attend_rows(queries, keys, values, self._begin, window, scales, h.config.head_dim)
 
 
 class Sequences:
@@ -109,7 +109,7 @@ class Sequences:
     run = 32
 
     def __init__(self, heads: Heads, batch: int, length: int, cache: Cache | None = None, into: Tensor | None = None):
-        device = heads.fractions.device
+        device = heads.device
         self._heads, self._shape, self._cache, self._into = heads, (batch, length), cache, into
         self.rows = torch.arange(batch * length, device=device)
         self.positions = self.places = self.rows % length
@@ -130,7 +130,7 @@ class Sequences:
             self._cache.values[execution][:, self._into, :, :, :length] = self._values
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
-        return attend_rows(queries, self._keys, self._values, 0, length, scales, h.fractions, h.config.head_dim)
+        return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)
 
 
 class Steps:
@@ -151,4 +151,4 @@ class Steps:
         """See `Context`."""
         keys, values = self.store(execution)
         h = self._heads
-        return attend_step(queries, keys, values, self._last, self.slots, scales, h.fractions, h.config.head_dim)
+        return attend_step(queries, keys, values, self._last, self.slots, scales, h.config.head_dim)

@@ -10,12 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from codec import recall, tables
-from codec.cuda_attention import exp2
 from codec.cuda_recall import NEVER, Measures
 from codec.cuda_rows import launch, round_even
 from codec.frequencies import TOTAL, TOTAL_BITS
 from codec.tokenizer import BOS
 
+_LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
+_LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
 _GRID = tl.constexpr(float(tables.LOGIT_GRID))
 _SHIFT = tl.constexpr(tables.FRACTION_BITS - TOTAL_BITS)
 _OCTAVES = tl.constexpr(62 - _SHIFT)
@@ -35,6 +36,16 @@ _THIRD = tl.constexpr(recall.SHAPES["patterns"][0] + recall.SHAPES["rest"][0])
 _STEPS = tl.constexpr(recall.STEPS)
 
 _BLOCK = 1024
+
+
+@triton.jit
+def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
+    """`codec.tables.exp2_table` at int32 `below` >= 0, int64; `fractions` is `codec.tables.octave`."""
+    octave = below >> _LEVEL_BITS
+    fraction = tl.load(fractions + (below & _LEVEL_MASK))
+    shift = (tl.minimum(octave, OCTAVES) + SHIFT).to(tl.int64)
+    one = tl.full(below.shape, 1, tl.int64)
+    return tl.where(octave < OCTAVES, (fraction + (one << (shift - 1))) >> shift, 0)
 
 
 @triton.jit

@@ -179,10 +179,8 @@ def test_backends_agree(monkeypatch):
 
 @pytest.mark.gpu
 def test_record_class():
-    """Scores and lanes of a whole graph; some documents outgrow what is looked back at."""
-    model = with_columns(RECORD)
-    check_windows(model, [3000, 700, 2048, 90], 2048, 1024)
+    """Scores and lanes of a whole graph, of few tokens: the reference measures one at a time."""
     model = with_columns(replace(RECORD, window=256))
-    check_windows(model, [9000, 500], 256, 128)
-    check_windows(model, [9000, 500], 256, None)
+    check_windows(model, [600, 90], 256, 128)
+    check_windows(model, [600, 90], 256, None)
     assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)

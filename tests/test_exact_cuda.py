@@ -183,7 +183,6 @@ def test_record_class_decodes():
 def test_attention(length):
     """Against float64 products, for gains of both signs."""
     generator = torch.Generator(DEVICE).manual_seed(0)
-    fractions = torch.from_numpy(tables.octave()).to(DEVICE)
     exp2 = torch.from_numpy(tables.exp2_table(20).astype(np.float64)).to(DEVICE)
 
     def rows(*shape: int) -> torch.Tensor:
@@ -198,7 +197,7 @@ def test_attention(length):
         expected = expected.reshape(2, 8, length, 64).transpose(1, 2).reshape(2 * length, 512)
         parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, v.transpose(2, 3)))
         limbs = (torch.stack(split(x)).to(torch.int8) for x in parts)
-        found = attend_rows(*limbs, 0, length, scale, fractions, 64)
+        found = attend_rows(*limbs, 0, length, scale, 64)
         assert torch.equal(found, expected)
 
 
@@ -221,8 +220,7 @@ def test_attention_of_chunks(window, begin):
         ring[:, :, kept % places] = whole[:, :, kept]
     parts = (x.contiguous().long() for x in (q.transpose(1, 2), rings[0], rings[1].transpose(2, 3)))
     integers = (torch.stack(split(x)).to(torch.int8) for x in parts)
-    fractions = torch.from_numpy(tables.octave()).to(DEVICE)
-    found = attend_rows(*integers, begin, window, scale, fractions, 64)
+    found = attend_rows(*integers, begin, window, scale, 64)
     last = torch.arange(begin, end, device=DEVICE).expand(2, length)
     expected = attend(q.view(2, 2, 2, length, 64), k, v, last, window, scale.view(2, 2, 1, 1), exp2)
     assert torch.equal(found, expected.flatten(1, 2).transpose(1, 2).reshape(2 * length, 256))
@@ -242,8 +240,7 @@ def test_attention_of_steps(group):
     scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
     parts = (torch.stack(split(x.long())).to(torch.int8) for x in (q.flatten(1, 2), k, v.transpose(2, 3).contiguous()))
-    fractions = torch.from_numpy(tables.octave()).to(DEVICE)
-    found = attend_step(*parts, positions.to(DEVICE), slots.to(DEVICE), scale, fractions, 64)
+    found = attend_step(*parts, positions.to(DEVICE), slots.to(DEVICE), scale, 64)
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))

@@ -36,6 +36,16 @@ def test_exp2(bits):
     assert (np.diff(table) <= 0).all()
 
 
+def test_exp2_series():
+    """Its values are nearer to the table's entries than to any other integer, by far more than float64 rounds."""
+    i, value = np.arange(tables.EXP2_LENGTH), 0.0
+    for coefficient in reversed(tables.exp2_series(20)):
+        value = value * (i % tables.LEVELS_PER_BIT - tables.LEVELS_PER_BIT // 2.0) + coefficient
+    value = value * 2.0 ** -(i // tables.LEVELS_PER_BIT)
+    assert np.array_equal(np.rint(value), tables.exp2_table(20))
+    assert (np.abs(value - np.floor(value) - 0.5) > value * 2.0**-38).all()
+
+
 @pytest.mark.parametrize("cap", [1.0, 30.0, 23.7, 15.0])
 def test_softcap(cap):
     table = tables.softcap_table(cap)
