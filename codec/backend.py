@@ -4,7 +4,7 @@ All give the same integers. `codec.exact` on torch is the reference; a compiled 
 is built, and not used where a machine computes otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -64,6 +64,11 @@ class Backend(Protocol):
             (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.frequencies.intervals`. The bits
             are those without recall.
         """
+
+    def launch(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
+    ) -> Callable[[], NDArray[np.float64]]:
+        """What waits for `score`; a GPU is at it when this returns, and may be given more before it is waited for."""
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
         """`count` idle lanes that will decode parts of `data`.
@@ -196,6 +201,17 @@ class TorchBackend:
         if memory := memory or self.memory(len(inputs), longest):
             out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory, begin)
         return out
+
+    def launch(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> Callable[[], NDArray[np.float64]]:
+        """See `Backend`."""
+        found = self.score(inputs, targets, memory, past)
+        return lambda: found
 
     def _recalled(
         self,

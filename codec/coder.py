@@ -9,10 +9,11 @@ layer saw, those of the next see through them. Older archives have windows with 
 its window only, and a lane whose window is full runs the last tokens of it again as the start of the next.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -31,9 +32,12 @@ from codec.windows import Window, band_chunks, document_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
+_RUNNING = 1  # batches that a GPU has when it is given one more
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
+
+_SAMPLE = "A\ttext\u00a0that\n\nhas  something of all that tokenizers lose: \ufb01, \u2460, \x00.\n".encode() + b"\xff"
 
 _MOST_TOKENS_A_BYTE = 16
 """That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
@@ -74,6 +78,10 @@ class Coder:
 
     def start(self, advance: Advance = ignore_progress) -> None:
         """See `DocumentCoder`."""
+        document = prepare(_SAMPLE, self.tokenizer, model_only=True)
+        count = len(document.stream) - 1
+        write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0)
+        advance(0)
         _ = self.backend  # made when it is first asked for
         advance(0)
 
@@ -82,13 +90,24 @@ class Coder:
     ) -> list[Record]:
         """Code documents; `advance` is told bytes of text. `model_only` stores nothing.
 
-        While the model is at one part of them, threads prepare the next and write the records of what it has scored.
+        While the model is at one part of them, threads prepare the next and write the records of what it has scored. A
+        GPU is given a batch before the one before is waited for.
         """
         records: dict[int, Future[Record]] = {}
+        running: deque[Callable[[], None]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
 
             def preparing(part: Sequence[int]) -> list[Future[Prepared]]:
                 return [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in part]
+
+            def record(
+                part: Sequence[int],
+                members: Sequence[int],
+                prepared: Sequence[Prepared],
+                intervals: Sequence[NDArray[np.float64]],
+            ) -> None:
+                for n in members:
+                    records[part[n]] = pool.submit(record_of, prepared[n], intervals[n], model_only)
 
             parts = [*self._parts(documents), []]  # with what follows the last
             upcoming = preparing(parts[0])
@@ -98,10 +117,15 @@ class Coder:
                 intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
                 hopeless = [n for n, p in enumerate(prepared) if p.hopeless]
                 advance(sum(len(prepared[n].original) for n in hopeless))
+                record(part, hopeless, prepared, intervals)
                 for company in self._companies(prepared):
-                    self.score(company, prepared, intervals, advance)
-                    records |= {part[n]: pool.submit(record_of, prepared[n], intervals[n], model_only) for n in company}
-                records |= {part[n]: pool.submit(record_of, prepared[n], intervals[n], model_only) for n in hopeless}
+                    for wait in self.launch(company, prepared, intervals, advance):
+                        running.append(wait)
+                        while len(running) > _RUNNING:
+                            running.popleft()()
+                    running.append(partial(record, part, company, prepared, intervals))
+            for wait in running:
+                wait()
         return [records[n].result() for n in range(len(documents))]
 
     def _parts(self, documents: Sequence[bytes]) -> list[list[int]]:
@@ -122,17 +146,21 @@ class Coder:
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
         for company in self._companies(prepared):
-            self.score(company, prepared, intervals, advance)
+            for wait in self.launch(company, prepared, intervals, advance):
+                wait()
         return intervals
 
-    def score(
+    def launch(
         self,
         company: Sequence[int],
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance = ignore_progress,
-    ) -> None:
-        """Fill in the intervals of the documents numbered `company`, the longest first, which run side by side."""
+    ) -> Iterator[Callable[[], None]]:
+        """Score the documents numbered `company`, the longest first, which run side by side.
+
+        Yields what waits for each batch of windows and fills in its intervals, as soon as the model is at it.
+        """
         longest = len(prepared[company[0]].stream) - 1
         memory, past = self.backend.memory(len(company), longest + 1), None
         if self.stride is None and longest > self.window:
@@ -140,7 +168,7 @@ class Coder:
         plans = [self._plan(len(prepared[n].stream) - 1) for n in company]
         for turn in range(len(plans[0])):
             batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
-            self._score(batch, memory, past, prepared, intervals, advance)
+            yield self._launch(batch, memory, past, prepared, intervals, advance)
 
     def _plan(self, tokens: int) -> list[Window]:
         if self.stride is None:
@@ -160,7 +188,7 @@ class Coder:
         if company:
             yield company
 
-    def _score(
+    def _launch(
         self,
         batch: list[tuple[int, Window]],
         memory: Any,
@@ -168,17 +196,21 @@ class Coder:
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance,
-    ) -> None:
-        """Fill in (start, frequency, bits) of the targets that the batch's windows score."""
+    ) -> Callable[[], None]:
+        """What fills in (start, frequency, bits) of the targets that the batch's windows score."""
         inputs = [prepared[n].stream[w.start : w.end] for n, w in batch]
         targets = [prepared[n].stream[w.score_from + 1 : w.end + 1] for n, w in batch]
-        found = self.backend.score(inputs, targets, memory, past)
-        at = 0
-        for n, w in batch:
-            count = w.end - w.score_from
-            intervals[n][:, w.score_from : w.end] = found[:, at : at + count]
-            at += count
-            advance(len(prepared[n].original) * count / (len(prepared[n].stream) - 1))
+        scores = self.backend.launch(inputs, targets, memory, past)
+
+        def wait() -> None:
+            found, at = scores(), 0
+            for n, w in batch:
+                count = w.end - w.score_from
+                intervals[n][:, w.score_from : w.end] = found[:, at : at + count]
+                at += count
+                advance(len(prepared[n].original) * count / (len(prepared[n].stream) - 1))
+
+        return wait
 
     def decode(
         self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 
 from codec.errors import CodecError
 
@@ -68,3 +69,24 @@ def threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
     if threads == 1 or len(jobs) < 2:
         return [job() for job in jobs]
     return list(_pool(threads).map(lambda job: job(), jobs))
+
+
+def send(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Values on a device, without waiting for what a GPU is at."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:
+    """What waits for values on a device, but not for what a GPU is given after this call."""
+    if values.device.type != "cuda":
+        return lambda: values.numpy()
+    here, copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), torch.cuda.Event()
+    here.copy_(values, non_blocking=True)
+    copied.record()
+
+    def wait() -> NDArray[Any]:
+        copied.synchronize()
+        return here.numpy()
+
+    return wait

@@ -3,7 +3,7 @@
 It is built from the reference model, whose constants it shares, and compared with it before it is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from codec.cuda_rows import (
     value_kernel,
 )
 from codec.decoder import Decoder, Integers
+from codec.devices import fetch, send
 from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactLayer, ExactModel, check_known
 from codec.exact_linear import ExactGate, ExactLinear
@@ -353,19 +354,29 @@ class CudaModel:
         past: Past | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.backend.Backend`."""
+        return self.launch(inputs, targets, memory, past)()
+
+    def launch(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> Callable[[], NDArray[np.float64]]:
+        """See `codec.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
         tokens = np.full((len(inputs), length), BOS)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
         ends = [row * length + len(window) for row, window in enumerate(inputs)]
         rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
-        wanted = torch.from_numpy(np.stack((rows, np.concatenate(targets)))).to(self.device)
+        wanted = send(np.stack((rows, np.concatenate(targets))), self.device)
         begin = past.length if past else 0
-        on_device = torch.from_numpy(tokens).to(self.device)
+        on_device = send(tokens, self.device)
         operands, all_steps = self.forward(on_device, past=past)
         operand, steps, measures = operands[0], all_steps[0], None
         if memory := memory or self.memory(len(inputs), length):
-            batch = _batch(inputs, targets, length, begin, self.device)
+            batch = self._batch(inputs, targets, length, begin)
             memory.take(batch, on_device, operands[-1], all_steps[-1])
         out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
         for at in range(0, len(rows), _HEAD_ROWS):
@@ -377,21 +388,18 @@ class CudaModel:
             found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols, measures)
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
-        return out.cpu().numpy()
+        return fetch(out)
+
+    def _batch(self, inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int) -> Batch:
+        """The scored tokens of windows in rows of `length`, each a document's, from its position `begin` on."""
+        runs = np.arange(len(inputs))
+        counts = np.array([len(after) for after in targets])
+        firsts = np.array([len(window) for window in inputs]) - counts
+        columns = (runs, begin + firsts, counts, runs * length + firsts, np.cumsum(counts) - counts)
+        return Batch(*send(np.stack(columns), self.device))
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
         """See `codec.backend.Backend`."""
         from codec.cuda_lanes import CudaLanes  # which knows this class
 
         return CudaLanes(self, count, data, window, band)
-
-
-def _batch(
-    inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int, device: torch.device
-) -> Batch:
-    """The scored tokens of windows in rows of `length`, each a document's, from its position `begin` on."""
-    runs = np.arange(len(inputs))
-    counts = np.array([len(after) for after in targets])
-    firsts = np.array([len(window) for window in inputs]) - counts
-    columns = (runs, begin + firsts, counts, runs * length + firsts, np.cumsum(counts) - counts)
-    return Batch(*torch.from_numpy(np.stack(columns)).to(device))
