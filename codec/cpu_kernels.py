@@ -20,28 +20,25 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.config import GATE_INPUTS
-from codec.cpu_tile import COLUMNS, ROWS, multiply
+from codec.cpu_tile import COLUMNS, ROWS, WIDE, multiply, multiply_add, multiply_wide
 from codec.exact import NORM_EPSILON
 from codec.exact_attention import SOFTMAX_BITS
 from codec.fixed import SNAP_BITS
 from codec.rotary import LIMB_BITS, ROUND_HALF, ROUND_SHIFT
 from codec.tables import (
-    FRACTION_BITS,
     LEVELS_PER_BIT,
     ROPE_BITS,
     SIGMOID_GRID,
     TURN_DIGITS,
     TURN_LEVELS,
-    octave,
+    exp2_series,
 )
-from codec.windows import BAND_UNIT
 
 _LIMIT = float(1 << (SNAP_BITS - 1))
 _LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
-_OCTAVE_BITS = 30
-_SHIFT = _OCTAVE_BITS - SOFTMAX_BITS - 1  # of the octave, to one bit more than weights have
+_SHIFT = 9  # from 30 bits to one bit more than weights have
+_SERIES = tuple(math.ldexp(a, _SHIFT + 1) for a in exp2_series(SOFTMAX_BITS))  # of 30 bits, as many as int32 holds
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
-_CHUNK = BAND_UNIT  # positions whose values are summed in 32 bits; rings are multiples of it
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
 _LIMB, _ROPE_UNIT = (1 << LIMB_BITS) - 1, 2.0**-ROPE_BITS
 
@@ -107,23 +104,18 @@ def project(linear, layer, x, steps):
                 row[t] = np.float64(x[i, t]) * columns[t]
             finer_steps[i] = steps[i] * _snap(row, finer_x[i])
         x, steps = finer_x, finer_steps
-    out, digits = np.empty((n, len(rows))), _digits(x, linear.digit_bits[layer], linear.digit_count[layer])
-    base = math.ldexp(1.0, linear.digit_bits[layer])
-    tile, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty((ROWS, COLUMNS))
-    for at in range(0, len(rows), COLUMNS):
-        for i in range(0, n, ROWS):
-            multiply(digits[0, i : i + ROWS], weights[at // COLUMNS], tile)
-            for j in range(ROWS):
-                for r in range(COLUMNS):
-                    totals[j, r] = tile[j, r]
-            for k in range(1, len(digits)):
-                multiply(digits[k, i : i + ROWS], weights[at // COLUMNS], tile)
-                for j in range(ROWS):
-                    for r in range(COLUMNS):
-                        totals[j, r] = totals[j, r] * base + tile[j, r]
-            for j in range(min(ROWS, n - i)):
-                for r in range(min(COLUMNS, len(rows) - at)):
-                    out[i + j, at + r] = totals[j, r] * rows[at + r] * steps[i + j]
+    out, digits = np.zeros((n, len(rows))), _digits(x, linear.digit_bits[layer], linear.digit_count[layer])
+    products, base = np.empty((digits.shape[1], len(weights) * COLUMNS), np.int32), math.ldexp(1.0, linear.digit_bits[layer])
+    for k in range(len(digits)):
+        for b in range(len(weights)):
+            for i in range(0, n, ROWS):
+                multiply(digits[k, i:], weights[b], products[i:, b * COLUMNS :])
+        for i in range(n):
+            for r in range(len(rows)):
+                out[i, r] = out[i, r] * base + products[i, r]
+    for i in range(n):
+        for r in range(len(rows)):
+            out[i, r] = out[i, r] * rows[r] * steps[i]
     return out
 
 
@@ -198,66 +190,54 @@ def _remember(new_keys, new_values, rows, value_scale, rope, cache):
     size = new_keys.shape[1] // len(value_scale)
     snapped, key = np.empty(size, np.int32), np.empty(size, np.int16)
     for i in range(len(positions)):
-        slot, p = slots[i], positions[i] % (keys.shape[2] * COLUMNS)
+        slot, p = slots[i], positions[i] % (keys.shape[2] * WIDE)
         for h in range(len(value_scale)):
             at = h * size
             _rotate(new_keys[i, at : at + size], cos[i], sin[i], scale, snapped, key)
             for t in range(size):
-                keys[slot, h, p // COLUMNS, t // 2, p % COLUMNS, t % 2] = key[t]
+                keys[slot, h, p // WIDE, t // 2, p % WIDE, t % 2] = key[t]
                 value = _fixed(new_values[i, at + t], value_scale[h])
-                values[slot, h, t // COLUMNS, p // 2, t % COLUMNS, p % 2] = value
-
-
-def softmax_octave() -> NDArray[np.uint32]:
-    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to SOFTMAX_BITS."""
-    return (octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
+                values[slot, h, p // WIDE, t // COLUMNS, p % WIDE // 2, t % COLUMNS, p % 2] = value
 
 
 @kernel
-def _softmax(scores, count, scale, powers, weights):
-    """Fills in the attention weights of the first `count` scores and returns their sum.
+def _softmax(scores, scale, low, high):
+    """Fills in the digits of the attention weights of scores [n], `low` + 2^11 `high`, and returns their sum.
 
-    `tables.exp2_table` is an octave shifted and rounded; the octave alone is small enough for a first-level cache.
+    A weight is an entry of `tables.exp2_table`: a polynomial's, shifted and rounded, in which look-ups, that processors
+    do one by one, have no part.
     """
-    low, high = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
-    for s in range(count):
-        low = scores[s] if scores[s] < low else low
-        high = scores[s] if scores[s] > high else high
-    top = np.rint(np.float64(high if scale >= 0 else low) * scale)
-    for s in range(count):
+    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 = _SERIES
+    least, most = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
+    for s in range(len(scores)):
+        least = scores[s] if scores[s] < least else least
+        most = scores[s] if scores[s] > most else most
+    top, total = np.rint(np.float64(most if scale >= 0 else least) * scale), np.int64(0)
+    for s in range(len(scores)):
         below = top - np.rint(np.float64(scores[s]) * scale)
-        weights[s] = np.int32(below if below < _LAST else _LAST)
-    for s in range(count):  # apart from the loops around, because it has look-ups
-        below = weights[s]
-        shifted = powers[np.uint32(below) & np.uint32(LEVELS_PER_BIT - 1)] >> np.uint32(_SHIFT + (below >> _OCTAVE))
-        weights[s] = np.int32(np.uint32(shifted + np.uint32(1)) >> np.uint32(1))  # rounded
-    total = np.int64(0)
-    for s in range(count):
-        total += weights[s]
+        index = np.int32(below if below < _LAST else _LAST)
+        x = np.float64(index & np.int32(LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
+        power = ((((((((a9 * x + a8) * x + a7) * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
+        shifted = np.int32(power) >> (np.int32(_SHIFT) + (index >> np.int32(_OCTAVE)))
+        weight = (shifted + np.int32(1)) >> np.int32(1)  # rounded
+        digit = (weight + np.int32(1024)) >> np.int32(11)
+        low[s], high[s] = weight - (digit << np.int32(11)), digit
+        total += weight
     return np.float64(total)
 
 
 @kernel
-def _weighted_sum(weights, values, base, count, size, digits, tile):
-    """Sums int64 [2, size] of values [size / COLUMNS, places / 2, COLUMNS, 2] by weights [2, count] of 20 bits.
+def _weighted_sum(digits, values, base, count, sums):
+    """Fills in sums int64 [4, size], products of digits [4, count or more] with the values from position `base` on.
 
-    The weights are those of positions from `base` on, a multiple of _CHUNK. Digits of 11 bits times values of 15 bits:
-    64 products stay below 2^31.
+    Values are [places / WIDE, size / COLUMNS, WIDE / 2, COLUMNS, 2]; the base is a multiple of WIDE. Digits of 11 bits
+    times values of 15 bits: WIDE products stay below 2^31.
     """
-    sums = np.zeros((2, size), np.int64)
-    for at in range(0, count, _CHUNK):
-        place = (base + at) // 2 % values.shape[1]
-        for h in range(2):
-            for s in range(min(_CHUNK, (count - at + 1) // 2 * 2)):
-                weight = weights[h, at + s] if at + s < count else np.int32(0)
-                high = (weight + 1024) >> 11
-                digits[h, s], digits[2 + h, s] = weight - (high << 11), high
-        for b in range(values.shape[0]):
-            multiply(digits, values[b, place : place + (min(_CHUNK, count - at) + 1) // 2], tile)
-            for h in range(2):
-                for t in range(min(COLUMNS, size - b * COLUMNS)):
-                    sums[h, b * COLUMNS + t] += tile[h, t] + (np.int64(tile[2 + h, t]) << 11)
-    return sums
+    sums[:] = 0
+    for at in range(0, count, WIDE):
+        place, pairs = (base + at) // WIDE % len(values), (min(WIDE, count - at) + 1) // 2
+        for b in range(values.shape[1]):
+            multiply_add(digits[:, at:], values[place, b, :pairs], sums[:, b * COLUMNS :])
 
 
 @kernel
@@ -288,7 +268,7 @@ def _gates(network, layer, hidden, steps):
 
 
 @kernel
-def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, powers, xsa):
+def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, xsa):
     """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
 
     Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time.
@@ -296,18 +276,18 @@ def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, 
     (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
     heads, blocks = len(score_scale), keys.shape[2]
     size, group = queries.shape[1] // heads, heads // len(value_step)
-    snapped, query = np.empty(size, np.int32), np.zeros((ROWS, size), np.int16)
-    digits = np.empty((ROWS, _CHUNK), np.int16)
-    width = blocks * COLUMNS + _CHUNK  # of a window that begins within a chunk
-    scores, weights = np.empty((2, width), np.int32), np.zeros((2, width), np.int32)
-    tile, totals = np.empty((ROWS, COLUMNS), np.int32), np.empty(2)
+    snapped, query = np.empty(size, np.int32), np.zeros((2, size), np.int16)
+    width = (blocks + 1) * WIDE  # of a window that begins within a chunk
+    scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
+    sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
     for i in range(len(queries)):
-        slot, p, own = slots[i], positions[i], positions[i] % (blocks * COLUMNS)
+        slot, p, own = slots[i], positions[i], positions[i] % (blocks * WIDE)
         first = max(0, p - window + 1)
-        base = first // _CHUNK * _CHUNK
+        base = first // WIDE * WIDE
         begin, count = first - base, p + 1 - base
-        weights[:, :begin] = 0
+        digits[:, :begin] = 0
+        digits[:, count : count + 1] = 0  # the other of a pair
         for h in range(heads):
             kv, place = h // group, h % group % 2
             out = queries[i, h * size : (h + 1) * size]
@@ -315,21 +295,18 @@ def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, 
             if place == 0 and h % group < group - 1:
                 continue  # until there are two
             # The length of a query or key is 2^14 but for rounding: their products are far below 2^31.
-            for b in range(first // COLUMNS, p // COLUMNS + 1):
-                multiply(query, keys[slot, kv, b % blocks], tile)
-                for g in range(2):
-                    for s in range(COLUMNS):
-                        scores[g, b * COLUMNS - base + s] = tile[g, s]
+            for at in range(0, count, WIDE):
+                multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
-                scale = score_scale[h - place + g]
-                totals[g] = _softmax(scores[g, begin:], count - begin, scale, powers, weights[g, begin:])
-            sums = _weighted_sum(weights, values[slot, kv], base, count, size, digits, tile)
+                low, high, scale = digits[g, begin:count], digits[2 + g, begin:count], score_scale[h - place + g]
+                totals[g] = _softmax(scores[g, begin:count], scale, low, high)
+            _weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):
-                    queries[i, at + t] = np.float64(sums[g, t]) / totals[g]
+                    queries[i, at + t] = np.float64(sums[g, t] + (sums[2 + g, t] << 11)) / totals[g]
                 if xsa:
-                    _remove_own(queries[i, at : at + size], values[slot, kv, :, own // 2, :, own % 2])
+                    _remove_own(queries[i, at : at + size], values[slot, kv, own // WIDE, :, own % WIDE // 2, :, own % 2])
                 for t in range(size):
                     queries[i, at + t] = queries[i, at + t] * value_step[kv] * gates[i, h - place + g]
         steps[i] = _snap(queries[i], mixed[i])
@@ -381,8 +358,8 @@ def run(network, x, positions, slots, keys, values, window):
         network: a `codec.cpu_network.Network`.
         x: float64 [n, dim], embedded tokens; overwritten.
         positions, slots: int64 [n].
-        keys: int16 [executions, slots, kv_heads, places / COLUMNS, head_dim / 2, COLUMNS, 2].
-        values: int16 [executions, slots, kv_heads, head_dim / COLUMNS, places / 2, COLUMNS, 2].
+        keys: int16 [executions, slots, kv_heads, places / WIDE, head_dim / 2, WIDE, 2].
+        values: int16 [executions, slots, kv_heads, places / WIDE, head_dim / COLUMNS, WIDE / 2, COLUMNS, 2].
         window: positions that a row sees.
 
     Returns:
@@ -406,7 +383,7 @@ def run(network, x, positions, slots, keys, values, window):
         cache, value_step = (keys[e], values[e]), c.value_step[layer]
         _remember(new_keys, new_values, rows, c.value_scale[layer], rope, cache)
         hidden, steps = _attend(
-            queries, gates, rows, window, c.score_scale[layer], value_step, rope, cache, c.octave, c.xsa[layer]
+            queries, gates, rows, window, c.score_scale[layer], value_step, rope, cache, c.xsa[layer]
         )
         mixed = project(c.attention_out, layer, hidden, steps)
         if not c.parallel[layer]:

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from codec.config import GATE_INPUTS
-from codec.cpu_kernels import softmax_octave
 from codec.cpu_tile import blocks
 from codec.errors import UnsupportedError
 from codec.exact import OPERAND, ExactModel
@@ -55,7 +54,6 @@ class Network(NamedTuple):
     skip_gates: NDArray[np.float64]  # [skips, dim], read where gated
     query_scale: float
     turns: NDArray[np.int64]  # [2, rows, rotary_dims / 2]
-    octave: NDArray[np.uint32]  # [LEVELS_PER_BIT]: `codec.cpu_kernels.softmax_octave`
 
 
 def network(model: ExactModel) -> Network:
@@ -101,7 +99,6 @@ def network(model: ExactModel) -> Network:
         skip_gates=skip_gates.numpy(),
         query_scale=2.0**model.query_fraction,
         turns=model.turns.numpy(),
-        octave=softmax_octave(),
     )
 
 

@@ -16,7 +16,7 @@ from numba.core.cgutils import pointer_add, unpack_tuple
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-ROWS, COLUMNS = 4, 16
+ROWS, COLUMNS, WIDE = 4, 16, 64
 
 _INT16, _INT32, _INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SUMS = ir.VectorType(_INT32, COLUMNS)
@@ -36,14 +36,21 @@ def _constant(*values: int) -> ir.Constant:
     return ir.Constant(ir.VectorType(_INT32, len(values)), values)
 
 
-def _multiply(typing: Any, rows: Any, block: Any, sums: Any) -> Any:
+def _product(rows: int, count: int, sum_bits: int = 32) -> Any:
+    """An intrinsic (x, block, sums) for `rows` rows of x and `count` times COLUMNS columns; 64 bits are added to."""
+    kept = ir.VectorType(ir.IntType(sum_bits), COLUMNS)
+
+    def multiply(typing: Any, x: Any, block: Any, sums: Any) -> Any:
+        return types.void(x, block, sums), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         x, w, out = (context.make_array(t)(context, builder, a) for t, a in zip(signature.args, arguments, strict=True))
-        stride = builder.mul(unpack_tuple(builder, x.shape)[1], _INT64(2))
-        x_rows = [
-            pointer_add(builder, x.data, builder.mul(stride, _INT64(r)), _INT32.as_pointer()) for r in range(ROWS)
-        ]
+
+        def rows_of(array: Any, kind: ir.Type) -> list[ir.Value]:
+            strides = [builder.mul(unpack_tuple(builder, array.strides)[0], _INT64(r)) for r in range(rows)]
+            return [pointer_add(builder, array.data, stride, kind.as_pointer()) for stride in strides]
+
+        x_rows, results = rows_of(x, _INT32), rows_of(out, kept)
         columns = builder.bitcast(w.data, _PAIRS.as_pointer())
         before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
         builder.branch(loop)
@@ -51,33 +58,47 @@ def _multiply(typing: Any, rows: Any, block: Any, sums: Any) -> Any:
         builder.position_at_end(loop)
         pair = builder.phi(_INT64)
         pair.add_incoming(_INT64(0), before)
-        totals = [builder.phi(_SUMS) for _ in range(ROWS)]
-        weights = builder.sext(builder.load(builder.gep(columns, [pair]), align=2), _PRODUCTS)
-        for row, total in zip(x_rows, totals, strict=True):
+        totals = [[builder.phi(_SUMS) for _ in range(count)] for _ in range(rows)]
+        first = builder.mul(pair, _INT64(count))
+        places = [builder.gep(columns, [builder.add(first, _INT64(c))]) for c in range(count)]
+        weights = [builder.sext(builder.load(place, align=2), _PRODUCTS) for place in places]
+        for row, of_blocks in zip(x_rows, totals, strict=True):
             both = builder.insert_element(
                 ir.Constant(_SUMS, ir.Undefined), builder.load(builder.gep(row, [pair]), align=2), _INT32(0)
             )
             spread = builder.shuffle_vector(both, both, _constant(*[0] * COLUMNS))
-            products = builder.mul(builder.sext(builder.bitcast(spread, _PAIRS), _PRODUCTS), weights)
-            even = builder.shuffle_vector(products, products, _constant(*range(0, 2 * COLUMNS, 2)))
-            odd = builder.shuffle_vector(products, products, _constant(*range(1, 2 * COLUMNS, 2)))
-            total.add_incoming(_constant(*[0] * COLUMNS), before)
-            total.add_incoming(builder.add(total, builder.add(even, odd)), loop)
+            factor = builder.sext(builder.bitcast(spread, _PAIRS), _PRODUCTS)
+            for weight, total in zip(weights, of_blocks, strict=True):
+                products = builder.mul(factor, weight)
+                even = builder.shuffle_vector(products, products, _constant(*range(0, 2 * COLUMNS, 2)))
+                odd = builder.shuffle_vector(products, products, _constant(*range(1, 2 * COLUMNS, 2)))
+                total.add_incoming(_constant(*[0] * COLUMNS), before)
+                total.add_incoming(builder.add(total, builder.add(even, odd)), loop)
         following = builder.add(pair, _INT64(1))
         pair.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, unpack_tuple(builder, w.shape)[0]), loop, after)
 
         builder.position_at_end(after)
-        results = builder.bitcast(out.data, _SUMS.as_pointer())
-        for r, total in enumerate(totals):
-            builder.store(total.incomings[1][0], builder.gep(results, [_INT64(r)]), align=4)
+        for result, of_blocks in zip(results, totals, strict=True):
+            for c, total in enumerate(of_blocks):
+                found, place = total.incomings[1][0], builder.gep(result, [_INT64(c)])
+                if sum_bits > 32:
+                    found = builder.add(builder.load(place, align=8), builder.sext(found, kept))
+                builder.store(found, place, align=4)
         return context.get_dummy_value()
 
-    return types.void(rows, block, sums), generate
+    return intrinsic(multiply)
 
 
-multiply: Any = intrinsic(_multiply)
+multiply: Any = _product(ROWS, 1)
 """multiply(rows, block, sums), called in kernels, makes `sums` the product of `rows` and `block`.
 
-All are contiguous: int16 [ROWS, K or more], int16 [K / 2, COLUMNS, 2], int32 [ROWS, COLUMNS]. Sums wrap at 32 bits.
+They are int16 [ROWS, K or more], int16 [K / 2, COLUMNS, 2] and int32 [ROWS, COLUMNS]; rows and sums may be parts of
+longer rows, all else is contiguous. Sums wrap at 32 bits.
 """
+
+multiply_wide: Any = _product(2, WIDE // COLUMNS)
+"""`multiply` of two rows with WIDE columns, int16 [K / 2, WIDE, 2]: int32 [2, WIDE]."""
+
+multiply_add: Any = _product(ROWS, 1, 64)
+"""`multiply` whose sums of 32 bits are added to `sums`, int64 [ROWS, COLUMNS]."""

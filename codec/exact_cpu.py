@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from codec import cpu_head, cpu_kernels, cpu_network, cpu_recall, tables
 from codec.config import ModelConfig
-from codec.cpu_tile import COLUMNS
+from codec.cpu_tile import COLUMNS, WIDE
 from codec.decoder import HostDecoder
 from codec.devices import threaded
 from codec.exact import ExactModel, check_known
 from codec.frequencies import TOTAL_BITS
 from codec.recall import HISTORY, Recall
-from codec.windows import BAND_UNIT
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -211,9 +210,9 @@ class CpuLanes:
 
 def _cache(c: ModelConfig, slots: int, window: int, ahead: int = 0) -> Cache:
     """Empty rings, `ahead` places longer than a window."""
-    first, blocks = (len(c.schedule), slots, c.num_kv_heads), -(-(window + ahead) // BAND_UNIT) * BAND_UNIT // COLUMNS
-    keys = (*first, blocks, c.head_dim // 2, COLUMNS, 2)
-    values = (*first, -(-c.head_dim // COLUMNS), blocks * COLUMNS // 2, COLUMNS, 2)
+    first = len(c.schedule), slots, c.num_kv_heads, -(-(window + ahead) // WIDE)
+    keys = (*first, c.head_dim // 2, WIDE, 2)
+    values = (*first, -(-c.head_dim // COLUMNS), WIDE // 2, COLUMNS, 2)
     return Cache(np.zeros(keys, np.int16), np.zeros(values, np.int16), window)
 
 
