@@ -4,11 +4,30 @@ import math
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from codec.frequencies import TOTAL
-from codec.tables import EXP2_LENGTH, LEVELS_PER_BIT, LOGIT_GRID
+from codec import tables
+from codec.frequencies import TOTAL, TOTAL_BITS
+from codec.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
+
+_OCTAVE_BITS = 31
+_SHIFT = _OCTAVE_BITS - TOTAL_BITS - 1  # of the octave, to one bit more than weights have
+_LAST = (TOTAL_BITS + 2) * LEVELS_PER_BIT - 1  # from here on down, powers of two round to 0
+_OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
+
+
+def octave() -> NDArray[np.uint32]:
+    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to TOTAL_BITS."""
+    return (tables.octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
+
+
+@kernel
+def weight(powers, below):
+    """`tables.exp2_table` of TOTAL_BITS at `below`, from `octave`, which is small enough for a first-level cache."""
+    index = min(below, _LAST)
+    return np.int64(((powers[index & (LEVELS_PER_BIT - 1)] >> np.uint32(_SHIFT + (index >> _OCTAVE))) + 1) >> 1)
 
 
 @kernel
@@ -29,8 +48,8 @@ def _cumulative(below, symbol, z, vocabulary):
 
 
 @kernel
-def intervals(levels, targets, exp2):
-    """`codec.frequencies.intervals` of levels [n, V]: (start, frequency, bits) float64 [3, n]."""
+def intervals(levels, targets, powers):
+    """`codec.frequencies.intervals` of levels [n, V], with `octave`: (start, frequency, bits) float64 [3, n]."""
     n, size = levels.shape
     out = np.empty((3, n))
     for i in range(n):
@@ -38,19 +57,19 @@ def intervals(levels, targets, exp2):
         top = row.max()
         below = z = np.int64(0)
         for k in range(size):
-            weight = exp2[min(top - row[k], EXP2_LENGTH - 1)]
-            z += weight
-            below += weight if k < target else 0
+            share = weight(powers, top - row[k])
+            z += share
+            below += share if k < target else 0
         gap = top - row[target]
         start = _cumulative(below, target, z, size)
-        end = _cumulative(below + exp2[min(gap, EXP2_LENGTH - 1)], target + 1, z, size)
+        end = _cumulative(below + weight(powers, gap), target + 1, z, size)
         out[0, i], out[1, i], out[2, i] = start, end - start, gap / LEVELS_PER_BIT + math.log2(z / TOTAL)
     return out
 
 
 @kernel
-def find(levels, targets, exp2):
-    """`codec.frequencies.find` of levels [n, V]: (symbol, start, frequency) int64 [3, n]."""
+def find(levels, targets, powers):
+    """`codec.frequencies.find` of levels [n, V], with `octave`: (symbol, start, frequency) int64 [3, n]."""
     n, size = levels.shape
     out, sums = np.empty((3, n), np.int64), np.empty(size + 1, np.int64)
     for i in range(n):
@@ -58,7 +77,7 @@ def find(levels, targets, exp2):
         top = row.max()
         sums[0] = 0
         for k in range(size):
-            sums[k + 1] = sums[k] + exp2[min(top - row[k], EXP2_LENGTH - 1)]
+            sums[k + 1] = sums[k] + weight(powers, top - row[k])
         low, high = 0, size  # the symbol is at least `low` and below `high`
         while high - low > 1:
             middle = (low + high) // 2

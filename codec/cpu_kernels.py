@@ -17,7 +17,6 @@ import math
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from codec.config import GATE_INPUTS
 from codec.cpu_tile import COLUMNS, ROWS, WIDE, multiply, multiply_add, multiply_wide
@@ -105,7 +104,8 @@ def project(linear, layer, x, steps):
             finer_steps[i] = steps[i] * _snap(row, finer_x[i])
         x, steps = finer_x, finer_steps
     out, digits = np.zeros((n, len(rows))), _digits(x, linear.digit_bits[layer], linear.digit_count[layer])
-    products, base = np.empty((digits.shape[1], len(weights) * COLUMNS), np.int32), math.ldexp(1.0, linear.digit_bits[layer])
+    products = np.empty((digits.shape[1], len(weights) * COLUMNS), np.int32)
+    base = math.ldexp(1.0, linear.digit_bits[layer])
     for k in range(len(digits)):
         for b in range(len(weights)):
             for i in range(0, n, ROWS):
@@ -216,12 +216,12 @@ def _softmax(scores, scale, low, high):
     for s in range(len(scores)):
         below = top - np.rint(np.float64(scores[s]) * scale)
         index = np.int32(below if below < _LAST else _LAST)
-        x = np.float64(index & np.int32(LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
+        x = np.float64(index & (LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
         power = ((((((((a9 * x + a8) * x + a7) * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
-        shifted = np.int32(power) >> (np.int32(_SHIFT) + (index >> np.int32(_OCTAVE)))
-        weight = (shifted + np.int32(1)) >> np.int32(1)  # rounded
-        digit = (weight + np.int32(1024)) >> np.int32(11)
-        low[s], high[s] = weight - (digit << np.int32(11)), digit
+        shifted = np.int32(power) >> (_SHIFT + (index >> _OCTAVE))
+        weight = (shifted + 1) >> 1  # rounded
+        digit = (weight + 1024) >> 11
+        low[s], high[s] = weight - (digit << 11), digit
         total += weight
     return np.float64(total)
 
@@ -306,7 +306,9 @@ def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, 
                 for t in range(size):
                     queries[i, at + t] = np.float64(sums[g, t] + (sums[2 + g, t] << 11)) / totals[g]
                 if xsa:
-                    _remove_own(queries[i, at : at + size], values[slot, kv, own // WIDE, :, own % WIDE // 2, :, own % 2])
+                    _remove_own(
+                        queries[i, at : at + size], values[slot, kv, own // WIDE, :, own % WIDE // 2, :, own % 2]
+                    )
                 for t in range(size):
                     queries[i, at + t] = queries[i, at + t] * value_step[kv] * gates[i, h - place + g]
         steps[i] = _snap(queries[i], mixed[i])

@@ -16,7 +16,8 @@ from numba.core.cgutils import pointer_add, unpack_tuple
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-ROWS, COLUMNS, WIDE = 4, 16, 64
+ROWS, COLUMNS = 4, 16
+WIDE = 64  # columns where rows are two: as many sums are under way, and none is of a row that only fills a tile
 
 _INT16, _INT32, _INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SUMS = ir.VectorType(_INT32, COLUMNS)

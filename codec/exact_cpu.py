@@ -58,6 +58,7 @@ class CpuModel:
         self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
         self.head = cpu_network.linear([model.head])
         self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))
+        self.octave = cpu_head.octave()
         self._embedding = None  # of every token, where it does not depend on the one before
         if model.starts_alone:
             tokens = torch.arange(model.config.vocab_size)[:, None]
@@ -134,10 +135,10 @@ class CpuModel:
             tokens, _, positions, _ = rows[:, at + scored]
             hidden, steps = hidden[scored], steps[scored]
             levels = self.levels(hidden, steps)
-            found = cpu_head.intervals(levels, wanted[at + scored], self.exp2)
+            found = cpu_head.intervals(levels, wanted[at + scored], self.octave)
             if memory:
                 self.recall(memory, numbers[at + scored], positions, tokens, (hidden, steps), levels)
-                found[:2] = cpu_head.intervals(levels, wanted[at + scored], self.exp2)[:2]
+                found[:2] = cpu_head.intervals(levels, wanted[at + scored], self.octave)[:2]
             parts.append(found)
         return np.concatenate(parts, axis=1)
 
@@ -201,7 +202,7 @@ class CpuLanes:
         if self._memory:
             tokens, _, positions, slots, _ = rows
             self._model.recall(self._memory, slots, positions, tokens, hidden, levels)
-        return cpu_head.find(levels, rows[4], self._model.exp2)
+        return cpu_head.find(levels, rows[4], self._model.octave)
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `codec.decoder.Lanes`."""

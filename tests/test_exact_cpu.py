@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 import codec
 from codec import backend, cpu_head, cpu_kernels, cpu_network, exact_cpu, frequencies, tables
 from codec.archive import Policy, make_coder
 from codec.backend import TorchBackend, TorchLanes, make_backend
 from codec.config import ModelConfig
-from codec.cpu_tile import COLUMNS, ROWS, blocks
+from codec.cpu_tile import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide
 from codec.exact import ExactModel
 from codec.exact_attention import SOFTMAX_BITS
 from codec.exact_cpu import CpuLanes, CpuModel
@@ -70,12 +71,12 @@ def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     assert np.array_equal(found_levels, levels.numpy())
     targets = tokens.flatten().roll(3)
     expected = torch.stack([part.double() for part in frequencies.intervals(levels, targets)]).numpy()
-    intervals = cpu_head.intervals(found_levels, targets.numpy(), fast.exp2)
+    intervals = cpu_head.intervals(found_levels, targets.numpy(), fast.octave)
     assert np.array_equal(intervals[:2], expected[:2])
     assert np.abs(intervals[2] - expected[2]).max() < 1e-12
     wanted = torch.arange(len(levels)) * 1_234_577 % frequencies.TOTAL
     symbols = torch.stack(frequencies.find(levels, wanted)).numpy()
-    assert np.array_equal(cpu_head.find(found_levels, wanted.numpy(), fast.exp2), symbols)
+    assert np.array_equal(cpu_head.find(found_levels, wanted.numpy(), fast.octave), symbols)
 
 
 @pytest.mark.parametrize("config", MORE_CONFIGS.values(), ids=MORE_CONFIGS)
@@ -201,19 +202,19 @@ def test_products_against_int64():
 @given(st.lists(st.floats(-500, 500) | st.sampled_from([0.0, -0.0, 1e9, -1e300]), min_size=4, max_size=60), st.data())
 def test_the_head_on_any_logits(values, data):
     logits = np.array([values])
-    softcap, exp2 = tables.softcap_table(30.0), tables.exp2_table(24)
+    softcap = tables.softcap_table(30.0)
     index = np.minimum(np.rint(np.abs(logits) * 1024), len(softcap) - 1).astype(np.int64)
     levels = torch.from_numpy(np.where(logits < 0, -softcap[index], softcap[index]))
     symbol = data.draw(st.integers(0, len(values) - 1))
     expected = torch.stack([p.double() for p in frequencies.intervals(levels, torch.tensor([symbol]))]).numpy()
-    exp2, found_levels = exp2.astype(np.int32), cpu_head.levels(logits, softcap.astype(np.int32))
+    octave, found_levels = cpu_head.octave(), cpu_head.levels(logits, softcap.astype(np.int32))
     assert np.array_equal(found_levels, levels.numpy())
-    found = cpu_head.intervals(found_levels, np.array([symbol]), exp2)
+    found = cpu_head.intervals(found_levels, np.array([symbol]), octave)
     assert np.array_equal(found[:2], expected[:2])
     target = data.draw(st.sampled_from([0, frequencies.TOTAL - 1]) | st.integers(0, frequencies.TOTAL - 1))
     for wanted in (target, int(found[0, 0]), int(found[0, 0] + found[1, 0]) - 1):
         expected = torch.stack(frequencies.find(levels, torch.tensor([wanted]))).numpy()
-        assert np.array_equal(cpu_head.find(found_levels, np.array([wanted]), exp2), expected)
+        assert np.array_equal(cpu_head.find(found_levels, np.array([wanted]), octave), expected)
 
 
 def ragged(lengths: Sequence[int], vocabulary: int = 1024) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -320,3 +321,32 @@ def test_attention_weights_are_those_of_the_table():
     assert np.array_equal(low + 2048 * high.astype(np.int64), expected)
     assert np.abs(low).max() <= 1024
     assert total == expected.sum()
+
+
+def test_the_coders_weights_are_those_of_the_table():
+    powers = cpu_head.octave()
+    found = [cpu_head.weight(powers, below) for below in range(tables.EXP2_LENGTH)]
+    assert np.array_equal(found, tables.exp2_table(frequencies.TOTAL_BITS))
+
+
+def test_tiles_are_parts_of_longer_rows():
+    """Both shapes that attention takes, beside numpy's products."""
+    generator = np.random.default_rng(0)
+    x = generator.integers(-1000, 1000, (ROWS, 10), dtype=np.int16)
+    wide = generator.integers(-1000, 1000, (3, WIDE, 2), dtype=np.int16)
+    narrow = generator.integers(-1000, 1000, (3, COLUMNS, 2), dtype=np.int16)
+    products, sums = np.zeros((ROWS, WIDE + 2), np.int32), np.ones((ROWS, COLUMNS + 2), np.int64)
+
+    @njit
+    def multiply(x, wide, narrow, products, sums):
+        multiply_wide(x[:, 2:], wide, products[:, 1:])
+        multiply_add(x[:, 2:], narrow, sums[:, 1:])
+
+    multiply(x, wide, narrow, products, sums)
+    operand = x[:, 2:8].astype(np.int64)
+    expected = np.zeros_like(products)
+    expected[:2, 1:-1] = operand[:2] @ wide.swapaxes(1, 2).reshape(6, WIDE)
+    assert np.array_equal(products, expected)
+    expected = np.ones_like(sums)
+    expected[:, 1:-1] += operand @ narrow.swapaxes(1, 2).reshape(6, COLUMNS)
+    assert np.array_equal(sums, expected)
