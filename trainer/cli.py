@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: str = typer.Argument(..., help="A recipe that ships (baseline, record, small, shipped) or a TOML file."),
+    config: str = typer.Argument(
+        ..., help="A recipe that ships (baseline, record, proxy, small, shipped) or a TOML file."
+    ),
     overrides: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="For example model.num_layers=4."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the run."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the folder's last checkpoint."),
