@@ -446,6 +446,8 @@ def test_late_rows_come_at_the_end_and_a_resumed_run_goes_on(
         assert train(recipe_of(config, *settings), tmp_path / "run").steps == 23
     train(recipe_of(config, *settings), tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert [f"{n / len(s):.2f}" for n, s in zip((21 * 64, 9 * 64), streams, strict=True)] == ["0.34", "0.72"]
+    assert "epochs:0.34 late_epochs:0.72\n" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_late_shards_that_do_not_fit_are_reported(config: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ A run folder holds `model.safetensors` and `tokenizer.model` when the run is don
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from codec.checkpoint import WEIGHTS, save_checkpoint
 from codec.console import CheckFailed
 from codec.errors import CodecError
 from codec.files import atomic_write
+from trainer.data import Batches
 from trainer.device import attention_kernels, peak_memory, throttle
 from trainer.distributed import World, join
 from trainer.interrupts import interrupts
@@ -80,6 +82,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
                 journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
                 journal.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
                 train_loss, interrupted = run(state, losses, loader, recipe, world, folder, journal)
+                journal.line(epochs(state, streams))
                 if memory := peak_memory(world.device):
                     journal.line(f"peak memory allocated: {memory >> 20} MiB")
                 score = None if interrupted else finish(state, source, recipe, world, folder, journal)
@@ -124,6 +127,13 @@ def run(
                 saved = state.elapsed
                 keep(state)
     return value, not done
+
+
+def epochs(state: State, streams: Sequence[Batches]) -> str:
+    """How often the text has been read, and the late text, for the log: reading a little text often is overfitting."""
+    counts = {"epochs": state.tokens - state.late, "late_epochs": state.late}
+    found = zip(counts.items(), streams, strict=False)  # there may be no late text
+    return " ".join(f"{name}:{count / batches.tokens:.2f}" for (name, count), batches in found)
 
 
 def finish(
