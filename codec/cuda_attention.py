@@ -14,8 +14,8 @@ from codec.cuda_rows import launch
 from codec.exact import SOFTMAX_BITS
 
 POSITIONS = 64
-"""Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32 or
-64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
+"""Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32
+or 64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
 
 CACHE_POSITIONS = 128
 """Keys that a step visits at once: caches are padded to multiples of it. Of 32 to 128 keys, 1 to 4 warps and 2 to 4
