@@ -230,11 +230,12 @@ class Head:
     """The tables of a model's head on its device.
 
     Args:
-        softcap: `codec.tables.softcap_table` of the model.
+        softcap: `codec.tables.softcap_table` of the model, on the device.
     """
 
-    def __init__(self, softcap: Tensor, fractions: Tensor, vocabulary: int):
-        self._softcap, self._fractions, self._vocabulary = softcap.to(torch.int32), fractions, vocabulary
+    def __init__(self, softcap: Tensor, vocabulary: int):
+        self._softcap, self._vocabulary = softcap.to(torch.int32), vocabulary
+        self._fractions = torch.from_numpy(tables.octave()).to(softcap.device)
         self._last = torch.full((1,), float(len(softcap) - 1), dtype=torch.float64, device=softcap.device)
 
     def intervals(

@@ -129,13 +129,12 @@ class CudaModel:
         check_known(model.config)
         c = self.config = model.config
         self.device, self._model, self._recall = model.device, model, recall
-        fractions = torch.from_numpy(tables.octave()).to(self.device)
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
         self.lane_bytes = self.heads.slot_bytes + (lane_bytes(c.model_dim, c.vocab_size) if recall else 0)
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
         self.head_matrix, self._head_columns = limbs(model.head), _Columns.of(model.head, bare=recall is not None)
-        self.head = Head(model.softcap, fractions, c.vocab_size)
+        self.head = Head(model.softcap, c.vocab_size)
         self._layers = [self._layer(layer) for layer in model.layers]
         self._first = None
         if model.starts_alone:

@@ -57,7 +57,7 @@ class Documents:
         ]  # fmt: skip
         self.raised = torch.stack(raised, 1)
         rise = torch.arange(LEVELS + 1, device=DEVICE)  # a head whose levels are its products
-        self._head = Head(rise, torch.from_numpy(tables.octave()).to(DEVICE), vocabulary)
+        self._head = Head(rise, vocabulary)
 
     def check(self, memory: Memory, rows: int, runs: list[tuple[int, int, int]]) -> None:
         """Take in runs of tokens (document, first, end), and compare the intervals of what follows each.
