@@ -127,6 +127,35 @@ def test_records_do_not_depend_on_parts(coder, monkeypatch, size):
     assert coder.encode([]) == []
 
 
+def test_a_batch_is_given_before_the_one_before_is_waited_for(coder, monkeypatch):
+    """And no more than that; all are waited for in their order, and an interrupt in the middle ends it all."""
+    documents = [d[:n] for d, n in zip(val_documents(), (5, 300, 60, 0, 140), strict=False)]
+    together, launch, events = coder.encode(documents, model_only=True), coder.backend.launch, []
+
+    def spy(*arguments):
+        scores, n = launch(*arguments), sum(kind == "given" for kind, _ in events)
+        events.append(("given", n))
+        return lambda: events.append(("awaited", n)) or scores()
+
+    monkeypatch.setattr(coder.backend, "launch", spy)
+    monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 40})
+    monkeypatch.setattr(module, "_PART_BYTES", {"cpu": 200})
+    assert coder.encode(documents, model_only=True) == together
+    count = len(events) // 2
+    assert count > 5
+    pairs = [(("given", n), ("awaited", n - 1)) for n in range(1, count)]
+    assert events == [("given", 0), *(event for pair in pairs for event in pair), ("awaited", count - 1)]
+
+    def interrupt(amount):
+        if len(events) > 6:
+            raise KeyboardInterrupt
+
+    events.clear()
+    with pytest.raises(KeyboardInterrupt):
+        coder.encode(documents, model_only=True, advance=interrupt)
+    assert len(events) == 7
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 5, 64])
 def test_fewer_lanes_than_documents(coder, lanes, monkeypatch):
     """Lanes take the next document when one ends, prefill in groups, and are dropped once half of them idle."""

@@ -1,11 +1,12 @@
-"""codec.devices: what names stand for, and threads that keep the order."""
+"""codec.devices: what names stand for, threads that keep the order, values that go there and back."""
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 
-from codec.devices import find_devices, group_bytes, processors, threaded
+from codec.devices import fetch, find_devices, group_bytes, processors, send, threaded
 from codec.errors import CodecError
 
 
@@ -63,3 +64,22 @@ def test_threads_keep_the_order(monkeypatch):
     assert threaded([lambda n=n: job(n) for n in range(5)]) == list(range(5))
     assert threaded([]) == []
     assert processors() >= 1
+
+
+@pytest.mark.gpu
+def test_values_are_fetched_as_they_were():
+    """What a GPU is given after the call does not change them, nor what the host's memory is used for next."""
+    device, size = torch.device("cuda"), 1 << 22
+    waits = []
+    for n in range(8):
+        there = send(np.full(size, n), device)
+        waits.append(fetch(there))
+        there.fill_(-1)
+    for n, wait in enumerate(waits):
+        assert (wait() == n).all()
+
+
+def test_values_go_there_and_back():
+    values = np.arange(6.0).reshape(2, 3)
+    there = send(values, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    assert np.array_equal(fetch(there + 1)(), values + 1)

@@ -201,29 +201,39 @@ def test_attention(length):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("window, begin", [(20, 0), (20, 64), (64, 192), (100, 128), (128, 384)])
-def test_attention_of_chunks(window, begin):
+@pytest.mark.parametrize(
+    "window, begin, length, group",
+    [
+        (20, 0, 64, 2),
+        (20, 64, 64, 2),
+        (64, 192, 64, 2),
+        (100, 128, 128, 2),
+        (128, 384, 128, 2),
+        (192, 192, 128, 1),  # the end of a document; it begins within a tile of queries
+        (1, 64, 64, 3),
+    ],
+)
+def test_attention_of_chunks(window, begin, length, group):
     """Against the reference with all keys: rings have a chunk and what it sees, and other keys elsewhere."""
-    generator, length = torch.Generator(DEVICE).manual_seed(0), -(-window // 64) * 64
-    end, places = begin + length, 2 * length
+    generator, end, places = torch.Generator(DEVICE).manual_seed(0), begin + length, 2 * -(-window // 64) * 64
 
     def draw(bits: int, *shape: int) -> torch.Tensor:
         bound = 1 << bits
         return torch.randint(-bound, bound + 1, shape, generator=generator, device=DEVICE).double()
 
-    q, k, v = draw(12, 2, 4, length, 64), draw(11, 2, 2, end, 64), draw(14, 2, 2, end, 64)
-    scale = torch.linspace(-(2.0**-7), 2.0**-9, 4, dtype=torch.float64, device=DEVICE)
+    q, k, v = draw(12, 2, 2 * group, length, 64), draw(11, 2, 2, end, 64), draw(14, 2, 2, end, 64)
+    scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
     rings = draw(11, 2, 2, places, 64), draw(14, 2, 2, places, 64)
-    kept = torch.arange(max(0, end - window - length + 1), end, device=DEVICE)
+    kept = torch.arange(max(0, begin - window + 1), end, device=DEVICE)
     for ring, whole in zip(rings, (k, v), strict=True):
         ring[:, :, kept % places] = whole[:, :, kept]
     parts = (x.contiguous().long() for x in (q.transpose(1, 2), rings[0], rings[1].transpose(2, 3)))
     integers = (torch.stack(split(x)).to(torch.int8) for x in parts)
     found = attend_rows(*integers, begin, window, scale, 64)
     last = torch.arange(begin, end, device=DEVICE).expand(2, length)
-    expected = attend(q.view(2, 2, 2, length, 64), k, v, last, window, scale.view(2, 2, 1, 1), exp2)
-    assert torch.equal(found, expected.flatten(1, 2).transpose(1, 2).reshape(2 * length, 256))
+    expected = attend(q.view(2, 2, group, length, 64), k, v, last, window, scale.view(2, group, 1, 1), exp2)
+    assert torch.equal(found, expected.flatten(1, 2).transpose(1, 2).reshape(2 * length, -1))
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 8])
