@@ -32,7 +32,7 @@ from codec.windows import Window, band_chunks, document_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
-_RUNNING = 1  # batches that a GPU has when it is given one more
+_RUNNING = 1  # batches that a GPU has not been waited for when it is given one more
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
@@ -78,6 +78,7 @@ class Coder:
 
     def start(self, advance: Advance = ignore_progress) -> None:
         """See `DocumentCoder`."""
+        # a document that has edits compiles what the threads do; the backend compiles the model
         document = prepare(_SAMPLE, self.tokenizer, model_only=True)
         count = len(document.stream) - 1
         write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0)

@@ -271,13 +271,14 @@ def _gates(network, layer, hidden, steps):
 def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, xsa):
     """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
 
-    Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time.
+    Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time; where one is
+    left over, the other's places hold what was there before, and nothing that is made of it is read.
     """
     (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
     heads, blocks = len(score_scale), keys.shape[2]
     size, group = queries.shape[1] // heads, heads // len(value_step)
     snapped, query = np.empty(size, np.int32), np.zeros((2, size), np.int16)
-    width = (blocks + 1) * WIDE  # of a window that begins within a chunk
+    width = (blocks + 1) * WIDE  # of a window that begins within a block
     scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
     sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))

@@ -1,4 +1,4 @@
-"""The inner loop of the processor's matrix products: 4 rows of 16-bit integers times a block of 16 columns.
+"""The inner loops of the processor's products: 4 rows of 16-bit integers times a block of 16 columns, or 2 times 64.
 
 Numba writes a loop over one dot product, which a processor spends on loading and on adding up lanes. Here every lane of
 a vector is a column and adds up products of pairs, which LLVM turns into the instruction that processors have for it

@@ -118,8 +118,8 @@ def _rows_kernel(
 ):  # fmt: skip
     """A tile of queries of sequences from position `begin` on: GROUP heads (padded to GROUPS) of QUERIES positions.
 
-    A query sees the last `window` positions, so sums have no more terms than within a window; that of position p is at
-    place p % places.
+    A query sees the last `window` positions, so sums have no more terms than within a window; the key and the value of
+    position p are at place p % places. In both passes, tiles of keys that all queries see need no mask.
 
     q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, D, places].
     out: float64 [B, length, heads, HEAD_DIM].
@@ -140,7 +140,8 @@ def _rows_kernel(
     keys = k + pair * places * D + key[None, :] * D + d[:, None]
     values = v + pair * places * D + d[None, :] * places + key[:, None]
     end = begin + (tile + 1) * QUERIES
-    # Of the tiles of keys, those from `full` to `partial` are seen by all queries.
+    # The queries are at positions end - QUERIES to end - 1. Tiles of keys from `full` to `partial` are seen by all of
+    # them; there are none where the window is small.
     first = tl.maximum(end - QUERIES - window + 1, 0) // KEYS * KEYS
     partial = tl.maximum((end - QUERIES + 1) // KEYS * KEYS, first)
     full = tl.minimum(tl.cdiv(tl.maximum(end - window, 0), KEYS) * KEYS, partial)

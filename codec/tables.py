@@ -86,7 +86,7 @@ def exp2_series(bits: int) -> tuple[float, ...]:
     At x = i % LEVELS_PER_BIT - LEVELS_PER_BIT / 2 it is 2^(bits - (i % LEVELS_PER_BIT) / LEVELS_PER_BIT), which over
     2^(i // LEVELS_PER_BIT) rounds to entry i. Ten terms of the series of 2^-x, and 2^-36 more, so that the table's only
     tie, 1/2 at 21 octaves, rounds to 1 as it does there. With 20 bits all values are farther from half integers than
-    2^-38 of itself (tests/test_tables.py), so float64 finds the same integers however it rounds.
+    2^-38 of themselves (tests/test_tables.py), so float64 finds the same integers however it rounds.
     """
     unit = _DECIMAL.divide(_DECIMAL.ln(Decimal(2)), Decimal(-LEVELS_PER_BIT))
     term = _DECIMAL.multiply(_DECIMAL.power(Decimal(2), Decimal(bits) - Decimal("0.5")), 1 + Decimal(2) ** -36)
