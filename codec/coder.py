@@ -95,7 +95,7 @@ class Coder:
         GPU is given a batch before the one before is waited for.
         """
         records: dict[int, Future[Record]] = {}
-        running: deque[Callable[[], None]] = deque()
+        running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
         with ThreadPoolExecutor(self.threads) as pool:
 
             def preparing(part: Sequence[int]) -> list[Future[Prepared]]:
@@ -120,7 +120,7 @@ class Coder:
                 advance(sum(len(prepared[n].original) for n in hopeless))
                 record(part, hopeless, prepared, intervals)
                 for company in self._companies(prepared):
-                    for wait in self.launch(company, prepared, intervals, advance):
+                    for wait in self._launch(company, prepared, intervals, advance):
                         running.append(wait)
                         while len(running) > _RUNNING:
                             running.popleft()()
@@ -147,16 +147,16 @@ class Coder:
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
         for company in self._companies(prepared):
-            for wait in self.launch(company, prepared, intervals, advance):
+            for wait in self._launch(company, prepared, intervals, advance):
                 wait()
         return intervals
 
-    def launch(
+    def _launch(
         self,
         company: Sequence[int],
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
-        advance: Advance = ignore_progress,
+        advance: Advance,
     ) -> Iterator[Callable[[], None]]:
         """Score the documents numbered `company`, the longest first, which run side by side.
 
@@ -169,7 +169,7 @@ class Coder:
         plans = [self._plan(len(prepared[n].stream) - 1) for n in company]
         for turn in range(len(plans[0])):
             batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
-            yield self._launch(batch, memory, past, prepared, intervals, advance)
+            yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
 
     def _plan(self, tokens: int) -> list[Window]:
         if self.stride is None:
@@ -189,7 +189,7 @@ class Coder:
         if company:
             yield company
 
-    def _launch(
+    def _launch_batch(
         self,
         batch: list[tuple[int, Window]],
         memory: Any,

@@ -24,14 +24,7 @@ from codec.exact import NORM_EPSILON
 from codec.exact_attention import SOFTMAX_BITS
 from codec.fixed import SNAP_BITS
 from codec.rotary import LIMB_BITS, ROUND_HALF, ROUND_SHIFT
-from codec.tables import (
-    LEVELS_PER_BIT,
-    ROPE_BITS,
-    SIGMOID_GRID,
-    TURN_DIGITS,
-    TURN_LEVELS,
-    exp2_series,
-)
+from codec.tables import LEVELS_PER_BIT, ROPE_BITS, SIGMOID_GRID, TURN_DIGITS, TURN_LEVELS, exp2_series
 
 _LIMIT = float(1 << (SNAP_BITS - 1))
 _LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
