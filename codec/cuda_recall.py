@@ -6,8 +6,10 @@ first takes in all its tokens, and then measures each against those before it. M
 off the tokens; products of keys run on tensor cores. `codec.cuda_head` raises levels by what was measured.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,8 @@ from torch import Tensor
 from codec import recall
 from codec.cuda_matmul import padded
 from codec.cuda_rows import launch, reciprocal_sqrt, round_even, snap_fixed, snap_scales
+from codec.decoder import Integers
+from codec.devices import send
 from codec.exact import NORM_EPSILON
 from codec.recall import HISTORY, KEY_FRACTION, PATTERN_BITS, REST_BITS, Recall
 
@@ -50,6 +54,17 @@ class Batch(NamedTuple):
     counts: Tensor  # of tokens
     firsts: Tensor  # rows of the first tokens in what the model has run
     begins: Tensor  # rows of the first tokens among those that are measured
+
+    @classmethod
+    def of(
+        cls, inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int, device: torch.device
+    ) -> "Batch":
+        """The scored tokens of windows in rows of `length`, each a document's, from its position `begin` on."""
+        runs = np.arange(len(inputs))
+        counts = np.array([len(after) for after in targets])
+        firsts = np.array([len(window) for window in inputs]) - counts
+        columns = (runs, begin + firsts, counts, runs * length + firsts, np.cumsum(counts) - counts)
+        return cls(*send(np.stack(columns), device))
 
 
 @triton.jit

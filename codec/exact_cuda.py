@@ -375,7 +375,7 @@ class CudaModel:
         operands, all_steps = self.forward(on_device, past=past)
         operand, steps, measures = operands[0], all_steps[0], None
         if memory := memory or self.memory(len(inputs), length):
-            batch = self._batch(inputs, targets, length, begin)
+            batch = Batch.of(inputs, targets, length, begin, self.device)
             memory.take(batch, on_device, operands[-1], all_steps[-1])
         out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
         for at in range(0, len(rows), _HEAD_ROWS):
@@ -388,14 +388,6 @@ class CudaModel:
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
         return fetch(out)
-
-    def _batch(self, inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int) -> Batch:
-        """The scored tokens of windows in rows of `length`, each a document's, from its position `begin` on."""
-        runs = np.arange(len(inputs))
-        counts = np.array([len(after) for after in targets])
-        firsts = np.array([len(window) for window in inputs]) - counts
-        columns = (runs, begin + firsts, counts, runs * length + firsts, np.cumsum(counts) - counts)
-        return Batch(*send(np.stack(columns), self.device))
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
         """See `codec.backend.Backend`."""
