@@ -78,7 +78,7 @@ class Coder:
 
     def start(self, advance: Advance = ignore_progress) -> None:
         """See `DocumentCoder`."""
-        # With edits, where the tokenizer loses any of it, this compiles what the threads do; the backend does the model.
+        # Where the tokenizer loses any of it, this has edits, and compiles them; the backend compiles the model.
         document = prepare(_SAMPLE, self.tokenizer, model_only=True)
         count = len(document.stream) - 1
         write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0)
