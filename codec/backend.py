@@ -68,7 +68,12 @@ class Backend(Protocol):
     def launch(
         self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
     ) -> Callable[[], NDArray[np.float64]]:
-        """What waits for `score`; a GPU is at it when this returns, and may be given more before it is waited for."""
+        """What waits for `score`; a GPU is at it when this returns, and may be given more before it is waited for.
+
+        Where nothing goes on by itself, all is done by then.
+        """
+        found = self.score(inputs, targets, memory, past)
+        return lambda: found
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
         """`count` idle lanes that will decode parts of `data`.
@@ -155,7 +160,7 @@ def _same_steps(a: Decoder, b: Decoder, count: int) -> bool:
     return np.array_equal(np.concatenate(one), np.concatenate(other))
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """The reference, on the model's device."""
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
@@ -201,17 +206,6 @@ class TorchBackend:
         if memory := memory or self.memory(len(inputs), longest):
             out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory, begin)
         return out
-
-    def launch(
-        self,
-        inputs: Sequence[Integers],
-        targets: Sequence[Integers],
-        memory: Memory | None = None,
-        past: Past | None = None,
-    ) -> Callable[[], NDArray[np.float64]]:
-        """See `Backend`."""
-        found = self.score(inputs, targets, memory, past)
-        return lambda: found
 
     def _recalled(
         self,

@@ -3,7 +3,7 @@
 It is built from the reference model, whose constants it shares, and compared with it before it is used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec import cpu_head, cpu_kernels, cpu_network, cpu_recall, tables
+from codec.backend import Backend
 from codec.config import ModelConfig
 from codec.cpu_tile import COLUMNS, WIDE
 from codec.decoder import HostDecoder
@@ -45,7 +46,7 @@ class Past:
     length: int = 0
 
 
-class CpuModel:
+class CpuModel(Backend):
     """A model on a processor, as a `codec.backend.Backend`.
 
     Raises:
@@ -98,17 +99,6 @@ class CpuModel:
             past.length += max(map(len, inputs))
             past.last = np.array([window[-1] for window in inputs])
         return found
-
-    def launch(
-        self,
-        inputs: Sequence[Integers],
-        targets: Sequence[Integers],
-        memory: cpu_recall.Memory | None = None,
-        past: Past | None = None,
-    ) -> Callable[[], NDArray[np.float64]]:
-        """See `codec.backend.Backend`."""
-        found = self.score(inputs, targets, memory, past)
-        return lambda: found
 
     def _score(
         self,

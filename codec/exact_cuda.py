@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import tables
+from codec.backend import Backend
 from codec.config import GATE_INPUTS
 from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Chunks, Context, Heads, Past, Sequences
@@ -118,7 +119,7 @@ class _Rows:
     lead_steps: Tensor  # float64 [N, 1]
 
 
-class CudaModel:
+class CudaModel(Backend):
     """A model on a GPU, as a `codec.backend.Backend`.
 
     Raises:
