@@ -36,32 +36,42 @@ def screen(
     policy: Annotated[Policy, typer.Option(help="The score that is tested: flat or document.")] = Policy.FLAT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train variants of a recipe over several seeds and test what each changes: CSV, JSON, Markdown and pictures."""
+    """Train variants of a recipe over several seeds and test what each changes: CSV, JSON, Markdown and pictures.
+
+    They cover what earlier calls left in the folder, too: all variants with one seed, say, then some with three.
+    """
     from codec.errors import CodecError
     from eval import plots, screen_plots, screen_tables
-    from eval.screen import devices, make_plan, make_slots, run_plan
+    from eval.screen import devices, make_plan, make_slots, run_plan, scored_runs, with_earlier
     from trainer.recipe import load_recipe
-    from trainer.variants import load_variants
+    from trainer.variants import BASE, load_variants
 
-    chosen = load_variants(variants, load_recipe(recipe, overrides or []), console.listed(only, str))
+    wanted = console.listed(only, str)
+    held = {variant for variant, _ in scored_runs(out)}
+    known = load_variants(variants, load_recipe(recipe, overrides or []), wanted, held)
+    chosen = {name: varied for name, varied in known.items() if not wanted or name in (BASE, *wanted)}
     if policy is Policy.SLIDING:
         raise CodecError("policy sliding takes too long for every run; choose flat or document")
     plan = make_plan(chosen, seeds, base_seeds)
     slots = make_slots(plan, devices(), jobs)
+    shown, strangers = with_earlier(plan, known, out)
 
     def keep(outcome: "Outcome") -> None:
         write_files(out, screen_tables.files(outcome, policy))
 
     with console.progress("training", len(plan), "runs") as advance:
-        outcome = run_plan(plan, out, slots, advance, keep)
+        outcome = run_plan(plan, out, slots, advance, keep, shown)
     found = screen_tables.effects(outcome.results, policy)
     files = screen_tables.files(outcome, policy)
     files |= plots.rendered(screen_plots.pictures(outcome.results, found))
     write_files(out, files)
     result = {**screen_tables.summary(outcome, policy), "files": [str(out / name) for name in files]}
     console.emit(result, as_json, lambda: _readable(found))
+    if strangers:
+        left_out = f"left out, for they are no runs of {variants} on {recipe} as these are now: {', '.join(strangers)}"
+        console.notes.print(f"underpar: {left_out}", markup=False, highlight=False, soft_wrap=True)
     if outcome.interrupted:
-        left = len(plan) - len(outcome.results)
+        left = len(shown) - len(outcome.results)  # those of earlier calls are all scored
         console.fail(f"interrupted with {left} of {len(plan)} runs to go; run the same command to go on", INTERRUPTED)
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} runs failed: {', '.join(outcome.failed)}")

@@ -1,7 +1,8 @@
 """Ablations of training: variants of a recipe, several seeds of each, every run in a process of its own.
 
-A folder holds a run folder `NAME/SEED` for each run; one with a score is not run again. All variants are trained with
-one seed before the next, so that a screen that was stopped says something about each.
+A folder holds a run folder `NAME/SEED` for each run; one with a score is not run again, and counts in every later
+screen in that folder whose variant of that name has the same recipe. All variants are trained with one seed before the
+next, so that a screen that was stopped says something about each.
 
 Runs that are capped by steps may share a device: their losses are comparable, their times are not, and are left out.
 """
@@ -75,7 +76,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results in the plan's order; why runs failed, by name; whether an interrupt left runs undone."""
+    """Results of this screen and of earlier ones in its folder; why runs of this one failed, by name; whether an
+    interrupt left runs of it undone."""
 
     results: list[Result]
     failed: dict[str, str]
@@ -101,6 +103,32 @@ def make_plan(variants: Mapping[str, Recipe], seeds: int, base_seeds: int | None
         for name, recipe in variants.items()
         if seed < counts[name]
     ]
+
+
+def scored_runs(folder: Path) -> list[tuple[str, int]]:
+    """Variant and seed of each run in `folder` that has a score."""
+    found = [path.parent for path in sorted(folder.glob(f"*/*/{SCORE}"))]
+    return [(run.parent.name, int(run.name)) for run in found if run.name.isdecimal()]
+
+
+def with_earlier(plan: Sequence[Run], variants: Mapping[str, Recipe], folder: Path) -> tuple[list[Run], list[str]]:
+    """The plan and whatever else in `folder` has a score, seed by seed; and the names of the runs that are left out.
+
+    Left out is a run that none of `variants` would be under its seed: it cannot be compared.
+    """
+    runs = {run.name: run for run in plan}
+    strangers = []
+    for variant, seed in scored_runs(folder):
+        name = f"{variant}/{seed}"
+        if name in runs:
+            continue
+        recipe = _seeded(variants[variant], seed) if variant in variants else None
+        if recipe and recipe == _read_recipe(folder / name):
+            runs[name] = Run(variant, seed, recipe)
+        else:
+            strangers.append(name)
+    order = list(variants)
+    return sorted(runs.values(), key=lambda run: (run.seed, order.index(run.variant))), strangers
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
@@ -134,6 +162,7 @@ def run_plan(
     slots: Sequence[str],
     advance: Advance = ignore_progress,
     keep: Callable[[Outcome], None] = lambda outcome: None,
+    shown: Sequence[Run] | None = None,
 ) -> Outcome:
     """Train and score all runs that have no score yet, one at a time in each of `slots` (see `make_slots`).
 
@@ -142,10 +171,13 @@ def run_plan(
     Args:
         advance: told 1 for every run.
         keep: told what there is whenever a run has ended: a kill loses no more than the runs that go on.
+        shown: the runs whose results are the outcome's, in their order, as far as they have a score (see
+            `with_earlier`); by default the plan's.
 
     Raises:
         CodecError: `folder` holds a run of another recipe.
     """
+    shown = plan if shown is None else shown
     for run in plan:
         _check_recipe(run, folder / run.name)
     waiting = sorted((run for run in plan if not _has_score(run, folder)), key=_turn)
@@ -167,13 +199,13 @@ def run_plan(
                     if process.returncode:
                         failed[run.name] = _last_line(folder / run.name / OUTPUT, process.returncode)
                         notes.print(f"{run.name}: {failed[run.name]}", markup=False, highlight=False, soft_wrap=True)
-                    keep(_outcome(plan, folder, failed))
+                    keep(_outcome(shown, folder, failed))
         finally:
             for _, process in flying.values():
                 process.terminate()
             for _, process in flying.values():
                 process.wait()
-    return replace(_outcome(plan, folder, failed), interrupted=bool(waiting or flying))
+    return replace(_outcome(shown, folder, failed), interrupted=bool(waiting or flying))
 
 
 def read_result(run: Run, folder: Path) -> Result:
@@ -184,8 +216,8 @@ def read_result(run: Run, folder: Path) -> Result:
     return Result(run.variant, run.seed, **found, metrics=read_metrics(folder))
 
 
-def _outcome(plan: Sequence[Run], folder: Path, failed: Mapping[str, str]) -> Outcome:
-    return Outcome([read_result(run, folder / run.name) for run in plan if _has_score(run, folder)], dict(failed))
+def _outcome(shown: Sequence[Run], folder: Path, failed: Mapping[str, str]) -> Outcome:
+    return Outcome([read_result(run, folder / run.name) for run in shown if _has_score(run, folder)], dict(failed))
 
 
 def _has_score(run: Run, folder: Path) -> bool:
@@ -199,8 +231,16 @@ def _turn(run: Run) -> tuple[int, bool, int]:
 
 def _check_recipe(run: Run, folder: Path) -> None:
     path = folder / RECIPE
-    if path.exists() and Recipe.from_dict(json.loads(read_bytes(path, "recipe"))) != run.recipe:
+    if path.exists() and _read_recipe(folder) != run.recipe:
         raise CodecError(f"{path} is not the recipe that {run.name} has now; choose another folder or remove this run")
+
+
+def _read_recipe(folder: Path) -> Recipe | None:
+    """The recipe of a run's folder; None without one that can be read."""
+    try:
+        return Recipe.from_dict(json.loads(read_bytes(folder / RECIPE, "recipe")))
+    except ValueError:
+        return None
 
 
 def _start(run: Run, folder: Path, slots: Sequence[str], slot: int) -> "subprocess.Popen[bytes]":

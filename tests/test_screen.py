@@ -25,6 +25,7 @@ from trainer.embedded import sp1024, train_documents, val_documents
 from trainer.prepare import encode_documents
 from trainer.recipe import Recipe, load_recipe
 from trainer.shards import read_shard, write_shard
+from trainer.variants import load_variants
 from underpar.cli import app
 
 RECIPE = """
@@ -227,6 +228,71 @@ def test_a_command_that_is_terminated_leaves_results_and_goes_on(files, tmp_path
         _command(files, out, "train.iterations=5", variants=tmp_path / "variants.toml")
 
 
+def held(files, out):
+    """Scored runs, untrained: the recipe's and `wide` with three seeds, `broken` with one."""
+    known = load_variants(str(files / "variants.toml"), load_recipe(str(files / "tiny.toml")))
+    plan = [run for run in make_plan(known, 3) if run.variant != "broken" or run.seed == 0]
+    for n, run in enumerate(plan):
+        leave(out / run.name, run.recipe, 1.2 + n * n / 100)
+    return plan
+
+
+def leave(folder, recipe, bpb):
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    (folder / screen.SCORE).write_text(json.dumps({**SCORES, "bpb_flat": bpb}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in JOURNAL))
+
+
+@pytest.mark.parametrize("call", [["--only", "wide", "--seeds", "3"], ["--only", "base"], [], ["--base-seeds", "2"]])
+def test_all_that_the_folder_holds_is_shown_whatever_is_run_last(files, tmp_path, monkeypatch, capsys, call):
+    plan = held(files, tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    printed = _command(files, tmp_path, *call)
+    shown = [(run["variant"], run["seed"]) for run in printed["runs"]]
+    assert shown == [(run.variant, run.seed) for run in plan]
+    scores = {name: [r["bpb_flat"] for r in printed["runs"] if r["variant"] == name] for name in ("base", "broken")}
+    base, wide, broken = printed["variants"]
+    assert [effect["runs"] for effect in (base, wide, broken)] == [3, 3, 1]
+    assert broken["difference"] == pytest.approx(scores["broken"][0] - moments(scores["base"])[0])
+    error = (moments(scores["base"])[1] * (1 + 1 / 3)) ** 0.5  # Student's test: one run varies as the recipe's do
+    assert broken["difference_error"] == pytest.approx(error) and wide["p"] and broken["p"]
+    picture = (tmp_path / "differences.svg").read_text()
+    assert "wide" in picture and f"{broken['difference_error']:.4f}" in picture
+    assert (tmp_path / "runs.csv").read_text().count("\n") == 8 and "left out" not in capsys.readouterr().err
+
+
+def test_runs_of_other_recipes_are_left_out_by_name(files, tmp_path, monkeypatch, capsys):
+    base, *_ = held(files, tmp_path)
+    leave(tmp_path / "gone/0", base.recipe, 9.0)  # not in the file of variants
+    leave(tmp_path / "wide/3", base.recipe, 9.0)
+    leave(tmp_path / "broken/1", base.recipe, 9.0)
+    (tmp_path / "broken/1/recipe.json").write_text("{")
+    leave(tmp_path / "base/notes", base.recipe, 9.0)  # no run
+    monkeypatch.setattr(subprocess, "Popen", None)
+    printed = _command(files, tmp_path, "--only", "wide")
+    assert [effect["runs"] for effect in printed["variants"]] == [3, 3, 1]
+    assert capsys.readouterr().err.splitlines()[-1].endswith("as these are now: broken/1, gone/0, wide/3")
+    with pytest.raises(CodecError, match="not the recipe that broken/1 has now"):
+        _command(files, tmp_path, "--seeds", "2")
+
+
+def test_an_interrupted_screen_counts_its_own_runs(files, tmp_path, monkeypatch, capsys):
+    """Of four that are wanted one is to be run, and is interrupted."""
+    held(files, tmp_path)
+    (tmp_path / "wide/1" / screen.SCORE).unlink()
+
+    def start(run, folder, slots, slot):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+    monkeypatch.setattr(screen, "_start", start)
+    with pytest.raises(SystemExit):
+        _command(files, tmp_path, "--only", "wide", "--seeds", "2")
+    assert "interrupted with 1 of 4 runs to go" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 6
+
+
 def test_devices_are_the_visible_ones(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert devices() == [""]
@@ -247,13 +313,13 @@ SCORES = {
     "seconds": 3.0,
 }
 
+JOURNAL = [{"step": n, "seconds": n / 10, "train_loss": 3 + 1 / n, "tokens": 100 * n} for n in range(1, 30)]
+
 
 def made_up(variant, scores):
     found = []
     for seed, bpb in enumerate(scores):
-        journal = [
-            {"step": n, "seconds": n / 10, "train_loss": 3 + bpb + 1 / n, "tokens": 100 * n} for n in range(1, 30)
-        ]
+        journal = [{**line, "train_loss": line["train_loss"] + bpb} for line in JOURNAL]
         found.append(Result(variant, seed, **{**SCORES, "bpb_flat": bpb, "bpb_document": 2 * bpb}, metrics=journal))
     return found
 

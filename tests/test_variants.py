@@ -77,6 +77,7 @@ def test_only_what_is_wanted_has_to_fit(tmp_path):
     (tmp_path / "v.toml").write_text("[deep]\nmodel.num_layers = 0\n[wide]\nmodel.mlp_mult = 3\n")
     path = str(tmp_path / "v.toml")
     assert list(load_variants(path, Recipe(), ["wide"])) == [BASE, "wide"]
+    assert list(load_variants(path, Recipe(), [BASE], also={"wide", "high"})) == [BASE, "wide"]
     with pytest.raises(FormatError, match="deep: config: num_layers is 0"):
         load_variants(path, Recipe(), ["deep"])
     with pytest.raises(FormatError, match="no 'high'; expected some of base, deep, wide"):

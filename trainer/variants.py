@@ -10,7 +10,7 @@ against the recipe is `eval.screen`.
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +29,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Of a variant: it names a folder."""
 
 
-def load_variants(name: str, base: Recipe, only: Sequence[str] = ()) -> dict[str, Recipe]:
+def load_variants(name: str, base: Recipe, only: Sequence[str] = (), also: Collection[str] = ()) -> dict[str, Recipe]:
     """The recipe itself, as `base`, and its variants in the order of the file.
 
     Args:
         name: of a file that ships (`screen`), or the path of a TOML file.
         only: variants that are wanted, the others may not fit the recipe; by default all.
+        also: more that are wanted if the file has them.
 
     Raises:
         FormatError: no such file, not TOML, a name that cannot name a folder, no such variant, or a recipe that cannot
@@ -57,7 +58,7 @@ def load_variants(name: str, base: Recipe, only: Sequence[str] = ()) -> dict[str
                 f"variants {path}: a variant is named {variant[:80]!r}, expected 1 to 64 letters, digits, _ or - "
                 f"and not {BASE!r}"
             )
-        if not only or variant in only:
+        if not only or variant in only or variant in also:
             found[variant] = _varied(base, overrides, f"variants {path}: {variant}")
     return found
 
