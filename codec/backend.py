@@ -152,11 +152,11 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
 
 def _same_steps(a: Decoder, b: Decoder, count: int) -> bool:
     """Whether lanes decode the same in `count` steps, or in as many as `a` makes until it looks."""
-    one, other = [a.run()], [b.run()]
+    one, other = [a.launch()()[0]], [b.launch()()[0]]
     while sum(map(len, one)) < count:
-        one.append(a.run())
+        one.append(a.launch()()[0])
     while len(other) < sum(map(len, one)):
-        other.append(b.run())
+        other.append(b.launch()()[0])
     return np.array_equal(np.concatenate(one), np.concatenate(other))
 
 

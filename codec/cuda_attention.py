@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from codec import tables
-from codec.cuda_rows import launch
+from codec.cuda_rows import VALUE_PLACES, launch
 from codec.exact import SOFTMAX_BITS
 
 POSITIONS = 64
@@ -34,6 +34,7 @@ _SIGNED = tl.constexpr(2.0**52 + 2.0**31)
 _MIDDLE = tl.constexpr(2.0**52 + tables.LEVELS_PER_BIT // 2)
 _ROUND = tl.constexpr(1.5 * 2.0**52)
 
+_TOGETHER = tl.constexpr(VALUE_PLACES)
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
 
@@ -100,6 +101,12 @@ def _sees(query, key, window):
 
 
 @triton.jit
+def _value_offsets(key, d, D: tl.constexpr):
+    """Of places [K] and dimensions [D] of values [places / 16, D, 16]: [K, D]."""
+    return (key // _TOGETHER * (_TOGETHER * D) + key % _TOGETHER)[:, None] + d[None, :] * _TOGETHER
+
+
+@triton.jit
 def _part(part: tl.constexpr, first, full, partial, end):
     """The keys of a part of the loops of `_rows_kernel`."""
     if part == 0:
@@ -121,7 +128,7 @@ def _rows_kernel(
     A query sees the last `window` positions, so sums have no more terms than within a window; the key and the value of
     position p are at place p % places. In both passes, tiles of keys that all queries see need no mask.
 
-    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, D, places].
+    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, places / 16, D, 16].
     out: float64 [B, length, heads, HEAD_DIM].
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
@@ -138,7 +145,7 @@ def _rows_kernel(
     q_high = tl.load(q + q_limb + at, mask=valid[:, None], other=0)
     scale = tl.load(scales + head, mask=valid, other=0.0)
     keys = k + pair * places * D + key[None, :] * D + d[:, None]
-    values = v + pair * places * D + d[None, :] * places + key[:, None]
+    values = v + pair * places * D + _value_offsets(key, d, D)
     end = begin + (tile + 1) * QUERIES
     # The queries are at positions end - QUERIES to end - 1. Tiles of keys from `full` to `partial` are seen by all of
     # them; there are none where the window is small.
@@ -168,7 +175,7 @@ def _rows_kernel(
     for part in tl.static_range(3):
         from_, to = _part(part, first, full, partial, end)
         for start in range(from_, to, KEYS):
-            place, turn = keys + start % places * D, values + start % places
+            place, turn = keys + start % places * D, values + start % places * D
             score = _scores(q_low, q_high, tl.load(place), tl.load(place + kv_limb))
             below = top[:, None] - _level(score, scale[:, None])
             if part == 1:
@@ -194,7 +201,7 @@ def _step_kernel(
     They are few, and a product on tensor cores has 16 rows at least: so rows are the limbs of the queries, and then
     those of the weights, in 7 bits because they have no sign. What follows a product is done for GROUP rows only.
 
-    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, D, window].
+    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, window / 16, D, 16].
     scratch: int32 [lanes, kv_heads, GROUPS, window]. out: float64 [lanes, heads, HEAD_DIM].
     """
     lane, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -223,12 +230,12 @@ def _step_kernel(
     scale = tl.load(scales + kv * GROUP + group, mask=group < GROUP, other=0.0)
     # A level rises or falls with its score: the greatest is that of the greatest or of the least.
     top = tl.maximum(_level(tl.max(greatest, 1), scale), _level(tl.min(least, 1), scale))
-    values = v + base + d[None, :] * window + key[:, None]
+    values = v + base + _value_offsets(key, d, D)
     total = tl.zeros((GROUPS, KEYS), tl.int32)
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
-        low, high = tl.load(values + start), tl.load(values + kv_limb + start)
+        low, high = tl.load(values + start * D), tl.load(values + start * D + kv_limb)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
         seen = (start + key)[None, :] <= position
         weights = tl.where(seen, _weights(below), 0)
@@ -250,8 +257,8 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
 
     Args:
         q: int8 [2, B, T, heads, D], of positions begin, begin + 1 and so on; D is padded.
-        k: int8 [2, B, kv_heads, S, D]; v: int8 [2, B, kv_heads, D, S]. That of position p is at p % S; S is a multiple
-            of 64, and room for T positions and those that the first of them sees.
+        k: int8 [2, B, kv_heads, S, D]; v: int8 [2, B, kv_heads, S / 16, D, 16]. That of position p is at p % S; S is a
+            multiple of 64, and room for T positions and those that the first of them sees.
         begin: a multiple of 64.
         window: positions that a query sees, its own included.
         scales: float64 [heads], of scores.
@@ -280,8 +287,8 @@ def attend_step(
 
     Args:
         q: int8 [2, lanes, heads, D].
-        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, D, window], a multiple of
-            CACHE_POSITIONS.
+        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, window / 16, D, 16], whose window is a
+            multiple of CACHE_POSITIONS.
         positions, slots: int64 [lanes]; keys 0 to its position are what a lane sees.
 
     Returns:

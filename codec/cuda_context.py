@@ -12,6 +12,7 @@ from torch import Tensor
 from codec.config import ModelConfig
 from codec.cuda_attention import CACHE_POSITIONS, POSITIONS, attend_rows, attend_step
 from codec.cuda_matmul import padded
+from codec.cuda_rows import VALUE_PLACES
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,34 @@ class Context(Protocol):
     run: int  # rows that follow one another in a slot, in every block of so many rows
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
-        """Keys int8 [2, slots, kv_heads, window, D] and values [2, slots, kv_heads, D, window] to be filled in."""
+        """Keys int8 [2, slots, kv_heads, window, D] and values to be filled in, these in blocks (`value_blocks`)."""
 
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
         """What the queries int8 [2, N, heads, D] mix of them, float64 [N, dim]."""
 
 
+def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
+    """The shape of one head's values: dimensions of VALUE_PLACES places that follow one another, block by block."""
+    return places // VALUE_PLACES, dim, VALUE_PLACES
+
+
 class Cache:
-    """Keys int8 [2, slots, kv_heads, window, D] and values [2, slots, kv_heads, D, window] of each execution."""
+    """Keys int8 [2, slots, kv_heads, window, D] and values in blocks (`value_blocks`) of each execution."""
 
     def __init__(self, heads: Heads, slots: int):
         self.keys, self.values = [], []
         shape, device = (2, slots, heads.config.num_kv_heads), heads.device
+        blocks = value_blocks(heads.window, heads.padded)
         for _ in heads.config.schedule:
             self.keys.append(torch.zeros(*shape, heads.window, heads.padded, dtype=torch.int8, device=device))
-            self.values.append(torch.zeros(*shape, heads.padded, heads.window, dtype=torch.int8, device=device))
+            self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
 
 class Past:
     """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end.
 
-    Keys int8 [2, documents, kv_heads, places, D] and values [2, documents, kv_heads, D, places] of each execution have
-    room for a chunk and what it sees. `last` int64 [documents, 1] are their last tokens.
+    Keys int8 [2, documents, kv_heads, places, D] and values in blocks (`value_blocks`) of each execution have room for
+    a chunk and what it sees. `last` int64 [documents, 1] are their last tokens.
     """
 
     def __init__(self, heads: Heads, documents: int, window: int):
@@ -73,9 +80,10 @@ class Past:
         shape, device = (2, documents, heads.config.num_kv_heads), heads.device
         self.last = torch.zeros(documents, 1, dtype=torch.int64, device=device)
         self.keys, self.values = [], []
+        blocks = value_blocks(self.places, heads.padded)
         for _ in heads.config.schedule:
             self.keys.append(torch.zeros(*shape, self.places, heads.padded, dtype=torch.int8, device=device))
-            self.values.append(torch.zeros(*shape, heads.padded, self.places, dtype=torch.int8, device=device))
+            self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
 
 class Chunks:
@@ -116,7 +124,7 @@ class Sequences:
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
         shape = (2, batch, heads.config.num_kv_heads)
         self._keys = torch.empty(*shape, length, heads.padded, dtype=torch.int8, device=device)
-        self._values = torch.empty(*shape, heads.padded, length, dtype=torch.int8, device=device)
+        self._values = torch.empty(*shape, *value_blocks(length, heads.padded), dtype=torch.int8, device=device)
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
         """See `Context`."""
@@ -127,7 +135,7 @@ class Sequences:
         batch, length = self._shape
         if self._cache is not None:
             self._cache.keys[execution][:, self._into, :, :length] = self._keys
-            self._cache.values[execution][:, self._into, :, :, :length] = self._values
+            self._cache.values[execution][:, self._into, :, : self._values.shape[3]] = self._values
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
         return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)

@@ -1,10 +1,10 @@
 """Lanes of a GPU that decode on their own: model, search and range decoder in one graph, many tokens without the host.
 
-A CUDA graph of one step is captured for the number of lanes; the host replays it STEPS times, and only then looks at
-what was decoded. Lanes whose document has ended, or whose window is full, wait until then.
+A CUDA graph of one step is captured for the number of lanes. The host looks at what was decoded after STEPS of them,
+while the next ones run. Lanes whose document has ended, or whose window is full, are idle until it has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -16,12 +16,14 @@ from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Steps
 from codec.cuda_matmul import padded
 from codec.cuda_recall import Batch
-from codec.decoder import Integers
+from codec.decoder import Integers, States
+from codec.devices import fetch, send
 from codec.exact_cuda import CudaModel
 from codec.tokenizer import BOS
 
-STEPS = 16
-"""Tokens of each lane between two looks: an idle lane wastes half of them, a look costs the host some milliseconds."""
+STEPS = 4
+"""Tokens of each lane between two looks: an idle lane wastes half of them and those that are launched already. A look
+at 2,048 lanes costs the host some milliseconds, and so many steps take a GPU some ten."""
 
 _ENDLESS = 1 << 62
 
@@ -38,6 +40,8 @@ def side_stream() -> Iterator[None]:
 
 class CudaLanes:
     """See `codec.decoder.Decoder`."""
+
+    ahead = 1
 
     def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, band: bool):
         self._model, self._window, device = model, window, model.device
@@ -66,25 +70,27 @@ class CudaLanes:
             rangecoder.start_decoder(state, self._host_data[begin:end])
         device_states = states.astype(np.int64).T
         device_states[2] += begins
-        index = torch.tensor(lanes, device=self._model.device)
-        self._states[:, index] = torch.from_numpy(device_states.copy()).to(index.device)
-        self._ends[index] = torch.from_numpy(ends).to(index.device)
-        fresh = torch.tensor([[BOS], [BOS], [0], [1]], device=index.device)
-        self._lanes[:, index] = fresh.expand(4, len(lanes))
+        index = self._send(np.array(lanes))
+        self._states[:, index] = self._send(device_states.copy())
+        self._ends[index] = self._send(ends)
+        self._lanes[:, index] = self._send(np.array([[BOS], [BOS], [0], [1]])).expand(4, len(lanes))
         self._begins[list(lanes)] = begins
+
+    def _send(self, values: Integers) -> torch.Tensor:
+        return send(values, self._model.device)
 
     def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """See `codec.decoder.Decoder`."""
-        index = torch.tensor(lanes, device=self._model.device)
+        index = self._send(np.array(lanes))
         keep = tokens.shape[1] - 1
         if keep:
             rows = np.full((len(lanes), padded(keep, POSITIONS)), BOS)
             rows[:, :keep] = tokens[:, :-1]
-            self._model.forward(torch.from_numpy(rows).to(index.device), self._cache, self._slots[index])
+            self._model.forward(self._send(rows), self._cache, self._slots[index])
         now = np.stack((tokens[:, -1], tokens[:, -2:][:, 0], np.full(len(lanes), keep), np.ones(len(lanes), np.int64)))
-        self._lanes[:, index] = torch.from_numpy(now).to(index.device)
+        self._lanes[:, index] = self._send(now)
 
-    def run(self) -> Integers:
+    def launch(self) -> Callable[[], tuple[Integers, States]]:
         """See `codec.decoder.Decoder`."""
         if not self._ready:
             self._prepare()
@@ -94,7 +100,14 @@ class CudaLanes:
                 self._step()
             else:
                 self._graph.replay()
-        return self._history.cpu().numpy().copy()
+        symbols, states, begins = fetch(self._history), fetch(self._states), self._begins.copy()
+
+        def wait() -> tuple[Integers, States]:
+            found = states().T.copy()
+            found[:, 2] -= begins
+            return symbols(), found.astype(np.uint64)
+
+        return wait
 
     def _prepare(self) -> None:
         """Compile the step by one whose effect is undone and, on a GPU, capture it."""
@@ -130,12 +143,6 @@ class CudaLanes:
             self._history, self._counter, self._limit, measures,
         )  # fmt: skip
         self._counter += 1
-
-    def states(self) -> NDArray[np.uint64]:
-        """See `codec.decoder.Decoder`."""
-        found = self._states.cpu().numpy().T.copy()
-        found[:, 2] -= self._begins
-        return found.astype(np.uint64)
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `codec.decoder.Decoder`."""

@@ -22,6 +22,11 @@ from codec.tables import ROPE_BITS
 PAIR_BITS = 15
 """Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""
 
+VALUE_PLACES = 16
+"""Values of so many places that follow one another are kept together, [places / 16, D, 16]: products of 8-bit integers
+want many places of one dimension, and a step writes one place of all dimensions, here a kilobyte in place of 64 lines
+of memory."""
+
 _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _PAIR = tl.constexpr(1 << PAIR_BITS)
 _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
@@ -230,12 +235,12 @@ def rotate_kernel(
 @triton.jit
 def value_kernel(
     y, y_rows, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
-    dim_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """One head's values of RUN tokens that follow one another, on their grid.
 
-    Limbs go to `out`, whose places are contiguous, and int16 to `own` [rows, kv_dim]. scales: float64 [HEADS], two
-    to the fractional bits of each head.
+    Limbs go to `out`, of each head [places / TOGETHER, BLOCK, TOGETHER], and int16 to `own` [rows, kv_dim]. RUN is 1,
+    or a multiple of TOGETHER as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
     """
     start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
     token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)
@@ -245,9 +250,11 @@ def value_kernel(
     x = x * tl.load(y_rows + entry, mask=at < HEAD_DIM, other=0.0)[:, None] * tl.load(y_step + start + token)[None, :]
     value = snap_fixed(x, tl.load(scales + head))
     tl.store(own + (start + token)[None, :] * (HEADS * HEAD_DIM) + entry[:, None], value.to(tl.int16), mask=inside)
-    place = tl.load(slots + start) * slot_stride + tl.load(places + start) + head * head_stride
+    first = tl.load(places + start)
+    block = tl.load(slots + start) * slot_stride + head * head_stride + first // TOGETHER * (TOGETHER * BLOCK)
+    place = first % TOGETHER + token // TOGETHER * (TOGETHER * BLOCK) + token % TOGETHER
     everywhere = (at < BLOCK)[:, None]
-    _store_limbs(value, out, place + at[:, None] * dim_stride + token[None, :], limb_stride, everywhere)
+    _store_limbs(value, out, block + at[:, None] * TOGETHER + place[None, :], limb_stride, everywhere)
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Lanes that decode: a model's steps and a range decoder for each, on the host or wherever the model is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,8 @@ from codec.frequencies import TOTAL, TOTAL_BITS
 from codec.tokenizer import BOS
 
 Integers = NDArray[np.int64]
+States = NDArray[np.uint64]
+"""Of the range decoders, uint64 [lanes, 3]."""
 
 
 class Decoder(Protocol):
@@ -20,20 +22,25 @@ class Decoder(Protocol):
     A lane is idle until it is loaded, once it has decoded a BOS, and while its window is full, if that can be.
     """
 
+    ahead: int
+    """Launches that are worth it before the one before them is waited for. What lanes are given then, they take up
+    behind all that is launched."""
+
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
         """Begin anew behind a BOS, with the data from `begins` to `ends`."""
 
     def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
         """Restart the windows of lanes with the rows of `tokens`, int64 [lanes, T], the last of which runs next."""
 
-    def run(self) -> Integers:
-        """Decode a few tokens of every lane: int64 [steps, lanes], -1 from where a lane is idle."""
+    def launch(self) -> Callable[[], tuple[Integers, States]]:
+        """Decode a few tokens of every lane.
 
-    def states(self) -> NDArray[np.uint64]:
-        """The range decoders' states, uint64 [lanes, 3]."""
+        Returns:
+            what waits for them: int64 [steps, lanes], -1 from where a lane is idle, and the states behind them.
+        """
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on."""
+        """Drop all lanes but these, which are numbered in this order from now on; nothing launched is waited for."""
 
 
 class Lanes(Protocol):
@@ -70,6 +77,8 @@ class HostDecoder:
         limit: tokens that a lane takes until it is refilled; None where it needs not be.
     """
 
+    ahead = 0
+
     def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8], limit: int | None):
         self._lanes, self._data, self._limit = lanes, data, limit
         self._bounds = np.zeros((count, 2), np.int64)
@@ -95,12 +104,15 @@ class HostDecoder:
             self._next[:, lane] = row[-1], row[-2:][0], keep
         self._runs[list(lanes)] = True
 
-    def run(self) -> Integers:
+    def launch(self) -> Callable[[], tuple[Integers, States]]:
         """See `Decoder`."""
         out = np.full((1, len(self._runs)), -1)
-        lanes = np.flatnonzero(self._runs)
-        if not len(lanes):
-            return out
+        if len(lanes := np.flatnonzero(self._runs)):
+            out[0, lanes] = self._step(lanes)
+        return lambda: (out, self._states)
+
+    def _step(self, lanes: Integers) -> Integers:
+        """The next symbol of each of some lanes [n]."""
         tokens, previous, positions = self._next[:, lanes]
         symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, _targets(self._states, lanes))
         _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
@@ -108,12 +120,7 @@ class HostDecoder:
         self._runs[lanes] = symbols != BOS
         if self._limit is not None:
             self._runs[lanes] &= positions + 1 < self._limit
-        out[0, lanes] = symbols
-        return out
-
-    def states(self) -> NDArray[np.uint64]:
-        """See `Decoder`."""
-        return self._states
+        return symbols
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `Decoder`."""
@@ -124,7 +131,7 @@ class HostDecoder:
 
 
 @njit(cache=True)
-def _targets(states: NDArray[np.uint64], lanes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
     """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
     out = np.empty(len(lanes), np.int64)
     for i, lane in enumerate(lanes):

@@ -1,7 +1,7 @@
 """Documents onto lanes: a finished lane takes the next document, one with a full window goes on with a new window."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from codec import patch, rangecoder
 from codec.backend import Backend
 from codec.console import Advance
-from codec.decoder import Integers
+from codec.decoder import Integers, States
 from codec.errors import DocumentError
 from codec.tokenizer import BOS, Tokenizer
 
@@ -72,6 +72,7 @@ class Decoding:
         data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
         self._decoder = backend.decoder(count, data, window, band=stride is None)
         self._lanes: list[_Lane | None] = [None] * count
+        self._launched: deque[Callable[[], tuple[Integers, States]]] = deque()
         self._load(range(count))
 
     def documents(self, advance: Advance) -> Iterator[tuple[int, bytes]]:
@@ -93,16 +94,16 @@ class Decoding:
 
     def _run(self) -> list[tuple[int, Integers, NDArray[np.uint64]]]:
         """Decode a few tokens of every lane: number, tokens and range decoder of the documents that end."""
-        self._compact()
         self._slide()
-        symbols = self._decoder.run()
-        states, ended = self._decoder.states(), {}
+        self._launch()
+        symbols, states = self._launched.popleft()()
+        ended: dict[int, tuple[int, Integers, NDArray[np.uint64]]] = {}
         counts, width = (symbols >= 0).sum(0), len(symbols) * _TOKEN.itemsize
         last = symbols[counts - 1, np.arange(len(counts))].tolist()  # -1 where a lane was idle
         sizes, read = (counts * _TOKEN.itemsize).tolist(), states[:, 2].tolist()
         data = symbols.T.astype(_TOKEN).tobytes()  # of each lane in turn; there may be thousands
         for n, lane in enumerate(self._lanes):
-            if lane is None:
+            if lane is None or not sizes[n]:  # given to the lane after these steps were launched
                 continue
             lane.data += data[n * width : n * width + sizes[n]]
             lane.count = len(lane.data) // _TOKEN.itemsize
@@ -156,10 +157,16 @@ class Decoding:
             tokens = np.array([lane.tokens(lane.count - 1 - keep) for _, lane in part])
             self._decoder.refill([n for n, _ in part], tokens)
 
-    def _compact(self) -> None:
-        """Drop idle lanes once they are half of all."""
+    def _launch(self) -> None:
+        """Keep as many steps launched as are worth it.
+
+        Idle lanes are dropped once they are half of all and nothing is launched: numbers change.
+        """
         active = [n for n, lane in enumerate(self._lanes) if lane is not None]
-        if 2 * len(active) > len(self._lanes):
-            return
-        self._decoder.keep(active)
-        self._lanes = [self._lanes[n] for n in active]
+        if 2 * len(active) <= len(self._lanes):
+            if self._launched:
+                return
+            self._decoder.keep(active)
+            self._lanes = [self._lanes[n] for n in active]
+        while len(self._launched) <= self._decoder.ahead:
+            self._launched.append(self._decoder.launch())

@@ -80,7 +80,8 @@ def send(values: NDArray[Any], device: torch.device) -> torch.Tensor:
 def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:
     """What waits for values on a device, but not for what a GPU is given after this call."""
     if values.device.type != "cuda":
-        return lambda: values.numpy()
+        found = values.numpy().copy()
+        return lambda: found
     here, copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), torch.cuda.Event()
     here.copy_(values, non_blocking=True)
     copied.record()

@@ -21,6 +21,7 @@ from codec.cuda_head import Head
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_recall import Batch, Memory, lane_bytes
 from codec.cuda_rows import (
+    VALUE_PLACES,
     activate_kernel,
     launch,
     mixed_kernel,
@@ -263,8 +264,8 @@ class CudaModel(Backend):
         products = multiply(rows.operands[2], layer.value)
         launch(
             value_kernel, (count // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
-            products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:4],
-            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=dim, num_warps=4,
+            products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=dim, TOGETHER=VALUE_PLACES, num_warps=4,
         )  # fmt: skip
         return context.attend(n, queries, layer.score_scale), own
 

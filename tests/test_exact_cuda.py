@@ -16,6 +16,7 @@ from codec.backend import _SELF_CHUNK, TorchBackend, agree
 from codec.config import ModelConfig
 from codec.cuda_attention import attend_rows, attend_step
 from codec.cuda_matmul import limbs, multiply
+from codec.cuda_rows import VALUE_PLACES
 from codec.decoding import Decoding
 from codec.errors import UnsupportedError
 from codec.exact import ExactModel, check_known
@@ -178,6 +179,11 @@ def test_record_class_decodes():
     assert agree(CudaModel(model), TorchBackend(model), model)
 
 
+def in_blocks(v: torch.Tensor) -> torch.Tensor:
+    """Values [..., places, D] as attention has them, [..., places / 16, D, 16]."""
+    return v.unflatten(-2, (-1, VALUE_PLACES)).transpose(-1, -2)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [64, 2048])
 def test_attention(length):
@@ -195,7 +201,7 @@ def test_attention(length):
         scale = torch.full((8,), gain * 1.76e-4, device=DEVICE, dtype=torch.float64)
         expected = attend(q.view(2, 4, 2, length, 64), k, v, positions, length, scale.view(4, 2, 1, 1), exp2)
         expected = expected.reshape(2, 8, length, 64).transpose(1, 2).reshape(2 * length, 512)
-        parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, v.transpose(2, 3)))
+        parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, in_blocks(v)))
         limbs = (torch.stack(split(x)).to(torch.int8) for x in parts)
         found = attend_rows(*limbs, 0, length, scale, 64)
         assert torch.equal(found, expected)
@@ -228,7 +234,7 @@ def test_attention_of_chunks(window, begin, length, group):
     kept = torch.arange(max(0, begin - window + 1), end, device=DEVICE)
     for ring, whole in zip(rings, (k, v), strict=True):
         ring[:, :, kept % places] = whole[:, :, kept]
-    parts = (x.contiguous().long() for x in (q.transpose(1, 2), rings[0], rings[1].transpose(2, 3)))
+    parts = (x.contiguous().long() for x in (q.transpose(1, 2), rings[0], in_blocks(rings[1])))
     integers = (torch.stack(split(x)).to(torch.int8) for x in parts)
     found = attend_rows(*integers, begin, window, scale, 64)
     last = torch.arange(begin, end, device=DEVICE).expand(2, length)
@@ -249,7 +255,7 @@ def test_attention_of_steps(group):
     q, k, v = draw(12, 5, 2, group, 64), draw(11, 6, 2, window, 64), draw(14, 6, 2, window, 64)
     scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
-    parts = (torch.stack(split(x.long())).to(torch.int8) for x in (q.flatten(1, 2), k, v.transpose(2, 3).contiguous()))
+    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in (q.flatten(1, 2), k, in_blocks(v)))
     found = attend_step(*parts, positions.to(DEVICE), slots.to(DEVICE), scale, 64)
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)

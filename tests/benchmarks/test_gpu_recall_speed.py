@@ -57,7 +57,7 @@ def decode(model: CudaModel, words: torch.Tensor) -> None:
         fill(lanes._memory, words, places)
 
     for at in POSITIONS:
-        taken = seconds(lanes.run, lambda at=at: start(*at)) / STEPS
+        taken = seconds(lambda: lanes.launch()(), lambda at=at: start(*at)) / STEPS
         print(f"{count} lanes at {at[1]}: {count / taken:,.0f} tokens/s, {1e3 * taken:.2f} ms a step")
     start(*POSITIONS[-1])
     kernels(lanes._step, 12)
