@@ -4,8 +4,8 @@ A CUDA graph of one step is captured for the number of lanes. The host looks at 
 while the next ones run. Lanes whose document has ended, or whose window is full, are idle until it has.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Steps
 from codec.cuda_matmul import padded
 from codec.cuda_recall import Batch
+from codec.cuda_streams import side_stream
 from codec.decoder import Integers, States
 from codec.devices import fetch, send
 from codec.exact_cuda import CudaModel
@@ -26,16 +27,6 @@ STEPS = 4
 at 2,048 lanes costs the host some milliseconds, and so many steps take a GPU some ten."""
 
 _ENDLESS = 1 << 62
-
-
-@contextmanager
-def side_stream() -> Iterator[None]:
-    """What the block launches runs on a stream of its own, as a capture wants it, after what came before."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        yield
-    torch.cuda.current_stream().wait_stream(side)
 
 
 class CudaLanes:

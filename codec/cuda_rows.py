@@ -14,7 +14,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from codec import rotary
+from codec import rotary, tables
+from codec.config import GATE_INPUTS
 from codec.exact import NORM_EPSILON
 from codec.fixed import SNAP_BITS
 from codec.tables import ROPE_BITS
@@ -33,6 +34,9 @@ _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
 _ROUND = tl.constexpr(1.5 * 2.0**52)
 _EPSILON = tl.constexpr(NORM_EPSILON)
+_SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
+_SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
+_LEAD_BLOCK = tl.constexpr(triton.next_power_of_2(GATE_INPUTS))
 _TURN_LIMB = tl.constexpr(rotary.LIMB_BITS)
 _TURN_MASK = tl.constexpr((1 << rotary.LIMB_BITS) - 1)
 _TURN_HALF = tl.constexpr(rotary.ROUND_HALF)
@@ -258,14 +262,29 @@ def value_kernel(
 
 
 @triton.jit
+def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: tl.constexpr, LEAD: tl.constexpr):
+    """`codec.exact_linear.ExactGate` of a row, float64 [heads]."""
+    at = tl.arange(0, _LEAD_BLOCK)
+    inside = at < LEAD
+    first = tl.load(lead + row * LEAD + at, mask=inside, other=0.0)
+    mask = (heads < HEADS)[:, None] & inside[None, :]
+    products = tl.load(vectors + at[None, :] * HEADS + heads[:, None], mask=mask, other=0.0) * first[None, :]
+    x = tl.sum(products, 1) * tl.load(vector_steps + heads, mask=heads < HEADS, other=0.0) * tl.load(lead_step + row)
+    found = tl.load(sigmoid + round_even(tl.minimum(tl.abs(x) * _SIGMOID_GRID, _SIGMOID_LAST)).to(tl.int32))
+    return tl.where(x < 0, 1.0 - found, found)
+
+
+@triton.jit
 def mixed_kernel(
-    mixed, own, gates, value_step, columns, operand, steps, count, width, GROUP: tl.constexpr, HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr, XSA: tl.constexpr, GATED: tl.constexpr, COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    mixed, own, lead, lead_step, vectors, vector_steps, sigmoid, value_step, columns, operand, steps, count, width,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, XSA: tl.constexpr, GATED: tl.constexpr,
+    LEAD: tl.constexpr, COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand.
 
-    gates: float64 [rows, HEADS].
+    GATED: heads are multiplied with sigmoids. lead: float64 [rows, LEAD], the first integers of the normalised row,
+    with lead_step [rows]. vectors: float64 [LEAD, HEADS], integers, with vector_steps [HEADS]. sigmoid: float64, a
+    table.
     """
     row = tl.program_id(0).to(tl.int64)
     heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
@@ -280,7 +299,7 @@ def mixed_kernel(
         x = x - (dot / square)[:, None] * value
     x = x * tl.load(value_step + heads // GROUP, mask=heads < HEADS, other=0.0)[:, None]
     if GATED:
-        x = x * tl.load(gates + row * HEADS + heads, mask=heads < HEADS, other=0.0)[:, None]
+        x = x * _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS, LEAD)[:, None]
     scale, step = snap_scales(tl.max(tl.max(tl.abs(x), 1), 0))
     integers = round_even(x * scale)
     if COLUMNS:

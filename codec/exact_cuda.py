@@ -18,6 +18,7 @@ from codec.config import GATE_INPUTS
 from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Chunks, Context, Heads, Past, Sequences
 from codec.cuda_head import Head
+from codec.cuda_layers import Columns, CudaLayer
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_recall import Batch, Memory, lane_bytes
 from codec.cuda_rows import (
@@ -30,54 +31,14 @@ from codec.cuda_rows import (
     turn_kernel,
     value_kernel,
 )
+from codec.cuda_streams import side_by_side
 from codec.decoder import Decoder, Integers
 from codec.devices import fetch, send
-from codec.errors import UnsupportedError
-from codec.exact import OPERAND, ExactLayer, ExactModel, check_known
-from codec.exact_linear import ExactGate, ExactLinear
+from codec.exact import ExactModel, check_known
 from codec.recall import Recall
 from codec.tokenizer import BOS
 
 _HEAD_ROWS = 8192  # rows of logits at once
-_SCORE_BITS = 28  # of a product of a query and a key
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Column steps of the matrices that read the same normalised rows."""
-
-    steps: Tensor  # float64 [matrices, dim]
-    mask: int  # bit i: matrix i has any
-
-    @classmethod
-    def of(cls, *linears: ExactLinear, bare: bool = False) -> "_Columns":
-        """`bare`: the last operand has no steps; somebody else reads it."""
-        ones = torch.ones_like(linears[0].integers[:, 0])
-        columns = [*(linear.columns for linear in linears), *([None] if bare else [])]
-        steps = [ones if own is None else own for own in columns]
-        return cls(torch.stack(steps), sum(1 << i for i, own in enumerate(columns) if own is not None))
-
-
-@dataclass(frozen=True)
-class _CudaLayer:
-    query: Limbs
-    key: Limbs
-    value: Limbs
-    attention_out: Limbs
-    up: Limbs
-    down: Limbs
-    columns: _Columns  # of query, key and value, and of up in a parallel layer
-    up_columns: _Columns
-    score_scale: Tensor  # float64 [heads]
-    value_scale: Tensor  # float64 [kv_heads]
-    value_step: Tensor
-    attention_scale: Tensor  # float64 [dim]
-    mlp_scale: Tensor
-    residual_mix: Tensor  # float64 [2, dim]
-    norm: Tensor  # float64 [2]: the scale, and 1 / dim
-    xsa: bool
-    gate: ExactGate | None
-    parallel: bool
 
 
 @dataclass(frozen=True)
@@ -117,7 +78,7 @@ class _Rows:
     operands: Tensor  # int8 [matrices, 2, N, K], padded
     steps: Tensor  # float64 [matrices, N]
     lead: Tensor  # float64 [N, GATE_INPUTS]
-    lead_steps: Tensor  # float64 [N, 1]
+    lead_steps: Tensor  # float64 [N]
 
 
 class CudaModel(Backend):
@@ -135,9 +96,9 @@ class CudaModel(Backend):
         self.lane_bytes = self.heads.slot_bytes + (lane_bytes(c.model_dim, c.vocab_size) if recall else 0)
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
-        self.head_matrix, self._head_columns = limbs(model.head), _Columns.of(model.head, bare=recall is not None)
+        self.head_matrix, self._head_columns = limbs(model.head), Columns.of(model.head, bare=recall is not None)
         self.head = Head(model.softcap, c.vocab_size)
-        self._layers = [self._layer(layer) for layer in model.layers]
+        self._layers = [CudaLayer.of(layer) for layer in model.layers]
         self._first = None
         if model.starts_alone:
             tokens = torch.arange(c.vocab_size, device=self.device)[:, None]
@@ -145,32 +106,6 @@ class CudaModel(Backend):
 
     def _tensor(self, *values: float) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
-
-    def _layer(self, layer: ExactLayer) -> _CudaLayer:
-        scores = layer.score_scale.reshape(-1).contiguous()
-        if float(scores.abs().max()) * 2.0 ** (_SCORE_BITS + 1) >= 1 << 30:
-            raise UnsupportedError("query gains beyond the levels of scores")
-        inputs = (layer.query, layer.key, layer.value, *([layer.up] if layer.parallel else []))
-        return _CudaLayer(
-            query=limbs(layer.query),
-            key=limbs(layer.key),
-            value=limbs(layer.value),
-            attention_out=limbs(layer.attention_out),
-            up=limbs(layer.up),
-            down=limbs(layer.down, OPERAND * OPERAND),
-            columns=_Columns.of(*inputs),
-            up_columns=_Columns.of(layer.up),
-            score_scale=scores,
-            value_scale=(1 / layer.value_step).reshape(-1).contiguous(),
-            value_step=layer.value_step.reshape(-1).contiguous(),
-            attention_scale=layer.attention_scale,
-            mlp_scale=layer.mlp_scale,
-            residual_mix=layer.residual_mix.contiguous(),
-            norm=self._tensor(layer.norm_scale, 1.0 / self.config.model_dim),
-            xsa=layer.xsa,
-            gate=layer.gate,
-            parallel=layer.parallel,
-        )
 
     def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
         """The residual stream before the first block, float64 [N, dim], of tokens [B, T]; see `ExactModel.start`."""
@@ -212,7 +147,7 @@ class CudaModel(Backend):
         gates = self._model.skip_gates[j] if self.config.skips == "gated" else None
         return _Skip(skips.pop() if j else None, self._model.skip_weights[j], gates)
 
-    def _residual(self, x: Tensor, pending: _Pending, norm: Tensor, columns: _Columns) -> tuple[Tensor, _Rows]:
+    def _residual(self, x: Tensor, pending: _Pending, norm: Tensor, columns: Columns) -> tuple[Tensor, _Rows]:
         """The stream after what is pending, float64 [N, dim], and its normalised rows."""
         (rows, dim), matrices = x.shape, len(columns.steps)
         count, width = padded(rows), padded(dim, INPUTS)
@@ -221,7 +156,7 @@ class CudaModel(Backend):
             torch.empty(matrices, 2, count, width, dtype=torch.int8, device=x.device),
             torch.empty(matrices, count, dtype=torch.float64, device=x.device),
             torch.empty(rows, GATE_INPUTS, dtype=torch.float64, device=x.device),
-            torch.empty(rows, 1, dtype=torch.float64, device=x.device),
+            torch.empty(rows, dtype=torch.float64, device=x.device),
         )
         y, skip, none = pending.product, pending.skip, x  # `none` stands for what the kernel does not read
         product = (none, none, none, none, 0)
@@ -252,22 +187,31 @@ class CudaModel(Backend):
         return cos, sin
 
     def _attention(
-        self, layer: _CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
+        self, layer: CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> tuple[Tensor, Tensor]:
         """What attention mixes, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
-        c, count, dim = self.config, len(context.rows), self.heads.padded
-        keys, values = context.store(n)
-        queries = torch.empty(2, count, c.num_heads, dim, dtype=torch.int8, device=self.device)
-        self._rotate(rows, 0, layer.query, c.num_heads, turn, queries, context.rows, context.places, (1, 2, None))
-        self._rotate(rows, 1, layer.key, c.num_kv_heads, turn, keys, context.slots, context.places, (1, 2, 3))
+        c, count = self.config, len(context.rows)
+        keys, _ = context.store(n)
+        queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
         own = torch.empty(count, c.kv_dim, dtype=torch.int16, device=self.device)
+        at = context.places
+        side_by_side(
+            lambda: self._rotate(rows, 0, layer.query, c.num_heads, turn, queries, context.rows, at, (1, 2, None)),
+            lambda: self._rotate(rows, 1, layer.key, c.num_kv_heads, turn, keys, context.slots, at, (1, 2, 3)),
+            lambda: self._value(layer, rows, context, n, own),
+        )
+        return context.attend(n, queries, layer.score_scale), own
+
+    def _value(self, layer: CudaLayer, rows: _Rows, context: Context, n: int, own: Tensor) -> None:
+        """The rows' values where `context` keeps those of execution `n`, and into `own`, int16 [N, kv_dim]."""
+        c, (_, values) = self.config, context.store(n)
         products = multiply(rows.operands[2], layer.value)
         launch(
-            value_kernel, (count // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
+            value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
             products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
-            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=dim, TOGETHER=VALUE_PLACES, num_warps=4,
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded,
+            TOGETHER=VALUE_PLACES, num_warps=4,
         )  # fmt: skip
-        return context.attend(n, queries, layer.score_scale), own
 
     def _rotate(
         self, rows: _Rows, at: int, matrix: Limbs, heads: int, turn: tuple[Tensor, Tensor], out: Tensor, slots: Tensor,
@@ -283,21 +227,23 @@ class CudaModel(Backend):
             HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=self.heads.padded, num_warps=4,
         )  # fmt: skip
 
-    def _mixed(self, layer: _CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def _mixed(self, layer: CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         c, count, matrix = self.config, len(mixed), layer.attention_out
-        gates = mixed if layer.gate is None else layer.gate(rows.lead, rows.lead_steps).contiguous()
+        gate = (mixed, mixed, mixed)  # where the kernel reads none
+        if layer.gate is not None:
+            gate = (layer.gate.linear.integers, layer.gate.linear.rows, layer.gate.table)
         operand = torch.empty(2, padded(count), matrix.inputs, dtype=torch.int8, device=self.device)
         steps = torch.empty(padded(count), dtype=torch.float64, device=self.device)
         launch(
-            mixed_kernel, (count,), mixed, own, gates, layer.value_step,
+            mixed_kernel, (count,), mixed, own, rows.lead, rows.lead_steps, *gate, layer.value_step,
             mixed if matrix.columns is None else matrix.columns, operand, steps, padded(count), matrix.inputs,
             GROUP=c.num_heads // c.num_kv_heads, HEADS=c.num_heads, HEAD_DIM=c.head_dim, XSA=layer.xsa,
-            GATED=layer.gate is not None, COLUMNS=matrix.columns is not None,
+            GATED=layer.gate is not None, LEAD=GATE_INPUTS, COLUMNS=matrix.columns is not None,
             HEAD_BLOCK=triton.next_power_of_2(c.num_heads), BLOCK=triton.next_power_of_2(c.head_dim), num_warps=4,
         )  # fmt: skip
         return operand, steps
 
-    def _activate(self, layer: _CudaLayer, rows: int, products: Tensor, up_steps: Tensor) -> tuple[Tensor, Tensor]:
+    def _activate(self, layer: CudaLayer, rows: int, products: Tensor, up_steps: Tensor) -> tuple[Tensor, Tensor]:
         c, count, matrix = self.config, len(products), layer.down
         hidden = c.mlp_mult * c.model_dim
         operand = torch.empty(matrix.operand_limbs, count, matrix.inputs, dtype=torch.int8, device=self.device)

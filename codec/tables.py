@@ -32,6 +32,9 @@ SIGMOID_GRID = 4096
 SIGMOID_BITS = 16
 """Fractional bits of a data-dependent sigmoid."""
 
+SIGMOID_LENGTH = 12 * SIGMOID_GRID + 1
+"""Entries of its table: at 12 all of it rounds to 1."""
+
 ROPE_BITS = 15
 """Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
 
@@ -189,12 +192,11 @@ def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
 def sigmoid_table() -> NDArray[np.int64]:
     """Entry i is 1 / (1 + e^(-i / SIGMOID_GRID)) in units of 2^-SIGMOID_BITS, rounded: int64.
 
-    It ends at 12, where all of it rounds to 1: larger arguments take the last entry, negative ones 1 minus the entry of
-    their size.
+    It has SIGMOID_LENGTH entries: larger arguments take the last, negative ones 1 minus the entry of their size.
     """
     ratio = _fixed(_DECIMAL.exp(_DECIMAL.divide(Decimal(-1), Decimal(SIGMOID_GRID))))
     table, power = [], _ONE
-    for _ in range(12 * SIGMOID_GRID + 1):
+    for _ in range(SIGMOID_LENGTH):
         table.append(((_ONE << (SIGMOID_BITS + 1)) // (_ONE + power) + 1) >> 1)
         power = power * ratio >> 160
     return np.array(table, np.int64)
