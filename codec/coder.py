@@ -32,6 +32,7 @@ from codec.windows import Window, band_chunks, document_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
+_LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
 _RUNNING = 1  # batches that a GPU has not been waited for when it is given one more
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
@@ -130,15 +131,20 @@ class Coder:
         return [records[n].result() for n in range(len(documents))]
 
     def _parts(self, documents: Sequence[bytes]) -> list[list[int]]:
-        """Numbers of documents in parts of _PART_BYTES, the longest first, as `_companies` takes them."""
-        sizes = [len(document) for document in documents]
-        order = sorted(range(len(documents)), key=lambda n: -sizes[n])
-        cuts: dict[int, list[int]] = {}
-        before = 0
-        for n in order:
-            cuts.setdefault(before // _PART_BYTES[self.model.device.type], []).append(n)
-            before += sizes[n]
-        return list(cuts.values())
+        """Numbers of documents in parts, the longest first, as `_companies` takes them.
+
+        From _LEAST_BYTES parts grow to _PART_BYTES, and at the end they shrink again.
+        """
+        sizes, device = [len(document) for document in documents], self.model.device.type
+        parts: list[list[int]] = []
+        before, left, room = 0, sum(sizes), 0
+        for n in sorted(range(len(documents)), key=lambda n: -sizes[n]):
+            if room <= 0:
+                parts.append([])
+                room = min(max(min(before, left // 2), _LEAST_BYTES[device]), _PART_BYTES[device])
+            parts[-1].append(n)
+            before, left, room = before + sizes[n], left - sizes[n], room - sizes[n]
+        return parts
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
         """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.

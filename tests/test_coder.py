@@ -122,6 +122,7 @@ def test_records_do_not_depend_on_parts(coder, monkeypatch, size):
     documents = [b"a" * 900, *(d[:n] for d, n in zip(val_documents(), (5, 300, 0, 140), strict=False)), b"\xff" * 99]
     one_part, told = coder.encode(documents), []
     monkeypatch.setattr(module, "_PART_BYTES", {"cpu": size})
+    monkeypatch.setattr(module, "_LEAST_BYTES", {"cpu": size // 4})
     assert coder.encode(documents, advance=told.append) == one_part
     assert sum(told) == pytest.approx(sum(map(len, documents)))
     assert coder.encode([]) == []
