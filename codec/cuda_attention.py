@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from codec import tables
-from codec.cuda_rows import VALUE_PLACES, launch
+from codec.cuda_rows import INTEGER, VALUE_PLACES, launch, round_int, to_double
 from codec.exact import SOFTMAX_BITS
 
 POSITIONS = 64
@@ -27,12 +27,7 @@ LOWEST = tl.constexpr(-(1 << 30))
 
 _SERIES = tl.constexpr(tables.exp2_series(SOFTMAX_BITS)[::-1])
 _TERMS = tl.constexpr(len(tables.exp2_series(SOFTMAX_BITS)))
-_INTEGER = tl.constexpr(0x433 << 52)
-"""The bits of 2^52 in float64: with an integer below 2^52 in the lowest bits, those of their sum."""
-
-_SIGNED = tl.constexpr(2.0**52 + 2.0**31)
 _MIDDLE = tl.constexpr(2.0**52 + tables.LEVELS_PER_BIT // 2)
-_ROUND = tl.constexpr(1.5 * 2.0**52)
 
 _TOGETHER = tl.constexpr(VALUE_PLACES)
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
@@ -49,13 +44,8 @@ def _scores(q_low, q_high, low, high):
 
 @triton.jit
 def _level(score, scale):
-    """The level of int32 scores: score * scale, rounded to the nearest integer.
-
-    Conversions between integers and float64 are slow on a GPU, so sums with powers of two make them.
-    """
-    bits = (score.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | _INTEGER
-    rounded = (bits.to(tl.float64, bitcast=True) - _SIGNED) * scale + _ROUND
-    return rounded.to(tl.int64, bitcast=True).to(tl.int32)
+    """The level of int32 scores: score * scale, rounded to the nearest integer."""
+    return round_int(to_double(score) * scale)
 
 
 @triton.jit
@@ -64,14 +54,14 @@ def _weights(below):
 
     A look-up for each key would take longer than all products with it.
     """
-    bits = (below & _LEVEL_MASK).to(tl.int64) | _INTEGER
+    bits = (below & _LEVEL_MASK).to(tl.int64) | INTEGER
     x = bits.to(tl.float64, bitcast=True) - _MIDDLE
     power = tl.full(below.shape, _SERIES[0], tl.float64)
     for i in tl.static_range(1, _TERMS):
         power = tl.fma(power, x, tl.full(below.shape, _SERIES[i], tl.float64))
     octave = tl.minimum(below >> _LEVEL_BITS, 63).to(tl.int64)
     power = (power.to(tl.int64, bitcast=True) - (octave << 52)).to(tl.float64, bitcast=True)
-    return (power + _ROUND).to(tl.int64, bitcast=True).to(tl.int32)
+    return round_int(power)
 
 
 @triton.jit

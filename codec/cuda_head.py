@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec import recall, tables
 from codec.cuda_recall import NEVER, Measures
-from codec.cuda_rows import launch, round_even
+from codec.cuda_rows import launch, round_int, to_double
 from codec.frequencies import TOTAL, TOTAL_BITS
 from codec.tokenizer import BOS
 
@@ -56,8 +56,8 @@ def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constex
         at = begin + tl.arange(0, BLOCK)
         inside = at < vocabulary
         product = tl.load(row + at, mask=inside, other=0)
-        logit = product.to(tl.float64) * tl.load(y_rows + at, mask=inside, other=0.0) * step
-        index = round_even(tl.minimum(tl.abs(logit) * _GRID, last)).to(tl.int32)
+        logit = to_double(product) * tl.load(y_rows + at, mask=inside, other=0.0) * step
+        index = round_int(tl.minimum(tl.abs(logit) * _GRID, last))
         capped = tl.load(softcap + index)
         level = tl.where(logit < 0, -capped, capped)
         tl.store(row + at, level.to(product.dtype), mask=inside)

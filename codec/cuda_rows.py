@@ -33,6 +33,10 @@ _PAIR = tl.constexpr(1 << PAIR_BITS)
 _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
 _ROUND = tl.constexpr(1.5 * 2.0**52)
+INTEGER = tl.constexpr(0x433 << 52)
+"""The bits of 2^52 in float64: with an integer below 2^52 in the lowest bits, those of their sum."""
+
+_SIGNED = tl.constexpr(2.0**52 + 2.0**31)
 _EPSILON = tl.constexpr(NORM_EPSILON)
 _SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
 _SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
@@ -68,6 +72,22 @@ def round_even(x):
 
 
 @triton.jit
+def to_double(x):
+    """int32 or int64 x as float64. Conversions are slow on a GPU, so that a sum makes it of int32."""
+    if x.dtype == tl.int32:
+        bits = (x.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | INTEGER
+        return bits.to(tl.float64, bitcast=True) - _SIGNED
+    else:
+        return x.to(tl.float64)
+
+
+@triton.jit
+def round_int(x):
+    """float64 x rounded to the nearest int32, ties to even, by a sum as well."""
+    return (x + _ROUND).to(tl.int64, bitcast=True).to(tl.int32)
+
+
+@triton.jit
 def reciprocal_sqrt(m):
     """`codec.fixed.reciprocal_sqrt`."""
     k = (52 - exponent(m)) >> 1
@@ -93,18 +113,10 @@ def snap_fixed(x, scale):
 
 
 @triton.jit
-def low_limb(x):
-    """The lowest signed 8-bit limb of integers x, in their type."""
-    return ((x + 128) & 255) - 128
-
-
-@triton.jit
 def _store_limbs(x, pointer, offsets, limb_stride, mask):
-    """Two limbs of integers x, float64 below 2^15."""
-    whole = x.to(tl.int32)
-    low = low_limb(whole)
-    tl.store(pointer + offsets, low.to(tl.int8), mask=mask)
-    tl.store(pointer + limb_stride + offsets, ((whole - low) >> 8).to(tl.int8), mask=mask)
+    """Two signed limbs of int32 x below 2^15."""
+    tl.store(pointer + offsets, x.to(tl.int8), mask=mask)
+    tl.store(pointer + limb_stride + offsets, ((x + 128) >> 8).to(tl.int8), mask=mask)
 
 
 @triton.jit
@@ -127,7 +139,7 @@ def residual_kernel(
     inside = at < dim
     x = tl.load(x_in + row * dim + at, mask=inside, other=0.0)
     if UPDATE:
-        product = tl.load(y + row * y_stride + at, mask=inside, other=0).to(tl.float64)
+        product = to_double(tl.load(y + row * y_stride + at, mask=inside, other=0))
         product = product * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
         x = x + tl.load(y_scale + at, mask=inside, other=0.0) * product
     if SAVE:
@@ -160,14 +172,14 @@ def residual_kernel(
             integers = round_even(scaled * finer)
             operand_step = step * fine_step
         tl.store(steps + i * count + row, operand_step)
-        _store_limbs(integers, operands + i * 2 * count * width, row * width + at, count * width, inside)
+        _store_limbs(round_int(integers), operands + i * 2 * count * width, row * width + at, count * width, inside)
 
 
 @triton.jit
 def _heads(y, y_rows, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, valid):
     """What a product says at `at` of each head, float64 [heads, D]."""
     offsets = heads[:, None] * HEAD_DIM + at[None, :]
-    product = tl.load(y + row * stride + offsets, mask=valid, other=0).to(tl.float64)
+    product = to_double(tl.load(y + row * stride + offsets, mask=valid, other=0))
     return product * tl.load(y_rows + offsets, mask=valid, other=0.0) * step
 
 
@@ -233,7 +245,7 @@ def rotate_kernel(
     turned = snap_fixed(tl.where(turns[None, :], turned, x), FRACTION)
     offsets = tl.load(slots + row) * slot_stride + tl.load(places + row) * place_stride
     offsets = offsets + heads[:, None] * head_stride + at[None, :]
-    _store_limbs(turned, out, offsets, limb_stride, heads[:, None] < HEADS)
+    _store_limbs(round_int(turned), out, offsets, limb_stride, heads[:, None] < HEADS)
 
 
 @triton.jit
@@ -250,9 +262,9 @@ def value_kernel(
     token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)
     inside = (at < HEAD_DIM)[:, None]
     entry = head * HEAD_DIM + at
-    x = tl.load(y + (start + token)[None, :] * y_stride + entry[:, None], mask=inside, other=0).to(tl.float64)
+    x = to_double(tl.load(y + (start + token)[None, :] * y_stride + entry[:, None], mask=inside, other=0))
     x = x * tl.load(y_rows + entry, mask=at < HEAD_DIM, other=0.0)[:, None] * tl.load(y_step + start + token)[None, :]
-    value = snap_fixed(x, tl.load(scales + head))
+    value = round_int(snap_fixed(x, tl.load(scales + head)))
     tl.store(own + (start + token)[None, :] * (HEADS * HEAD_DIM) + entry[:, None], value.to(tl.int16), mask=inside)
     first = tl.load(places + start)
     block = tl.load(slots + start) * slot_stride + head * head_stride + first // TOGETHER * (TOGETHER * BLOCK)
@@ -270,7 +282,7 @@ def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: t
     mask = (heads < HEADS)[:, None] & inside[None, :]
     products = tl.load(vectors + at[None, :] * HEADS + heads[:, None], mask=mask, other=0.0) * first[None, :]
     x = tl.sum(products, 1) * tl.load(vector_steps + heads, mask=heads < HEADS, other=0.0) * tl.load(lead_step + row)
-    found = tl.load(sigmoid + round_even(tl.minimum(tl.abs(x) * _SIGMOID_GRID, _SIGMOID_LAST)).to(tl.int32))
+    found = tl.load(sigmoid + round_int(tl.minimum(tl.abs(x) * _SIGMOID_GRID, _SIGMOID_LAST)))
     return tl.where(x < 0, 1.0 - found, found)
 
 
@@ -308,7 +320,7 @@ def mixed_kernel(
         integers = round_even(scaled * finer)
         step = step * fine_step
     tl.store(steps + row, step)
-    _store_limbs(integers, operand, row * width + index, count * width, valid)
+    _store_limbs(round_int(integers), operand, row * width + index, count * width, valid)
 
 
 @triton.jit
@@ -320,7 +332,7 @@ def activate_kernel(
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < hidden
-    x = tl.load(y + row * y_stride + at, mask=inside, other=0).to(tl.float64)
+    x = to_double(tl.load(y + row * y_stride + at, mask=inside, other=0))
     x = x * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
     x = tl.maximum(x, x * 0.5 if LEAKY else x * 0.0)
     scale, step = snap_scales(tl.max(tl.abs(x)))
@@ -331,10 +343,10 @@ def activate_kernel(
         scaled = square * tl.load(columns + at, mask=inside, other=0.0)
         finer, fine_step = snap_scales(tl.max(tl.abs(scaled)))
         step = step * fine_step
-        _store_limbs(round_even(scaled * finer), operand, offsets, limb, inside)
+        _store_limbs(round_int(scaled * finer), operand, offsets, limb, inside)
     else:
-        whole = square.to(tl.int32)
+        whole = round_int(square)
         low = ((whole + _PAIR // 2) & (_PAIR - 1)) - _PAIR // 2
-        _store_limbs(low.to(tl.float64), operand, offsets, limb, inside)
-        _store_limbs(((whole - low) >> _PAIR_BITS).to(tl.float64), operand + 2 * limb, offsets, limb, inside)
+        _store_limbs(low, operand, offsets, limb, inside)
+        _store_limbs((whole - low) >> _PAIR_BITS, operand + 2 * limb, offsets, limb, inside)
     tl.store(steps + row, step)
