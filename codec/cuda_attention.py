@@ -182,7 +182,7 @@ def _rows_kernel(
 
 @triton.jit
 def _step_kernel(
-    q, k, v, positions, slots, scales, scratch, out, window, q_limb, kv_limb,
+    q, k, v, positions, slots, order, scales, scratch, out, window, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LIMBS: tl.constexpr, HEAD_DIM: tl.constexpr,
     D: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -194,7 +194,7 @@ def _step_kernel(
     q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, window / 16, D, 16].
     scratch: int32 [lanes, kv_heads, GROUPS, window]. out: float64 [lanes, heads, HEAD_DIM].
     """
-    lane, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lane, kv = tl.load(order + tl.program_id(0) // KV_HEADS), tl.program_id(0) % KV_HEADS
     row, d, key = tl.arange(0, LIMBS * GROUPS), tl.arange(0, D), tl.arange(0, KEYS)
     limb, member = row // GROUPS, row % GROUPS
     head = lane * (KV_HEADS * GROUP) + kv * GROUP
@@ -271,7 +271,7 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
 
 
 def attend_step(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, slots: Tensor, scales: Tensor, head_dim: int
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, slots: Tensor, order: Tensor, scales: Tensor, head_dim: int
 ) -> Tensor:
     """Attention of one token of each lane over its slot of a cache, the token's own keys and values included.
 
@@ -280,6 +280,8 @@ def attend_step(
         k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, window / 16, D, 16], whose window is a
             multiple of CACHE_POSITIONS.
         positions, slots: int64 [lanes]; keys 0 to its position are what a lane sees.
+        order: int64 [lanes], in which lanes are computed: those with the most keys first, or a few of them are left
+            for the end while most of the GPU has nothing to do.
 
     Returns:
         float64 [lanes, heads * head_dim].
@@ -291,7 +293,7 @@ def attend_step(
     scratch = torch.empty(lanes, kv_heads, groups, window, dtype=torch.int32, device=q.device)
     out = torch.empty(lanes, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
-        _step_kernel, (lanes, kv_heads), q, k, v, positions, slots, scales, scratch, out, window,
+        _step_kernel, (lanes * kv_heads,), q, k, v, positions, slots, order, scales, scratch, out, window,
         q[0].numel(), k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, LIMBS=max(4, 16 // groups),
         HEAD_DIM=head_dim, D=dim, KEYS=CACHE_POSITIONS, num_warps=4, num_stages=3,
     )  # fmt: skip

@@ -142,12 +142,15 @@ class Sequences:
 
 
 class Steps:
-    """One token of each lane, which sees the last `window` that its slot of a cache holds; a `Context`."""
+    """One token of each lane, which sees the last `window` that its slot of a cache holds; a `Context`.
+
+    `order` is that of `attend_step`.
+    """
 
     run = 1
 
-    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, slots: Tensor, window: int):
-        self._heads, self._cache, self.positions, self.slots = heads, cache, positions, slots
+    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, slots: Tensor, order: Tensor, window: int):
+        self._heads, self._cache, self.positions, self.slots, self._order = heads, cache, positions, slots, order
         self.places, self._last = positions % window, positions.clamp(max=window - 1)
         self.rows = torch.arange(len(slots), device=slots.device)
 
@@ -159,4 +162,4 @@ class Steps:
         """See `Context`."""
         keys, values = self.store(execution)
         h = self._heads
-        return attend_step(queries, keys, values, self._last, self.slots, scales, h.config.head_dim)
+        return attend_step(queries, keys, values, self._last, self.slots, self._order, scales, h.config.head_dim)

@@ -179,7 +179,8 @@ def _decode_kernel(
 
     lanes: int64 [4, count]: token, the one before, position, and whether the lane runs. states: int64 [3, count]:
     code - low, range, and the place in `data` of the next byte. history: int64 [steps, count], the symbols at step
-    `counter`, -1 of idle lanes. A lane stops behind a BOS, and where its window is full.
+    `counter`, -1 of idle lanes. A lane stops behind a BOS, and where its window is full; behind a BOS it is at position
+    0, so that attention has little to do until it is loaded again.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride
@@ -222,7 +223,7 @@ def _decode_kernel(
     tl.store(lanes + count + n, token, mask=active)
     tl.store(lanes + n, symbol, mask=active)
     goes_on = active & (symbol != _BOS) & (position + 1 < window)
-    tl.store(lanes + 2 * count + n, tl.minimum(position + 1, window - 1), mask=active)
+    tl.store(lanes + 2 * count + n, tl.where(symbol == _BOS, 0, tl.minimum(position + 1, window - 1)), mask=active)
     tl.store(lanes + 3 * count + n, goes_on.to(tl.int64))
 
 

@@ -50,6 +50,7 @@ class CudaLanes:
         device, self._slots = self._model.device, slots
         whole = (np.ascontiguousarray(part) for part in (lanes, states, ends[0]))  # the kernels know no strides
         self._lanes, self._states, self._ends = (torch.from_numpy(part).to(device) for part in whole)
+        self._order = torch.arange(len(slots), device=device)
         self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ready = False
@@ -86,6 +87,7 @@ class CudaLanes:
         if not self._ready:
             self._prepare()
         self._counter.zero_()
+        self._order.copy_(self._lanes[2].argsort(descending=True))
         for _ in range(STEPS):
             if self._graph is None:
                 self._step()
@@ -122,7 +124,7 @@ class CudaLanes:
         m = self._model
         tokens, previous, positions, runs = self._lanes
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
-        context = Steps(m.heads, self._cache, positions, self._slots, self._window)
+        context = Steps(m.heads, self._cache, positions, self._slots, self._order, self._window)
         operands, steps = m.run(first, context)
         measures = None
         if self._memory:

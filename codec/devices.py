@@ -74,7 +74,11 @@ def threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
 def send(values: NDArray[Any], device: torch.device) -> torch.Tensor:
     """Values on a device, without waiting for what a GPU is at."""
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    pinned.numpy()[...] = values  # torch would have all its threads copy, and wait for the last of them
+    return pinned.to(device, non_blocking=True)
 
 
 def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:

@@ -256,7 +256,7 @@ def test_attention_of_steps(group):
     scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
     parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in (q.flatten(1, 2), k, in_blocks(v)))
-    found = attend_step(*parts, positions.to(DEVICE), slots.to(DEVICE), scale, 64)
+    found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, slots, torch.tensor([2, 4, 0, 3, 1]))), scale, 64)
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))
