@@ -66,8 +66,8 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
 
     Args:
         device: cpu, or cuda for torch's current GPU.
-        threads: that there may be; by default those of the model on a processor, and one a processor beside a GPU. Half
-            of these prepare text there: whoever launches the model's kernels must never wait for a processor.
+        threads: that there may be; by default those of the model on a processor, and one a processor beside a GPU. A
+            third of these prepare text there: the thread that launches kernels must not wait for the interpreter.
     """
     if device not in ("cpu", "cuda"):
         raise CodecError(f"device {device!r}: expected cpu or cuda, of which CUDA_VISIBLE_DEVICES chooses one")
@@ -76,7 +76,7 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
     recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
     threads = threads or (torch.get_num_threads() if device == "cpu" else processors())
     if device == "cuda":
-        threads = max(1, threads // 2)
+        threads = max(1, threads // 3)
     return Coder(pack.exact(device), pack.for_text()[1], policy.window, policy.stride, recall, threads)
 
 

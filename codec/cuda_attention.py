@@ -17,10 +17,10 @@ POSITIONS = 64
 """Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32
 or 64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
 
-CACHE_POSITIONS = 128
-"""Keys that a step visits at once: caches are padded to multiples of it. Of 32 to 128 keys, 1 to 4 warps and 2 to 4
-stages, 128, 4 and 3 were fastest on an H200 from 700 positions on: 1.14 times what reading the keys and values takes at
-1,500. At 256, 64 keys take 7 % less."""
+CACHE_POSITIONS = 64
+"""Keys that a step visits at once: caches are padded to multiples of it. Of 32 to 256 keys, 2 to 8 warps and 2 to 5
+stages, 64, 4 and 3 were fastest on an H200, or within 1 % of it: 1.9, 1.5 and 1.4 times what reading the keys and
+values takes at 256, 700 and 1,500. Where a lane has a part of a tile, not to load the rest saves up to 14 %."""
 
 LOWEST = tl.constexpr(-(1 << 30))
 """Below every level of a score."""
@@ -208,12 +208,13 @@ def _step_kernel(
     greatest = tl.full((GROUPS, KEYS), LOWEST, tl.int32)
     least = tl.full((GROUPS, KEYS), -LOWEST, tl.int32)
     for start in range(0, position + 1, KEYS):
-        low, high = tl.load(keys + start * D), tl.load(keys + start * D + kv_limb)
+        seen = (start + key <= position)[None, :]
+        low = tl.load(keys + start * D, mask=seen, other=0)
+        high = tl.load(keys + start * D + kv_limb, mask=seen, other=0)
         part = tl.dot(queries, low, out_dtype=tl.int32) + (tl.dot(queries, high, out_dtype=tl.int32) << 8)
         part = part << ((limb & 1) << 3)[:, None]  # limbs from the third on are 0
         score = tl.sum(tl.reshape(part, (LIMBS, GROUPS, KEYS)), 0)
         tl.store(scores + start, score)
-        seen = (start + key)[None, :] <= position
         greatest = tl.maximum(greatest, tl.where(seen, score, LOWEST))
         least = tl.minimum(least, tl.where(seen, score, -LOWEST))
     tl.debug_barrier()
@@ -225,9 +226,11 @@ def _step_kernel(
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
-        low, high = tl.load(values + start * D), tl.load(values + start * D + kv_limb)
+        there = (start + key // _TOGETHER * _TOGETHER <= position)[:, None]
+        low = tl.load(values + start * D, mask=there, other=0)
+        high = tl.load(values + start * D + kv_limb, mask=there, other=0)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
-        seen = (start + key)[None, :] <= position
+        seen = (start + key <= position)[None, :]
         weights = tl.where(seen, _weights(below), 0)
         total += weights
         shift = tl.minimum(7 * tl.arange(0, LIMBS), 28)
