@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codec import recall
 from codec.cuda_matmul import padded
-from codec.cuda_rows import launch, reciprocal_sqrt, round_even, snap_fixed, snap_scales
+from codec.cuda_rows import launch, magnitude, reciprocal_sqrt, round_even, snap_fixed, snap_scales
 from codec.decoder import Integers
 from codec.devices import send
 from codec.exact import NORM_EPSILON
@@ -94,7 +94,7 @@ def _remember_kernel(
         fixed = snap_fixed(hidden, _HIDDEN_SCALE)
         total += fixed
         centred = fixed * (place + k + 1).to(tl.float64) - total
-        scale, step = snap_scales(tl.max(tl.abs(centred)))
+        scale, step = snap_scales(tl.max(magnitude(centred)))
         snapped = round_even(centred * scale)
         mean = tl.sum(snapped * snapped) * step * step * tl.load(inverse) + _EPSILON
         unit = snapped * (step * reciprocal_sqrt(mean))

@@ -100,9 +100,15 @@ def reciprocal_sqrt(m):
 
 
 @triton.jit
+def magnitude(x):
+    """int32 in the order of |x|, float64: the upper half of its bits, which is half as much to compare and exchange."""
+    return (x.to(tl.int64, bitcast=True) >> 32).to(tl.int32) & 0x7FFFFFFF
+
+
+@triton.jit
 def snap_scales(largest):
-    """(what to multiply with before rounding, the step) of a row whose largest magnitude is given."""
-    e = tl.minimum(tl.maximum(exponent(largest), -64), 960)
+    """(what to multiply with before rounding, the step) of a row whose largest `magnitude` is given."""
+    e = tl.minimum(tl.maximum((largest >> 20) - 1022, -64), 960).to(tl.int64)  # as `codec.fixed.exponent`
     return power_of_two(-e + _HALF_BITS), power_of_two(e - _HALF_BITS)
 
 
@@ -158,7 +164,7 @@ def residual_kernel(
         here = x * tl.load(mix + at, mask=inside, other=0.0)
         x = here + start * tl.load(mix + dim + at, mask=inside, other=0.0)
     tl.store(x_out + row * dim + at, x, mask=inside)
-    scale, step = snap_scales(tl.max(tl.abs(x)))
+    scale, step = snap_scales(tl.max(magnitude(x)))
     snapped = round_even(x * scale)
     mean = tl.sum(snapped * snapped) * step * step * tl.load(norm + 1) + _EPSILON
     step = step * reciprocal_sqrt(mean) * tl.load(norm)
@@ -168,7 +174,7 @@ def residual_kernel(
         integers, operand_step = snapped, step
         if (COLUMNS >> i) & 1:
             scaled = snapped * tl.load(columns + i * dim + at, mask=inside, other=0.0)
-            finer, fine_step = snap_scales(tl.max(tl.abs(scaled)))
+            finer, fine_step = snap_scales(tl.max(magnitude(scaled)))
             integers = round_even(scaled * finer)
             operand_step = step * fine_step
         tl.store(steps + i * count + row, operand_step)
@@ -232,7 +238,7 @@ def rotate_kernel(
     partner = tl.where(at < HALF, at + HALF, at - HALF)
     turns = at < 2 * HALF
     other = _heads(y, y_rows, step, row, y_stride, heads, HEAD_DIM, partner, valid & turns[None, :])
-    scale, head_step = snap_scales(tl.max(tl.abs(x), 1))
+    scale, head_step = snap_scales(tl.max(magnitude(x), 1))
     snapped = round_even(x * scale[:, None])
     mean = tl.sum(snapped * snapped, 1) * head_step * head_step * tl.load(norm) + _EPSILON
     head_step = (head_step * reciprocal_sqrt(mean))[:, None]
@@ -312,11 +318,11 @@ def mixed_kernel(
     x = x * tl.load(value_step + heads // GROUP, mask=heads < HEADS, other=0.0)[:, None]
     if GATED:
         x = x * _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS, LEAD)[:, None]
-    scale, step = snap_scales(tl.max(tl.max(tl.abs(x), 1), 0))
+    scale, step = snap_scales(tl.max(tl.max(magnitude(x), 1), 0))
     integers = round_even(x * scale)
     if COLUMNS:
         scaled = integers * tl.load(columns + index, mask=valid, other=0.0)
-        finer, fine_step = snap_scales(tl.max(tl.max(tl.abs(scaled), 1), 0))
+        finer, fine_step = snap_scales(tl.max(tl.max(magnitude(scaled), 1), 0))
         integers = round_even(scaled * finer)
         step = step * fine_step
     tl.store(steps + row, step)
@@ -335,13 +341,13 @@ def activate_kernel(
     x = to_double(tl.load(y + row * y_stride + at, mask=inside, other=0))
     x = x * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
     x = tl.maximum(x, x * 0.5 if LEAKY else x * 0.0)
-    scale, step = snap_scales(tl.max(tl.abs(x)))
+    scale, step = snap_scales(tl.max(magnitude(x)))
     x = round_even(x * scale)
     square, step = x * x, step * step
     offsets, limb = row * width + at, count * width
     if COLUMNS:
         scaled = square * tl.load(columns + at, mask=inside, other=0.0)
-        finer, fine_step = snap_scales(tl.max(tl.abs(scaled)))
+        finer, fine_step = snap_scales(tl.max(magnitude(scaled)))
         step = step * fine_step
         _store_limbs(round_int(scaled * finer), operand, offsets, limb, inside)
     else:
