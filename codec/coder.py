@@ -11,7 +11,7 @@ its window only, and a lane whose window is full runs the last tokens of it agai
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from codec.backend import Backend, make_backend
 from codec.console import Advance, ignore_progress
 from codec.decoding import Decoding
+from codec.devices import thread_pool
 from codec.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.exact import ExactModel
 from codec.recall import Recall
@@ -97,7 +98,7 @@ class Coder:
         """
         records: dict[int, Future[Record]] = {}
         running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
-        with ThreadPoolExecutor(self.threads) as pool:
+        with thread_pool(self.threads) as pool:
 
             def preparing(part: Sequence[int]) -> list[Future[Prepared]]:
                 return [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in part]

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from codec import patch, rangecoder
 from codec.backend import Backend
 from codec.console import Advance
 from codec.decoder import Integers, States
+from codec.devices import thread_pool
 from codec.errors import DocumentError
 from codec.tokenizer import BOS, Tokenizer
 
@@ -81,7 +82,7 @@ class Decoding:
         Raises:
             DocumentError: a payload ends before its document.
         """
-        with ThreadPoolExecutor(self._threads) as pool:
+        with thread_pool(self._threads) as pool:
             ending: deque[tuple[int, int, Future[bytes]]] = deque()
             while any(self._lanes) or ending:
                 for number, tokens, state in self._run() if any(self._lanes) else ():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.devices import fetch, find_devices, group_bytes, processors, send, threaded
+from codec.devices import fetch, find_devices, group_bytes, processors, send, thread_pool, threaded
 from codec.errors import CodecError
 
 
@@ -48,6 +48,23 @@ def test_without_a_gpu(monkeypatch):
 def test_groups_grow_with_the_devices(gpus):
     sizes = {"cpu": 10, "cuda": 1000}
     assert [group_bytes(sizes, name) for name in ("cpu", "cpu,cpu", "cuda", "cuda:0,cpu")] == [10, 20, 2000, 1010]
+
+
+def test_an_interrupt_leaves_undone_what_no_thread_has_begun():
+    begun, done, gate = threading.Event(), [], threading.Event()
+
+    def first() -> None:
+        begun.set()
+        gate.wait(60)
+        done.append(0)
+
+    with pytest.raises(KeyboardInterrupt), thread_pool(1) as pool:
+        queued = [pool.submit(first), *(pool.submit(done.append, n) for n in range(1, 4))]
+        begun.wait(60)
+        queued[-1].add_done_callback(lambda future: gate.set())  # it is cancelled, or after all has run
+        raise KeyboardInterrupt
+    assert done == [0]
+    assert [future.cancelled() for future in queued] == [False, True, True, True]
 
 
 def test_threads_keep_the_order(monkeypatch):
