@@ -66,8 +66,9 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
 
     Args:
         device: cpu, or cuda for torch's current GPU.
-        threads: that there may be; by default those of the model on a processor, and one a processor beside a GPU. A
-            third of these prepare text there: the thread that launches kernels must not wait for the interpreter.
+        threads: of the model and of what prepares text on a processor, by default as many as torch has. Beside a GPU,
+            by default one for each processor, of which only a third prepares text: more of them would keep the thread
+            that launches kernels from the interpreter.
     """
     if device not in ("cpu", "cuda"):
         raise CodecError(f"device {device!r}: expected cpu or cuda, of which CUDA_VISIBLE_DEVICES chooses one")

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from codec import tables
-from codec.cuda_rows import INTEGER, VALUE_PLACES, launch, round_int, to_double
+from codec.cuda_rows import TOGETHER, TWO_52, launch, round_int, to_double
 from codec.exact import SOFTMAX_BITS
 
 POSITIONS = 64
@@ -29,7 +29,6 @@ _SERIES = tl.constexpr(tables.exp2_series(SOFTMAX_BITS)[::-1])
 _TERMS = tl.constexpr(len(tables.exp2_series(SOFTMAX_BITS)))
 _MIDDLE = tl.constexpr(2.0**52 + tables.LEVELS_PER_BIT // 2)
 
-_TOGETHER = tl.constexpr(VALUE_PLACES)
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
 
@@ -54,7 +53,7 @@ def _weights(below):
 
     A look-up for each key would take longer than all products with it.
     """
-    bits = (below & _LEVEL_MASK).to(tl.int64) | INTEGER
+    bits = (below & _LEVEL_MASK).to(tl.int64) | TWO_52
     x = bits.to(tl.float64, bitcast=True) - _MIDDLE
     power = tl.full(below.shape, _SERIES[0], tl.float64)
     for i in tl.static_range(1, _TERMS):
@@ -93,7 +92,7 @@ def _sees(query, key, window):
 @triton.jit
 def _value_offsets(key, d, D: tl.constexpr):
     """Of places [K] and dimensions [D] of values [places / 16, D, 16]: [K, D]."""
-    return (key // _TOGETHER * (_TOGETHER * D) + key % _TOGETHER)[:, None] + d[None, :] * _TOGETHER
+    return (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None] + d[None, :] * TOGETHER
 
 
 @triton.jit
@@ -226,7 +225,7 @@ def _step_kernel(
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
-        there = (start + key // _TOGETHER * _TOGETHER <= position)[:, None]
+        there = (start + key // TOGETHER * TOGETHER <= position)[:, None]  # whole blocks; weights are 0 beyond
         low = tl.load(values + start * D, mask=there, other=0)
         high = tl.load(values + start * D + kv_limb, mask=there, other=0)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])

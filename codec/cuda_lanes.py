@@ -1,7 +1,8 @@
 """Lanes of a GPU that decode on their own: model, search and range decoder in one graph, many tokens without the host.
 
 A CUDA graph of one step is captured for the number of lanes. The host looks at what was decoded after STEPS of them,
-while the next ones run. Lanes whose document has ended, or whose window is full, are idle until it has.
+while the next ones run. A lane whose document has ended, or whose window is full, is idle until steps begin that are
+launched after that look.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,15 +44,15 @@ class CudaLanes:
         self._memory = model.new_memory(count, 1, count)
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._begins = np.zeros(count, np.int64)
-        self._take(torch.arange(count, device=device), *(np.zeros((n, count), np.int64) for n in (4, 3, 1)))
+        slots, none = torch.arange(count, device=device), torch.zeros(8, count, dtype=torch.int64, device=device)
+        self._take(slots, none[:4], none[4:7], none[7])
 
-    def _take(self, slots: torch.Tensor, lanes: Integers, states: Integers, ends: Integers) -> None:
+    def _take(self, slots: torch.Tensor, lanes: torch.Tensor, states: torch.Tensor, ends: torch.Tensor) -> None:
         """Set up the tensors of a step over so many lanes; the step is captured when it is first run."""
-        device, self._slots = self._model.device, slots
-        whole = (np.ascontiguousarray(part) for part in (lanes, states, ends[0]))  # the kernels know no strides
-        self._lanes, self._states, self._ends = (torch.from_numpy(part).to(device) for part in whole)
-        self._order = torch.arange(len(slots), device=device)
-        self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=device)
+        self._slots = slots
+        self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # kernels want it
+        self._order = torch.arange(len(slots), device=slots.device)
+        self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ready = False
 
@@ -63,7 +64,7 @@ class CudaLanes:
         device_states = states.astype(np.int64).T
         device_states[2] += begins
         index = self._send(np.array(lanes))
-        self._states[:, index] = self._send(device_states.copy())
+        self._states[:, index] = self._send(device_states)
         self._ends[index] = self._send(ends)
         self._lanes[:, index] = self._send(np.array([[BOS], [BOS], [0], [1]])).expand(4, len(lanes))
         self._begins[list(lanes)] = begins
@@ -139,7 +140,6 @@ class CudaLanes:
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `codec.decoder.Decoder`."""
-        index = torch.tensor(lanes, device=self._model.device)
-        kept = (self._lanes[:, index], self._states[:, index], self._ends[None, index])
+        index = self._send(np.array(lanes))
         self._begins = self._begins[list(lanes)]
-        self._take(self._slots[index], *(t.cpu().numpy() for t in kept))
+        self._take(self._slots[index], self._lanes[:, index], self._states[:, index], self._ends[index])

@@ -28,18 +28,21 @@ VALUE_PLACES = 16
 want many places of one dimension, and a step writes one place of all dimensions, here a kilobyte in place of 64 lines
 of memory."""
 
+TOGETHER = tl.constexpr(VALUE_PLACES)
+
 _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _PAIR = tl.constexpr(1 << PAIR_BITS)
 _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
 _ROUND = tl.constexpr(1.5 * 2.0**52)
-INTEGER = tl.constexpr(0x433 << 52)
+TWO_52 = tl.constexpr(0x433 << 52)
 """The bits of 2^52 in float64: with an integer below 2^52 in the lowest bits, those of their sum."""
 
-_SIGNED = tl.constexpr(2.0**52 + 2.0**31)
+_SIGNED = tl.constexpr(2.0**52 + 2.0**31)  # and where 2^31 was added to that integer, so that it has no sign
 _EPSILON = tl.constexpr(NORM_EPSILON)
 _SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
 _SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
+_LEAD = tl.constexpr(GATE_INPUTS)
 _LEAD_BLOCK = tl.constexpr(triton.next_power_of_2(GATE_INPUTS))
 _TURN_LIMB = tl.constexpr(rotary.LIMB_BITS)
 _TURN_MASK = tl.constexpr((1 << rotary.LIMB_BITS) - 1)
@@ -75,7 +78,7 @@ def round_even(x):
 def to_double(x):
     """int32 or int64 x as float64. Conversions are slow on a GPU, so that a sum makes it of int32."""
     if x.dtype == tl.int32:
-        bits = (x.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | INTEGER
+        bits = (x.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | TWO_52
         return bits.to(tl.float64, bitcast=True) - _SIGNED
     else:
         return x.to(tl.float64)
@@ -101,7 +104,7 @@ def reciprocal_sqrt(m):
 
 @triton.jit
 def magnitude(x):
-    """int32 in the order of |x|, float64: the upper half of its bits, which is half as much to compare and exchange."""
+    """The upper half of the bits of |x|, float64: as much of it as `snap_scales` needs, half as much to compare."""
     return (x.to(tl.int64, bitcast=True) >> 32).to(tl.int32) & 0x7FFFFFFF
 
 
@@ -120,7 +123,7 @@ def snap_fixed(x, scale):
 
 @triton.jit
 def _store_limbs(x, pointer, offsets, limb_stride, mask):
-    """Two signed limbs of int32 x below 2^15."""
+    """Two signed limbs of int32 x of at most 2^14."""
     tl.store(pointer + offsets, x.to(tl.int8), mask=mask)
     tl.store(pointer + limb_stride + offsets, ((x + 128) >> 8).to(tl.int8), mask=mask)
 
@@ -130,15 +133,15 @@ def residual_kernel(
     x_in, x_out, y, y_rows, y_step, y_scale, y_stride, saved, skip, skip_weight, skip_gate, first, mix, norm,
     columns, operands, steps, lead, lead_steps, count, dim, width,
     UPDATE: tl.constexpr, SAVE: tl.constexpr, SKIP: tl.constexpr, OWN: tl.constexpr, MIX: tl.constexpr,
-    MATRICES: tl.constexpr, COLUMNS: tl.constexpr, LEAD: tl.constexpr, BLOCK: tl.constexpr,
+    MATRICES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add a product to the residual stream of one token, mix it, and normalise it into operands.
 
     x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride], what is added is
     ((y * y_rows) * y_step) * y_scale. SKIP: 0 none, 1 added, 2 gated; OWN: it is the stream itself. norm: float64 [2],
     the scale of the norm and 1 / dim. columns: float64 [MATRICES, dim], used for those whose bit is set in COLUMNS.
-    operands: int8 [MATRICES, 2, count, width]. steps: float64 [MATRICES, count]. lead: float64 [rows, LEAD], the first
-    integers of the normalised row, with lead_steps [rows].
+    operands: int8 [MATRICES, 2, count, width]. steps: float64 [MATRICES, count]. lead: float64 [rows, GATE_INPUTS],
+    the first integers of the normalised row, with lead_steps [rows].
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -168,7 +171,7 @@ def residual_kernel(
     snapped = round_even(x * scale)
     mean = tl.sum(snapped * snapped) * step * step * tl.load(norm + 1) + _EPSILON
     step = step * reciprocal_sqrt(mean) * tl.load(norm)
-    tl.store(lead + row * LEAD + at, snapped, mask=inside & (at < LEAD))
+    tl.store(lead + row * _LEAD + at, snapped, mask=inside & (at < _LEAD))
     tl.store(lead_steps + row, step)
     for i in tl.static_range(MATRICES):
         integers, operand_step = snapped, step
@@ -257,12 +260,12 @@ def rotate_kernel(
 @triton.jit
 def value_kernel(
     y, y_rows, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One head's values of RUN tokens that follow one another, on their grid.
 
-    Limbs go to `out`, of each head [places / TOGETHER, BLOCK, TOGETHER], and int16 to `own` [rows, kv_dim]. RUN is 1,
-    or a multiple of TOGETHER as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
+    Limbs go to `out`, of each head [places / 16, BLOCK, 16], and int16 to `own` [rows, kv_dim]. RUN is 1, or a multiple
+    of VALUE_PLACES as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
     """
     start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
     token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)
@@ -275,16 +278,15 @@ def value_kernel(
     first = tl.load(places + start)
     block = tl.load(slots + start) * slot_stride + head * head_stride + first // TOGETHER * (TOGETHER * BLOCK)
     place = first % TOGETHER + token // TOGETHER * (TOGETHER * BLOCK) + token % TOGETHER
-    everywhere = (at < BLOCK)[:, None]
-    _store_limbs(value, out, block + at[:, None] * TOGETHER + place[None, :], limb_stride, everywhere)
+    _store_limbs(value, out, block + at[:, None] * TOGETHER + place[None, :], limb_stride, None)
 
 
 @triton.jit
-def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: tl.constexpr, LEAD: tl.constexpr):
+def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: tl.constexpr):
     """`codec.exact_linear.ExactGate` of a row, float64 [heads]."""
     at = tl.arange(0, _LEAD_BLOCK)
-    inside = at < LEAD
-    first = tl.load(lead + row * LEAD + at, mask=inside, other=0.0)
+    inside = at < _LEAD
+    first = tl.load(lead + row * _LEAD + at, mask=inside, other=0.0)
     mask = (heads < HEADS)[:, None] & inside[None, :]
     products = tl.load(vectors + at[None, :] * HEADS + heads[:, None], mask=mask, other=0.0) * first[None, :]
     x = tl.sum(products, 1) * tl.load(vector_steps + heads, mask=heads < HEADS, other=0.0) * tl.load(lead_step + row)
@@ -296,13 +298,13 @@ def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: t
 def mixed_kernel(
     mixed, own, lead, lead_step, vectors, vector_steps, sigmoid, value_step, columns, operand, steps, count, width,
     GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, XSA: tl.constexpr, GATED: tl.constexpr,
-    LEAD: tl.constexpr, COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand.
 
-    GATED: heads are multiplied with sigmoids. lead: float64 [rows, LEAD], the first integers of the normalised row,
-    with lead_step [rows]. vectors: float64 [LEAD, HEADS], integers, with vector_steps [HEADS]. sigmoid: float64, a
-    table.
+    GATED: heads are multiplied with sigmoids. lead: float64 [rows, GATE_INPUTS], the first integers of the normalised
+    row, with lead_step [rows]. vectors: float64 [GATE_INPUTS, HEADS], integers, with vector_steps [HEADS]. sigmoid:
+    float64, a table.
     """
     row = tl.program_id(0).to(tl.int64)
     heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
@@ -317,7 +319,7 @@ def mixed_kernel(
         x = x - (dot / square)[:, None] * value
     x = x * tl.load(value_step + heads // GROUP, mask=heads < HEADS, other=0.0)[:, None]
     if GATED:
-        x = x * _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS, LEAD)[:, None]
+        x = x * _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS)[:, None]
     scale, step = snap_scales(tl.max(tl.max(magnitude(x), 1), 0))
     integers = round_even(x * scale)
     if COLUMNS:

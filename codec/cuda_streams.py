@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import lru_cache
 
 import torch
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -19,21 +17,28 @@ def side_stream() -> Iterator[None]:
     torch.cuda.current_stream().wait_stream(side)
 
 
-def side_by_side(first: Callable[[], T], *others: Callable[[], T]) -> list[T]:
-    """Results of jobs that need nothing of one another.
+@lru_cache
+def _beside(device: int, count: int) -> list[torch.cuda.Stream]:
+    """The same streams for every branch: what a stream has freed, it alone can have again."""
+    return [torch.cuda.Stream(device) for _ in range(count)]
+
+
+def side_by_side(first: Callable[[], None], *others: Callable[[], None]) -> None:
+    """Run jobs that need nothing of one another.
 
     In a graph that is captured they become branches, which a GPU runs together: a step's kernels leave much of it idle.
     Elsewhere they run in turn.
     """
     if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
-        return [job() for job in (first, *others)]
+        for job in (first, *others):
+            job()
+        return
     here = torch.cuda.current_stream()
-    beside, results = [torch.cuda.Stream() for _ in others], []
+    beside = _beside(torch.cuda.current_device(), len(others))
     for stream, job in zip(beside, others, strict=True):
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
-            results.append(job())
-    results.insert(0, first())
+            job()
+    first()
     for stream in beside:
         here.wait_stream(stream)
-    return results

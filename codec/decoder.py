@@ -23,8 +23,8 @@ class Decoder(Protocol):
     """
 
     ahead: int
-    """Launches that are worth it before the one before them is waited for. What lanes are given then, they take up
-    behind all that is launched."""
+    """How many launches are worth having under way behind the one that is waited for. `load` and `refill` take effect
+    behind all of them."""
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
         """Begin anew behind a BOS, with the data from `begins` to `ends`."""
@@ -40,7 +40,7 @@ class Decoder(Protocol):
         """
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on; nothing launched is waited for."""
+        """Drop all lanes but these, which are numbered in this order from now on. Every launch has been waited for."""
 
 
 class Lanes(Protocol):
@@ -109,7 +109,8 @@ class HostDecoder:
         out = np.full((1, len(self._runs)), -1)
         if len(lanes := np.flatnonzero(self._runs)):
             out[0, lanes] = self._step(lanes)
-        return lambda: (out, self._states)
+        states = self._states.copy()
+        return lambda: (out, states)
 
     def _step(self, lanes: Integers) -> Integers:
         """The next symbol of each of some lanes [n]."""

@@ -104,7 +104,7 @@ class Decoding:
         sizes, read = (counts * _TOKEN.itemsize).tolist(), states[:, 2].tolist()
         data = symbols.T.astype(_TOKEN).tobytes()  # of each lane in turn; there may be thousands
         for n, lane in enumerate(self._lanes):
-            if lane is None or not sizes[n]:  # given to the lane after these steps were launched
+            if lane is None or not sizes[n]:  # idle: its document or window came after these steps were launched
                 continue
             lane.data += data[n * width : n * width + sizes[n]]
             lane.count = len(lane.data) // _TOKEN.itemsize
@@ -166,7 +166,7 @@ class Decoding:
         active = [n for n, lane in enumerate(self._lanes) if lane is not None]
         if 2 * len(active) <= len(self._lanes):
             if self._launched:
-                return
+                return  # and let that run out first
             self._decoder.keep(active)
             self._lanes = [self._lanes[n] for n in active]
         while len(self._launched) <= self._decoder.ahead:

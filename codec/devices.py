@@ -84,7 +84,7 @@ def threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def send(values: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Values on a device, without waiting for what a GPU is at."""
+    """Values on a device, without waiting for what a GPU is at; on a processor the array itself, not a copy."""
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor.to(device)

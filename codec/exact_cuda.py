@@ -22,7 +22,6 @@ from codec.cuda_layers import Columns, CudaLayer
 from codec.cuda_matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.cuda_recall import Batch, Memory, lane_bytes
 from codec.cuda_rows import (
-    VALUE_PLACES,
     activate_kernel,
     launch,
     mixed_kernel,
@@ -169,7 +168,7 @@ class CudaModel(Backend):
             columns.steps, found.operands, found.steps, found.lead, found.lead_steps, count, dim, width,
             UPDATE=y is not None, SAVE=pending.saved is not None,
             SKIP=0 if skip is None else 1 if skip.gates is None else 2, OWN=skip is not None and skip.stream is None,
-            MIX=pending.mix is not None, MATRICES=matrices, COLUMNS=columns.mask, LEAD=GATE_INPUTS,
+            MIX=pending.mix is not None, MATRICES=matrices, COLUMNS=columns.mask,
             BLOCK=triton.next_power_of_2(dim), num_warps=4,
         )  # fmt: skip
         return out, found
@@ -209,8 +208,7 @@ class CudaModel(Backend):
         launch(
             value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
             products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
-            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded,
-            TOGETHER=VALUE_PLACES, num_warps=4,
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded, num_warps=4,
         )  # fmt: skip
 
     def _rotate(
@@ -238,7 +236,7 @@ class CudaModel(Backend):
             mixed_kernel, (count,), mixed, own, rows.lead, rows.lead_steps, *gate, layer.value_step,
             mixed if matrix.columns is None else matrix.columns, operand, steps, padded(count), matrix.inputs,
             GROUP=c.num_heads // c.num_kv_heads, HEADS=c.num_heads, HEAD_DIM=c.head_dim, XSA=layer.xsa,
-            GATED=layer.gate is not None, LEAD=GATE_INPUTS, COLUMNS=matrix.columns is not None,
+            GATED=layer.gate is not None, COLUMNS=matrix.columns is not None,
             HEAD_BLOCK=triton.next_power_of_2(c.num_heads), BLOCK=triton.next_power_of_2(c.head_dim), num_warps=4,
         )  # fmt: skip
         return operand, steps

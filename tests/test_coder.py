@@ -1,6 +1,7 @@
 """codec.coder: the decoder finds what the encoder coded, in any company, through windows that slide."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from codec import coder as module
 from codec import frequencies
 from codec.archive import Policy, make_coder
 from codec.coder import Coder
+from codec.decoding import Decoding
 from codec.documents import MODELLED
 from codec.errors import CodecError
 from codec.windows import document_windows
@@ -168,6 +170,49 @@ def test_fewer_lanes_than_documents(coder, lanes, monkeypatch):
     assert found == {100 - n: document for n, document in enumerate(documents)}
     few = {number: payloads[number] for number in (100, 91, 95)}
     assert dict(coder.decode(few)) == {number: documents[100 - number] for number in few}
+
+
+class Late:
+    """A decoder of the host that decodes three tokens a launch, and has one under way while the host looks."""
+
+    ahead = 1
+
+    def __init__(self, decoder):
+        self.load, self.refill, self._decoder, self._flying = decoder.load, decoder.refill, decoder, 0
+        self.launched_in_flight = 0
+
+    def launch(self):
+        self._flying += 1
+        self.launched_in_flight += self._flying == 2
+        symbols, states = zip(*(self._decoder.launch()() for _ in range(3)), strict=True)
+
+        def wait():
+            self._flying -= 1
+            return np.concatenate(symbols), states[-1]
+
+        return wait
+
+    def keep(self, lanes):
+        assert not self._flying
+        self._decoder.keep(lanes)
+
+
+@pytest.mark.parametrize("stride", [None, 2])
+def test_lanes_that_run_ahead_of_the_host(stride):
+    """Lanes end, are loaded, refilled and dropped while steps that were launched before run."""
+    coder = make_coder(tiny_pack(replace(PLAIN, num_layers=1)), Policy(4, stride))
+    documents = [d[:n] for n, d in zip((1, 120, 0, 9, 60, 33, 7), val_documents(), strict=False)]
+    payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
+    made = []
+
+    def decoder(*arguments, **settings):
+        made.append(Late(coder.backend.decoder(*arguments, **settings)))
+        return made[0]
+
+    backend = SimpleNamespace(decoder=decoder)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=3, most_tokens=1000, threads=2)
+    assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
+    assert made[0].launched_in_flight > 10
 
 
 def test_little_memory_means_fewer_lanes(coder, monkeypatch):

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from codec import tables
 from codec.archive import Policy, make_coder
@@ -16,7 +18,7 @@ from codec.backend import _SELF_CHUNK, TorchBackend, agree
 from codec.config import ModelConfig
 from codec.cuda_attention import attend_rows, attend_step
 from codec.cuda_matmul import limbs, multiply
-from codec.cuda_rows import VALUE_PLACES
+from codec.cuda_rows import VALUE_PLACES, launch, magnitude, round_int, to_double
 from codec.decoding import Decoding
 from codec.errors import UnsupportedError
 from codec.exact import ExactModel, check_known
@@ -157,13 +159,13 @@ def test_backends_agree(config, monkeypatch):
 
 @pytest.mark.parametrize("stride", [None, pytest.param(2, marks=pytest.mark.long)])
 def test_documents_decode_on_fewer_lanes(stride):
-    """Archives of the processor, by lanes that go far beyond a window, and are dropped once half of them idle."""
+    """Archives of the processor, by lanes that go far beyond a window, are loaded while others run, and are dropped."""
     pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))
     coder = make_coder(pack, Policy(4, stride))
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaModel(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=4, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=2, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
@@ -177,6 +179,29 @@ def test_record_class_decodes():
     """Lanes of a whole graph against the reference's steps."""
     model = with_columns(replace(RECORD, window=256))
     assert agree(CudaModel(model), TorchBackend(model), model)
+
+
+@triton.jit
+def _sums_kernel(integers, reals, doubles, rounded, upper, count, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    real = tl.load(reals + at, mask=at < count, other=0.0)
+    tl.store(doubles + at, to_double(tl.load(integers + at, mask=at < count, other=0)), mask=at < count)
+    tl.store(rounded + at, round_int(real), mask=at < count)
+    tl.store(upper + at, magnitude(real), mask=at < count)
+
+
+def test_sums_convert():
+    """Integers to float64 and back, and the upper halves of numbers, at their limits."""
+    least, most = -(1 << 31), (1 << 31) - 1
+    integers = torch.tensor([0, 1, -1, least, most, least + 1, 127, -128], dtype=torch.int32, device=DEVICE)
+    reals = [0.0, -0.0, 0.5, 1.5, -2.5, 5e-324, least + 0.25, most - 0.25]
+    inputs = torch.tensor(reals, dtype=torch.float64, device=DEVICE)
+    doubles, rounded, upper = torch.empty_like(inputs), torch.empty_like(integers), torch.empty_like(integers)
+    launch(_sums_kernel, (1,), integers, inputs, doubles, rounded, upper, len(reals), BLOCK=8)
+    assert torch.equal(doubles, integers.double())
+    assert not torch.signbit(doubles[0])
+    assert torch.equal(rounded, inputs.round().to(torch.int32))
+    assert torch.equal(upper.long(), inputs.abs().view(torch.int64) >> 32)
 
 
 def in_blocks(v: torch.Tensor) -> torch.Tensor:
