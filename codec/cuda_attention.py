@@ -10,17 +10,22 @@ import triton.language as tl
 from torch import Tensor
 
 from codec import tables
-from codec.cuda_rows import TOGETHER, TWO_52, launch, round_int, to_double
+from codec.cuda_rows import TWO_52, launch, round_int, to_double
 from codec.exact import SOFTMAX_BITS
 
 POSITIONS = 64
 """Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32
 or 64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
 
-CACHE_POSITIONS = 64
-"""Keys that a step visits at once: caches are padded to multiples of it. Of 32 to 256 keys, 2 to 8 warps and 2 to 5
-stages, 64, 4 and 3 were fastest on an H200, or within 1 % of it: 1.9, 1.5 and 1.4 times what reading the keys and
-values takes at 256, 700 and 1,500. Where a lane has a part of a tile, not to load the rest saves up to 14 %."""
+VALUE_PLACES = 16
+"""Values of sequences are in blocks of so many places, [places / 16, D, 16], which rows of queries load faster: 2.50 in
+place of 2.73 ms for 32 x 2,048 on an H200. In a cache they are [D, window]. Steps of 2,048 lanes read that faster, 0.38
+in place of 0.49 ms at 600 positions, and it takes 0.07 in place of 0.01 ms to write."""
+
+CACHE_POSITIONS = 128
+"""Keys that a step visits at once: caches are padded to multiples of it. Of 32 to 128 keys, 1 to 4 warps and 2 to 4
+stages, 128, 4 and 3 were fastest on an H200 from 700 positions on: 1.14 times what reading the keys and values takes at
+1,500. Where a lane has a part of a tile only, the rest is not loaded: that took 8 % off mixed positions around 600."""
 
 LOWEST = tl.constexpr(-(1 << 30))
 """Below every level of a score."""
@@ -90,12 +95,6 @@ def _sees(query, key, window):
 
 
 @triton.jit
-def _value_offsets(key, d, D: tl.constexpr):
-    """Of places [K] and dimensions [D] of values [places / 16, D, 16]: [K, D]."""
-    return (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None] + d[None, :] * TOGETHER
-
-
-@triton.jit
 def _part(part: tl.constexpr, first, full, partial, end):
     """The keys of a part of the loops of `_rows_kernel`."""
     if part == 0:
@@ -110,15 +109,15 @@ def _part(part: tl.constexpr, first, full, partial, end):
 def _rows_kernel(
     q, k, v, scales, out, length, begin, window, places, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """A tile of queries of sequences from position `begin` on: GROUP heads (padded to GROUPS) of QUERIES positions.
 
     A query sees the last `window` positions, so sums have no more terms than within a window; the key and the value of
     position p are at place p % places. In both passes, tiles of keys that all queries see need no mask.
 
-    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, places / 16, D, 16].
-    out: float64 [B, length, heads, HEAD_DIM].
+    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, places / TOGETHER, D,
+    TOGETHER]. out: float64 [B, length, heads, HEAD_DIM].
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
     pair = tl.program_id(1).to(tl.int64)  # sequence and kv head
@@ -134,7 +133,8 @@ def _rows_kernel(
     q_high = tl.load(q + q_limb + at, mask=valid[:, None], other=0)
     scale = tl.load(scales + head, mask=valid, other=0.0)
     keys = k + pair * places * D + key[None, :] * D + d[:, None]
-    values = v + pair * places * D + _value_offsets(key, d, D)
+    values = v + pair * places * D + d[None, :] * TOGETHER
+    values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
     end = begin + (tile + 1) * QUERIES
     # The queries are at positions end - QUERIES to end - 1. Tiles of keys from `full` to `partial` are seen by all of
     # them; there are none where the window is small.
@@ -190,7 +190,7 @@ def _step_kernel(
     They are few, and a product on tensor cores has 16 rows at least: so rows are the limbs of the queries, and then
     those of the weights, in 7 bits because they have no sign. What follows a product is done for GROUP rows only.
 
-    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, window / 16, D, 16].
+    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, D, window].
     scratch: int32 [lanes, kv_heads, GROUPS, window]. out: float64 [lanes, heads, HEAD_DIM].
     """
     lane, kv = tl.load(order + tl.program_id(0) // KV_HEADS), tl.program_id(0) % KV_HEADS
@@ -220,14 +220,14 @@ def _step_kernel(
     scale = tl.load(scales + kv * GROUP + group, mask=group < GROUP, other=0.0)
     # A level rises or falls with its score: the greatest is that of the greatest or of the least.
     top = tl.maximum(_level(tl.max(greatest, 1), scale), _level(tl.min(least, 1), scale))
-    values = v + base + _value_offsets(key, d, D)
+    values = v + base + d[None, :] * window + key[:, None]
     total = tl.zeros((GROUPS, KEYS), tl.int32)
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
-        there = (start + key // TOGETHER * TOGETHER <= position)[:, None]  # whole blocks; weights are 0 beyond
-        low = tl.load(values + start * D, mask=there, other=0)
-        high = tl.load(values + start * D + kv_limb, mask=there, other=0)
+        there = (start + key // 16 * 16 <= position)[:, None]  # of 16 bytes at a time; weights are 0 beyond
+        low = tl.load(values + start, mask=there, other=0)
+        high = tl.load(values + start + kv_limb, mask=there, other=0)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
         seen = (start + key <= position)[None, :]
         weights = tl.where(seen, _weights(below), 0)
@@ -267,7 +267,7 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
     launch(
         _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, out, length, begin, window,
         k.shape[3], q[0].numel(), k.stride(0), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim,
-        D=dim, QUERIES=queries, KEYS=POSITIONS, num_warps=8, num_stages=2,
+        D=dim, QUERIES=queries, KEYS=POSITIONS, TOGETHER=VALUE_PLACES, num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
 
@@ -279,8 +279,8 @@ def attend_step(
 
     Args:
         q: int8 [2, lanes, heads, D].
-        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, window / 16, D, 16], whose window is a
-            multiple of CACHE_POSITIONS.
+        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, D, window], a multiple of
+            CACHE_POSITIONS.
         positions, slots: int64 [lanes]; keys 0 to its position are what a lane sees.
         order: int64 [lanes], in which lanes are computed: those with the most keys first, or a few of them are left
             for the end while most of the GPU has nothing to do.

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from codec.config import ModelConfig
-from codec.cuda_attention import CACHE_POSITIONS, POSITIONS, attend_rows, attend_step
+from codec.cuda_attention import CACHE_POSITIONS, POSITIONS, VALUE_PLACES, attend_rows, attend_step
 from codec.cuda_matmul import padded
-from codec.cuda_rows import VALUE_PLACES
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Context(Protocol):
     run: int  # rows that follow one another in a slot, in every block of so many rows
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
-        """Keys int8 [2, slots, kv_heads, window, D] and values to be filled in, these in blocks (`value_blocks`)."""
+        """Keys int8 [2, slots, kv_heads, window, D] and values, [..., D, window] or in blocks, to be filled in."""
 
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
         """What the queries int8 [2, N, heads, D] mix of them, float64 [N, dim]."""
@@ -57,15 +56,14 @@ def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
 
 
 class Cache:
-    """Keys int8 [2, slots, kv_heads, window, D] and values in blocks (`value_blocks`) of each execution."""
+    """Keys int8 [2, slots, kv_heads, window, D] and values [2, slots, kv_heads, D, window] of each execution."""
 
     def __init__(self, heads: Heads, slots: int):
         self.keys, self.values = [], []
         shape, device = (2, slots, heads.config.num_kv_heads), heads.device
-        blocks = value_blocks(heads.window, heads.padded)
         for _ in heads.config.schedule:
             self.keys.append(torch.zeros(*shape, heads.window, heads.padded, dtype=torch.int8, device=device))
-            self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
+            self.values.append(torch.zeros(*shape, heads.padded, heads.window, dtype=torch.int8, device=device))
 
 
 class Past:
@@ -135,7 +133,7 @@ class Sequences:
         batch, length = self._shape
         if self._cache is not None:
             self._cache.keys[execution][:, self._into, :, :length] = self._keys
-            self._cache.values[execution][:, self._into, :, : self._values.shape[3]] = self._values
+            self._cache.values[execution][:, self._into, ..., :length] = self._values.transpose(3, 4).flatten(4)
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
         return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)

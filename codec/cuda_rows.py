@@ -23,13 +23,6 @@ from codec.tables import ROPE_BITS
 PAIR_BITS = 15
 """Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""
 
-VALUE_PLACES = 16
-"""Values of so many places that follow one another are kept together, [places / 16, D, 16]: products of 8-bit integers
-want many places of one dimension, and a step writes one place of all dimensions, here a kilobyte in place of 64 lines
-of memory."""
-
-TOGETHER = tl.constexpr(VALUE_PLACES)
-
 _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _PAIR = tl.constexpr(1 << PAIR_BITS)
 _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
@@ -260,12 +253,12 @@ def rotate_kernel(
 @triton.jit
 def value_kernel(
     y, y_rows, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """One head's values of RUN tokens that follow one another, on their grid.
 
-    Limbs go to `out`, of each head [places / 16, BLOCK, 16], and int16 to `own` [rows, kv_dim]. RUN is 1, or a multiple
-    of VALUE_PLACES as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
+    Limbs go to `out`, of each head [places / TOGETHER, BLOCK, TOGETHER], and int16 to `own` [rows, kv_dim]. RUN is 1,
+    or a multiple of TOGETHER as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
     """
     start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
     token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)

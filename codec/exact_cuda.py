@@ -208,7 +208,8 @@ class CudaModel(Backend):
         launch(
             value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
             products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
-            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded, num_warps=4,
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded,
+            TOGETHER=values.shape[-1], num_warps=4,
         )  # fmt: skip
 
     def _rotate(

@@ -16,9 +16,9 @@ from codec import tables
 from codec.archive import Policy, make_coder
 from codec.backend import _SELF_CHUNK, TorchBackend, agree
 from codec.config import ModelConfig
-from codec.cuda_attention import attend_rows, attend_step
+from codec.cuda_attention import VALUE_PLACES, attend_rows, attend_step
 from codec.cuda_matmul import limbs, multiply
-from codec.cuda_rows import VALUE_PLACES, launch, magnitude, round_int, to_double
+from codec.cuda_rows import launch, magnitude, round_int, to_double
 from codec.decoding import Decoding
 from codec.errors import UnsupportedError
 from codec.exact import ExactModel, check_known
@@ -280,7 +280,7 @@ def test_attention_of_steps(group):
     q, k, v = draw(12, 5, 2, group, 64), draw(11, 6, 2, window, 64), draw(14, 6, 2, window, 64)
     scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
-    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in (q.flatten(1, 2), k, in_blocks(v)))
+    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in (q.flatten(1, 2), k, v.transpose(2, 3)))
     found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, slots, torch.tensor([2, 4, 0, 3, 1]))), scale, 64)
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
