@@ -25,7 +25,7 @@ from codec.tokenizer import BOS
 
 STEPS = 4
 """Tokens of each lane between two looks: an idle lane wastes half of them and those that are launched already. A look
-at 2,048 lanes costs the host some milliseconds, and so many steps take a GPU some ten."""
+at 2,048 lanes took the host 3 ms where so many steps took an H200 40."""
 
 _ENDLESS = 1 << 62
 
