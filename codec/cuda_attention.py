@@ -192,7 +192,7 @@ def _step_kernel(
     They are few, and a product on tensor cores has 16 rows at least: so rows are the limbs of the queries, and then
     those of the weights, in 7 bits because they have no sign. What follows a product is done for GROUP rows only.
 
-    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, D, window].
+    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, window / KEYS, D, KEYS].
     scratch: int32 [lanes, kv_heads, GROUPS, window]. out: float64 [lanes, heads, HEAD_DIM].
     """
     lane, kv = tl.load(order + tl.program_id(0) // KV_HEADS), tl.program_id(0) % KV_HEADS
@@ -222,14 +222,14 @@ def _step_kernel(
     scale = tl.load(scales + kv * GROUP + group, mask=group < GROUP, other=0.0)
     # A level rises or falls with its score: the greatest is that of the greatest or of the least.
     top = tl.maximum(_level(tl.max(greatest, 1), scale), _level(tl.min(least, 1), scale))
-    values = v + base + d[None, :] * window + key[:, None]
+    values = v + base + d[None, :] * KEYS + key[:, None]
     total = tl.zeros((GROUPS, KEYS), tl.int32)
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
         there = (start + key // 16 * 16 <= position)[:, None]  # of 16 bytes at a time; weights are 0 beyond
-        low = tl.load(values + start, mask=there, other=0)
-        high = tl.load(values + start + kv_limb, mask=there, other=0)
+        low = tl.load(values + start * D, mask=there, other=0)
+        high = tl.load(values + start * D + kv_limb, mask=there, other=0)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
         seen = (start + key <= position)[None, :]
         weights = tl.where(seen, _weights(below), 0)
@@ -281,8 +281,8 @@ def attend_step(
 
     Args:
         q: int8 [2, lanes, heads, D].
-        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, D, window], a multiple of
-            CACHE_POSITIONS.
+        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, window / CACHE_POSITIONS, D,
+            CACHE_POSITIONS].
         positions, slots: int64 [lanes]; keys 0 to its position are what a lane sees.
         order: int64 [lanes], in which lanes are computed: those with the most keys first, or a few of them are left
             for the end while most of the GPU has nothing to do.

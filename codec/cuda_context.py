@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from codec.config import ModelConfig
 from codec.cuda_attention import CACHE_POSITIONS, POSITIONS, VALUE_PLACES, attend_rows, attend_step
@@ -50,20 +51,21 @@ class Context(Protocol):
         """What the queries int8 [2, N, heads, D] mix of them, float64 [N, dim]."""
 
 
-def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
-    """The shape of one head's values: dimensions of VALUE_PLACES places that follow one another, block by block."""
-    return places // VALUE_PLACES, dim, VALUE_PLACES
+def value_blocks(places: int, dim: int, together: int = VALUE_PLACES) -> tuple[int, int, int]:
+    """The shape of one head's values: dimensions of places that follow one another, block by block."""
+    return places // together, dim, together
 
 
 class Cache:
-    """Keys int8 [2, slots, kv_heads, window, D] and values [2, slots, kv_heads, D, window] of each execution."""
+    """Keys int8 [2, slots, kv_heads, window, D] and values in blocks of CACHE_POSITIONS of each execution."""
 
     def __init__(self, heads: Heads, slots: int):
         self.keys, self.values = [], []
         shape, device = (2, slots, heads.config.num_kv_heads), heads.device
+        blocks = value_blocks(heads.window, heads.padded, CACHE_POSITIONS)
         for _ in heads.config.schedule:
             self.keys.append(torch.zeros(*shape, heads.window, heads.padded, dtype=torch.int8, device=device))
-            self.values.append(torch.zeros(*shape, heads.padded, heads.window, dtype=torch.int8, device=device))
+            self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
 
 class Past:
@@ -133,7 +135,9 @@ class Sequences:
         batch, length = self._shape
         if self._cache is not None:
             self._cache.keys[execution][:, self._into, :, :length] = self._keys
-            self._cache.values[execution][:, self._into, ..., :length] = self._values.transpose(3, 4).flatten(4)
+            places = pad(self._values.transpose(3, 4).flatten(4), (0, -length % CACHE_POSITIONS))
+            blocks = places.unflatten(4, (-1, CACHE_POSITIONS)).transpose(3, 4)
+            self._cache.values[execution][:, self._into, :, : blocks.shape[3]] = blocks
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
         return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)

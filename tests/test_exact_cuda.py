@@ -16,7 +16,7 @@ from codec import tables
 from codec.archive import Policy, make_coder
 from codec.backend import _SELF_CHUNK, TorchBackend, agree
 from codec.config import ModelConfig
-from codec.cuda_attention import VALUE_PLACES, attend_rows, attend_step
+from codec.cuda_attention import CACHE_POSITIONS, VALUE_PLACES, attend_rows, attend_step
 from codec.cuda_matmul import limbs, multiply
 from codec.cuda_rows import launch, magnitude, round_int, to_double
 from codec.decoding import Decoding
@@ -204,9 +204,9 @@ def test_sums_convert():
     assert torch.equal(upper.long(), inputs.abs().view(torch.int64) >> 32)
 
 
-def in_blocks(v: torch.Tensor) -> torch.Tensor:
-    """Values [..., places, D] as attention has them, [..., places / 16, D, 16]."""
-    return v.unflatten(-2, (-1, VALUE_PLACES)).transpose(-1, -2)
+def in_blocks(v: torch.Tensor, together: int = VALUE_PLACES) -> torch.Tensor:
+    """Values [..., places, D] as attention has them, [..., places / together, D, together]."""
+    return v.unflatten(-2, (-1, together)).transpose(-1, -2)
 
 
 @pytest.mark.gpu
@@ -280,7 +280,8 @@ def test_attention_of_steps(group):
     q, k, v = draw(12, 5, 2, group, 64), draw(11, 6, 2, window, 64), draw(14, 6, 2, window, 64)
     scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
-    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in (q.flatten(1, 2), k, v.transpose(2, 3)))
+    kept = q.flatten(1, 2), k, in_blocks(v, CACHE_POSITIONS)
+    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in kept)
     found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, slots, torch.tensor([2, 4, 0, 3, 1]))), scale, 64)
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
