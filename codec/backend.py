@@ -31,7 +31,8 @@ _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at on
 class Backend(Protocol):
     """A model as the coder sees it."""
 
-    lane_bytes: int  # of memory that each lane of a decoder takes
+    def lane_bytes(self, tokens: int) -> int:
+        """Memory that a lane of a decoder takes while it has a document of so many tokens."""
 
     def memory(self, documents: int, tokens: int) -> Any:
         """What recall is to know of so many documents, of `tokens` tokens at most, whose windows are scored in turn.
@@ -75,11 +76,12 @@ class Backend(Protocol):
         found = self.score(inputs, targets, memory, past)
         return lambda: found
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None) -> Decoder:
         """`count` idle lanes that will decode parts of `data`.
 
         Each token of a lane sees the last `window` tokens, itself included. In a band that goes on for ever; else a
-        lane whose window is full waits for `Decoder.refill`.
+        lane whose window is full waits for `Decoder.refill`. With `room`, in bytes, for less than all lanes may take, a
+        lane waits while there is none; the longest document always has room.
         """
 
 
@@ -166,9 +168,13 @@ class TorchBackend(Backend):
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
-        self.lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
+        self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
         if recall:
-            self.lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
+            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `Backend`."""
+        return self._lane_bytes
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
         """See `Backend`."""
@@ -239,8 +245,10 @@ class TorchBackend(Backend):
             out[:, begins[running] + places] = found.cpu().numpy()
         return out
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> HostDecoder:
-        """See `Backend`."""
+    def decoder(
+        self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
+    ) -> HostDecoder:
+        """See `Backend`; all lanes have room for whole windows."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
         return HostDecoder(lanes, count, data, None if band else window)
 

@@ -18,13 +18,10 @@ POSITIONS = 64
 or 64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
 
 VALUE_PLACES = 16
-"""Values of sequences are in blocks of so many places, [places / 16, D, 16], which rows of queries load faster: 2.50 in
-place of 2.73 ms for 32 x 2,048 on an H200. In a cache they are [D, window]: attention of 2,048 lanes at a mean of 592
-positions took 0.375 ms in profiles of whole steps, in blocks 0.604 at a mean of 806, a fifth more for each position. To
-write a place took 0.069 ms so, and 0.013 in blocks."""
+"""Values are in blocks of so many places, [places / 16, D, 16]."""
 
 CACHE_POSITIONS = 128
-"""Keys that a step visits at once: caches are padded to multiples of it. Of 32 to 128 keys, 1 to 4 warps and 2 to 4
+"""Keys that a step visits at once: places of a page of a cache. Of 32 to 128 keys, 1 to 4 warps and 2 to 4
 stages, 128, 4 and 3 were fastest on an H200 from 700 positions on: 1.14 times what reading the keys and values takes at
 1,500. Where a lane has a part of a tile only, the rest is not loaded: that took 8 % off mixed positions around 600,
 with values in blocks."""
@@ -183,17 +180,18 @@ def _rows_kernel(
 
 @triton.jit
 def _step_kernel(
-    q, k, v, positions, slots, order, scales, scratch, out, window, q_limb, kv_limb,
+    q, k, v, positions, table, order, scales, scratch, out, pages, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LIMBS: tl.constexpr, HEAD_DIM: tl.constexpr,
-    D: tl.constexpr, KEYS: tl.constexpr,
+    D: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """The queries of one token of a lane that share keys.
 
     They are few, and a product on tensor cores has 16 rows at least: so rows are the limbs of the queries, and then
     those of the weights, in 7 bits because they have no sign. What follows a product is done for GROUP rows only.
 
-    q: int8 [2, lanes, heads, D]. k: [2, slots, kv_heads, window, D]. v: [2, slots, kv_heads, window / KEYS, D, KEYS].
-    scratch: int32 [lanes, kv_heads, GROUPS, window]. out: float64 [lanes, heads, HEAD_DIM].
+    q: int8 [2, lanes, heads, D]. k: [2, all pages, kv_heads, KEYS, D]. v: [2, all pages, kv_heads, KEYS / TOGETHER, D,
+    TOGETHER]. table: int64 [lanes, pages]. scratch: int32 [lanes, kv_heads, GROUPS, pages * KEYS]. out: float64 [lanes,
+    heads, HEAD_DIM].
     """
     lane, kv = tl.load(order + tl.program_id(0) // KV_HEADS), tl.program_id(0) % KV_HEADS
     row, d, key = tl.arange(0, LIMBS * GROUPS), tl.arange(0, D), tl.arange(0, KEYS)
@@ -201,17 +199,17 @@ def _step_kernel(
     head = lane * (KV_HEADS * GROUP) + kv * GROUP
     at = limb[:, None] * q_limb + (head + member)[:, None] * D + d[None, :]
     queries = tl.load(q + at, mask=((limb < 2) & (member < GROUP))[:, None], other=0)
-    base = (tl.load(slots + lane) * KV_HEADS + kv) * window * D
     position = tl.load(positions + lane)
-    keys = k + base + key[None, :] * D + d[:, None]
+    keys = k + kv * (KEYS * D) + key[None, :] * D + d[:, None]
     group = tl.arange(0, GROUPS)
-    scores = scratch + ((lane * KV_HEADS + kv) * GROUPS + group[:, None]) * window + key[None, :]
+    scores = scratch + ((lane * KV_HEADS + kv) * GROUPS + group[:, None]) * (pages * KEYS) + key[None, :]
     greatest = tl.full((GROUPS, KEYS), LOWEST, tl.int32)
     least = tl.full((GROUPS, KEYS), -LOWEST, tl.int32)
     for start in range(0, position + 1, KEYS):
         seen = (start + key <= position)[None, :]
-        low = tl.load(keys + start * D, mask=seen, other=0)
-        high = tl.load(keys + start * D + kv_limb, mask=seen, other=0)
+        page = tl.load(table + lane * pages + start // KEYS) * (KV_HEADS * KEYS * D)
+        low = tl.load(keys + page, mask=seen, other=0)
+        high = tl.load(keys + page + kv_limb, mask=seen, other=0)
         part = tl.dot(queries, low, out_dtype=tl.int32) + (tl.dot(queries, high, out_dtype=tl.int32) << 8)
         part = part << ((limb & 1) << 3)[:, None]  # limbs from the third on are 0
         score = tl.sum(tl.reshape(part, (LIMBS, GROUPS, KEYS)), 0)
@@ -222,14 +220,16 @@ def _step_kernel(
     scale = tl.load(scales + kv * GROUP + group, mask=group < GROUP, other=0.0)
     # A level rises or falls with its score: the greatest is that of the greatest or of the least.
     top = tl.maximum(_level(tl.max(greatest, 1), scale), _level(tl.min(least, 1), scale))
-    values = v + base + d[None, :] * KEYS + key[:, None]
+    values = v + kv * (KEYS * D) + d[None, :] * TOGETHER
+    values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
     total = tl.zeros((GROUPS, KEYS), tl.int32)
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
         there = (start + key // 16 * 16 <= position)[:, None]  # of 16 bytes at a time; weights are 0 beyond
-        low = tl.load(values + start * D, mask=there, other=0)
-        high = tl.load(values + start * D + kv_limb, mask=there, other=0)
+        page = tl.load(table + lane * pages + start // KEYS) * (KV_HEADS * KEYS * D)
+        low = tl.load(values + page, mask=there, other=0)
+        high = tl.load(values + page + kv_limb, mask=there, other=0)
         below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
         seen = (start + key <= position)[None, :]
         weights = tl.where(seen, _weights(below), 0)
@@ -275,15 +275,15 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
 
 
 def attend_step(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, slots: Tensor, order: Tensor, scales: Tensor, head_dim: int
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, order: Tensor, scales: Tensor, head_dim: int
 ) -> Tensor:
-    """Attention of one token of each lane over its slot of a cache, the token's own keys and values included.
+    """Attention of one token of each lane over its pages of a cache, the token's own keys and values included.
 
     Args:
         q: int8 [2, lanes, heads, D].
-        k: int8 [2, slots, kv_heads, window, D]; v: int8 [2, slots, kv_heads, window / CACHE_POSITIONS, D,
-            CACHE_POSITIONS].
-        positions, slots: int64 [lanes]; keys 0 to its position are what a lane sees.
+        k: int8 [2, pages, kv_heads, S, D]; v: int8 [2, pages, kv_heads, S / 16, D, 16]. S is a power of two from 32 on.
+        positions: int64 [lanes]; keys 0 to its position are what a lane sees.
+        table: int64 [lanes, P], the pages that have them, in their order.
         order: int64 [lanes], in which lanes are computed: those with the most keys first, or a few of them are left
             for the end while most of the GPU has nothing to do.
 
@@ -291,14 +291,15 @@ def attend_step(
         float64 [lanes, heads * head_dim].
     """
     _, lanes, heads, dim = q.shape
-    _, _, kv_heads, window, _ = k.shape
+    _, _, kv_heads, places, _ = k.shape
+    pages = table.shape[1]
     group = heads // kv_heads
     groups = triton.next_power_of_2(group)
-    scratch = torch.empty(lanes, kv_heads, groups, window, dtype=torch.int32, device=q.device)
+    scratch = torch.empty(lanes, kv_heads, groups, pages * places, dtype=torch.int32, device=q.device)
     out = torch.empty(lanes, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
-        _step_kernel, (lanes * kv_heads,), q, k, v, positions, slots, order, scales, scratch, out, window,
+        _step_kernel, (lanes * kv_heads,), q, k, v, positions, table, order, scales, scratch, out, pages,
         q[0].numel(), k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, LIMBS=max(4, 16 // groups),
-        HEAD_DIM=head_dim, D=dim, KEYS=CACHE_POSITIONS, num_warps=4, num_stages=3,
+        HEAD_DIM=head_dim, D=dim, KEYS=places, TOGETHER=VALUE_PLACES, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out

@@ -1,6 +1,7 @@
 """Keys and values on a GPU: of sequences, of documents chunk by chunk, or of lanes that grow by single tokens.
 
-Where a document goes on beyond a window, they are rings: that of position p is at place p % places.
+Where a document goes on beyond a window, they are rings: that of position p is at place p % places. Those of lanes are
+in pages, of which a lane has as many as it needs (`codec.cuda_pages`).
 """
 
 from dataclasses import dataclass
@@ -22,17 +23,17 @@ class Heads:
     config: ModelConfig
     padded: int  # D: head_dim padded
     device: torch.device
+    page: int = CACHE_POSITIONS  # places of a page of a cache
 
     @property
-    def window(self) -> int:
-        """Padded to blocks of keys."""
-        return -(-self.config.window // CACHE_POSITIONS) * CACHE_POSITIONS
-
-    @property
-    def slot_bytes(self) -> int:
-        """Of a cache, for each sequence."""
+    def page_bytes(self) -> int:
+        """Of each page of a cache."""
         c = self.config
-        return 4 * len(c.schedule) * c.num_kv_heads * self.padded * self.window
+        return 4 * len(c.schedule) * c.num_kv_heads * self.padded * self.page
+
+    def pages(self, places: int) -> int:
+        """That so many places take."""
+        return -(-places // self.page)
 
 
 class Context(Protocol):
@@ -45,27 +46,38 @@ class Context(Protocol):
     run: int  # rows that follow one another in a slot, in every block of so many rows
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
-        """Keys int8 [2, slots, kv_heads, window, D] and values, [..., D, window] or in blocks, to be filled in."""
+        """Keys int8 [2, slots, kv_heads, places, D] and values in blocks (`value_blocks`), to be filled in."""
 
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
         """What the queries int8 [2, N, heads, D] mix of them, float64 [N, dim]."""
 
 
-def value_blocks(places: int, dim: int, together: int = VALUE_PLACES) -> tuple[int, int, int]:
-    """The shape of one head's values: dimensions of places that follow one another, block by block."""
-    return places // together, dim, together
+def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
+    """The shape of one head's values: dimensions of VALUE_PLACES places that follow one another, block by block."""
+    return places // VALUE_PLACES, dim, VALUE_PLACES
 
 
 class Cache:
-    """Keys int8 [2, slots, kv_heads, window, D] and values in blocks of CACHE_POSITIONS of each execution."""
+    """Keys int8 [2, pages, kv_heads, S, D] and values in blocks (`value_blocks`) of each execution, by pages of S."""
 
-    def __init__(self, heads: Heads, slots: int):
+    def __init__(self, heads: Heads, pages: int):
         self.keys, self.values = [], []
-        shape, device = (2, slots, heads.config.num_kv_heads), heads.device
-        blocks = value_blocks(heads.window, heads.padded, CACHE_POSITIONS)
+        shape, device = (2, pages, heads.config.num_kv_heads), heads.device
+        blocks = value_blocks(heads.page, heads.padded)
         for _ in heads.config.schedule:
-            self.keys.append(torch.zeros(*shape, heads.window, heads.padded, dtype=torch.int8, device=device))
+            self.keys.append(torch.zeros(*shape, heads.page, heads.padded, dtype=torch.int8, device=device))
             self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
+
+    def fill(self, execution: int, table: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put the first places of sequences into the pages int64 [B, P] of lanes; of one that is begun, all of it.
+
+        Keys int8 [2, B, kv_heads, places, D] and values in blocks.
+        """
+        for target, source in ((self.keys[execution], keys), (self.values[execution], values)):
+            rows = target.shape[3]  # places of a page, or blocks
+            whole = pad(source, [0, 0] * (source.dim() - 4) + [0, -source.shape[3] % rows])
+            parts = whole.unflatten(3, (-1, rows)).transpose(2, 3)
+            target[:, table[:, : parts.shape[2]]] = parts
 
 
 class Past:
@@ -112,7 +124,7 @@ class Chunks:
 
 
 class Sequences:
-    """Whole sequences, a multiple of POSITIONS long; also into `slots` of a cache if one is given. A `Context`."""
+    """Whole sequences, a multiple of POSITIONS long; also into a cache if one is given, by its table. A `Context`."""
 
     run = 32
 
@@ -133,28 +145,28 @@ class Sequences:
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
         """See `Context`."""
         batch, length = self._shape
-        if self._cache is not None:
-            self._cache.keys[execution][:, self._into, :, :length] = self._keys
-            places = pad(self._values.transpose(3, 4).flatten(4), (0, -length % CACHE_POSITIONS))
-            blocks = places.unflatten(4, (-1, CACHE_POSITIONS)).transpose(3, 4)
-            self._cache.values[execution][:, self._into, :, : blocks.shape[3]] = blocks
+        if self._cache is not None and self._into is not None:
+            self._cache.fill(execution, self._into, self._keys, self._values)
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
         return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)
 
 
 class Steps:
-    """One token of each lane, which sees the last `window` that its slot of a cache holds; a `Context`.
+    """One token of each lane, which sees the last `window` that its pages of a cache hold; a `Context`.
 
-    `order` is that of `attend_step`.
+    Its keys and values go to the page that the table has for its place, page 0 where a lane has none. `table` and
+    `order` are those of `attend_step`.
     """
 
     run = 1
 
-    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, slots: Tensor, order: Tensor, window: int):
-        self._heads, self._cache, self.positions, self.slots, self._order = heads, cache, positions, slots, order
-        self.places, self._last = positions % window, positions.clamp(max=window - 1)
-        self.rows = torch.arange(len(slots), device=slots.device)
+    def __init__(self, heads: Heads, cache: Cache, positions: Tensor, table: Tensor, order: Tensor, window: int):
+        self._heads, self._cache, self.positions, self._table, self._order = heads, cache, positions, table, order
+        place, self._last = positions % window, positions.clamp(max=window - 1)
+        page = torch.div(place, heads.page, rounding_mode="floor")
+        self.slots, self.places = table.gather(1, page[:, None])[:, 0], place % heads.page
+        self.rows = torch.arange(len(table), device=table.device)
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
         """See `Context`."""
@@ -164,4 +176,4 @@ class Steps:
         """See `Context`."""
         keys, values = self.store(execution)
         h = self._heads
-        return attend_step(queries, keys, values, self._last, self.slots, self._order, scales, h.config.head_dim)
+        return attend_step(queries, keys, values, self._last, self._table, self._order, scales, h.config.head_dim)

@@ -2,7 +2,7 @@
 
 A CUDA graph of one step is captured for the number of lanes. The host looks at what was decoded after STEPS of them,
 while the next ones run. A lane whose document has ended, or whose window is full, is idle until steps begin that are
-launched after that look.
+launched after that look; one for whose next place there is no page, until there is one.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from codec import rangecoder
 from codec.cuda_attention import POSITIONS
 from codec.cuda_context import Cache, Steps
 from codec.cuda_matmul import padded
+from codec.cuda_pages import Pages
 from codec.cuda_recall import Batch
 from codec.cuda_streams import side_stream
 from codec.decoder import Integers, States
@@ -35,15 +36,22 @@ class CudaLanes:
 
     ahead = 1
 
-    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, band: bool):
+    def __init__(
+        self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
+    ):
         self._model, self._window, device = model, window, model.device
         self._limit = _ENDLESS if band else window  # of tokens until a lane is refilled
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
-        self._cache = Cache(model.heads, count)
+        most = model.heads.pages(window)  # of a lane
+        pages = count * most
+        if room is not None:
+            pages = max(most, min(pages, (room - count * model.memory_bytes) // model.heads.page_bytes))
+        self._cache, self._pages = Cache(model.heads, pages + 1), Pages(count, most, pages)
         self._memory = model.new_memory(count, 1, count)
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
-        self._begins = np.zeros(count, np.int64)
+        self._begins, self._positions = np.zeros((2, count), np.int64)  # the latter as of the last look
+        self._flying = 0  # launches that have not been waited for
         slots, none = torch.arange(count, device=device), torch.zeros(8, count, dtype=torch.int64, device=device)
         self._take(slots, none[:4], none[4:7], none[7])
 
@@ -52,6 +60,7 @@ class CudaLanes:
         self._slots = slots
         self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # kernels want it
         self._order = torch.arange(len(slots), device=slots.device)
+        self._table = self._send(self._pages.table)
         self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ready = False
@@ -67,7 +76,8 @@ class CudaLanes:
         self._states[:, index] = self._send(device_states)
         self._ends[index] = self._send(ends)
         self._lanes[:, index] = self._send(np.array([[BOS], [BOS], [0], [1]])).expand(4, len(lanes))
-        self._begins[list(lanes)] = begins
+        self._begins[list(lanes)], self._positions[list(lanes)] = begins, 0
+        self._pages.begin(lanes)
 
     def _send(self, values: Integers) -> torch.Tensor:
         return send(values, self._model.device)
@@ -76,15 +86,25 @@ class CudaLanes:
         """See `codec.decoder.Decoder`."""
         index = self._send(np.array(lanes))
         keep = tokens.shape[1] - 1
+        self._positions[list(lanes)] = keep
+        self._reach()  # no page that lanes do not have, where their windows were full
         if keep:
             rows = np.full((len(lanes), padded(keep, POSITIONS)), BOS)
             rows[:, :keep] = tokens[:, :-1]
-            self._model.forward(self._send(rows), self._cache, self._slots[index])
+            self._model.forward(self._send(rows), self._cache, self._table[index])
         now = np.stack((tokens[:, -1], tokens[:, -2:][:, 0], np.full(len(lanes), keep), np.ones(len(lanes), np.int64)))
         self._lanes[:, index] = self._send(now)
 
+    def _reach(self) -> None:
+        """Give lanes the pages that they may need until the end of the next launch."""
+        ahead = STEPS * (self._flying + 1)
+        places = np.minimum(self._positions + ahead, self._window)
+        if self._pages.reach(-(-places // self._model.heads.page)):
+            self._table.copy_(self._send(self._pages.table))
+
     def launch(self) -> Callable[[], tuple[Integers, States]]:
         """See `codec.decoder.Decoder`."""
+        self._reach()
         if not self._ready:
             self._prepare()
         self._counter.zero_()
@@ -95,11 +115,15 @@ class CudaLanes:
             else:
                 self._graph.replay()
         symbols, states, begins = fetch(self._history), fetch(self._states), self._begins.copy()
+        self._flying += 1
 
         def wait() -> tuple[Integers, States]:
-            found = states().T.copy()
+            found, decoded = states().T.copy(), symbols()
             found[:, 2] -= begins
-            return symbols(), found.astype(np.uint64)
+            self._flying -= 1
+            self._positions += (decoded >= 0).sum(0)
+            self._pages.end(np.flatnonzero((decoded == BOS).any(0)).tolist())
+            return decoded, found.astype(np.uint64)
 
         return wait
 
@@ -123,9 +147,10 @@ class CudaLanes:
     @torch.inference_mode()
     def _step(self) -> None:
         m = self._model
-        tokens, previous, positions, runs = self._lanes
+        tokens, previous, positions, stay = self._lanes
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
-        context = Steps(m.heads, self._cache, positions, self._slots, self._order, self._window)
+        context = Steps(m.heads, self._cache, positions, self._table, self._order, self._window)
+        runs = stay * (context.slots > 0)
         operands, steps = m.run(first, context)
         measures = None
         if self._memory:
@@ -133,13 +158,14 @@ class CudaLanes:
             self._memory.take(batch, tokens, operands[-1], steps[-1])
             measures = self._memory.measure(batch, 1)
         m.head.decode(
-            m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, self._data, self._ends, self._states,
-            self._history, self._counter, self._limit, measures,
+            m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, runs, self._data, self._ends,
+            self._states, self._history, self._counter, self._limit, measures,
         )  # fmt: skip
         self._counter += 1
 
     def keep(self, lanes: Sequence[int]) -> None:
         """See `codec.decoder.Decoder`."""
         index = self._send(np.array(lanes))
-        self._begins = self._begins[list(lanes)]
+        self._begins, self._positions = self._begins[list(lanes)], self._positions[list(lanes)]
+        self._pages.keep(lanes)
         self._take(self._slots[index], self._lanes[:, index], self._states[:, index], self._ends[index])

@@ -48,6 +48,7 @@ class Decoding:
         payloads: by document number, at least one.
         window, stride: as of `codec.coder.Coder`.
         lanes: at once.
+        room: bytes that they may take.
         most_tokens: that a document has; one that goes on beyond is given up.
         threads: that make text of what has ended, while the lanes go on.
     """
@@ -60,6 +61,7 @@ class Decoding:
         window: int,
         stride: int | None,
         lanes: int,
+        room: int,
         most_tokens: int,
         threads: int,
     ):
@@ -71,7 +73,7 @@ class Decoding:
         self._ends = dict(zip(payloads, ends.tolist(), strict=True))  # in the data of all
         count = min(lanes, len(payloads))
         data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
-        self._decoder = backend.decoder(count, data, window, band=stride is None)
+        self._decoder = backend.decoder(count, data, window, band=stride is None, room=room)
         self._lanes: list[_Lane | None] = [None] * count
         self._launched: deque[Callable[[], tuple[Integers, States]]] = deque()
         self._load(range(count))

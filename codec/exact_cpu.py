@@ -64,9 +64,13 @@ class CpuModel(Backend):
         if model.starts_alone:
             tokens = torch.arange(model.config.vocab_size)[:, None]
             self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
-        self.lane_bytes = sum(part.nbytes for part in _cache(model.config, 1, model.config.window)[:2])
+        self._lane_bytes = sum(part.nbytes for part in _cache(model.config, 1, model.config.window)[:2])
         if recall:
-            self.lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
+            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `codec.backend.Backend`."""
+        return self._lane_bytes
 
     def memory(self, documents: int, tokens: int) -> cpu_recall.Memory | None:
         """See `codec.backend.Backend`."""
@@ -156,8 +160,10 @@ class CpuModel(Backend):
             x = self._embedding[rows[0]]
         return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> HostDecoder:
-        """See `codec.backend.Backend`."""
+    def decoder(
+        self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
+    ) -> HostDecoder:
+        """See `codec.backend.Backend`; all lanes have room for whole windows."""
         return HostDecoder(CpuLanes(self, count, window), count, data, None if band else window)
 
 

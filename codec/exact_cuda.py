@@ -92,7 +92,7 @@ class CudaModel(Backend):
         c = self.config = model.config
         self.device, self._model, self._recall = model.device, model, recall
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
-        self.lane_bytes = self.heads.slot_bytes + (lane_bytes(c.model_dim, c.vocab_size) if recall else 0)
+        self.memory_bytes = lane_bytes(c.model_dim, c.vocab_size) if recall else 0  # of each lane, beside its pages
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
         self.head_matrix, self._head_columns = limbs(model.head), Columns.of(model.head, bare=recall is not None)
@@ -102,6 +102,10 @@ class CudaModel(Backend):
         if model.starts_alone:
             tokens = torch.arange(c.vocab_size, device=self.device)[:, None]
             self._first = model.start(tokens, tokens, torch.zeros_like(tokens))[:, 0].contiguous()
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `codec.backend.Backend`."""
+        return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
 
     def _tensor(self, *values: float) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -261,9 +265,11 @@ class CudaModel(Backend):
 
     @torch.inference_mode()
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, slots: Tensor | None = None, past: Past | None = None
+        self, tokens: Tensor, cache: Cache | None = None, table: Tensor | None = None, past: Past | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS; into `slots` of a cache if one is given.
+        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS; also into a cache if one is given.
+
+        Into the pages int64 [B, P] of `table`.
 
         With a past, on the next chunks of its first documents.
         """
@@ -273,7 +279,7 @@ class CudaModel(Backend):
             context, previous = Chunks(self.heads, batch, length, past), past.last[:batch] if past.length else None
             past.last, past.length = tokens[:, -1:], past.length + length
         else:
-            context = Sequences(self.heads, batch, length, cache, slots)
+            context = Sequences(self.heads, batch, length, cache, table)
         return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
@@ -336,8 +342,8 @@ class CudaModel(Backend):
                 out[n, at : at + len(index)] = values
         return fetch(out)
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool) -> Decoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None) -> Decoder:
         """See `codec.backend.Backend`."""
         from codec.cuda_lanes import CudaLanes  # which knows this class
 
-        return CudaLanes(self, count, data, window, band)
+        return CudaLanes(self, count, data, window, band, room)

@@ -140,7 +140,7 @@ def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) 
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend, lanes = CudaModel(pack.exact(DEVICE), pack.recall), len(sizes)
     decoding = Decoding(
-        backend, coder.tokenizer, payloads, policy.window, policy.stride, lanes, most_tokens=1000, threads=2
+        backend, coder.tokenizer, payloads, policy.window, policy.stride, lanes, 0, most_tokens=1000, threads=2
     )
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 

@@ -16,7 +16,7 @@ from codec import tables
 from codec.archive import Policy, make_coder
 from codec.backend import _SELF_CHUNK, TorchBackend, agree
 from codec.config import ModelConfig
-from codec.cuda_attention import CACHE_POSITIONS, VALUE_PLACES, attend_rows, attend_step
+from codec.cuda_attention import VALUE_PLACES, attend_rows, attend_step
 from codec.cuda_matmul import limbs, multiply
 from codec.cuda_rows import launch, magnitude, round_int, to_double
 from codec.decoding import Decoding
@@ -165,7 +165,7 @@ def test_documents_decode_on_fewer_lanes(stride):
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaModel(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=2, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=2, room=0, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
@@ -204,9 +204,9 @@ def test_sums_convert():
     assert torch.equal(upper.long(), inputs.abs().view(torch.int64) >> 32)
 
 
-def in_blocks(v: torch.Tensor, together: int = VALUE_PLACES) -> torch.Tensor:
-    """Values [..., places, D] as attention has them, [..., places / together, D, together]."""
-    return v.unflatten(-2, (-1, together)).transpose(-1, -2)
+def in_blocks(v: torch.Tensor) -> torch.Tensor:
+    """Values [..., places, D] as attention has them, [..., places / 16, D, 16]."""
+    return v.unflatten(-2, (-1, VALUE_PLACES)).transpose(-1, -2)
 
 
 @pytest.mark.gpu
@@ -271,7 +271,8 @@ def test_attention_of_chunks(window, begin, length, group):
 def test_attention_of_steps(group):
     """Against the reference: lanes at the first, the last and other positions, gains of either sign."""
     generator = torch.Generator(DEVICE).manual_seed(0)
-    window, positions, slots = 384, torch.tensor([0, 127, 128, 300, 383]), torch.tensor([3, 0, 5, 1, 2])
+    window, positions = 384, torch.tensor([0, 127, 128, 300, 383])
+    pages = torch.randperm(18, generator=torch.Generator().manual_seed(1)).view(6, 3)
 
     def draw(bits: int, *shape: int) -> torch.Tensor:
         bound = 1 << bits
@@ -280,9 +281,13 @@ def test_attention_of_steps(group):
     q, k, v = draw(12, 5, 2, group, 64), draw(11, 6, 2, window, 64), draw(14, 6, 2, window, 64)
     scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
     exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
-    kept = q.flatten(1, 2), k, in_blocks(v, CACHE_POSITIONS)
-    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in kept)
-    found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, slots, torch.tensor([2, 4, 0, 3, 1]))), scale, 64)
+    kept = [torch.zeros(18, 2, 128, 64, dtype=torch.float64, device=DEVICE) for _ in range(2)]
+    for cache, x in zip(kept, (k, v), strict=True):
+        cache[pages] = x.unflatten(2, (3, 128)).transpose(1, 2)
+    rows = q.flatten(1, 2), kept[0], in_blocks(kept[1])
+    parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in rows)
+    slots, order = torch.tensor([3, 0, 5, 1, 2]), torch.tensor([2, 4, 0, 3, 1])
+    found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, pages[slots], order)), scale, 64)
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))

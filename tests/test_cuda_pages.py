@@ -1,0 +1,74 @@
+"""Pages of a cache: nobody shares one, everybody ends, and lanes that wait for pages decode the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.archive import Policy, make_coder
+from codec.cuda_pages import Pages
+from codec.decoding import Decoding
+from codec.exact_cuda import CudaModel
+from tests.helpers import PLAIN, tiny_pack
+from tests.test_exact_cuda import DEVICE
+from trainer.embedded import val_documents
+
+
+@given(
+    lanes=st.integers(1, 6),
+    most=st.integers(1, 5),
+    spare=st.integers(0, 12),
+    needs=st.lists(st.integers(1, 9), max_size=20),
+    ahead=st.integers(1, 3),
+)
+def test_all_lanes_end(lanes, most, spare, needs, ahead):
+    """Documents of `needs` pages of steps on lanes: those that have a page go on by one, the others wait."""
+    pages, waiting = Pages(lanes, most, most + spare), list(needs)
+    left, at = np.zeros(lanes, np.int64), np.zeros(lanes, np.int64)
+    for _ in range(sum(needs) + 1):
+        free = [n for n in range(lanes) if not left[n]][: len(waiting)]
+        for n in free:
+            left[n], at[n] = waiting.pop(), 0
+        pages.begin(free)
+        pages.reach(np.minimum(at + ahead, most))
+        held = pages.table[pages.table > 0]
+        assert len(set(held.tolist())) == held.size <= most + spare
+        assert held.size == 0 or held.max() <= most + spare
+        goes = (left > 0) & (pages.table[np.arange(lanes), at % most] > 0)
+        assert goes.any() or not left.any()
+        at += goes
+        left -= goes
+        pages.end(np.flatnonzero(goes & (left == 0)).tolist())
+    assert not waiting
+    assert not left.any()
+    assert not pages.table.any()
+
+
+def test_kept_lanes_keep_their_pages():
+    pages = Pages(3, 2, 6)
+    pages.begin([0, 1, 2])
+    assert pages.reach(np.array([2, 1, 2]))
+    assert not pages.reach(np.array([2, 1, 2]))
+    before = pages.table.copy()
+    pages.keep([2, 0])
+    assert np.array_equal(pages.table, before[[2, 0]])
+    pages.begin([1])
+    assert pages.reach(np.array([2, 2]))
+    assert len(set(pages.table.flatten().tolist())) == 4
+
+
+@pytest.mark.parametrize("stride", [None, pytest.param(16, marks=pytest.mark.long)])
+@pytest.mark.parametrize("pages", [0, pytest.param(3, marks=pytest.mark.long)])
+def test_lanes_wait_for_pages(stride, pages):
+    """Two lanes whose windows take two pages each have two or three in all."""
+    pack = tiny_pack(replace(PLAIN, window=64, num_layers=1))
+    coder = make_coder(pack, Policy(64, stride))
+    documents = [d[:n] for n, d in zip((100, 2), val_documents(), strict=False)]
+    payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
+    backend = CudaModel(pack.exact(DEVICE))
+    backend.heads = replace(backend.heads, page=32)
+    room = pages * backend.heads.page_bytes
+    decoding = Decoding(backend, coder.tokenizer, payloads, 64, stride, 2, room, most_tokens=1000, threads=2)
+    assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
