@@ -46,13 +46,15 @@ def score(model: CudaModel, words: torch.Tensor) -> None:
 def decode(model: CudaModel, words: torch.Tensor) -> None:
     """Print the speed of steps over keys and values of zero."""
     torch.cuda.empty_cache()
-    count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes)
+    count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
     data = np.random.default_rng(0).integers(0, 256, DATA * count).astype(np.uint8)
     lanes, begins = CudaLanes(model, count, data, model.config.window, band=True), DATA * np.arange(count)
 
     def start(position: int, places: int) -> None:
         lanes.load(range(count), begins, begins + DATA)
         lanes._lanes[2] = position
+        lanes._positions[:] = position
+        lanes._reach()
         lanes._counter.zero_()  # a step writes to the history where this says
         fill(lanes._memory, words, places)
 
