@@ -83,9 +83,9 @@ def make_model(
     probabilities = tables.squash[stretched + LIMIT] << (PRECISION - mixing.SHARE_BITS)
     return EditModel(
         tables=tables,
-        prior=stretched[:CONTEXTS],
-        probabilities=probabilities,
-        counts=np.full(SLOTS, certainty),
+        prior=stretched[:CONTEXTS].astype(np.int16),
+        probabilities=probabilities.astype(np.int32),
+        counts=np.full(SLOTS, certainty, np.int16),
         mixer=mixer,
         histories=np.zeros(len(PHRASES), np.int64),
         begins=np.cumsum(SIZES) - SIZES,

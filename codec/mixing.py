@@ -47,7 +47,7 @@ def tables() -> Tables:
     squash = (knots[at] * (128 - rest) + knots[at + 1] * rest + 64) >> 7
     squash = squash.clip(1, (1 << SHARE_BITS) - 1)
     stretch = np.searchsorted(squash, np.arange(1 << SHARE_BITS)).clip(0, 2 * LIMIT) - LIMIT
-    return Tables(squash, stretch)
+    return Tables(squash, stretch.astype(np.int16))
 
 
 class Mixer(NamedTuple):

@@ -36,7 +36,8 @@ class Book(NamedTuple):
     before_size: NDArray[np.int64]
     after: NDArray[np.uint8]  # [n, most]: original bytes
     after_size: NDArray[np.int64]
-    begins: NDArray[np.bool_]  # [256]: whether a phrase begins with this byte
+    begins: NDArray[np.int64]  # [256]: the first phrase that begins with this byte, -1 for none
+    following: NDArray[np.int64]  # [phrases]: the next that begins with the same byte
 
 
 @lru_cache
@@ -46,17 +47,20 @@ def book() -> Book:
     most = max(len(part) for pair in pairs for part in pair)
     before, after = (np.array([list(pair[side].ljust(most, b"\0")) for pair in pairs], np.uint8) for side in range(2))
     sizes = np.array([[len(part) for part in pair] for pair in pairs]).T.copy()
-    begins = np.zeros(256, np.bool_)
-    begins[before[: len(PHRASES), 0]] = True
-    return Book(before, sizes[0], after, sizes[1], begins)
+    begins, following = np.full(256, -1), np.full(len(PHRASES), -1)
+    for n in range(len(PHRASES) - 1, -1, -1):
+        byte = before[n, 0]
+        begins[byte], following[n] = n, begins[byte]
+    return Book(before, sizes[0], after, sizes[1], begins, following)
 
 
 @njit(cache=True)
-def _begins(text, i, part, size):
+def _begins(text, i, parts, n, size):
+    """Whether text goes on with the first bytes of parts[n] at i; a slice of it would be counted in and out."""
     if i + size > len(text):
         return False
-    for n in range(size):  # noqa: SIM110
-        if text[i + n] != part[n]:
+    for m in range(size):  # noqa: SIM110
+        if text[i + m] != parts[n, m]:
             return False
     return True
 
@@ -66,7 +70,7 @@ def _named(canonical, original, i, j, book):
     """The first entry of the book that leads on from here; a break does where a byte or a phrase agrees behind it."""
     for n in range(len(book.before)):
         d, m = book.before_size[n], book.after_size[n]
-        if not (_begins(canonical, i, book.before[n], d) and _begins(original, j, book.after[n], m)):
+        if not (_begins(canonical, i, book.before, n, d) and _begins(original, j, book.after, n, m)):
             continue
         if n < len(PHRASES) or (i + d == len(canonical) and j + m == len(original)):
             return n
@@ -74,8 +78,8 @@ def _named(canonical, original, i, j, book):
             if canonical[i + d] == original[j + m]:
                 return n
             for p in range(len(PHRASES)):
-                if _begins(canonical, i + d, book.before[p], book.before_size[p]) and _begins(
-                    original, j + m, book.after[p], book.after_size[p]
+                if _begins(canonical, i + d, book.before, p, book.before_size[p]) and _begins(
+                    original, j + m, book.after, p, book.after_size[p]
                 ):
                     return n
     return _OTHER
@@ -108,7 +112,7 @@ def _align(canonical, original, book):
     while i < len(canonical) or j < len(original):
         same = i < len(canonical) and j < len(original) and canonical[i] == original[j]
         phrase = _OTHER
-        if i < len(canonical) and (not same or book.begins[canonical[i]] or canonical[i] == 32):
+        if i < len(canonical) and (not same or book.begins[canonical[i]] >= 0 or canonical[i] == 32):
             phrase = _named(canonical, original, i, j, book)
         if same and phrase >= len(PHRASES) and (phrase == _OTHER or _agree(canonical, original, i + 1, j + 1, 1)):
             i += 1
@@ -153,30 +157,36 @@ def _entry(canonical, original, edit, book):
     """The book's entry for an edit."""
     for n in range(len(book.before)):
         d, m = book.before_size[n], book.after_size[n]
-        same = d == edit[1] and m == edit[3] and _begins(canonical, edit[0], book.before[n], d)
-        if same and _begins(original, edit[2], book.after[n], m):
+        same = d == edit[1] and m == edit[3] and _begins(canonical, edit[0], book.before, n, d)
+        if same and _begins(original, edit[2], book.after, n, m):
             return n
     return _OTHER
 
 
 @njit(cache=True)
-def _decide_entry(state, stream, model, scratch, places, entry, book, decode):
-    """Code which entry of the book is here; -1 for no edit."""
-    canonical, i, words, k, seen, before, others = places
-    byte = canonical[i] if i < len(canonical) else np.uint8(0)
-    if i < len(canonical) and book.begins[byte]:
-        for n in range(len(PHRASES)):
-            if not _begins(canonical, i, book.before[n], book.before_size[n]):
-                continue
+def _decide_other(state, stream, model, byte, at_end, others, entry, decode):
+    """Code whether an edit that the book does not have is at a byte that is no space, or behind the last."""
+    slot = edit_model.other_slot(others, byte, at_end)
+    return _OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
+
+
+@njit(cache=True)
+def _decide_entry(
+    state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode
+):  # a tuple of arrays would be counted in and out at each call
+    """Code which entry of the book is here, at a byte that may begin one; -1 for no edit."""
+    byte = canonical[i]
+    n = book.begins[byte]
+    while n >= 0:
+        if _begins(canonical, i, book.before, n, book.before_size[n]):
             slot = edit_model.phrase_slot(model, n, canonical[i - 1] if i else 32)
             taken = decide(state, stream, model, slot, entry == n, decode)
             edit_model.note_phrase(model, n, taken)
             if taken:
                 return n
+        n = book.following[n]
     if byte != 32:
-        at_end = i == 0 or i == len(canonical)
-        slot = edit_model.other_slot(others, byte, at_end)
-        return _OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
+        return _decide_other(state, stream, model, byte, i == 0, others, entry, decode)
     look(words, k, len(canonical), seen, scratch[0], scratch[1])
     if not edit_model.decide_space(state, stream, model, scratch, entry >= 0, decode):
         return -1
@@ -199,8 +209,13 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
             delete, begin, insert = edits[n, 1], edits[n, 2], edits[n, 3]
             entry = _entry(canonical, original, edits[n], book)
             n += 1
-        places = (canonical, i, words, k, seen, before, others)
-        entry = _decide_entry(state, stream, model, scratch, places, entry, book, decode)
+        byte = canonical[i] if i < size else np.uint8(0)
+        if i < size and (byte == 32 or book.begins[byte] >= 0):
+            entry = _decide_entry(
+                state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode
+            )
+        else:
+            entry = _decide_other(state, stream, model, byte, i == 0 or i == size, others, entry, decode)
         broken = False
         if entry == _OTHER:
             others += 1
@@ -254,9 +269,10 @@ def _chances(canonical, book):
     """How often a phrase could be somewhere."""
     count = 0
     for i in range(len(canonical)):
-        if book.begins[canonical[i]]:
-            for n in range(len(PHRASES)):
-                count += _begins(canonical, i, book.before[n], book.before_size[n])
+        n = book.begins[canonical[i]]
+        while n >= 0:
+            count += _begins(canonical, i, book.before, n, book.before_size[n])
+            n = book.following[n]
     return count
 
 
