@@ -10,11 +10,10 @@ its window only, and a lane whose window is full runs the last tokens of it agai
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,10 +58,42 @@ class DocumentCoder(Protocol):
     ) -> list[Record]:
         """See `Coder`."""
 
+    def encode_groups(
+        self, groups: Iterable[Sequence[bytes]], model_only: bool = False, advance: Advance = ignore_progress
+    ) -> Iterator[tuple[Sequence[bytes], list[Record]]]:
+        """See `Coder`."""
+
     def decode(
         self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
     ) -> Iterator[tuple[int, bytes]]:
         """See `Coder`."""
+
+
+@dataclass(eq=False)
+class _Group:
+    """Documents, and the records of those that have been scored, by their numbers."""
+
+    documents: Sequence[bytes]
+    records: dict[int, Future[Record]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether all records are written."""
+        return len(self.records) == len(self.documents) and all(future.done() for future in self.records.values())
+
+    def result(self) -> tuple[Sequence[bytes], list[Record]]:
+        """The documents and their records; waits for them."""
+        return self.documents, [self.records[n].result() for n in range(len(self.documents))]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Documents of a group, by their numbers, that are prepared together."""
+
+    group: _Group
+    numbers: Sequence[int]
+    prepared: Sequence[Future[Prepared]]
+    last: bool = False  # whether nothing follows
 
 
 @dataclass(frozen=True)
@@ -94,32 +125,37 @@ class Coder:
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """Code documents; `advance` is told bytes of text. `model_only` stores nothing.
+        """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
+        ((_, records),) = self.encode_groups([documents], model_only, advance)
+        return records
 
-        While the model is at one part of them, threads prepare the next and write the records of what it has scored. A
-        GPU is given a batch before the one before is waited for.
+    def encode_groups(
+        self, groups: Iterable[Sequence[bytes]], model_only: bool = False, advance: Advance = ignore_progress
+    ) -> Iterator[tuple[Sequence[bytes], list[Record]]]:
+        """Code groups of documents, each as `encode` does: yields each with its records, in their order.
+
+        While the model is at one part of them, threads read and prepare what follows and write the records of what it
+        has scored, across groups: it never waits for the end of one. A GPU is given a batch before the one before is
+        waited for. Where reading groups fails, those before are yielded first.
         """
-        records: dict[int, Future[Record]] = {}
         running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
+        begun: deque[_Group] = deque()
         with thread_pool(self.threads) as pool:
 
-            def preparing(part: Sequence[int]) -> list[Future[Prepared]]:
-                return [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in part]
-
             def record(
-                part: Sequence[int],
+                part: _Part,
                 members: Sequence[int],
                 prepared: Sequence[Prepared],
                 intervals: Sequence[NDArray[np.float64]],
             ) -> None:
                 for n in members:
-                    records[part[n]] = pool.submit(record_of, prepared[n], intervals[n], model_only)
+                    future = pool.submit(record_of, prepared[n], intervals[n], model_only)
+                    part.group.records[part.numbers[n]] = future
 
-            parts = [*self._parts(documents), []]  # with what follows the last
-            upcoming = preparing(parts[0])
-            for part, following in pairwise(parts):
-                prepared = [future.result() for future in upcoming]
-                upcoming = preparing(following)
+            for part in self._prepare_ahead(groups, pool, model_only):
+                if part.group not in begun:
+                    begun.append(part.group)
+                prepared = [future.result() for future in part.prepared]
                 intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
                 hopeless = [n for n, p in enumerate(prepared) if p.hopeless]
                 advance(sum(len(prepared[n].original) for n in hopeless))
@@ -130,9 +166,35 @@ class Coder:
                         while len(running) > _RUNNING:
                             running.popleft()()
                     running.append(partial(record, part, company, prepared, intervals))
-            for wait in running:
-                wait()
-        return [records[n].result() for n in range(len(documents))]
+                while running and part.last:
+                    running.popleft()()
+                while begun and (begun[0].done or part.last):
+                    yield begun.popleft().result()
+
+    def _prepare_ahead(
+        self, groups: Iterable[Sequence[bytes]], pool: ThreadPoolExecutor, model_only: bool
+    ) -> Iterator[_Part]:
+        """Parts of the groups in turn; when one is yielded, threads are already at the next."""
+        source, before, failure = iter(groups), None, None
+        reading = pool.submit(next, source, None)
+        while True:
+            try:
+                documents = reading.result()
+            except Exception as error:
+                documents, failure = None, error
+            if documents is None:
+                break
+            reading = pool.submit(next, source, None)
+            group = _Group(documents)
+            for numbers in self._parts(documents) or [[]]:
+                futures = [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in numbers]
+                if before:
+                    yield before
+                before = _Part(group, numbers, futures)
+        if before:
+            yield replace(before, last=True)
+        if failure:
+            raise failure
 
     def _parts(self, documents: Sequence[bytes]) -> list[list[int]]:
         """Numbers of documents in parts, the longest first, as `_companies` takes them.

@@ -113,8 +113,8 @@ def encode_files(
         watch(tally, tally.resumed)
         coder.start(lambda amount: watch(tally, amount))
         begin = time.perf_counter()
-        for group in groups(documents, group_bytes(GROUP_BYTES, device)):
-            records = coder.encode(group, advance=lambda amount: watch(tally, amount))
+        read = groups(documents, group_bytes(GROUP_BYTES, device))
+        for group, records in coder.encode_groups(read, advance=lambda amount: watch(tally, amount)):
             chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
             journal.add(chunks)
             tally.count(group, len(chunks))

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -62,6 +62,13 @@ class Workers:
             for n, records in answers:
                 found.update(zip(parts[n], records, strict=True))
         return [found[i] for i in range(len(documents))]
+
+    def encode_groups(
+        self, groups: Iterable[Sequence[bytes]], model_only: bool = False, advance: Advance = ignore_progress
+    ) -> Iterator[tuple[Sequence[bytes], list[Record]]]:
+        """See `codec.coder.Coder`; a group is shared out when the one before is done."""
+        for group in groups:
+            yield group, self.encode(group, model_only, advance)
 
     def decode(
         self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import codec
 from codec.checkpoint import save_checkpoint
-from codec.coder import Coder
+from codec.journal import Journal
 from tests.helpers import PLAIN, random_weights, tiny_blob
 from trainer.embedded import sp1024
 from underpar.cli import main
@@ -217,7 +217,7 @@ def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
         (folder / "in" / str(n)).write_bytes(b"%d words " % n * 20)
     model = ("-m", folder / "m.pack")
     call.json("encode", folder / "in", "-o", folder / "whole.upz", *model)
-    plain, calls = Coder.encode, iter(range(2))
+    plain, calls = Journal.add, iter(range(2))
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if next(calls, None) is None:
@@ -225,7 +225,7 @@ def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
         return plain(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Coder, "encode", interrupted)
+        patched.setattr(Journal, "add", interrupted)
         status, _, err = call("encode", folder / "in", "-o", folder / "a.upz", *model)
     assert status == 128 + number
     assert "go on with --resume" in err

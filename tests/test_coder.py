@@ -1,6 +1,8 @@
 """codec.coder: the decoder finds what the encoder coded, in any company, through windows that slide."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ from codec.archive import Policy, make_coder
 from codec.coder import Coder
 from codec.decoding import Decoding
 from codec.documents import MODELLED
-from codec.errors import CodecError
+from codec.errors import CodecError, FormatError
 from codec.windows import document_windows
 from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
 from trainer.embedded import val_documents
@@ -272,3 +274,35 @@ def test_truncated_records_are_told_or_other_text(coder):
         except CodecError:
             continue
         assert found != document
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_groups_are_coded_as_each_alone(coder, threads):
+    """In their order, empty ones too; only a few are read before the first of them is done."""
+    several = replace(coder, threads=threads)
+    documents, ahead = [d[:60] for d in val_documents()][:13], []
+    groups = [documents[:3], [], documents[3:4], [b"\x00" * 500], *([d] for d in documents[4:])]
+
+    def reading() -> Iterator[list[bytes]]:
+        for n, group in enumerate(groups):
+            ahead.append(n)
+            yield group
+
+    done = []
+    for group, records in several.encode_groups(reading()):
+        assert len(ahead) <= len(done) + 6 < len(groups) + 6
+        assert records == coder.encode(group)
+        done.append(group)
+    assert done == groups
+
+
+def test_groups_before_one_that_cannot_be_read_are_coded(coder):
+    def reading() -> Iterator[list[bytes]]:
+        yield [b"one"]
+        yield [b"two"]
+        raise FormatError("line 3")
+
+    coding = coder.encode_groups(reading())
+    assert [group for group, _ in islice(coding, 2)] == [[b"one"], [b"two"]]
+    with pytest.raises(FormatError, match="line 3"):
+        next(coding)
