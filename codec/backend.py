@@ -23,6 +23,7 @@ from codec.tokenizer import BOS
 from codec.windows import BAND_UNIT
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
+_SELF_WINDOWS = {"cpu": 2, "cuda": 32}  # such windows: enough rows for the kernels that large batches take
 _SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents in a band; a GPU takes no shorter ones
 _SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
@@ -126,14 +127,15 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
     """
     kind, window, vocabulary = model.device.type, model.config.window, model.config.vocab_size
     size, chunk = min(window, _SELF_TEST[kind]), _SELF_CHUNK[kind]
-    tokens = np.arange(2 * (max(size, chunk) + 1)).reshape(2, -1) * 7919 % vocabulary
-    tokens[1] %= 5  # so that recall has much to find
+    many = np.arange(_SELF_WINDOWS[kind] * (max(size, chunk) + 1)).reshape(_SELF_WINDOWS[kind], -1) * 7919 % vocabulary
+    many[1] %= 5  # so that recall has much to find
+    tokens = many[:2]
     whole, part = slice(0, size), slice(size - size // 2, size)
     data = (np.arange(512) * 89 % 251).astype(np.uint8)
     found: list[list[NDArray[Any]]] = []
     for backend in (a, b):
-        inputs, targets = [tokens[0, whole], tokens[1, whole]], [tokens[0, 1:][whole], tokens[1, 1:][part]]
-        found.append([backend.score(inputs, targets)[:2]])
+        targets = [many[0, 1:][whole], many[1, 1:][part], *many[2:, 1:][:, whole]]
+        found.append([backend.score(list(many[:, whole]), targets)[:2]])
         past = backend.past(2, min(window, chunk * 3 // 4))
         for rows in (tokens, tokens[1:]):
             found[-1].append(backend.score(list(rows[:, :chunk]), list(rows[:, 1 : chunk + 1]), past=past)[:2])

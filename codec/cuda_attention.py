@@ -17,14 +17,16 @@ POSITIONS = 64
 """Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32
 or 64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
 
-VALUE_PLACES = 16
-"""Values are in blocks of so many places, [places / 16, D, 16]."""
+VALUE_PLACES = 64
+"""Values are in blocks of so many places, [places / 64, D, 64]. Of 16, 32 and 64 (H200, 2,048 lanes at a mean of 589
+positions, ms a step): attention takes 6.66, 5.46 and 5.13, writing them 0.18, 0.33 and 0.46, all 9.19, 8.12 and 7.91;
+rows of queries take the same. In blocks of 128 writing takes 0.95 (H100)."""
 
 CACHE_POSITIONS = 128
-"""Keys that a step visits at once: places of a page of a cache. Of 32 to 128 keys, 1 to 4 warps and 2 to 4
-stages, 128, 4 and 3 were fastest on an H200 from 700 positions on: 1.14 times what reading the keys and values takes at
-1,500. Where a lane has a part of a tile only, the rest is not loaded: that took 8 % off mixed positions around 600,
-with values in blocks."""
+"""Keys that a step visits at once: places of a page of a cache. Of 32 to 128 keys, 1 to 4 warps and 2 to 4 stages,
+128, 4 and 3 were fastest on an H200 from 700 positions on: 1.14 times what reading the keys and values takes at 1,500.
+Where a lane has a part of a tile only, the rest is not loaded: that took 8 % off mixed positions around 600. That pages
+are anywhere costs 1 % (H100)."""
 
 LOWEST = tl.constexpr(-(1 << 30))
 """Below every level of a score."""
@@ -251,7 +253,7 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
 
     Args:
         q: int8 [2, B, T, heads, D], of positions begin, begin + 1 and so on; D is padded.
-        k: int8 [2, B, kv_heads, S, D]; v: int8 [2, B, kv_heads, S / 16, D, 16]. That of position p is at p % S; S is a
+        k: int8 [2, B, kv_heads, S, D]; v: int8 [2, B, kv_heads, S / 64, D, 64]. That of position p is at p % S; S is a
             multiple of 64, and room for T positions and those that the first of them sees.
         begin: a multiple of 64.
         window: positions that a query sees, its own included.
@@ -281,7 +283,7 @@ def attend_step(
 
     Args:
         q: int8 [2, lanes, heads, D].
-        k: int8 [2, pages, kv_heads, S, D]; v: int8 [2, pages, kv_heads, S / 16, D, 16]. S is a power of two from 32 on.
+        k: int8 [2, pages, kv_heads, S, D]; v: int8 [2, pages, kv_heads, S / 64, D, 64]. S is a power of two from 64 on.
         positions: int64 [lanes]; keys 0 to its position are what a lane sees.
         table: int64 [lanes, P], the pages that have them, in their order.
         order: int64 [lanes], in which lanes are computed: those with the most keys first, or a few of them are left

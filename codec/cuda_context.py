@@ -101,7 +101,7 @@ class Past:
 class Chunks:
     """The next chunks of the first documents of a past, a multiple of POSITIONS long; a `Context`."""
 
-    run = max(32, VALUE_PLACES)
+    run = VALUE_PLACES
 
     def __init__(self, heads: Heads, batch: int, length: int, past: Past):
         self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
@@ -126,7 +126,7 @@ class Chunks:
 class Sequences:
     """Whole sequences, a multiple of POSITIONS long; also into a cache if one is given, by its table. A `Context`."""
 
-    run = max(32, VALUE_PLACES)
+    run = VALUE_PLACES
 
     def __init__(self, heads: Heads, batch: int, length: int, cache: Cache | None = None, into: Tensor | None = None):
         device = heads.device

@@ -125,7 +125,7 @@ def _raise_levels(
     return tl.max(largest, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])  # any number of rows, by one compiled kernel
 def _intervals_kernel(
     products, y_rows, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count, stride,
     vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
@@ -170,7 +170,7 @@ def _take_byte(code, size, read, data, end):
     return tl.where(short, (code << 8) | byte, code), tl.where(short, size << 8, size), tl.where(short, read + 1, read)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _decode_kernel(
     products, y_rows, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data, ends,
     states, history, counter, count, stride, vocabulary, window, RECALL: tl.constexpr, BLOCK: tl.constexpr,

@@ -106,7 +106,7 @@ def _remember_kernel(
     tl.store(places + slot, place + count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["at", "limit"])  # any number of rows, by one compiled kernel
 def _measure_kernel(
     slots, counts, begins, tokens, keys, places, agreement, similarity, at, limit, capacity, history, width,
     vocabulary, QUERIES: tl.constexpr, KEYS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,

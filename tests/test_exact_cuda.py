@@ -205,7 +205,7 @@ def test_sums_convert():
 
 
 def in_blocks(v: torch.Tensor) -> torch.Tensor:
-    """Values [..., places, D] as attention has them, [..., places / 16, D, 16]."""
+    """Values [..., places, D] as attention has them, [..., places / 64, D, 64]."""
     return v.unflatten(-2, (-1, VALUE_PLACES)).transpose(-1, -2)
 
 
