@@ -9,8 +9,9 @@ layer saw, those of the next see through them. Older archives have windows with 
 its window only, and a lane whose window is full runs the last tokens of it again as the start of the next.
 """
 
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -59,8 +60,8 @@ class DocumentCoder(Protocol):
         """See `Coder`."""
 
     def encode_groups(
-        self, groups: Iterable[Sequence[bytes]], model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Iterator[tuple[Sequence[bytes], list[Record]]]:
+        self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
+    ) -> Iterator[tuple[list[bytes], list[Record]]]:
         """See `Coder`."""
 
     def decode(
@@ -69,11 +70,46 @@ class DocumentCoder(Protocol):
         """See `Coder`."""
 
 
+class _Ahead:
+    """Documents in groups of `limit` bytes, of which the next may be read bit by bit.
+
+    Attributes:
+        ended: whether no more can be read.
+        failure: why, where reading has failed; what was read of the group is dropped.
+    """
+
+    def __init__(self, documents: Iterator[bytes], limit: int):
+        self._documents, self._limit, self.ended = documents, limit, False
+        self._group: list[bytes] = []
+        self._size = 0
+        self.failure: Exception | None = None
+
+    def read(self, amount: int) -> None:
+        """Read so many bytes more of the next group, or what it lacks."""
+        goal = min(self._size + amount, self._limit)
+        while self._size < goal and not self.ended:
+            try:
+                document = next(self._documents, None)
+            except Exception as error:
+                self.failure, self._group, document = error, [], None
+            if document is None:
+                self.ended = True
+                return
+            self._group.append(document)
+            self._size += len(document)
+
+    def take(self) -> list[bytes]:
+        """The next group, read to its end; empty behind the last."""
+        self.read(self._limit)
+        group, self._group, self._size = self._group, [], 0
+        return group
+
+
 @dataclass(eq=False)
 class _Group:
     """Documents, and the records of those that have been scored, by their numbers."""
 
-    documents: Sequence[bytes]
+    documents: list[bytes]
     records: dict[int, Future[Record]] = field(default_factory=dict)
 
     @property
@@ -81,7 +117,7 @@ class _Group:
         """Whether all records are written."""
         return len(self.records) == len(self.documents) and all(future.done() for future in self.records.values())
 
-    def result(self) -> tuple[Sequence[bytes], list[Record]]:
+    def result(self) -> tuple[list[bytes], list[Record]]:
         """The documents and their records; waits for them."""
         return self.documents, [self.records[n].result() for n in range(len(self.documents))]
 
@@ -126,17 +162,20 @@ class Coder:
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
         """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
-        ((_, records),) = self.encode_groups([documents], model_only, advance)
-        return records
+        found = [records for _, records in self.encode_groups(iter(documents), sys.maxsize, model_only, advance)]
+        return found[0] if found else []
 
     def encode_groups(
-        self, groups: Iterable[Sequence[bytes]], model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Iterator[tuple[Sequence[bytes], list[Record]]]:
-        """Code groups of documents, each as `encode` does: yields each with its records, in their order.
+        self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
+    ) -> Iterator[tuple[list[bytes], list[Record]]]:
+        """Code documents in groups that end as soon as they have `limit` bytes, each as `encode` does.
 
-        While the model is at one part of them, threads read and prepare what follows and write the records of what it
-        has scored, across groups: it never waits for the end of one. A GPU is given a batch before the one before is
-        waited for. Where reading groups fails, those before are yielded first.
+        While the model is at one part of them, threads prepare what follows and write the records of what it has
+        scored, across groups: it never waits for the end of one. A GPU is given a batch before the one before is waited
+        for, and documents are read while it is at one.
+
+        Yields:
+            each group and its records, in their order; where reading fails, all groups before that.
         """
         running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
         begun: deque[_Group] = deque()
@@ -152,7 +191,7 @@ class Coder:
                     future = pool.submit(record_of, prepared[n], intervals[n], model_only)
                     part.group.records[part.numbers[n]] = future
 
-            for part in self._prepare_ahead(groups, pool, model_only):
+            for part in self._prepare_ahead(_Ahead(documents, limit), pool, model_only):
                 if part.group not in begun:
                     begun.append(part.group)
                 prepared = [future.result() for future in part.prepared]
@@ -171,43 +210,34 @@ class Coder:
                 while begun and (begun[0].done or part.last):
                     yield begun.popleft().result()
 
-    def _prepare_ahead(
-        self, groups: Iterable[Sequence[bytes]], pool: ThreadPoolExecutor, model_only: bool
-    ) -> Iterator[_Part]:
+    def _prepare_ahead(self, ahead: _Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
         """Parts of the groups in turn; when one is yielded, threads are already at the next."""
-        source, before, failure = iter(groups), None, None
-        reading = pool.submit(next, source, None)
-        while True:
-            try:
-                documents = reading.result()
-            except Exception as error:
-                documents, failure = None, error
-            if documents is None:
-                break
-            reading = pool.submit(next, source, None)
+        before = None
+        while documents := ahead.take():
             group = _Group(documents)
-            for numbers in self._parts(documents) or [[]]:
+            for numbers in self._parts(documents, first=before is None, last=ahead.ended):
                 futures = [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in numbers]
                 if before:
                     yield before
                 before = _Part(group, numbers, futures)
+                ahead.read(sum(len(documents[n]) for n in numbers))
         if before:
             yield replace(before, last=True)
-        if failure:
-            raise failure
+        if ahead.failure:
+            raise ahead.failure
 
-    def _parts(self, documents: Sequence[bytes]) -> list[list[int]]:
+    def _parts(self, documents: Sequence[bytes], first: bool, last: bool) -> list[list[int]]:
         """Numbers of documents in parts, the longest first, as `_companies` takes them.
 
-        From _LEAST_BYTES parts grow to _PART_BYTES, and at the end they shrink again.
+        In the first group they grow from _LEAST_BYTES to _PART_BYTES, and in the last they shrink again.
         """
         sizes, device = [len(document) for document in documents], self.model.device.type
         parts: list[list[int]] = []
-        before, left, room = 0, sum(sizes), 0
+        before, left, room = 0 if first else _PART_BYTES[device], sum(sizes), 0
         for n in sorted(range(len(documents)), key=lambda n: -sizes[n]):
             if room <= 0:
                 parts.append([])
-                room = min(max(min(before, left // 2), _LEAST_BYTES[device]), _PART_BYTES[device])
+                room = min(max(min(before, left // 2 if last else left), _LEAST_BYTES[device]), _PART_BYTES[device])
             parts[-1].append(n)
             before, left, room = before + sizes[n], left - sizes[n], room - sizes[n]
         return parts

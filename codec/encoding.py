@@ -30,7 +30,7 @@ from codec.framing import (
 )
 from codec.journal import Journal
 from codec.pack import Pack
-from codec.sources import Member, Reading, Source, check_names, groups, read_metadata, write_metadata
+from codec.sources import Member, Reading, Source, check_names, read_metadata, write_metadata
 
 GROUP_BYTES = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Bytes of text for each device that are coded together and committed: ten batches and more, ten seconds of a slow
@@ -113,8 +113,8 @@ def encode_files(
         watch(tally, tally.resumed)
         coder.start(lambda amount: watch(tally, amount))
         begin = time.perf_counter()
-        read = groups(documents, group_bytes(GROUP_BYTES, device))
-        for group, records in coder.encode_groups(read, advance=lambda amount: watch(tally, amount)):
+        limit = group_bytes(GROUP_BYTES, device)
+        for group, records in coder.encode_groups(documents, limit, advance=lambda amount: watch(tally, amount)):
             chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
             journal.add(chunks)
             tally.count(group, len(chunks))

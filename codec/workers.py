@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -24,6 +24,7 @@ from codec.documents import MAX_DOCUMENT, Record
 from codec.errors import WorkerError
 from codec.framing import Policy
 from codec.pack import Pack
+from codec.sources import groups
 
 Requests = Mapping[int, tuple[Any, ...]]
 """What workers are asked, by their numbers; see `codec.worker`."""
@@ -64,10 +65,10 @@ class Workers:
         return [found[i] for i in range(len(documents))]
 
     def encode_groups(
-        self, groups: Iterable[Sequence[bytes]], model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Iterator[tuple[Sequence[bytes], list[Record]]]:
+        self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
+    ) -> Iterator[tuple[list[bytes], list[Record]]]:
         """See `codec.coder.Coder`; a group is shared out when the one before is done."""
-        for group in groups:
+        for group in groups(documents, limit):
             yield group, self.encode(group, model_only, advance)
 
     def decode(

@@ -278,31 +278,36 @@ def test_truncated_records_are_told_or_other_text(coder):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_groups_are_coded_as_each_alone(coder, threads):
-    """In their order, empty ones too; only a few are read before the first of them is done."""
+    """In their order, with empty and hopeless documents; only a few are read before the first of them is done."""
     several = replace(coder, threads=threads)
-    documents, ahead = [d[:60] for d in val_documents()][:13], []
-    groups = [documents[:3], [], documents[3:4], [b"\x00" * 500], *([d] for d in documents[4:])]
+    documents, read = [b"", *(d[:60] for d in list(val_documents())[:13]), b"\0" * 500, b"", b"end"], []
 
-    def reading() -> Iterator[list[bytes]]:
-        for n, group in enumerate(groups):
-            ahead.append(n)
-            yield group
+    def reading() -> Iterator[bytes]:
+        for document in documents:
+            read.append(document)
+            yield document
 
-    done = []
-    for group, records in several.encode_groups(reading()):
-        assert len(ahead) <= len(done) + 6 < len(groups) + 6
+    done: list[bytes] = []
+    for group, records in several.encode_groups(reading(), 100):
+        assert group == documents[len(done) :][: len(group)]
+        assert sum(map(len, group)) >= 100 or documents[-1] == group[-1]
+        assert len(read) <= len(done) + 12
         assert records == coder.encode(group)
-        done.append(group)
-    assert done == groups
+        done += group
+    assert done == documents
 
 
 def test_groups_before_one_that_cannot_be_read_are_coded(coder):
-    def reading() -> Iterator[list[bytes]]:
-        yield [b"one"]
-        yield [b"two"]
-        raise FormatError("line 3")
+    def reading() -> Iterator[bytes]:
+        yield from (b"one", b"two", b"three")
+        raise FormatError("line 4")
 
-    coding = coder.encode_groups(reading())
-    assert [group for group, _ in islice(coding, 2)] == [[b"one"], [b"two"]]
-    with pytest.raises(FormatError, match="line 3"):
+    coding = coder.encode_groups(reading(), 6)
+    assert [group for group, _ in islice(coding, 1)] == [[b"one", b"two"]]
+    with pytest.raises(FormatError, match="line 4"):
         next(coding)
+
+
+def test_no_documents_have_no_records(coder):
+    assert coder.encode([]) == []
+    assert list(coder.encode_groups(iter([]), 10)) == []

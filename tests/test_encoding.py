@@ -1,6 +1,5 @@
 """codec.encoding: interrupted and gone on with, the archive is the same to the byte; appended to, the old one lasts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from codec import encoding
 from codec.archive import ArchiveReader, make_coder
 from codec.encoding import Tally, encode_files, partial
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.journal import Journal
 from codec.sources import find_sources
 from tests.fuzzing import blob, pack
 from trainer.embedded import val_documents
@@ -37,17 +37,16 @@ class Stop(Exception):
 
 
 def stop_after(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop once so many groups have been committed."""
+    """Stop once so many groups, and one more, have been committed."""
     left = iter(range(groups))
 
-    def limited(documents: Iterator[bytes], limit: int) -> Iterator[list[bytes]]:
-        for group in plain(documents, limit):
-            yield group
-            if next(left, None) is None:
-                raise Stop
+    def add(journal: Journal, frame: bytes) -> None:
+        plain(journal, frame)
+        if next(left, None) is None:
+            raise Stop
 
-    plain = encoding.groups
-    monkeypatch.setattr(encoding, "groups", limited)
+    plain = Journal.add
+    monkeypatch.setattr(Journal, "add", add)
 
 
 def test_the_archive_is_that_of_the_writer(folder):
