@@ -23,7 +23,7 @@ from codec.tokenizer import BOS
 from codec.windows import BAND_UNIT
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
-_SELF_WINDOWS = {"cpu": 2, "cuda": 32}  # such windows: enough rows for the kernels that large batches take
+_SELF_WINDOWS = {"cpu": 2, "cuda": 48}  # such windows: enough rows for the kernels that large batches take
 _SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents in a band; a GPU takes no shorter ones
 _SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once

@@ -11,7 +11,7 @@ its window only, and a lane whose window is full runs the last tokens of it agai
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -35,6 +35,7 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
 _RUNNING = 1  # batches that a GPU has not been waited for when it is given one more
+_GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
@@ -61,7 +62,7 @@ class DocumentCoder(Protocol):
 
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Iterator[tuple[list[bytes], list[Record]]]:
+    ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
         """See `Coder`."""
 
     def decode(
@@ -89,14 +90,14 @@ class _Ahead:
         goal = min(self._size + amount, self._limit)
         while self._size < goal and not self.ended:
             try:
-                document = next(self._documents, None)
-            except Exception as error:
-                self.failure, self._group, document = error, [], None
-            if document is None:
+                document = next(self._documents)
+            except StopIteration:
                 self.ended = True
-                return
-            self._group.append(document)
-            self._size += len(document)
+            except Exception as error:
+                self.failure, self.ended, self._group = error, True, []
+            else:
+                self._group.append(document)
+                self._size += len(document)
 
     def take(self) -> list[bytes]:
         """The next group, read to its end; empty behind the last."""
@@ -167,7 +168,7 @@ class Coder:
 
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Iterator[tuple[list[bytes], list[Record]]]:
+    ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
         """Code documents in groups that end as soon as they have `limit` bytes, each as `encode` does.
 
         While the model is at one part of them, threads prepare what follows and write the records of what it has
@@ -205,9 +206,10 @@ class Coder:
                         while len(running) > _RUNNING:
                             running.popleft()()
                     running.append(partial(record, part, company, prepared, intervals))
-                while running and part.last:
+                # What launches nothing, or a record that takes long, does not keep earlier groups in memory.
+                while running and (part.last or len(begun) > _GROUPS):
                     running.popleft()()
-                while begun and (begun[0].done or part.last):
+                while begun and (begun[0].done or part.last or len(begun) > _GROUPS):
                     yield begun.popleft().result()
 
     def _prepare_ahead(self, ahead: _Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
@@ -334,12 +336,12 @@ class Coder:
         if not payloads:
             return
         room, most_tokens = _cache_bytes(self.model.device), _MOST_TOKENS_A_BYTE * (longest + 1)
-        count = self._lanes([len(payload) for payload in payloads.values()], room)
+        count = self._lane_count([len(payload) for payload in payloads.values()], room)
         yield from Decoding(
             self.backend, self.tokenizer, payloads, self.window, self.stride, count, room, most_tokens, self.threads
         ).documents(advance)
 
-    def _lanes(self, sizes: Sequence[int], room: int) -> int:
+    def _lane_count(self, sizes: Sequence[int], room: int) -> int:
         """How many lanes pay for payloads of so many bytes, and have room in so many bytes of memory.
 
         The longest document takes its time alone, so that no more lanes are needed than let the others end with it.
@@ -347,7 +349,8 @@ class Coder:
         kind = self.model.device.type
         fewest = _FEWEST_LANES[kind]
         useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
-        taken = np.cumsum([self.backend.lane_bytes(_TOKENS_A_BYTE * size + 1) for size in sorted(sizes, reverse=True)])
+        tokens = (min(_TOKENS_A_BYTE * size + 1, self.window) for size in sorted(sizes, reverse=True))
+        taken = np.cumsum([self.backend.lane_bytes(n) for n in tokens])
         fit = max(1, int(np.searchsorted(taken, room, "right")))
         return min(_MOST_LANES[kind], fit, useful, len(sizes))
 
@@ -360,4 +363,7 @@ def record_of(document: Prepared, intervals: NDArray[np.float64], model_only: bo
 
 def _cache_bytes(device: torch.device) -> int:
     """What the lanes of a decoder may take together; a GPU keeps a fifth of what is free for a step."""
-    return _CACHE_BYTES if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] * 4 // 5
+    if device.type == "cpu":
+        return _CACHE_BYTES
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for what follows
+    return (torch.cuda.mem_get_info(device)[0] + unused) * 4 // 5

@@ -60,7 +60,7 @@ class CudaLanes:
         self._slots = slots
         self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # kernels want it
         self._order = torch.arange(len(slots), device=slots.device)
-        self._table = self._send(self._pages.table)
+        self._table = self._send(self._pages.table).clone()  # a processor's is not to change with it
         self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ready = False
@@ -87,7 +87,7 @@ class CudaLanes:
         index = self._send(np.array(lanes))
         keep = tokens.shape[1] - 1
         self._positions[list(lanes)] = keep
-        self._reach()  # no page that lanes do not have, where their windows were full
+        self._reach()  # gives none to lanes whose windows were full: they have all
         if keep:
             rows = np.full((len(lanes), padded(keep, POSITIONS)), BOS)
             rows[:, :keep] = tokens[:, :-1]

@@ -19,14 +19,15 @@ class Pages:
     if need be.
 
     Attributes:
-        table: int64 [lanes, most], the page of each part of a lane's window, 0 where it has none.
+        table: int64 [lanes, most], the page of each part of a lane's window, 0 where it has none. Where steps use a
+            copy, it is to be made anew when `reach` says so, before the next of them.
     """
 
     def __init__(self, lanes: int, most: int, count: int):
         self.table = np.zeros((lanes, most), np.int64)
         self._held = np.zeros(lanes, np.int64)
         self._turns = np.full(lanes, _NEVER)  # in which they began
-        self._begun = 0
+        self._begun, self._changed = 0, False
         self._free = list(range(max(count, most), 0, -1))
 
     def begin(self, lanes: Sequence[int]) -> None:
@@ -39,22 +40,31 @@ class Pages:
         """Take back the pages of lanes, which need none until they begin."""
         for lane in lanes:
             self._free += self.table[lane, : self._held[lane]].tolist()
+            self._changed = self._changed or bool(self._held[lane])
         self.table[list(lanes)] = self._held[list(lanes)] = 0
         self._turns[list(lanes)] = _NEVER
 
     def reach(self, wanted: Integers) -> bool:
-        """Give each lane `wanted` [lanes] pages in all, as far as there are any; whether any was given."""
+        """Give each lane `wanted` [lanes] pages in all, as far as there are any.
+
+        Returns:
+            whether the table has changed since the call before.
+        """
         most = self.table.shape[1]
         wanted = np.where(self._turns < _NEVER, wanted, 0)
-        short, free = np.flatnonzero(wanted > self._held), len(self._free)
+        short = np.flatnonzero(wanted > self._held)
         first = int(self._turns.argmin())
         for lane in short[self._turns[short].argsort()].tolist():
-            kept = 0 if lane == first else most - self._held[first]
+            room = len(self._free) - (0 if lane == first else most - self._held[first])
+            if room <= 0:
+                break
             held = self._held[lane]
-            pages = [self._free.pop() for _ in range(min(wanted[lane] - held, len(self._free) - kept))]
+            pages = [self._free.pop() for _ in range(min(wanted[lane] - held, room))]
             self.table[lane, held : held + len(pages)] = pages
             self._held[lane] += len(pages)
-        return len(self._free) < free
+            self._changed = True
+        changed, self._changed = self._changed, False
+        return changed
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Drop all lanes but these, which are numbered in this order from now on."""

@@ -19,7 +19,8 @@ States = NDArray[np.uint64]
 class Decoder(Protocol):
     """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.rangecoder`'s.
 
-    A lane is idle until it is loaded, once it has decoded a BOS, and while its window is full, if that can be.
+    A lane is idle until it is loaded, once it has decoded a BOS, while its window is full, if that can be, and while it
+    waits for memory.
     """
 
     ahead: int

@@ -48,7 +48,7 @@ class Decoding:
         payloads: by document number, at least one.
         window, stride: as of `codec.coder.Coder`.
         lanes: at once.
-        room: bytes that they may take.
+        room: bytes that they may take, of a GPU; elsewhere each has room for its window.
         most_tokens: that a document has; one that goes on beyond is given up.
         threads: that make text of what has ended, while the lanes go on.
     """
@@ -106,7 +106,7 @@ class Decoding:
         sizes, read = (counts * _TOKEN.itemsize).tolist(), states[:, 2].tolist()
         data = symbols.T.astype(_TOKEN).tobytes()  # of each lane in turn; there may be thousands
         for n, lane in enumerate(self._lanes):
-            if lane is None or not sizes[n]:  # idle: its document or window came after these steps were launched
+            if lane is None or not sizes[n]:  # idle: what it does came after these steps were launched, or it waits
                 continue
             lane.data += data[n * width : n * width + sizes[n]]
             lane.count = len(lane.data) // _TOKEN.itemsize

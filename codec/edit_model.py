@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from codec import mixing, rangecoder
 from codec.container import unshrink
@@ -48,9 +49,9 @@ class EditModel(NamedTuple):
     """What a document's edits adapt, and what they began with."""
 
     tables: Tables
-    prior: Array  # [CONTEXTS]: stretched probabilities of the training text
-    probabilities: Array  # [SLOTS], in units of 2^-22
-    counts: Array  # [SLOTS]
+    prior: NDArray[np.int16]  # [CONTEXTS]: stretched probabilities of the training text
+    probabilities: NDArray[np.int32]  # [SLOTS], in units of 2^-22
+    counts: NDArray[np.int16]  # [SLOTS]
     mixer: Mixer
     histories: Array  # [phrases]: 0 before the first chance, then 1 declined, 2 taken, 3 taken twice
     begins: Array  # of each context's slots

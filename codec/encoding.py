@@ -10,6 +10,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -114,12 +115,13 @@ def encode_files(
         coder.start(lambda amount: watch(tally, amount))
         begin = time.perf_counter()
         limit = group_bytes(GROUP_BYTES, device)
-        for group, records in coder.encode_groups(documents, limit, advance=lambda amount: watch(tally, amount)):
-            chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
-            journal.add(chunks)
-            tally.count(group, len(chunks))
-            tally.tokens += sum(record.tokens for record in records)
-            tally.seconds = time.perf_counter() - begin
+        with closing(coder.encode_groups(documents, limit, advance=lambda n: watch(tally, n))) as coding:
+            for group, records in coding:
+                chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
+                journal.add(chunks)
+                tally.count(group, len(chunks))
+                tally.tokens += sum(record.tokens for record in records)
+                tally.seconds = time.perf_counter() - begin
         metadata = write_metadata([*members, *reading.members], tree or before is not None)
         with atomic_write(target) as out:
             if before:

@@ -36,7 +36,7 @@ class Tables(NamedTuple):
     """The two functions between a probability and its stretched form."""
 
     squash: Array  # [2 LIMIT + 1]: the probability of x - LIMIT in units of 2^-16, from 1 to 2^16 - 1
-    stretch: Array  # [2^16]: its inverse
+    stretch: NDArray[np.int16]  # [2^16]: its inverse
 
 
 @lru_cache

@@ -66,7 +66,7 @@ class Workers:
 
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Iterator[tuple[list[bytes], list[Record]]]:
+    ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
         """See `codec.coder.Coder`; a group is shared out when the one before is done."""
         for group in groups(documents, limit):
             yield group, self.encode(group, model_only, advance)

@@ -14,6 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _OF_TRITON = [
+    "test_cuda_pages.py",
     "test_cuda_recall.py",
     "test_exact_cuda.py",
     "benchmarks/test_gpu_recall_speed.py",

@@ -16,7 +16,7 @@ from codec import frequencies
 from codec.archive import Policy, make_coder
 from codec.coder import Coder
 from codec.decoding import Decoding
-from codec.documents import MODELLED
+from codec.documents import MODELLED, STORED
 from codec.errors import CodecError, FormatError
 from codec.windows import document_windows
 from tests.helpers import EVERY_OPTION, PLAIN, tiny_pack
@@ -308,6 +308,21 @@ def test_groups_before_one_that_cannot_be_read_are_coded(coder):
         next(coding)
 
 
-def test_no_documents_have_no_records(coder):
-    assert coder.encode([]) == []
+def test_groups_for_which_nothing_is_launched_are_not_kept(coder):
+    """Zeros that follow a text need no model, and so no batch that would be waited for."""
+    read = []
+
+    def reading() -> Iterator[bytes]:
+        for n in range(40):
+            read.append(n)
+            yield b"\0" * 500 if n else b"Some text before all that."
+
+    for n, (_, records) in enumerate(coder.encode_groups(reading(), 10)):
+        assert len(read) <= n + 6
+        assert [record.mode for record in records] == [STORED if n else MODELLED]
+
+
+def test_what_is_no_document_is_not_the_end(coder):
+    with pytest.raises(TypeError):
+        coder.encode([b"one", None, b"two"])
     assert list(coder.encode_groups(iter([]), 10)) == []

@@ -58,6 +58,7 @@ def test_kept_lanes_keep_their_pages():
     pages.keep([2, 0])
     assert np.array_equal(pages.table, before[[2, 0]])
     pages.begin([1])
+    assert pages.reach(np.array([2, 0]))  # the table has changed, although no page was given
     assert pages.reach(np.array([2, 2]))
     assert len(set(pages.table.flatten().tolist())) == 4
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from codec import mixing
 from codec.mixing import LIMIT, PRECISION, SHARE_BITS, WEIGHT_ONE, Mixer
@@ -26,6 +27,17 @@ def test_a_slot_learns_the_frequency():
         mixing.learn(probabilities, counts, 0, bit, 1023)
     assert abs(mixing.share(probabilities[0]) / (1 << SHARE_BITS) - bits[-2000:].mean()) < 0.02
     assert counts[0] == 1023
+
+
+@pytest.mark.parametrize("bits", [[1], [0], [1, 0], [0] * 50 + [1] * 50])
+@pytest.mark.parametrize("most", [255, 1023])
+def test_narrow_slots_learn_as_wide_ones(bits, most):
+    wide = np.full(1, 1 << (PRECISION - 1)), np.zeros(1, np.int64)
+    narrow = wide[0].astype(np.int32), wide[1].astype(np.int16)
+    for bit in bits * (3000 // len(bits)):
+        for probabilities, counts in (wide, narrow):
+            mixing.learn(probabilities, counts, 0, bit, most)
+        assert (narrow[0][0], narrow[1][0]) == (wide[0][0], wide[1][0])
 
 
 def test_a_mixture_is_better_than_each_of_its_inputs():
