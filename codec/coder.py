@@ -71,7 +71,7 @@ class DocumentCoder(Protocol):
         """See `Coder`."""
 
 
-class _Ahead:
+class Ahead:
     """Documents in groups of `limit` bytes, of which the next may be read bit by bit.
 
     Attributes:
@@ -192,7 +192,7 @@ class Coder:
                     future = pool.submit(record_of, prepared[n], intervals[n], model_only)
                     part.group.records[part.numbers[n]] = future
 
-            for part in self._prepare_ahead(_Ahead(documents, limit), pool, model_only):
+            for part in self._prepare_ahead(Ahead(documents, limit), pool, model_only):
                 if part.group not in begun:
                     begun.append(part.group)
                 prepared = [future.result() for future in part.prepared]
@@ -212,7 +212,7 @@ class Coder:
                 while begun and (begun[0].done or part.last or len(begun) > _GROUPS):
                     yield begun.popleft().result()
 
-    def _prepare_ahead(self, ahead: _Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
+    def _prepare_ahead(self, ahead: Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
         """Parts of the groups in turn; when one is yielded, threads are already at the next."""
         before = None
         while documents := ahead.take():

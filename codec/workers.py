@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import codec
+from codec.coder import Ahead
 from codec.console import Advance, ignore_progress
 from codec.devices import kind_of, processors, visible_gpus
 from codec.documents import MAX_DOCUMENT, Record
 from codec.errors import WorkerError
 from codec.framing import Policy
 from codec.pack import Pack
-from codec.sources import groups
 
 Requests = Mapping[int, tuple[Any, ...]]
 """What workers are asked, by their numbers; see `codec.worker`."""
@@ -68,8 +68,11 @@ class Workers:
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
         """See `codec.coder.Coder`; a group is shared out when the one before is done."""
-        for group in groups(documents, limit):
+        ahead = Ahead(documents, limit)
+        while group := ahead.take():
             yield group, self.encode(group, model_only, advance)
+        if ahead.failure:
+            raise ahead.failure
 
     def decode(
         self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
