@@ -212,7 +212,7 @@ def number(request):
 def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
     monkeypatch.setattr("codec.encoding.GROUP_BYTES", {"cpu": 100})
     (folder / "in").mkdir()
-    for n in range(4):
+    for n in range(10):
         (folder / "in" / str(n)).write_bytes(b"%d words " % n * 20)
     model = ("-m", folder / "m.pack")
     call.json("encode", folder / "in", "-o", folder / "whole.upz", *model)
@@ -231,8 +231,9 @@ def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
     assert "go on with --resume" in err
     assert not (folder / "a.upz").exists()
     result = call.json("encode", folder / "in", "-o", folder / "a.upz", *model, "--resume")
-    assert 2 <= len(committed) < 4  # the group that was being committed may be
-    assert (result["resumed_bytes"], result["text_bytes"]) == (len(committed) * 160, 4 * 160)
+    groups = len(committed) - 1  # the journal's first frame says what the job is
+    assert 1 <= groups < 10
+    assert (result["resumed_bytes"], result["text_bytes"]) == (groups * 160, 10 * 160)
     assert (folder / "a.upz").read_bytes() == (folder / "whole.upz").read_bytes()
     assert not (folder / "a.upz.partial").exists()
 
