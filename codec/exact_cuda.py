@@ -267,11 +267,10 @@ class CudaModel(Backend):
     def forward(
         self, tokens: Tensor, cache: Cache | None = None, table: Tensor | None = None, past: Past | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS; also into a cache if one is given.
+        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS.
 
-        Into the pages int64 [B, P] of `table`.
-
-        With a past, on the next chunks of its first documents.
+        With a cache, their keys and values also go into its pages int64 [B, P] of `table`. With a past, it is on the
+        next chunks of its first documents.
         """
         (batch, length), previous = tokens.shape, None
         context: Context

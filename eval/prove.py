@@ -196,8 +196,9 @@ def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> lis
     """What the documents cost without adaptation."""
     coder, records = open_coder(pack, device=device), []
     with progress("coding without adaptation", sum(map(len, documents)), "byte") as advance:
-        for batch in groups(iter(documents), BATCH_BYTES * len(find_devices(device))):
-            records += coder.encode(batch, model_only=True, advance=advance)
+        limit = BATCH_BYTES * len(find_devices(device))
+        for _, found in coder.encode_groups(iter(documents), limit, model_only=True, advance=advance):
+            records += found
     return records
 
 
