@@ -5,6 +5,6 @@
 2048
 """
 
-from artifacts.store import Store, default_store, find, open, shipped
+from artifacts.share.open import Store, default_store, find, open, shipped
 
 __all__ = ["Store", "default_store", "find", "open", "shipped"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 
 if TYPE_CHECKING:
-    from codec.archive import ArchiveReader, ArchiveWriter, decode, encode
-    from codec.pack import Pack, decompress, open
-    from codec.packing import compress
+    from codec.archive.writer import ArchiveReader, ArchiveWriter, decode, encode
+    from codec.pack.reader import Pack, decompress, open
+    from codec.pack.writer import compress
 
 __all__ = [
     "ArchiveReader",
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "codec.archive": ("ArchiveReader", "ArchiveWriter", "decode", "encode"),
-    "codec.pack": ("Pack", "decompress", "open"),
-    "codec.packing": ("compress",),
+    "codec.archive.writer": ("ArchiveReader", "ArchiveWriter", "decode", "encode"),
+    "codec.pack.reader": ("Pack", "decompress", "open"),
+    "codec.pack.writer": ("compress",),
 }
 
 

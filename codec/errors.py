@@ -20,7 +20,9 @@ class FormatError(CodecError):
 
 
 class UnsupportedError(OverflowError):
-    """A model that a fast backend does not compute, and why; the reference does (`codec.backend.make_backend`)."""
+    """A model that a fast backend does not compute, and why; the reference does
+    (`codec.backends.select.make_backend`).
+    """
 
 
 class BudgetError(CodecError):

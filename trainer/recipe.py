@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codec.config import ModelConfig
 from codec.errors import FormatError
 from codec.files import read_bytes
+from codec.model.config import ModelConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 """The folder of the named recipes."""
@@ -30,7 +30,7 @@ class DataRecipe:
 
 
 ORTHOGONAL = ("newton_schulz", "polar_express")
-"""Ways to make an update orthogonal (`trainer.orthogonal`)."""
+"""Ways to make an update orthogonal (`trainer.optim.orthogonal`)."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class OptimRecipe:
 
 
 KERNELS = ("heads", "loss", "mlp", "xsa")
-"""`trainer.head_kernels`, `trainer.loss_kernels`, `trainer.mlp_kernels` and `trainer.xsa_kernels`."""
+"""`trainer.kernels.heads`, `trainer.kernels.loss`, `trainer.kernels.mlp` and `trainer.kernels.xsa`."""
 
 COMPILING = ("quick", "tuned", "searched")
 """How long the compiler looks for faster kernels: not, a minute for its own, minutes for matrix products too."""
 
 QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
-"""Quantizers that training can see (`trainer.qat`)."""
+"""Quantizers that training can see (`trainer.model.qat`)."""
 
 
 Steps = tuple[tuple[float, int], ...]
@@ -104,7 +104,7 @@ class TrainRecipe:
 
 
 INITIAL = ("uniform", "orthogonal", "spectral")
-"""Ways to draw the matrices that do not start at 0 (`trainer.initial`)."""
+"""Ways to draw the matrices that do not start at 0 (`trainer.model.init`)."""
 
 
 LENGTH = {

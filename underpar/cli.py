@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-import artifacts.cli
-import codec.cli
-import eval.cli
-import trainer.cli
+import artifacts.cli.share
+import codec.cli.pack
+import eval.cli.score
+import trainer.cli.train
 from codec.console import CheckFailed, emit, fail, notes, table
 from codec.errors import CodecError
 
@@ -31,9 +31,9 @@ def demo_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Six minutes: prove the shipped pack, train a model on the embedded sample, pack it, prove it, report."""
-    from artifacts.store import find
+    from artifacts.share.open import find
     from codec.files import read_bytes
-    from trainer.embedded import val_documents
+    from trainer.data.sample import val_documents
     from trainer.recipe import load_recipe
     from underpar.demo import demo
 

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive import ArchiveWriter
-from codec.checkpoint import load_checkpoint
-from codec.config import ModelConfig
+from codec.archive.writer import ArchiveWriter
 from codec.console import notes, progress
 from codec.errors import CodecError
 from codec.files import atomic_write
-from codec.pack import Pack
-from codec.parameters import parameters as tensors_of
-from eval.peers import peer_sizes
-from eval.prove import Proof, prove
-from eval.report import report
-from eval.saved import save_proof
-from trainer.loop import train
+from codec.model.checkpoint import load_checkpoint
+from codec.model.config import ModelConfig
+from codec.model.parameters import parameters as tensors_of
+from codec.pack.reader import Pack
+from eval.bench.compressors import peer_sizes
+from eval.proof.prove import Proof, prove
+from eval.proof.report import report
+from eval.proof.saved import save_proof
 from trainer.recipe import Recipe
+from trainer.run.loop import train
 
 RESULT, REPORT = "demo.json", "report.html"
 """What a demo leaves beside the files of its run; a folder without RESULT is not a demo's and is left alone."""

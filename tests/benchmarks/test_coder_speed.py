@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import codec
-from codec.archive import make_coder
-from codec.backend import TorchBackend
-from codec.coder import Coder
-from codec.exact_cpu import CpuLanes
-from trainer.embedded import val_documents
+from codec.archive.writer import make_coder
+from codec.backends.cpu.backend import CpuLanes
+from codec.backends.select import TorchBackend
+from codec.text.coder import Coder
+from trainer.data.sample import val_documents
 
 PACK = Path(__file__).resolve().parents[2] / "artifacts" / "models" / "small.pack"
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from codec.cuda_lanes import STEPS, CudaLanes
-from codec.cuda_recall import Memory
-from codec.exact_cuda import CudaModel
+from codec.backends.cuda.network import CudaModel
+from codec.backends.cuda.recall import Memory
+from codec.backends.cuda.slots import STEPS, CudaLanes
 from tests.benchmarks.test_gpu_speed import DATA, LANES, kernels, seconds
-from tests.test_exact_cuda import with_columns
-from tests.test_recall import TABLES
+from tests.codec.backends.cuda.test_backend import with_columns
+from tests.codec.exact.test_recall import TABLES
 from trainer.recipe import load_recipe
 
 ROWS = ((256, 256, 128), (64, 1024, 512), (32, 2048, 9000))

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from codec.cuda_lanes import STEPS, CudaLanes
-from codec.cuda_matmul import Limbs
-from codec.exact_cuda import CudaModel
-from tests.test_exact_cuda import with_columns
+from codec.backends.cuda.matmul import Limbs
+from codec.backends.cuda.network import CudaModel
+from codec.backends.cuda.slots import STEPS, CudaLanes
+from tests.codec.backends.cuda.test_backend import with_columns
 from trainer.recipe import load_recipe
 
 ROWS = ((256, 256), (64, 1024), (32, 2048))

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from codec.tokenizer import BOS
-from trainer.data import Batches
-from trainer.device import attention_kernels, peak_memory
+from codec.model.tokenizer import BOS
+from trainer.data.batches import Batches
+from trainer.data.loader import Loader, open_loader
+from trainer.data.shards import write_shard
 from trainer.distributed import World
-from trainer.flops import flops_per_token, utilisation
-from trainer.loader import Loader, open_loader
-from trainer.losses import losses_of
+from trainer.model.flops import flops_per_token, utilisation
+from trainer.optim.schedule import phases
 from trainer.recipe import Recipe, load_recipe
-from trainer.resume import State
-from trainer.schedule import phases
-from trainer.shards import write_shard
-from trainer.step import descend, take
+from trainer.run.device import attention_kernels, peak_memory
+from trainer.run.losses import losses_of
+from trainer.run.state import State
+from trainer.run.step import descend, take
 
 DOCUMENT = 840
 """Tokens of a document on average, about as in the challenge's text under its vocabulary of 8,192."""

@@ -1,0 +1,92 @@
+"""The commands of shared models, and of submissions (`artifacts.cli.submit`)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifacts.cli import submit as cli_submit
+from codec.console import emit, table
+
+hub = typer.Typer(no_args_is_help=True, help="Models that are kept and shared.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Name = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    cli_submit.register(app)
+    app.add_typer(hub, name="hub")
+
+
+@hub.callback()
+def hub_group() -> None:
+    """Models that are kept and shared."""
+
+
+@hub.command("list")
+def list_packs(
+    on_hub: Annotated[bool, typer.Option("--hub", help="List those on the Hugging Face hub, too.")] = False,
+    owner: Annotated[str | None, typer.Option(help="On the hub, only this owner's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the packs that ship and the models in the store."""
+    from artifacts.share.open import default_store, shipped
+
+    found = {**shipped(), **default_store().packs()}
+    packs = [{"name": name, "path": str(path), "bytes": path.stat().st_size} for name, path in found.items()]
+    result: dict[str, object] = {"packs": packs}
+    rows = [list(pack.values()) for pack in packs]
+    if on_hub:
+        from artifacts.share.hub import models
+
+        listed = models(owner)
+        result["hub"] = [{"name": model.name, "commit": model.commit} for model in listed]
+        rows += [[model.name, f"hub, commit {model.commit[:12]}", ""] for model in listed]
+    emit(result, as_json, lambda: table(["name", "path", "bytes"], rows))
+
+
+@hub.command("push")
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder: with a pack and its proof, or else with --docs.")],
+    name: Name,
+    licence: Annotated[str, typer.Option(help="Of the model: an SPDX identifier such as mit.")],
+    data: Annotated[str, typer.Option(help="The training text: what, where from, under which licence.")],
+    docs: Annotated[Path | None, typer.Option(help="Pack and prove a finished run first, on this text.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="With --docs: most bytes that the pack may have.")] = None,
+    to_hub: Annotated[bool, typer.Option("--hub", help="To the Hugging Face hub; else to the store.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new model on the hub a private one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a run: pack, checkpoint, config, recipe, metrics, proof and a model card, all of it or nothing."""
+    from artifacts.share.bundle import Card
+    from artifacts.share.open import default_store
+
+    card = Card(licence, data)
+    if docs:
+        from artifacts.share.publish import complete
+        from trainer.data.documents import read_documents
+
+        complete(run, list(read_documents(docs)), budget)
+    if to_hub:
+        from artifacts.share import hub as on_hub
+
+        result = {"name": name, "commit": on_hub.push(name, run, card, private)}
+    else:
+        result = {"name": name, "folder": str(default_store().put(name, run, card))}
+    emit(result, as_json)
+
+
+@hub.command("pull")
+def pull(
+    name: Name,
+    revision: Annotated[str | None, typer.Option(help="A commit, branch or tag; default: main.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model from the Hugging Face hub into the store, and check every file, the pack and its proof."""
+    from artifacts.share.hub import pull as fetch
+    from artifacts.share.open import PACK, default_store
+
+    folder = fetch(name, default_store(), revision)
+    emit({"name": name, "pack": str(folder / PACK), "bytes": (folder / PACK).stat().st_size}, as_json)

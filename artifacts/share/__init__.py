@@ -1,0 +1,1 @@
+"""Share packs and run folders."""

@@ -1,0 +1,172 @@
+"""Models on the Hugging Face hub: `push` publishes a bundle in one commit, `pull` fetches one and believes nothing.
+
+The hub library retries requests, resumes what a broken connection left, and takes its token from HF_TOKEN or from the
+hub's own login; none is ever passed, kept or printed here. HF_ENDPOINT names another hub.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from artifacts.folders import SUMS, read_sums
+from artifacts.share.bundle import CARD, CONFIG, OPTIONAL, Card, make_bundle
+from artifacts.share.open import Store
+from codec.console import notes
+from codec.errors import CodecError, FormatError, MismatchError
+from eval.proof.saved import DOCUMENTS, PACK, PROOF
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+FILES = {PACK, PROOF, DOCUMENTS, CONFIG, CARD, *OPTIONAL}
+"""What a bundle may hold besides its sums; nothing else is ever fetched."""
+
+TAG = "underpar"
+"""What the model card tags a model with, to be found by."""
+
+TRIES, PAUSE = 4, 1.0
+"""How often something is tried that the hub library has given up on, and seconds before the second time."""
+
+MAX_BYTES = 1 << 33
+"""Of a file that is fetched: more than the weights of any model that packs into 16 MB."""
+
+T = TypeVar("T")
+
+
+class HubError(CodecError):
+    """The hub could not be reached, refused, or has no such model."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model on the hub, at the commit that its main branch is at."""
+
+    name: str
+    commit: str
+
+
+def push(name: str, run: Path, card: Card, private: bool = False) -> str:
+    """Publish a run as the model `owner/name` of the hub; returns the commit.
+
+    Everything appears in one commit or not at all. A second call goes on after a broken one: what has arrived is not
+    sent again, and nothing happens where the hub has the same bundle already.
+
+    Raises:
+        HubError: it could not be published.
+        CodecError: as `artifacts.share.bundle.make_bundle`.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    api = _api(name)
+    with tempfile.TemporaryDirectory() as room:
+        bundle = Path(room)
+        make_bundle(run, bundle, name, card)
+        _ask(name, lambda: api.create_repo(name, exist_ok=True, private=private))
+        adds = [CommitOperationAdd(path.name, path) for path in sorted(bundle.iterdir())]
+        names = {path.name for path in bundle.iterdir()}
+        sums = (bundle / SUMS).read_bytes()
+
+        def commit() -> str:
+            head = api.model_info(name)
+            there = {file.rfilename for file in head.siblings or []}
+            if SUMS in there and _same_sums(api, name, str(head.sha), sums, room):
+                return str(head.sha)
+            stale = [CommitOperationDelete(old) for old in sorted(there & FILES - names)]
+            message = f"underpar: {name.rpartition('/')[2]}"
+            api.create_commit(name, [*adds, *stale], commit_message=message, parent_commit=head.sha)
+            return str(api.model_info(name).sha)
+
+        return _ask(name, commit)
+
+
+def pull(name: str, store: Store, revision: str | None = None) -> Path:
+    """Fetch the model `owner/name` into a store and check all of it; returns its folder.
+
+    What a broken call has fetched is used by the next.
+
+    Raises:
+        HubError: it could not be fetched.
+        MismatchError: what arrived is not what was published; the store is as it was.
+        FormatError: it is no model of underpar's.
+    """
+    api, target = _api(name), store.folder(name)
+    commit = str(_ask(name, lambda: api.model_info(name, revision=revision)).sha)
+    room = store.root / ".partial" / f"{target.parent.name}--{target.name}" / commit
+    room.mkdir(parents=True, exist_ok=True)
+    _fetch(api, name, SUMS, commit, room)
+    try:
+        wanted = read_sums(room)
+        if strange := sorted(set(wanted) - FILES):
+            raise MismatchError(f"model {name}: {SUMS} lists {strange[:3]}, which belong to no model of underpar's")
+        for file in sorted(wanted):
+            _fetch(api, name, file, commit, room)
+        shutil.rmtree(room / ".cache")
+        target = store.accept(name, room)
+    except (MismatchError, FormatError):
+        shutil.rmtree(room)  # a wrong file would be found in place and believed by the next call
+        raise
+    shutil.rmtree(room.parent)
+    return target
+
+
+def models(owner: str | None = None) -> list[Listed]:
+    """The models of underpar's on the hub, of one owner or all. Raises HubError."""
+    api = _api(owner or "")
+    found = _ask(owner or "the hub", lambda: list(api.list_models(filter=TAG, author=owner, full=True)))
+    return [Listed(model.id, str(model.sha)) for model in found]
+
+
+def _api(name: str) -> "HfApi":
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not notes.is_terminal:
+        disable_progress_bars()
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="underpar")
+
+
+def _same_sums(api: "HfApi", name: str, commit: str, sums: bytes, room: str) -> bool:
+    """Whether the model at a commit has these sums."""
+    with tempfile.TemporaryDirectory(dir=Path(room).parent) as folder:
+        return Path(api.hf_hub_download(name, SUMS, revision=commit, local_dir=folder)).read_bytes() == sums
+
+
+def _fetch(api: "HfApi", name: str, file: str, commit: str, room: Path) -> None:
+    """Have a file in `room`, as it is at a commit."""
+    url = f"{name}/{file}"
+    found = _ask(url, lambda: api.get_paths_info(name, [file], revision=commit))
+    size = getattr(found[0], "size", None) if found else None
+    if size is None or size > MAX_BYTES:
+        raise MismatchError(f"model {url}: {size} bytes, expected a file of at most {MAX_BYTES}; it cannot be fetched")
+    _ask(url, lambda: api.hf_hub_download(name, file, revision=commit, local_dir=room))
+
+
+def _ask(what: str, action: Callable[[], T]) -> T:
+    """What `action` returns, tried again while it fails for a reason that may pass. Raises HubError."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for attempt in range(TRIES):
+        try:
+            return action()
+        except CodecError:
+            raise
+        except Exception as error:  # the library's errors have no common class
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            # 409 and 412: somebody else's commit came between; then the next try starts from theirs.
+            final = status is not None and 400 <= status < 500 and status not in (408, 409, 412, 429)
+            if final or attempt == TRIES - 1:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                if token := get_token():
+                    reason = reason.replace(token, "…")
+                raise HubError(
+                    f"{what}: {reason[:400]}; check the name, HF_TOKEN, HF_ENDPOINT and the connection, then run the "
+                    "same command again to continue"
+                ) from error
+            time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,180 @@
+"""The byte ledger: what of a pack or a submission folder counts toward 16,000,000 bytes, under named rules.
+
+Every file is an entry with its size and SHA-256, so that anyone can recompute the sums (`du -b`). Rules only choose
+among entries. Where the challenge has never ruled, a total is two numbers, and the question is named beside them.
+
+`challenge`: code and model, wherever in the folder they are. `strict`: also the tokenizer, and every file of which it
+is not known that a decoder can do without it. Neither counts the libraries that a decoder imports, nor the coded text.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from artifacts.provenance import TrainingOnly, check, load_provenance
+from artifacts.submission.minify import sources
+from codec.errors import FormatError
+from codec.files import read_bytes
+from codec.pack.container import MAGIC, read_container
+
+LIMIT = 16_000_000
+"""The challenge's cap, in bytes."""
+
+Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "training"]
+
+COUNTED: dict[str, tuple[Role, ...]] = {
+    "challenge": ("code", "model"),
+    "strict": ("code", "model", "tokenizer", "unknown"),
+}
+"""The roles that count under each set of rules."""
+
+_SUFFIXES: dict[Role, tuple[str, ...]] = {
+    "code": (".py", ".pyc", ".sh", ".so", ".c", ".cc", ".cpp", ".cu", ".h", ".rs", ".js", ".pl"),
+    "model": (".pack", ".ptz", ".pt", ".pth", ".safetensors", ".ckpt", ".npz", ".npy", ".br", ".xz", ".zst", ".lrz"),
+    "tokenizer": (".model", ".vocab"),
+    "text": (".upz",),
+    "document": (".md", ".log", ".txt", ".csv", ".tsv", ".png", ".svg", ".html", ".pdf"),
+}
+_DOCUMENTS = ("submission.json", "provenance.json", "proof.json", "recipe.json", "LICENSE", "SHA256SUMS", ".gitignore")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file. `path` is relative to the folder; `role` decides whether it counts."""
+
+    path: str
+    role: Role
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """A question on which a total depends and that nobody has answered; bytes are what the answer "yes" adds."""
+
+    question: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Total:
+    """What counts under one set of rules: `bytes` at the end, `peak_bytes` if every open question is answered "yes".
+
+    `fits` is None where it depends on an open question.
+    """
+
+    rules: str
+    bytes: int
+    peak_bytes: int
+    fits: bool | None
+    unsettled: tuple[Unsettled, ...]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All entries, sorted by path, and the totals of all rules. `tokenizer_bytes` are those inside packs."""
+
+    entries: tuple[Entry, ...]
+    totals: tuple[Total, ...]
+    tokenizer_bytes: int
+
+    def total(self, rules: str) -> Total:
+        """The total under `rules`, a key of COUNTED."""
+        return next(total for total in self.totals if total.rules == rules)
+
+    def by_role(self) -> dict[str, int]:
+        """Bytes of each role that is there."""
+        roles = dict.fromkeys(entry.role for entry in self.entries)
+        return {role: sum(e.bytes for e in self.entries if e.role == role) for role in roles}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "limit": LIMIT,
+            "totals": {total.rules: {k: v for k, v in asdict(total).items() if k != "rules"} for total in self.totals},
+            "roles": self.by_role(),
+            "tokenizer_bytes_in_pack": self.tokenizer_bytes,
+            "entries": [asdict(entry) for entry in self.entries],
+        }
+
+
+def ledger(path: str | Path) -> Ledger:
+    """The ledger of a pack, or of a submission folder.
+
+    To a pack belongs the source that decodes with it, minified as a submission brings it.
+
+    Raises:
+        FormatError: no such file or folder, not a pack, or a link in a folder, which would hide what it points to.
+        MismatchError: a training-only file is not the one that `provenance.json` describes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return folder_ledger(path)
+    blob = read_bytes(path, "pack or submission folder")
+    tokenizer = _tokenizer_bytes(blob)
+    entries = [Entry(path.name, "model", len(blob), hashlib.sha256(blob).hexdigest())]
+    entries += [Entry(f"code/{n}", "code", len(s), hashlib.sha256(s).hexdigest()) for n, s in sources().items()]
+    return Ledger(tuple(entries), tuple(_total(rules, entries, ()) for rules in COUNTED), tokenizer)
+
+
+def folder_ledger(folder: Path) -> Ledger:
+    """The ledger of a submission folder; see `ledger`."""
+    listed = {entry.path: entry for entry in load_provenance(folder)}
+    entries, tokenizer = [], 0
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        size, digest = _measure(path)
+        if name in listed:
+            check(listed[name], size, digest)
+        entry = Entry(name, "training" if name in listed else role_of(name), size, digest)
+        if path.suffix == ".pack":
+            tokenizer += _tokenizer_bytes(read_bytes(path, "pack"))
+        entries.append(entry)
+    totals = tuple(_total(rules, entries, tuple(listed.values())) for rules in COUNTED)
+    return Ledger(tuple(entries), totals, tokenizer)
+
+
+def role_of(name: str) -> Role:
+    """The role of a file by its path in a submission folder."""
+    path = Path(name)
+    if path.name in _DOCUMENTS or path.name.startswith(("README", "LICENSE")):
+        return "document"
+    return next((role for role, suffixes in _SUFFIXES.items() if path.suffix.lower() in suffixes), "unknown")
+
+
+def _total(rules: str, entries: list[Entry], training: tuple[TrainingOnly, ...]) -> Total:
+    final = sum(entry.bytes for entry in entries if entry.role in COUNTED[rules])
+    unsettled = []
+    if training:
+        question = "Do files count that are deleted before anything is scored? (asked in the challenge's issue 847)"
+        unsettled.append(Unsettled(question, sum(entry.bytes for entry in training)))
+    unknown = sum(entry.bytes for entry in entries if entry.role == "unknown")
+    if unknown and "unknown" not in COUNTED[rules]:
+        unsettled.append(Unsettled("Are files of no known kind part of the model?", unknown))
+    peak = final + sum(question.bytes for question in unsettled)
+    fits = True if peak <= LIMIT else False if final > LIMIT else None
+    return Total(rules, final, peak, fits, tuple(unsettled))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise FormatError(f"submission {path}: not a plain file; put what it stands for into the folder")
+        if path.is_file():
+            yield path
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """Size and hex SHA-256 of a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return stream.tell(), digest
+
+
+def _tokenizer_bytes(blob: bytes) -> int:
+    """What the tokenizer takes in a pack; it counts with the pack under all rules. Raises FormatError for no pack."""
+    if not blob.startswith(MAGIC):
+        raise FormatError(f"ledger: begins with {blob[:4]!r}, expected a pack ({MAGIC!r}) or a folder")
+    return len(read_container(blob).get("tokenizer", b""))

@@ -1,0 +1,232 @@
+"""A folder for the challenge whose score anyone can reproduce from the folder alone.
+
+It holds the pack, the scored text as the pack coded it, the source that decodes it (`artifacts.submission.minify`),
+the script that does so (`artifacts.submission.evaluate`), the training script and its recipe, and what the challenge
+asks for: README.md, submission.json, logs, requirements.txt.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from artifacts import provenance
+from artifacts.folders import new_folder, write_sums
+from artifacts.submission import minify
+from artifacts.submission.ledger import LIMIT, Ledger, folder_ledger
+from artifacts.submission.readme import readme
+from artifacts.submission.significance import Comparison, Record, compare, refusals
+from codec.archive.writer import describe
+from codec.console import CheckFailed
+from codec.errors import CodecError, FormatError, MismatchError
+from codec.files import read_bytes
+from eval.proof.saved import PACK, PROOF, load_proof
+from eval.welch import moments
+from trainer.recipe import RECIPE
+from trainer.run.log import LOG
+
+TEXT = "text.upz"
+"""The archive of a proof, in a run folder (`underpar prove --keep RUN/text.upz`) and in a submission."""
+
+RECORD_TRACK, OTHER_TRACK = "10min_16mb", "non_record_16mb"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder whose pack has been proved. `seed` is that of its recipe, or its number where it has none."""
+
+    folder: Path
+    blob: bytes
+    proof: dict[str, Any]
+    seed: int
+
+    @property
+    def bpb(self) -> float:
+        """Bits really written over canonical bytes, which is what the challenge divides by."""
+        return float(self.proof["bpb_canonical"])
+
+    @property
+    def loss(self) -> float:
+        """Nats really written for each token that the model coded, ends of documents included."""
+        bits = self.proof["bpb_coded"] * self.proof["canonical_bytes"]
+        return float(bits * math.log(2) / max(1, self.proof["tokens"]))
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who submits."""
+
+    name: str
+    github: str
+
+
+def submit(
+    folders: Sequence[Path],
+    output: Path,
+    name: str,
+    author: Author,
+    record: Record | None = None,
+    day: date | None = None,
+) -> dict[str, Any]:
+    """Write the submission folder `output`, whole or not at all.
+
+    Args:
+        folders: run folders, one a seed; the first one's pack is what is submitted.
+        output: the folder to make.
+        name: of the submission.
+        record: the record that is claimed to be beaten; without it the submission claims none.
+        day: of the submission; today by default.
+
+    Returns:
+        the content of its submission.json.
+
+    Raises:
+        CodecError: `output` exists, or a run lacks a pack, a proof that holds, or the archive of that proof.
+        CheckFailed: more bytes than the challenge allows, or a record is claimed that the figures do not show.
+    """
+    runs = [load_run(folder, number) for number, folder in enumerate(folders)]
+    _check_runs(runs)
+    archive = load_text(runs[0])
+    comparison = None
+    if record:
+        comparison = compare([run.bpb for run in runs], record)
+        if reasons := refusals(comparison, len(runs), runs[0].proof["canonical_bytes"], record):
+            raise CheckFailed(f"no record: {'; '.join(reasons)}. Without --record it can be submitted as none")
+    with new_folder(output) as folder:
+        (folder / PACK).write_bytes(runs[0].blob)
+        (folder / TEXT).write_bytes(archive)
+        _write_json(folder / PROOF, runs[0].proof)
+        _copy_code(runs[0].folder, folder)
+        _copy_logs(runs, folder)
+        counted = folder_ledger(folder)
+        if not counted.total("challenge").fits:
+            raise CheckFailed(
+                f"{counted.total('challenge').peak_bytes:,} bytes count toward {LIMIT:,}; pack with a smaller --budget"
+            )
+        result = _submission(runs, name, author, counted, record, comparison, day or date.today())
+        _write_json(folder / "submission.json", result)
+        (folder / "README.md").write_text(readme(result))
+        write_sums(folder)
+    return result
+
+
+def load_run(folder: Path, number: int = 0) -> Run:
+    """A run folder with a pack and a proof that holds, of that pack. Raises CodecError if it is not one."""
+    how = f"underpar prove {folder / PACK} --docs TEXT --save {folder} --keep {folder / TEXT}"
+    evidence = load_proof(folder)
+    if evidence is None:
+        raise FormatError(f"run {folder}: no proof in it; make one with `{how}`")
+    blob = read_bytes(folder / PACK, "pack")
+    if evidence.pack_sha256 != hashlib.sha256(blob).hexdigest():
+        raise MismatchError(f"run {folder}: its proof is of another pack; prove again with `{how}`")
+    if evidence.proof.get("ok") is not True:
+        raise CodecError(f"run {folder}: its proof does not hold; a score that cannot be decoded is not submitted")
+    seed = number
+    if (folder / RECIPE).exists():
+        try:
+            seed = int(json.loads(read_bytes(folder / RECIPE, "recipe"))["train"]["seed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"recipe {folder / RECIPE}: not what underpar writes ({error!r})") from error
+    return Run(folder, blob, evidence.proof, seed)
+
+
+def load_text(run: Run) -> bytes:
+    """The archive of a run's proof. Raises CodecError if it is missing or of another proof."""
+    path = run.folder / TEXT
+    if not path.exists():
+        raise FormatError(
+            f"run {run.folder}: {TEXT} is missing, from which the score is reproduced; make it with `underpar prove "
+            f"{run.folder / PACK} --docs TEXT --save {run.folder} --keep {path}`"
+        )
+    archive = read_bytes(path, "archive")
+    told = describe(archive)
+    expected = hashlib.sha256(run.blob).hexdigest(), run.proof["archive_bytes"], run.proof["documents"]
+    if (told["pack"], len(archive), told["documents"]) != expected:
+        raise MismatchError(
+            f"archive {path}: {len(archive)} bytes, {told['documents']} documents, pack {told['pack'][:16]}…; the "
+            f"run's proof is of {expected[1]} bytes, {expected[2]} documents, pack {expected[0][:16]}…; prove again"
+        )
+    return archive
+
+
+def _check_runs(runs: Sequence[Run]) -> None:
+    if len({run.seed for run in runs}) != len(runs):
+        raise MismatchError(f"runs of seeds {[run.seed for run in runs]}: expected a different seed each")
+    texts = {run.proof["sha256"] for run in runs}
+    if len(texts) != 1:
+        raise MismatchError(f"the proofs of the {len(runs)} runs are of {len(texts)} different texts; prove all on one")
+
+
+def _copy_code(run: Path, folder: Path) -> None:
+    """Scripts, the source they import, what that requires, and what training needs if the run tells its recipe."""
+    roots: tuple[str, ...] = minify.DECODER
+    here = Path(__file__).parent
+    shutil.copy(here / "evaluate.py", folder / "evaluate.py")
+    if (run / RECIPE).exists():
+        roots += minify.TRAINER
+        shutil.copy(here / "retrain.py", folder / "train_gpt.py")
+        shutil.copy(run / RECIPE, folder / RECIPE)
+    for name, source in minify.sources(roots).items():
+        path = folder / "code" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source)
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in minify.requirements(roots)))
+    for entry in provenance.load_provenance(run):
+        shutil.copy(run / provenance.FILE, folder / provenance.FILE)
+        if (run / entry.path).is_file():
+            (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(run / entry.path, folder / entry.path)
+
+
+def _copy_logs(runs: Sequence[Run], folder: Path) -> None:
+    for run in runs:
+        if (run.folder / LOG).exists():
+            shutil.copy(run.folder / LOG, folder / f"train_seed{run.seed}.log")
+
+
+def _submission(
+    runs: Sequence[Run],
+    name: str,
+    author: Author,
+    counted: Ledger,
+    record: Record | None,
+    comparison: Comparison | None,
+    day: date,
+) -> dict[str, Any]:
+    """The content of submission.json: the challenge's fields, then ours."""
+    proof = runs[0].proof
+    mean, variance = moments([run.bpb for run in runs])
+    result: dict[str, Any] = {
+        "author": author.name,
+        "github_id": author.github,
+        "name": name,
+        "blurb": f"{name}: really coded and decoded again; evaluate.py reproduces it from this folder alone.",
+        "date": day.isoformat(),
+        "track": RECORD_TRACK if record else OTHER_TRACK,
+        "val_loss": runs[0].loss,
+        "val_bpb": mean,
+        "val_bpb_std": math.sqrt(variance),
+        "seeds": [run.seed for run in runs],
+        "seed_results": {
+            str(run.seed): {"val_loss": run.loss, "val_bpb": run.bpb, "artifact_bytes": len(run.blob)} for run in runs
+        },
+        "bytes_total": counted.total("challenge").bytes,
+        "bytes_code": counted.by_role()["code"],
+        "bytes_model": counted.by_role()["model"],
+        "ledger": {key: value for key, value in counted.to_json().items() if key in ("limit", "totals", "roles")},
+        "proof": proof,
+        "trained_here": any(entry.path == RECIPE for entry in counted.entries),
+        "record": None,
+    }
+    if record and comparison:
+        result["record"] = {**asdict(record), **asdict(comparison)}
+    return result
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n")

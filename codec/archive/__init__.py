@@ -1,0 +1,1 @@
+"""Read and write archives (`.upz`): records, index, files on disk."""

@@ -1,0 +1,1 @@
+"""Compute the reference's integers in compiled loops on a processor."""

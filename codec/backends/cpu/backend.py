@@ -1,0 +1,229 @@
+"""The exact model on a processor: `codec.backends.cpu.kernels` with a model's constants, over several threads.
+
+It is built from the reference model, whose constants it shares, and compared with it before it is used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.backends.cpu import constants as cpu_network
+from codec.backends.cpu import head as cpu_head
+from codec.backends.cpu import kernels as cpu_kernels
+from codec.backends.cpu import recall as cpu_recall
+from codec.backends.cpu.matmul import COLUMNS, WIDE
+from codec.backends.select import Backend
+from codec.devices import threaded
+from codec.entropy.frequencies import TOTAL_BITS
+from codec.exact.host_decoder import HostDecoder
+from codec.exact.model import ExactModel, check_known
+from codec.exact.recall import HISTORY, Recall
+from codec.model.config import ModelConfig
+from codec.numerics import tables
+
+Integers = NDArray[np.int64]
+Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
+
+_JOB_TOKENS = 256  # of short windows that a thread takes together
+_CHUNK = 64  # rows that run at once: enough to read weights seldom, few enough for a second-level cache
+
+
+class Cache(NamedTuple):
+    """Rings of keys and values int16 as `codec.backends.cpu.kernels.run` reads them, and how many positions are seen
+    there.
+    """
+
+    keys: NDArray[np.int16]
+    values: NDArray[np.int16]
+    window: int
+
+
+@dataclass
+class Past:
+    """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end."""
+
+    cache: Cache
+    last: Integers  # [documents], their last tokens
+    length: int = 0
+
+
+class CpuModel(Backend):
+    """A model on a processor, as a `codec.backends.select.Backend`.
+
+    Raises:
+        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
+            this package makes them.
+    """
+
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
+        check_known(model.config)
+        self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
+        self.head = cpu_network.linear([model.head])
+        self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))
+        self.octave = cpu_head.octave()
+        self._embedding = None  # of every token, where it does not depend on the one before
+        if model.starts_alone:
+            tokens = torch.arange(model.config.vocab_size)[:, None]
+            self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
+        self._lane_bytes = sum(part.nbytes for part in _cache(model.config, 1, model.config.window)[:2])
+        if recall:
+            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `codec.backends.select.Backend`."""
+        return self._lane_bytes
+
+    def memory(self, documents: int, tokens: int) -> cpu_recall.Memory | None:
+        """See `codec.backends.select.Backend`."""
+        if not self._recall:
+            return None
+        return cpu_recall.new_memory(self._recall, documents, self.config.model_dim, min(tokens, HISTORY))
+
+    def past(self, documents: int, window: int) -> Past:
+        """See `codec.backends.select.Backend`."""
+        return Past(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
+
+    def score(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: cpu_recall.Memory | None = None,
+        past: Past | None = None,
+    ) -> NDArray[np.float64]:
+        """See `codec.backends.select.Backend`."""
+        memory = memory or self.memory(len(inputs), max(map(len, inputs)))
+        jobs: list[tuple[list[int], list[Integers], list[Integers]]] = []
+        for n, (window, wanted) in enumerate(zip(inputs, targets, strict=True)):
+            if not jobs or sum(map(len, jobs[-1][1])) + len(window) > _JOB_TOKENS:
+                jobs.append(([], [], []))
+            jobs[-1][0].append(n)
+            jobs[-1][1].append(window)
+            jobs[-1][2].append(wanted)
+        found = np.concatenate(threaded([partial(self._score, memory, past, *job) for job in jobs]), axis=1)
+        if past:
+            past.length += max(map(len, inputs))
+            past.last = np.array([window[-1] for window in inputs])
+        return found
+
+    def _score(
+        self,
+        memory: cpu_recall.Memory | None,
+        past: Past | None,
+        lanes: list[int],
+        inputs: list[Integers],
+        targets: list[Integers],
+    ) -> NDArray[np.float64]:
+        if past:
+            cache, rows = past.cache, _rows(inputs, lanes)
+            firsts = np.cumsum([0, *map(len, inputs[:-1])])
+            rows[1, firsts], rows[2] = past.last[lanes], rows[2] + past.length
+        else:
+            length = max(map(len, inputs))
+            cache, rows = _cache(self.config, len(inputs), length), _rows(inputs, range(len(inputs)))
+        numbers, wanted = np.repeat(lanes, [len(window) for window in inputs]), np.full(rows.shape[1], -1)
+        for end, after in zip(np.cumsum([len(window) for window in inputs]), targets, strict=True):
+            wanted[end - len(after) : end] = after
+        parts = []
+        for at in range(0, len(wanted), _CHUNK):
+            hidden, steps = self.run(rows[:, at : at + _CHUNK], cache)
+            scored = np.flatnonzero(wanted[at : at + _CHUNK] >= 0)
+            tokens, _, positions, _ = rows[:, at + scored]
+            hidden, steps = hidden[scored], steps[scored]
+            levels = self.levels(hidden, steps)
+            found = cpu_head.intervals(levels, wanted[at + scored], self.octave)
+            if memory:
+                self.recall(memory, numbers[at + scored], positions, tokens, (hidden, steps), levels)
+                found[:2] = cpu_head.intervals(levels, wanted[at + scored], self.octave)[:2]
+            parts.append(found)
+        return np.concatenate(parts, axis=1)
+
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
+        return cpu_head.levels(cpu_kernels.project(self.head, 0, hidden, steps), self._softcap)
+
+    def recall(
+        self,
+        memory: cpu_recall.Memory,
+        lanes: Integers,
+        positions: Integers,
+        tokens: Integers,
+        hidden: Hidden,
+        levels: NDArray[np.int32],
+    ) -> None:
+        """`cpu_recall.step`: raises levels of tokens that the documents in the lanes have had."""
+        cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
+
+    def run(self, rows: Integers, cache: Cache) -> Hidden:
+        """The last hidden state of rows (token, token before, position, slot) [4, n]; see
+        `codec.backends.cpu.kernels.run`.
+        """
+        if self._embedding is None:
+            x = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
+        else:
+            x = self._embedding[rows[0]]
+        return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
+
+    def decoder(
+        self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
+    ) -> HostDecoder:
+        """See `codec.backends.select.Backend`; all lanes have room for whole windows."""
+        return HostDecoder(CpuLanes(self, count, window), count, data, None if band else window)
+
+
+class CpuLanes:
+    """Sequences that grow by single tokens, as `codec.exact.host_decoder.Lanes`."""
+
+    def __init__(self, model: CpuModel, count: int, window: int):
+        self._model = model
+        self._cache = _cache(model.config, count, window)
+        self._memory = model.memory(count, HISTORY)
+        self._slots = np.arange(count)  # of each lane in the caches and the memory
+
+    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """See `codec.exact.host_decoder.Lanes`."""
+        rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
+        threaded([partial(self._model.run, row, self._cache) for row in rows])
+
+    def step(
+        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+    ) -> Integers:
+        """See `codec.exact.host_decoder.Lanes`."""
+        rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
+        parts = min(torch.get_num_threads(), len(lanes))
+        if parts == 1:
+            return self._step(rows)
+        jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]
+        return np.concatenate(threaded(jobs), axis=1)
+
+    def _step(self, rows: Integers) -> Integers:
+        hidden = self._model.run(rows[:4], self._cache)
+        levels = self._model.levels(*hidden)
+        if self._memory:
+            tokens, _, positions, slots, _ = rows
+            self._model.recall(self._memory, slots, positions, tokens, hidden, levels)
+        return cpu_head.find(levels, rows[4], self._model.octave)
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """See `codec.exact.host_decoder.Lanes`."""
+        self._slots = self._slots[list(lanes)]
+
+
+def _cache(c: ModelConfig, slots: int, window: int, ahead: int = 0) -> Cache:
+    """Empty rings, `ahead` places longer than a window."""
+    first = len(c.schedule), slots, c.num_kv_heads, -(-(window + ahead) // WIDE)
+    keys = (*first, c.head_dim // 2, WIDE, 2)
+    values = (*first, -(-c.head_dim // COLUMNS), WIDE // 2, COLUMNS, 2)
+    return Cache(np.zeros(keys, np.int16), np.zeros(values, np.int16), window)
+
+
+def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> Integers:
+    """(token, token before, position, slot) of each token of whole sequences, int64 [4, n]."""
+    lengths = [len(sequence) for sequence in sequences]
+    tokens = np.concatenate(sequences)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    return np.stack((tokens, np.concatenate((tokens[:1], tokens[:-1])), positions, np.repeat(slots, lengths)))

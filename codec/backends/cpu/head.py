@@ -1,0 +1,95 @@
+"""Logits to the coder's intervals on a processor: `ExactModel.levels` and `codec.entropy.frequencies` in passes over a
+row.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.entropy.frequencies import TOTAL, TOTAL_BITS
+from codec.numerics import tables
+from codec.numerics.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
+
+_OCTAVE_BITS = 31
+_SHIFT = _OCTAVE_BITS - TOTAL_BITS - 1  # of the octave, to one bit more than weights have
+_LAST = (TOTAL_BITS + 2) * LEVELS_PER_BIT - 1  # from here on down, powers of two round to 0
+_OCTAVE = LEVELS_PER_BIT.bit_length() - 1
+
+kernel = njit(nogil=True, cache=True, error_model="numpy")
+
+
+def octave() -> NDArray[np.uint32]:
+    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to TOTAL_BITS."""
+    return (tables.octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
+
+
+@kernel
+def weight(powers, below):
+    """`tables.exp2_table` of TOTAL_BITS at `below`, from `octave`, which is small enough for a first-level cache."""
+    index = min(below, _LAST)
+    return np.int64(((powers[index & (LEVELS_PER_BIT - 1)] >> np.uint32(_SHIFT + (index >> _OCTAVE))) + 1) >> 1)
+
+
+@kernel
+def levels(logits, softcap):
+    """`ExactModel.levels` of logits [n, V] before their softcap: int32 [n, V]."""
+    out, last = np.empty(logits.shape, np.int32), float(len(softcap) - 1)
+    for i in range(len(logits)):
+        for k in range(logits.shape[1]):
+            index = np.rint(abs(logits[i, k]) * float(LOGIT_GRID))
+            capped = softcap[np.int64(index if index < last else last)]
+            out[i, k] = -capped if logits[i, k] < 0.0 else capped
+    return out
+
+
+@kernel
+def _cumulative(below, symbol, z, vocabulary):
+    return below * (TOTAL - vocabulary) // z + symbol
+
+
+@kernel
+def intervals(levels, targets, powers):
+    """`codec.entropy.frequencies.intervals` of levels [n, V], with `octave`: (start, frequency, bits) float64 [3,
+    n].
+    """
+    n, size = levels.shape
+    out = np.empty((3, n))
+    for i in range(n):
+        row, target = levels[i], targets[i]
+        top = row.max()
+        below = z = np.int64(0)
+        for k in range(size):
+            share = weight(powers, top - row[k])
+            z += share
+            below += share if k < target else 0
+        gap = top - row[target]
+        start = _cumulative(below, target, z, size)
+        end = _cumulative(below + weight(powers, gap), target + 1, z, size)
+        out[0, i], out[1, i], out[2, i] = start, end - start, gap / LEVELS_PER_BIT + math.log2(z / TOTAL)
+    return out
+
+
+@kernel
+def find(levels, targets, powers):
+    """`codec.entropy.frequencies.find` of levels [n, V], with `octave`: (symbol, start, frequency) int64 [3, n]."""
+    n, size = levels.shape
+    out, sums = np.empty((3, n), np.int64), np.empty(size + 1, np.int64)
+    for i in range(n):
+        row = levels[i]
+        top = row.max()
+        sums[0] = 0
+        for k in range(size):
+            sums[k + 1] = sums[k] + weight(powers, top - row[k])
+        low, high = 0, size  # the symbol is at least `low` and below `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _cumulative(sums[middle], middle, sums[size], size) <= targets[i]:
+                low = middle
+            else:
+                high = middle
+        start = _cumulative(sums[low], low, sums[size], size)
+        out[0, i], out[1, i] = low, start
+        out[2, i] = _cumulative(sums[low + 1], low + 1, sums[size], size) - start
+    return out

@@ -1,0 +1,164 @@
+"""`codec.exact.recall` on a processor: compiled loops over rows, with the memories of many lanes in arrays."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.backends.cpu.kernels import kernel, norm_row
+from codec.exact import recall
+from codec.exact.recall import KEY_FRACTION, PATTERN_BITS, REST_BITS, SHAPES, STEPS
+from codec.numerics.fixed_point import SNAP_BITS
+
+_HIDDEN_SCALE, _HIDDEN_LIMIT = float(1 << recall.HIDDEN_FRACTION), float(1 << (SNAP_BITS - 1))
+_KEY_SCALE, _KEY_LIMIT = float(1 << KEY_FRACTION), float(recall.KEY_LIMIT)
+_SURPRISALS = np.array(recall.SURPRISALS)
+_NEWEST, _REST = np.int32(1 << (PATTERN_BITS + REST_BITS - 1)), np.int32((1 << REST_BITS) - 1)
+_SECOND = SHAPES["patterns"][0]
+_THIRD = _SECOND + SHAPES["rest"][0]
+NEVER = np.int32(-(1 << 31) + 1)
+
+
+class Memory(NamedTuple):
+    """See `codec.exact.recall.Memory`."""
+
+    tables: NDArray[np.int32]  # in levels
+    tokens: NDArray[np.int32]  # [lanes, history]
+    followers: NDArray[np.int32]
+    masks: NDArray[np.int32]
+    keys: NDArray[np.int8]  # [lanes, history, dim]
+    sums: NDArray[np.float64]  # [lanes, dim]
+    places: NDArray[np.int64]  # [lanes]
+
+
+def new_memory(tables: recall.Recall, lanes: int, dim: int, history: int = recall.HISTORY) -> Memory:
+    """An empty memory; the system provides what is used of it."""
+    tokens, followers, masks = (np.zeros((lanes, history), np.int32) for _ in range(3))
+    keys, sums, places = np.zeros((lanes, history, dim), np.int8), np.zeros((lanes, dim)), np.zeros(lanes, np.int64)
+    return Memory(tables.tables * recall.UNIT, tokens, followers, masks, keys, sums, places)
+
+
+@kernel
+def _make_key(hidden, step, sums, count, key):
+    """The key int8 [dim] of the hidden state hidden * step, the `count`th of its document."""
+    centred, snapped = np.empty(len(hidden)), np.empty(len(hidden), np.int32)
+    for k in range(len(hidden)):
+        fixed = np.rint(np.float64(hidden[k]) * step * _HIDDEN_SCALE)
+        fixed = min(max(fixed, -_HIDDEN_LIMIT), _HIDDEN_LIMIT)
+        sums[k] += fixed
+        centred[k] = fixed * count - sums[k]
+    unit = norm_row(centred, snapped, 1.0)
+    for k in range(len(hidden)):
+        fixed = np.rint(np.float64(snapped[k]) * unit * _KEY_SCALE)
+        key[k] = np.int8(min(max(fixed, -_KEY_LIMIT), _KEY_LIMIT))
+
+
+@kernel
+def _product(a, b):
+    total = np.int32(0)
+    for k in range(len(a)):
+        total += np.int32(a[k]) * np.int32(b[k])
+    return total
+
+
+@kernel
+def _measure(token, used, before, tokens, followers, masks, keys, key, agreement, similarity):
+    """Fill in the greatest mask and product of keys for each token that has followed one of `used` places."""
+    for s in range(used):
+        mask = (before >> 1) | (_NEWEST if tokens[s] == token else np.int32(0))
+        before, masks[s] = masks[s], mask
+        w = followers[s]
+        agreement[w] = max(agreement[w], mask)
+        similarity[w] = max(similarity[w], _product(keys[s], key))
+
+
+@kernel
+def see(memory, lane, position, token, hidden, step, agreement, similarity):
+    """Take in one more token of a lane, and fill in the measures of all tokens that have followed in its document.
+
+    Args:
+        hidden, step: int32 [dim] and its step.
+        agreement, similarity: int32 [V], cleared (see `clear`).
+
+    Returns:
+        How many slots of `memory.followers` hold the tokens that have followed; some more than once.
+    """
+    history = memory.tokens.shape[1]
+    if position == 0:
+        memory.places[lane] = 0
+        memory.sums[lane] = 0.0
+    place = memory.places[lane]
+    slot, used = place % history, min(place, history)
+    if place > 0:
+        memory.followers[lane, (place - 1) % history] = token
+    before = memory.masks[lane, history - 1] if place > history else np.int32(0)
+    key = np.empty(len(hidden), np.int8)
+    _make_key(hidden, step, memory.sums[lane], float(place + 1), key)
+    _measure(
+        token, used, before, memory.tokens[lane], memory.followers[lane], memory.masks[lane], memory.keys[lane], key,
+        agreement, similarity,
+    )  # fmt: skip
+    memory.tokens[lane, slot] = token
+    memory.keys[lane, slot] = key
+    memory.places[lane] = place + 1
+    return used
+
+
+@kernel
+def clear(agreement, similarity):
+    """No token has followed."""
+    agreement[:] = -1
+    similarity[:] = NEVER
+
+
+@kernel
+def total_weight(levels, top, exp2):
+    """The sum of the weights (`codec.entropy.frequencies.weights`) of levels [V], of which `top` is the highest."""
+    total = np.int64(0)
+    for level in levels:
+        total += exp2[min(top - level, len(exp2) - 1)]
+    return total
+
+
+@kernel
+def column(weight, total):
+    """The column of the tables for a token of this weight of all."""
+    at = 0
+    while at < len(_SURPRISALS) and (np.int64(weight) << _SURPRISALS[at]) <= total:
+        at += 1
+    return at
+
+
+@kernel
+def rows(mask, similarity, dim):
+    """The three rows of `Recall.tables` for a token's measures."""
+    rest, count = mask & _REST, 0
+    while rest:
+        rest &= rest - 1
+        count += 1
+    steps = np.int64(similarity) * STEPS // (dim << (2 * KEY_FRACTION)) + 1
+    return mask >> REST_BITS, _SECOND + count, _THIRD + min(max(steps, 0), STEPS + 1)
+
+
+@kernel
+def step(memory, lanes, positions, tokens, hidden, steps, levels, exp2):
+    """`codec.exact.recall.Memory.step` for rows one after the other: levels int32 [n, V] are changed.
+
+    Args:
+        lanes, positions, tokens: int64 [n]; a lane may have several rows.
+        hidden, steps: int32 [n, dim] and float64 [n].
+        exp2: `codec.numerics.tables.exp2_table` of the coder.
+    """
+    agreement, similarity = np.empty(levels.shape[1], np.int32), np.empty(levels.shape[1], np.int32)
+    clear(agreement, similarity)
+    for i in range(len(tokens)):
+        used = see(memory, lanes[i], positions[i], tokens[i], hidden[i], steps[i], agreement, similarity)
+        top = levels[i].max()
+        total = total_weight(levels[i], top, exp2)
+        for w in memory.followers[lanes[i], :used]:
+            if agreement[w] < 0:
+                continue
+            c = column(exp2[min(top - levels[i, w], len(exp2) - 1)], total)
+            for r in rows(agreement[w], similarity[w], hidden.shape[1]):
+                levels[i, w] += memory.tables[r, c]
+            agreement[w], similarity[w] = -1, NEVER

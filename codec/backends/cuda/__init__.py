@@ -1,0 +1,1 @@
+"""Compute the reference's integers in Triton kernels on a GPU."""

@@ -1,0 +1,356 @@
+"""The element-wise steps of `codec.exact.model` on a GPU: Triton kernels over rows of tokens, between matrix products.
+
+Each kernel fuses what stands between two products and follows `codec.exact.model` operation by operation in float64.
+They are launched through `launch`, which forbids the compiler to contract a product and a sum (`enable_fp_fusion`):
+every operation is then the correctly rounded one of the reference. Rounding to an integer is an addition of 1.5 *
+2^52, which holds for magnitudes below 2^51; operands are clamped before, where they could be larger.
+
+Operands of matrix products leave as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are padded, so
+that kernels of whole tiles need no masks (`codec.backends.cuda.matmul`); what is in the padding is never read into a
+result.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from codec.exact.model import NORM_EPSILON
+from codec.model.config import GATE_INPUTS
+from codec.numerics import rotary, tables
+from codec.numerics.fixed_point import SNAP_BITS
+from codec.numerics.tables import ROPE_BITS
+
+PAIR_BITS = 15
+"""Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""
+
+_PAIR_BITS = tl.constexpr(PAIR_BITS)
+_PAIR = tl.constexpr(1 << PAIR_BITS)
+_HALF_BITS = tl.constexpr(SNAP_BITS - 1)
+_LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
+_ROUND = tl.constexpr(1.5 * 2.0**52)
+TWO_52 = tl.constexpr(0x433 << 52)
+"""The bits of 2^52 in float64: with an integer below 2^52 in the lowest bits, those of their sum."""
+
+_SIGNED = tl.constexpr(2.0**52 + 2.0**31)  # and where 2^31 was added to that integer, so that it has no sign
+_EPSILON = tl.constexpr(NORM_EPSILON)
+_SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
+_SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
+_LEAD = tl.constexpr(GATE_INPUTS)
+_LEAD_BLOCK = tl.constexpr(triton.next_power_of_2(GATE_INPUTS))
+_TURN_LIMB = tl.constexpr(rotary.LIMB_BITS)
+_TURN_MASK = tl.constexpr((1 << rotary.LIMB_BITS) - 1)
+_TURN_HALF = tl.constexpr(rotary.ROUND_HALF)
+_TURN_SHIFT = tl.constexpr(rotary.ROUND_SHIFT)
+_TURN_UNIT = tl.constexpr(2.0**-ROPE_BITS)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
+    """Run a kernel without contraction of floating-point operations."""
+    kernel[grid](*arguments, **settings, enable_fp_fusion=False)
+
+
+@triton.jit
+def power_of_two(n):
+    """2^n as float64 of int64 n."""
+    return ((n + 1023) << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def exponent(x):
+    """`codec.numerics.fixed_point.exponent` of x >= 0."""
+    return (x.to(tl.int64, bitcast=True) >> 52) - 1022
+
+
+@triton.jit
+def round_even(x):
+    """x rounded to the nearest integer, ties to even, for |x| < 2^51."""
+    return (x + _ROUND) - _ROUND
+
+
+@triton.jit
+def to_double(x):
+    """int32 or int64 x as float64. Conversions are slow on a GPU, so that a sum makes it of int32."""
+    if x.dtype == tl.int32:
+        bits = (x.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | TWO_52
+        return bits.to(tl.float64, bitcast=True) - _SIGNED
+    else:
+        return x.to(tl.float64)
+
+
+@triton.jit
+def round_int(x):
+    """float64 x rounded to the nearest int32, ties to even, by a sum as well."""
+    return (x + _ROUND).to(tl.int64, bitcast=True).to(tl.int32)
+
+
+@triton.jit
+def reciprocal_sqrt(m):
+    """`codec.numerics.fixed_point.reciprocal_sqrt`."""
+    k = (52 - exponent(m)) >> 1
+    scaled = m * power_of_two(2 * k)
+    root = tl.floor(tl.sqrt(scaled))
+    root = tl.where(root * root > scaled, root - 1.0, root)
+    up = root + 1.0
+    root = tl.where(up * up <= scaled, up, root)
+    return power_of_two(k) / root
+
+
+@triton.jit
+def magnitude(x):
+    """The upper half of the bits of |x|, float64: as much of it as `snap_scales` needs, half as much to compare."""
+    return (x.to(tl.int64, bitcast=True) >> 32).to(tl.int32) & 0x7FFFFFFF
+
+
+@triton.jit
+def snap_scales(largest):
+    """(what to multiply with before rounding, the step) of a row whose largest `magnitude` is given."""
+    e = tl.minimum(tl.maximum((largest >> 20) - 1022, -64), 960).to(
+        tl.int64
+    )  # as `codec.numerics.fixed_point.exponent`
+    return power_of_two(-e + _HALF_BITS), power_of_two(e - _HALF_BITS)
+
+
+@triton.jit
+def snap_fixed(x, scale):
+    """`codec.numerics.fixed_point.snap_fixed`, x times `scale`."""
+    return round_even(tl.minimum(tl.maximum(x * scale, -_LIMIT), _LIMIT))
+
+
+@triton.jit
+def _store_limbs(x, pointer, offsets, limb_stride, mask):
+    """Two signed limbs of int32 x of at most 2^14."""
+    tl.store(pointer + offsets, x.to(tl.int8), mask=mask)
+    tl.store(pointer + limb_stride + offsets, ((x + 128) >> 8).to(tl.int8), mask=mask)
+
+
+@triton.jit
+def residual_kernel(
+    x_in, x_out, y, y_rows, y_step, y_scale, y_stride, saved, skip, skip_weight, skip_gate, first, mix, norm,
+    columns, operands, steps, lead, lead_steps, count, dim, width,
+    UPDATE: tl.constexpr, SAVE: tl.constexpr, SKIP: tl.constexpr, OWN: tl.constexpr, MIX: tl.constexpr,
+    MATRICES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add a product to the residual stream of one token, mix it, and normalise it into operands.
+
+    x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride], what is added is
+    ((y * y_rows) * y_step) * y_scale. SKIP: 0 none, 1 added, 2 gated; OWN: it is the stream itself. norm: float64 [2],
+    the scale of the norm and 1 / dim. columns: float64 [MATRICES, dim], used for those whose bit is set in COLUMNS.
+    operands: int8 [MATRICES, 2, count, width]. steps: float64 [MATRICES, count]. lead: float64 [rows, GATE_INPUTS],
+    the first integers of the normalised row, with lead_steps [rows].
+    """
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < dim
+    x = tl.load(x_in + row * dim + at, mask=inside, other=0.0)
+    if UPDATE:
+        product = to_double(tl.load(y + row * y_stride + at, mask=inside, other=0))
+        product = product * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
+        x = x + tl.load(y_scale + at, mask=inside, other=0.0) * product
+    if SAVE:
+        tl.store(saved + row * dim + at, x, mask=inside)
+    if SKIP > 0:
+        taken = x
+        if not OWN:
+            taken = tl.load(skip + row * dim + at, mask=inside, other=0.0)
+        taken = tl.load(skip_weight + at, mask=inside, other=0.0) * taken
+        if SKIP == 1:  # noqa: SIM108
+            x = x + taken
+        else:
+            x = taken + tl.load(skip_gate + at, mask=inside, other=0.0) * (x - taken)
+    if MIX:
+        start = tl.load(first + row * dim + at, mask=inside, other=0.0)
+        here = x * tl.load(mix + at, mask=inside, other=0.0)
+        x = here + start * tl.load(mix + dim + at, mask=inside, other=0.0)
+    tl.store(x_out + row * dim + at, x, mask=inside)
+    scale, step = snap_scales(tl.max(magnitude(x)))
+    snapped = round_even(x * scale)
+    mean = tl.sum(snapped * snapped) * step * step * tl.load(norm + 1) + _EPSILON
+    step = step * reciprocal_sqrt(mean) * tl.load(norm)
+    tl.store(lead + row * _LEAD + at, snapped, mask=inside & (at < _LEAD))
+    tl.store(lead_steps + row, step)
+    for i in tl.static_range(MATRICES):
+        integers, operand_step = snapped, step
+        if (COLUMNS >> i) & 1:
+            scaled = snapped * tl.load(columns + i * dim + at, mask=inside, other=0.0)
+            finer, fine_step = snap_scales(tl.max(magnitude(scaled)))
+            integers = round_even(scaled * finer)
+            operand_step = step * fine_step
+        tl.store(steps + i * count + row, operand_step)
+        _store_limbs(round_int(integers), operands + i * 2 * count * width, row * width + at, count * width, inside)
+
+
+@triton.jit
+def _heads(y, y_rows, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, valid):
+    """What a product says at `at` of each head, float64 [heads, D]."""
+    offsets = heads[:, None] * HEAD_DIM + at[None, :]
+    product = to_double(tl.load(y + row * stride + offsets, mask=valid, other=0))
+    return product * tl.load(y_rows + offsets, mask=valid, other=0.0) * step
+
+
+@triton.jit
+def _turn_product(a, b, c, d):
+    """The product in `codec.numerics.rotary`."""
+    a1, b1, c1, d1 = a >> _TURN_LIMB, b >> _TURN_LIMB, c >> _TURN_LIMB, d >> _TURN_LIMB
+    a0, b0, c0, d0 = a & _TURN_MASK, b & _TURN_MASK, c & _TURN_MASK, d & _TURN_MASK
+    real = a1 * c1 - b1 * d1 + ((a1 * c0 + a0 * c1 - b1 * d0 - b0 * d1) >> _TURN_LIMB)
+    return real, a1 * d1 + b1 * c1 + ((a1 * d0 + a0 * d1 + b1 * c0 + b0 * c1) >> _TURN_LIMB)
+
+
+@triton.jit
+def turn_kernel(
+    turns, positions, cos, sin, low, rows, PAIRS: tl.constexpr, DIGITS: tl.constexpr, LEVELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`codec.numerics.rotary.rotations` of one token: cos, sin float64 [N, PAIRS] of turns int64 [2, rows, PAIRS]."""
+    row, pair = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = pair < PAIRS
+    position = tl.load(positions + row)
+    at, rest = turns + position % low * PAIRS + pair, position // low
+    c, s = tl.load(at, mask=inside, other=0), tl.load(at + rows * PAIRS, mask=inside, other=0)
+    for level in tl.static_range(LEVELS):
+        at = turns + (low + level * DIGITS + rest % DIGITS) * PAIRS + pair
+        other_c, other_s = tl.load(at, mask=inside, other=0), tl.load(at + rows * PAIRS, mask=inside, other=0)
+        c, s = _turn_product(c, s, other_c, other_s)
+        rest = rest // DIGITS
+    c, s = (c + _TURN_HALF) >> _TURN_SHIFT, (s + _TURN_HALF) >> _TURN_SHIFT
+    tl.store(cos + row * PAIRS + pair, c.to(tl.float64) * _TURN_UNIT, mask=inside)
+    tl.store(sin + row * PAIRS + pair, s.to(tl.float64) * _TURN_UNIT, mask=inside)
+
+
+@triton.jit
+def rotate_kernel(
+    y, y_rows, y_step, y_stride, places, slots, cos, sin, norm, out, limb_stride, slot_stride, head_stride,
+    place_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, FRACTION: tl.constexpr,
+    HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Normalise and rotate the queries or keys of one token; limbs to `out` at its slot, head and place.
+
+    y: integers [rows, y_stride], HEADS * HEAD_DIM of them used. norm: float64 [1], 1 / HEAD_DIM. cos, sin: float64
+    [rows, HALF]. out: int8, its last dimension contiguous, BLOCK of it written.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
+    valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
+    step = tl.load(y_step + row)
+    x = _heads(y, y_rows, step, row, y_stride, heads, HEAD_DIM, at, valid)
+    partner = tl.where(at < HALF, at + HALF, at - HALF)
+    turns = at < 2 * HALF
+    other = _heads(y, y_rows, step, row, y_stride, heads, HEAD_DIM, partner, valid & turns[None, :])
+    scale, head_step = snap_scales(tl.max(magnitude(x), 1))
+    snapped = round_even(x * scale[:, None])
+    mean = tl.sum(snapped * snapped, 1) * head_step * head_step * tl.load(norm) + _EPSILON
+    head_step = (head_step * reciprocal_sqrt(mean))[:, None]
+    x = snapped * head_step
+    other = round_even(other * scale[:, None]) * head_step
+    angle = row * HALF + tl.where(at < HALF, at, at - HALF)
+    c = tl.load(cos + angle, mask=turns, other=1.0)[None, :]
+    s = tl.load(sin + angle, mask=turns, other=0.0)[None, :]
+    turned = tl.where((at < HALF)[None, :], x * c + other * s, x * c - other * s)
+    turned = snap_fixed(tl.where(turns[None, :], turned, x), FRACTION)
+    offsets = tl.load(slots + row) * slot_stride + tl.load(places + row) * place_stride
+    offsets = offsets + heads[:, None] * head_stride + at[None, :]
+    _store_limbs(round_int(turned), out, offsets, limb_stride, heads[:, None] < HEADS)
+
+
+@triton.jit
+def value_kernel(
+    y, y_rows, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """One head's values of RUN tokens that follow one another, on their grid.
+
+    Limbs go to `out`, of each head [places / TOGETHER, BLOCK, TOGETHER], and int16 to `own` [rows, kv_dim]. RUN is 1,
+    or a multiple of TOGETHER as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
+    """
+    start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
+    token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)
+    inside = (at < HEAD_DIM)[:, None]
+    entry = head * HEAD_DIM + at
+    x = to_double(tl.load(y + (start + token)[None, :] * y_stride + entry[:, None], mask=inside, other=0))
+    x = x * tl.load(y_rows + entry, mask=at < HEAD_DIM, other=0.0)[:, None] * tl.load(y_step + start + token)[None, :]
+    value = round_int(snap_fixed(x, tl.load(scales + head)))
+    tl.store(own + (start + token)[None, :] * (HEADS * HEAD_DIM) + entry[:, None], value.to(tl.int16), mask=inside)
+    first = tl.load(places + start)
+    block = tl.load(slots + start) * slot_stride + head * head_stride + first // TOGETHER * (TOGETHER * BLOCK)
+    place = first % TOGETHER + token // TOGETHER * (TOGETHER * BLOCK) + token % TOGETHER
+    _store_limbs(value, out, block + at[:, None] * TOGETHER + place[None, :], limb_stride, None)
+
+
+@triton.jit
+def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: tl.constexpr):
+    """`codec.exact.linear.ExactGate` of a row, float64 [heads]."""
+    at = tl.arange(0, _LEAD_BLOCK)
+    inside = at < _LEAD
+    first = tl.load(lead + row * _LEAD + at, mask=inside, other=0.0)
+    mask = (heads < HEADS)[:, None] & inside[None, :]
+    products = tl.load(vectors + at[None, :] * HEADS + heads[:, None], mask=mask, other=0.0) * first[None, :]
+    x = tl.sum(products, 1) * tl.load(vector_steps + heads, mask=heads < HEADS, other=0.0) * tl.load(lead_step + row)
+    found = tl.load(sigmoid + round_int(tl.minimum(tl.abs(x) * _SIGMOID_GRID, _SIGMOID_LAST)))
+    return tl.where(x < 0, 1.0 - found, found)
+
+
+@triton.jit
+def mixed_kernel(
+    mixed, own, lead, lead_step, vectors, vector_steps, sigmoid, value_step, columns, operand, steps, count, width,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, XSA: tl.constexpr, GATED: tl.constexpr,
+    COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand.
+
+    GATED: heads are multiplied with sigmoids. lead: float64 [rows, GATE_INPUTS], the first integers of the normalised
+    row, with lead_step [rows]. vectors: float64 [GATE_INPUTS, HEADS], integers, with vector_steps [HEADS]. sigmoid:
+    float64, a table.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
+    valid = (heads[:, None] < HEADS) & (at[None, :] < HEAD_DIM)
+    index = heads[:, None] * HEAD_DIM + at[None, :]
+    x = tl.load(mixed + row * (HEADS * HEAD_DIM) + index, mask=valid, other=0.0)
+    if XSA:
+        kv = (heads // GROUP)[:, None] * HEAD_DIM + at[None, :]
+        value = tl.load(own + row * (HEADS // GROUP * HEAD_DIM) + kv, mask=valid, other=0).to(tl.float64)
+        dot = tl.sum(round_even(x) * value, 1)
+        square = tl.maximum(tl.sum(value * value, 1), 1.0)
+        x = x - (dot / square)[:, None] * value
+    x = x * tl.load(value_step + heads // GROUP, mask=heads < HEADS, other=0.0)[:, None]
+    if GATED:
+        x = x * _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS)[:, None]
+    scale, step = snap_scales(tl.max(tl.max(magnitude(x), 1), 0))
+    integers = round_even(x * scale)
+    if COLUMNS:
+        scaled = integers * tl.load(columns + index, mask=valid, other=0.0)
+        finer, fine_step = snap_scales(tl.max(tl.max(magnitude(scaled), 1), 0))
+        integers = round_even(scaled * finer)
+        step = step * fine_step
+    tl.store(steps + row, step)
+    _store_limbs(round_int(integers), operand, row * width + index, count * width, valid)
+
+
+@triton.jit
+def activate_kernel(
+    y, y_rows, y_step, y_stride, columns, operand, steps, count, hidden, width, LEAKY: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The squared activation of one token as an operand: of two limbs on column steps, else of four."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < hidden
+    x = to_double(tl.load(y + row * y_stride + at, mask=inside, other=0))
+    x = x * tl.load(y_rows + at, mask=inside, other=0.0) * tl.load(y_step + row)
+    x = tl.maximum(x, x * 0.5 if LEAKY else x * 0.0)
+    scale, step = snap_scales(tl.max(magnitude(x)))
+    x = round_even(x * scale)
+    square, step = x * x, step * step
+    offsets, limb = row * width + at, count * width
+    if COLUMNS:
+        scaled = square * tl.load(columns + at, mask=inside, other=0.0)
+        finer, fine_step = snap_scales(tl.max(magnitude(scaled)))
+        step = step * fine_step
+        _store_limbs(round_int(scaled * finer), operand, offsets, limb, inside)
+    else:
+        whole = round_int(square)
+        low = ((whole + _PAIR // 2) & (_PAIR - 1)) - _PAIR // 2
+        _store_limbs(low, operand, offsets, limb, inside)
+        _store_limbs((whole - low) >> _PAIR_BITS, operand + 2 * limb, offsets, limb, inside)
+    tl.store(steps + row, step)

@@ -1,0 +1,276 @@
+"""Logits to intervals, and the range decoder, on a GPU: `codec.entropy.frequencies` and `codec.entropy.range_coder` in
+Triton.
+
+A program has one row of logits (integers that are rewritten as levels in place) and visits its vocabulary in blocks.
+With recall, it then raises the levels of tokens that the document has had.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from codec.backends.cuda.elementwise import launch, round_int, to_double
+from codec.backends.cuda.recall import NEVER, Measures
+from codec.entropy.frequencies import TOTAL, TOTAL_BITS
+from codec.exact import recall
+from codec.model.tokenizer import BOS
+from codec.numerics import tables
+
+_LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
+_LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
+_GRID = tl.constexpr(float(tables.LOGIT_GRID))
+_SHIFT = tl.constexpr(tables.FRACTION_BITS - TOTAL_BITS)
+_OCTAVES = tl.constexpr(62 - _SHIFT)
+_TOTAL = tl.constexpr(TOTAL)
+_TOTAL_BITS = tl.constexpr(TOTAL_BITS)
+_FARTHEST = tl.constexpr(tables.EXP2_LENGTH - 1)
+_BOTTOM = tl.constexpr(1 << 48)
+_BOS = tl.constexpr(BOS)
+_LOWEST = tl.constexpr(-(1 << 30))
+_NEVER = tl.constexpr(NEVER)
+_SURPRISALS = tl.constexpr(recall.SURPRISALS)
+_COLUMNS = tl.constexpr(len(recall.SURPRISALS) + 1)
+_REST_BITS = tl.constexpr(recall.REST_BITS)
+_REST = tl.constexpr((1 << recall.REST_BITS) - 1)
+_SECOND = tl.constexpr(recall.SHAPES["patterns"][0])
+_THIRD = tl.constexpr(recall.SHAPES["patterns"][0] + recall.SHAPES["rest"][0])
+_STEPS = tl.constexpr(recall.STEPS)
+
+_BLOCK = 1024
+
+
+@triton.jit
+def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
+    """`codec.numerics.tables.exp2_table` at int32 `below` >= 0, int64; `fractions` is
+    `codec.numerics.tables.octave`.
+    """
+    octave = below >> _LEVEL_BITS
+    fraction = tl.load(fractions + (below & _LEVEL_MASK))
+    shift = (tl.minimum(octave, OCTAVES) + SHIFT).to(tl.int64)
+    one = tl.full(below.shape, 1, tl.int64)
+    return tl.where(octave < OCTAVES, (fraction + (one << (shift - 1))) >> shift, 0)
+
+
+@triton.jit
+def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constexpr):
+    """Rewrite a row of products as levels (`ExactModel.levels`); returns the greatest."""
+    largest = tl.full((BLOCK,), _LOWEST, tl.int32)
+    for begin in range(0, vocabulary, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        inside = at < vocabulary
+        product = tl.load(row + at, mask=inside, other=0)
+        logit = to_double(product) * tl.load(y_rows + at, mask=inside, other=0.0) * step
+        index = round_int(tl.minimum(tl.abs(logit) * _GRID, last))
+        capped = tl.load(softcap + index)
+        level = tl.where(logit < 0, -capped, capped)
+        tl.store(row + at, level.to(product.dtype), mask=inside)
+        largest = tl.maximum(largest, tl.where(inside, level, _LOWEST))
+    tl.debug_barrier()
+    return tl.max(largest, 0)
+
+
+@triton.jit
+def _weights(row, begin, top, fractions, vocabulary, BLOCK: tl.constexpr):
+    """(symbols, weights int64, 0 beyond the vocabulary) of a block of levels."""
+    at = begin + tl.arange(0, BLOCK)
+    inside = at < vocabulary
+    below = tl.minimum(top - tl.load(row + at, mask=inside, other=0).to(tl.int32), _FARTHEST)
+    weights = exp2(tl.maximum(below, 0), fractions, _SHIFT, _OCTAVES)
+    return at, tl.where(inside, weights, 0)
+
+
+@triton.jit
+def _cumulative(below, symbol, z, vocabulary):
+    return below * (-vocabulary + _TOTAL) // z + symbol
+
+
+@triton.jit
+def _total(row, top, fractions, vocabulary, BLOCK: tl.constexpr):
+    """The sum of a row's weights."""
+    sums = tl.zeros((BLOCK,), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        sums += _weights(row, begin, top, fractions, vocabulary, BLOCK)[1]
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def _raise_levels(
+    row, agreement, similarity, entries, one, top, total, fractions, vocabulary, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Raise levels by recall (`codec.exact.recall.Memory`), and clear the measures for the next row; returns the
+    greatest.
+    """
+    largest = tl.full((BLOCK,), _LOWEST, tl.int32)
+    for begin in range(0, vocabulary, BLOCK):
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        inside = at < vocabulary
+        mask = tl.load(agreement + at, mask=inside, other=-1)
+        past = mask >= 0
+        product = tl.load(similarity + at, mask=past, other=0)
+        product = tl.minimum(tl.maximum(product, -one), one)  # beyond is in the first and the last row, too
+        column = tl.zeros((BLOCK,), tl.int32)
+        for i in tl.static_range(_COLUMNS - 1):
+            column += (weights << _SURPRISALS[i] <= total).to(tl.int32)
+        rest = mask & _REST
+        rest = (rest & 0x5555) + ((rest >> 1) & 0x5555)  # sums of neighbouring bits, of pairs, of fours, of eights
+        rest = (rest & 0x3333) + ((rest >> 2) & 0x3333)
+        rest = (rest & 0x0F0F) + ((rest >> 4) & 0x0F0F)
+        rest = (rest & 0x00FF) + (rest >> 8)
+        steps = tl.maximum(product * _STEPS + one, 0) // one  # one more than the floor, which is at least -1
+        level = tl.load(row + at, mask=inside, other=0).to(tl.int32)
+        level += tl.load(entries + (mask >> _REST_BITS) * _COLUMNS + column, mask=past, other=0)
+        level += tl.load(entries + (_SECOND + rest) * _COLUMNS + column, mask=past, other=0)
+        level += tl.load(entries + (_THIRD + steps) * _COLUMNS + column, mask=past, other=0)
+        tl.debug_barrier()  # whichever thread has loaded what another clears
+        tl.store(row + at, level.to(row.dtype.element_ty), mask=past)
+        tl.store(agreement + at, -1, mask=past)
+        tl.store(similarity + at, _NEVER, mask=past)
+        largest = tl.maximum(largest, tl.where(inside, level, _LOWEST))
+    tl.debug_barrier()
+    return tl.max(largest, 0)
+
+
+@triton.jit(do_not_specialize=["count"])  # any number of rows, by one compiled kernel
+def _intervals_kernel(
+    products, y_rows, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count, stride,
+    vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
+
+    The last two are those before levels are raised.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    row, target = products + n * stride, tl.load(targets + n)
+    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    if RECALL:
+        total = _total(row, top, fractions, vocabulary, BLOCK)
+        tl.store(out + 2 * count + n, (top - tl.load(row + target).to(tl.int32)).to(tl.int64))
+        tl.store(out + 3 * count + n, total)
+        tl.debug_barrier()
+        past = n * vocabulary
+        top = _raise_levels(
+            row, agreement + past, similarity + past, entries, one, top, total, fractions, vocabulary, BLOCK
+        )
+    sums, before = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        sums += weights
+        before += tl.where(at < target, weights, 0)
+    z, below = tl.sum(sums, 0), tl.sum(before, 0)
+    gap = top - tl.load(row + target).to(tl.int32)
+    own = tl.sum(exp2(tl.zeros((1,), tl.int32) + tl.minimum(gap, _FARTHEST), fractions, _SHIFT, _OCTAVES), 0)
+    start = _cumulative(below, target, z, vocabulary)
+    tl.store(out + n, start)
+    tl.store(out + count + n, _cumulative(below + own, target + 1, z, vocabulary) - start)
+    if not RECALL:
+        tl.store(out + 2 * count + n, gap.to(tl.int64))
+        tl.store(out + 3 * count + n, z)
+
+
+@triton.jit
+def _take_byte(code, size, read, data, end):
+    """One round of `codec.entropy.range_coder.take`: a byte comes in where the range has become small."""
+    short = size < _BOTTOM
+    byte = tl.load(data + read, mask=short & (read < end), other=0).to(tl.int64)
+    return tl.where(short, (code << 8) | byte, code), tl.where(short, size << 8, size), tl.where(short, read + 1, read)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _decode_kernel(
+    products, y_rows, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data, ends,
+    states, history, counter, count, stride, vocabulary, window, RECALL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Decode each lane's next symbol, take it from the stream, and move the lane on.
+
+    lanes: int64 [4, count]: token, the one before, position, and whether the lane has not stopped. runs: int64
+    [count], whether it also runs in this step. states: int64 [3, count]: code - low, range, and the place in `data` of
+    the next byte. history: int64 [steps, count], the symbols at step `counter`, -1 of idle lanes. A lane stops behind a
+    BOS, and where its window is full; behind a BOS it is at position 0, so that attention has little to do until it is
+    loaded again.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    row = products + n * stride
+    code, size, read = tl.load(states + n), tl.load(states + count + n), tl.load(states + 2 * count + n)
+    unit = size >> _TOTAL_BITS
+    target = tl.minimum(code // unit, _TOTAL - 1)
+    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    z = _total(row, top, fractions, vocabulary, BLOCK)
+    if RECALL:
+        past = n * vocabulary
+        top = _raise_levels(
+            row, agreement + past, similarity + past, entries, one, top, z, fractions, vocabulary, BLOCK
+        )
+        z = _total(row, top, fractions, vocabulary, BLOCK)
+    symbols, starts = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
+    ends_after = tl.full((BLOCK,), _TOTAL, tl.int64)
+    carried = tl.zeros((), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        end = _cumulative(carried + tl.cumsum(weights, 0), at.to(tl.int64) + 1, z, vocabulary)
+        inside = at < vocabulary
+        passed = inside & (end <= target)
+        symbols += passed.to(tl.int64)
+        starts = tl.maximum(starts, tl.where(passed, end, 0))
+        ends_after = tl.minimum(ends_after, tl.where(inside & (end > target), end, _TOTAL))
+        carried += tl.sum(weights, 0)
+    symbol, start = tl.sum(symbols, 0), tl.max(starts, 0)
+    frequency = tl.min(ends_after, 0) - start
+
+    active = tl.load(runs + n) != 0
+    code, size, end = code - unit * start, unit * frequency, tl.load(ends + n)
+    code, size, read = _take_byte(code, size, read, data, end)
+    code, size, read = _take_byte(code, size, read, data, end)
+    code, size, read = _take_byte(code, size, read, data, end)
+    tl.store(states + n, code, mask=active)
+    tl.store(states + count + n, size, mask=active)
+    tl.store(states + 2 * count + n, read, mask=active)
+    tl.store(history + tl.load(counter) * count + n, tl.where(active, symbol, -1))
+    token, position = tl.load(lanes + n), tl.load(lanes + 2 * count + n)
+    tl.store(lanes + count + n, token, mask=active)
+    tl.store(lanes + n, symbol, mask=active)
+    goes_on = (symbol != _BOS) & (position + 1 < window)
+    tl.store(lanes + 2 * count + n, tl.where(symbol == _BOS, 0, tl.minimum(position + 1, window - 1)), mask=active)
+    tl.store(lanes + 3 * count + n, goes_on.to(tl.int64), mask=active)
+
+
+class Head:
+    """The tables of a model's head on its device.
+
+    Args:
+        softcap: `codec.numerics.tables.softcap_table` of the model, on the device.
+    """
+
+    def __init__(self, softcap: Tensor, vocabulary: int):
+        self._softcap, self._vocabulary = softcap.to(torch.int32), vocabulary
+        self._fractions = torch.from_numpy(tables.octave()).to(softcap.device)
+        self._last = torch.full((1,), float(len(softcap) - 1), dtype=torch.float64, device=softcap.device)
+
+    def intervals(
+        self, products: Tensor, rows: Tensor, steps: Tensor, targets: Tensor, measures: Measures | None = None
+    ) -> tuple[Tensor, ...]:
+        """`codec.entropy.frequencies.intervals` of products [N, V, padded] (overwritten) times rows [V] and steps [N].
+
+        Where `measures` are given, levels are raised by them and they are cleared; the bits are those without.
+        """
+        count = len(targets)
+        out = torch.empty(4, count, dtype=torch.int64, device=products.device)
+        launch(
+            _intervals_kernel, (count,), products, rows, steps, targets, self._softcap, self._last, self._fractions,
+            *(measures or (out, out, out, 1)), out, count, products.shape[1], self._vocabulary,
+            RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
+        )  # fmt: skip
+        start, frequency, below, z = out
+        return start, frequency, below.double() / tables.LEVELS_PER_BIT + (z.double() / TOTAL).log2()
+
+    def decode(
+        self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
+        states: Tensor, history: Tensor, counter: Tensor, window: int, measures: Measures | None = None,
+    ) -> None:  # fmt: skip
+        """One step of `_decode_kernel`."""
+        count = lanes.shape[1]
+        launch(
+            _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions,
+            *(measures or (lanes, lanes, lanes, 1)), lanes, runs, data, ends, states, history, counter, count,
+            products.shape[1], self._vocabulary, window, RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
+        )  # fmt: skip

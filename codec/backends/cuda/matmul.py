@@ -1,0 +1,131 @@
+"""Exact matrix products on tensor cores: operands and weights in signed 8-bit limbs, sums in 32 bits.
+
+A product of two limbs is at most 2^14, so that sums over 2^16 inputs fit 32 bits in any order. Weights of up to 8 bits
+have one limb, others two; operands of 15 bits have two, the squares of an MLP without column steps four.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from codec.backends.cuda.elementwise import PAIR_BITS, launch
+from codec.errors import UnsupportedError
+from codec.exact.model import OPERAND, ExactLinear
+
+TILE = 128
+"""Rows and outputs of the largest tile: buffers are padded to multiples of it."""
+
+INPUTS = 64
+"""Inputs that a tile takes at once: operands and weights are padded to multiples of it."""
+
+_PAIR_BITS = tl.constexpr(PAIR_BITS)
+_MOST_INPUTS = 1 << 16
+_LARGEST = 127 * 256 + 127  # of two limbs
+
+
+def padded(size: int, unit: int = TILE) -> int:
+    """`size` rounded up to a multiple of `unit`."""
+    return -(-size // unit) * unit
+
+
+@dataclass(frozen=True)
+class Limbs:
+    """A matrix for `multiply`, and the steps that its consumer multiplies in."""
+
+    integers: Tensor  # int8 [1 or 2, R, K], padded
+    rows: Tensor  # float64 [R]
+    columns: Tensor | None  # float64 [K]
+    operand_limbs: int
+    wide: bool  # whether sums need 64 bits
+
+    @property
+    def outputs(self) -> int:
+        """Padded."""
+        return self.integers.shape[1]
+
+    @property
+    def inputs(self) -> int:
+        """Padded."""
+        return self.integers.shape[2]
+
+
+def limbs(linear: ExactLinear, operand: int = OPERAND) -> Limbs:
+    """The matrix of `linear`, whose operands without column steps are at most `operand`.
+
+    Raises:
+        UnsupportedError: integers of more than 16 bits, or too many inputs; no quantizer of this package makes them.
+    """
+    integers = linear.integers.T.to(torch.int32)
+    rows, inputs = integers.shape
+    peak = int(integers.abs().amax()) if integers.numel() else 0
+    if peak > _LARGEST or inputs > _MOST_INPUTS:
+        raise UnsupportedError(f"a matrix with integers up to {peak} and {inputs} inputs")
+    weight = int(integers.abs().sum(1, dtype=torch.int64).amax())
+    operand = operand if linear.columns is None else OPERAND
+    low = ((integers + 128) & 255) - 128
+    parts = torch.stack((low, (integers - low) >> 8) if peak > 127 else (low,)).to(torch.int8)
+    whole = parts.new_zeros(len(parts), padded(rows), padded(inputs, INPUTS))
+    whole[:, :rows, :inputs] = parts
+    wide = operand > OPERAND or weight * operand >= 1 << 31
+    return Limbs(whole, linear.rows, linear.columns, 2 if operand == OPERAND else 4, wide)
+
+
+@triton.jit
+def _multiply_kernel(
+    x, w, out, inputs, outputs, x_limb, w_limb, WEIGHT_LIMBS: tl.constexpr, WIDE: tl.constexpr, ADD: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    """out [rows, outputs] = x @ w.T, plus 2^PAIR_BITS times what was there where ADD."""
+    tiles = outputs // OUTPUTS
+    row = (tl.program_id(0) // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    output = (tl.program_id(0) % tiles) * OUTPUTS + tl.arange(0, OUTPUTS)
+    at = tl.arange(0, INPUTS)
+    x_low = x + row[:, None] * inputs + at[None, :]
+    w_low = w + output[None, :] * inputs + at[:, None]
+    sum0 = tl.zeros((ROWS, OUTPUTS), tl.int32)
+    sum1 = tl.zeros((ROWS, OUTPUTS), tl.int32)
+    sum2 = tl.zeros((ROWS, OUTPUTS), tl.int32)
+    for _ in range(0, inputs, INPUTS):
+        low, high = tl.load(x_low), tl.load(x_low + x_limb)
+        weights = tl.load(w_low)
+        sum0 = tl.dot(low, weights, sum0, out_dtype=tl.int32)
+        sum1 = tl.dot(high, weights, sum1, out_dtype=tl.int32)
+        if WEIGHT_LIMBS == 2:
+            weights = tl.load(w_low + w_limb)
+            sum1 = tl.dot(low, weights, sum1, out_dtype=tl.int32)
+            sum2 = tl.dot(high, weights, sum2, out_dtype=tl.int32)
+        x_low += INPUTS
+        w_low += INPUTS
+    offsets = row[:, None] * outputs + output[None, :]
+    if WIDE:
+        total = sum0.to(tl.int64) + (sum1.to(tl.int64) << 8) + (sum2.to(tl.int64) << 16)
+        if ADD:
+            total += tl.load(out + offsets) << _PAIR_BITS
+        tl.store(out + offsets, total)
+    else:
+        tl.store(out + offsets, sum0 + (sum1 << 8) + (sum2 << 16))
+
+
+def multiply(operand: Tensor, matrix: Limbs) -> Tensor:
+    """Products of operands with a matrix.
+
+    Args:
+        operand: int8 [limbs, N, K], N and K padded.
+
+    Returns:
+        Exact integers [N, R], R padded; int64 where `matrix.wide`, else int32.
+    """
+    count, rows, inputs = operand.shape
+    out = torch.empty(rows, matrix.outputs, dtype=torch.int64 if matrix.wide else torch.int32, device=operand.device)
+    tile = TILE if rows >= 4096 else TILE // 2
+    grid = (rows // tile * (matrix.outputs // TILE),)
+    for pair in reversed(range(count // 2)):
+        launch(
+            _multiply_kernel, grid, operand[2 * pair], matrix.integers, out, inputs, matrix.outputs, rows * inputs,
+            matrix.outputs * inputs, WEIGHT_LIMBS=len(matrix.integers), WIDE=matrix.wide, ADD=pair < count // 2 - 1,
+            ROWS=tile, OUTPUTS=TILE, INPUTS=INPUTS, num_warps=8 if tile == TILE else 4, num_stages=3,
+        )  # fmt: skip
+    return out

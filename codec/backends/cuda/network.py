@@ -1,0 +1,348 @@
+"""The exact model on a GPU: Triton kernels with a model's constants, as a `codec.backends.select.Backend`.
+
+It is built from the reference model, whose constants it shares, and compared with it before it is used.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.backends.cuda.attention import POSITIONS
+from codec.backends.cuda.constants import Columns, CudaLayer
+from codec.backends.cuda.elementwise import (
+    activate_kernel,
+    launch,
+    mixed_kernel,
+    residual_kernel,
+    rotate_kernel,
+    turn_kernel,
+    value_kernel,
+)
+from codec.backends.cuda.head import Head
+from codec.backends.cuda.kv_cache import Cache, Chunks, Context, Heads, Past, Sequences
+from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
+from codec.backends.cuda.recall import Batch, Memory, lane_bytes
+from codec.backends.cuda.streams import side_by_side
+from codec.backends.select import Backend
+from codec.devices import fetch, send
+from codec.exact.host_decoder import Decoder, Integers
+from codec.exact.model import ExactModel, check_known
+from codec.exact.recall import Recall
+from codec.model.config import GATE_INPUTS
+from codec.model.tokenizer import BOS
+from codec.numerics import tables
+
+_HEAD_ROWS = 8192  # rows of logits at once
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A matrix product on its way into the residual stream."""
+
+    integers: Tensor
+    matrix: Limbs
+    steps: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class _Skip:
+    """What an execution of the second half takes up: an output of the first half, the stream itself where None."""
+
+    stream: Tensor | None
+    weights: Tensor
+    gates: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """What happens to the residual stream before it is normalised, in this order."""
+
+    product: _Product | None = None
+    saved: Tensor | None = None  # to be filled in
+    skip: _Skip | None = None
+    first: Tensor | None = None
+    mix: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Normalised rows as operands of matrices, and their first integers for gates."""
+
+    operands: Tensor  # int8 [matrices, 2, N, K], padded
+    steps: Tensor  # float64 [matrices, N]
+    lead: Tensor  # float64 [N, GATE_INPUTS]
+    lead_steps: Tensor  # float64 [N]
+
+
+class CudaModel(Backend):
+    """A model on a GPU, as a `codec.backends.select.Backend`.
+
+    Raises:
+        UnsupportedError: options or integers that the kernels do not know.
+    """
+
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
+        check_known(model.config)
+        c = self.config = model.config
+        self.device, self._model, self._recall = model.device, model, recall
+        self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
+        self.memory_bytes = lane_bytes(c.model_dim, c.vocab_size) if recall else 0  # of each lane, beside its pages
+        self._head_norm = self._tensor(1.0 / c.head_dim)
+        self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
+        self.head_matrix, self._head_columns = limbs(model.head), Columns.of(model.head, bare=recall is not None)
+        self.head = Head(model.softcap, c.vocab_size)
+        self._layers = [CudaLayer.of(layer) for layer in model.layers]
+        self._first = None
+        if model.starts_alone:
+            tokens = torch.arange(c.vocab_size, device=self.device)[:, None]
+            self._first = model.start(tokens, tokens, torch.zeros_like(tokens))[:, 0].contiguous()
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `codec.backends.select.Backend`."""
+        return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
+
+    def _tensor(self, *values: float) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=self.device)
+
+    def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+        """The residual stream before the first block, float64 [N, dim], of tokens [B, T]; see `ExactModel.start`."""
+        if self._first is not None:
+            return self._first[tokens.flatten()]
+        return self._model.start(tokens, previous, positions).flatten(0, 1)
+
+    def run(self, first: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The head's operand, and with recall the hidden states, of rows `first` [N, dim].
+
+        Returns:
+            int8 [1 or 2, 2, N, K], padded, and their steps float64 [1 or 2, N].
+        """
+        half = self.config.encoder_length
+        x, skips, pending = first, [], _Pending()
+        turn = self._rotations(context.positions)
+        for n, i in enumerate(self.config.schedule):
+            layer = self._layers[i]
+            pending = replace(pending, first=first, mix=layer.residual_mix)
+            if 0 < n < half:
+                skips.append(torch.empty_like(first))
+                pending = replace(pending, saved=skips[-1])
+            if half <= n < 2 * half:
+                pending = replace(pending, skip=self._skip(n - half, skips))
+            x, rows = self._residual(x, pending, layer.norm, layer.columns)
+            operand, steps = self._mixed(layer, rows, *self._attention(layer, rows, turn, context, n))
+            product = _Product(
+                multiply(operand, layer.attention_out), layer.attention_out, steps, layer.attention_scale
+            )
+            x, mixed = self._residual(x, _Pending(product), layer.norm, layer.up_columns)
+            seen, at = (rows, 3) if layer.parallel else (mixed, 0)
+            operand, steps = self._activate(layer, len(x), multiply(seen.operands[at], layer.up), seen.steps[at])
+            pending = _Pending(_Product(multiply(operand, layer.down), layer.down, steps, layer.mlp_scale))
+        _, rows = self._residual(x, pending, self._final_norm, self._head_columns)
+        return rows.operands, rows.steps
+
+    def _skip(self, j: int, skips: list[Tensor]) -> _Skip:
+        """What execution j of the second half takes up; at first that is what has just come out of the first half."""
+        gates = self._model.skip_gates[j] if self.config.skips == "gated" else None
+        return _Skip(skips.pop() if j else None, self._model.skip_weights[j], gates)
+
+    def _residual(self, x: Tensor, pending: _Pending, norm: Tensor, columns: Columns) -> tuple[Tensor, _Rows]:
+        """The stream after what is pending, float64 [N, dim], and its normalised rows."""
+        (rows, dim), matrices = x.shape, len(columns.steps)
+        count, width = padded(rows), padded(dim, INPUTS)
+        out = torch.empty_like(x)
+        found = _Rows(
+            torch.empty(matrices, 2, count, width, dtype=torch.int8, device=x.device),
+            torch.empty(matrices, count, dtype=torch.float64, device=x.device),
+            torch.empty(rows, GATE_INPUTS, dtype=torch.float64, device=x.device),
+            torch.empty(rows, dtype=torch.float64, device=x.device),
+        )
+        y, skip, none = pending.product, pending.skip, x  # `none` stands for what the kernel does not read
+        product = (none, none, none, none, 0)
+        if y is not None:
+            product = (y.integers, y.matrix.rows, y.steps, y.scale, y.integers.shape[1])
+        taken = (none, none, none) if skip is None else (skip.stream, skip.weights, skip.gates)
+        given = (pending.saved, *taken, pending.first, pending.mix)
+        launch(
+            residual_kernel, (rows,), x, out, *product, *(none if t is None else t for t in given), norm,
+            columns.steps, found.operands, found.steps, found.lead, found.lead_steps, count, dim, width,
+            UPDATE=y is not None, SAVE=pending.saved is not None,
+            SKIP=0 if skip is None else 1 if skip.gates is None else 2, OWN=skip is not None and skip.stream is None,
+            MIX=pending.mix is not None, MATRICES=matrices, COLUMNS=columns.mask,
+            BLOCK=triton.next_power_of_2(dim), num_warps=4,
+        )  # fmt: skip
+        return out, found
+
+    def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines float64 [N, pairs] of positions [N]."""
+        turns = self._model.turns
+        cos, sin = torch.empty(2, len(positions), turns.shape[2], dtype=torch.float64, device=self.device)
+        launch(
+            turn_kernel, (len(positions),), turns, positions, cos, sin,
+            turns.shape[1] - tables.TURN_LEVELS * tables.TURN_DIGITS, turns.shape[1], PAIRS=turns.shape[2],
+            DIGITS=tables.TURN_DIGITS, LEVELS=tables.TURN_LEVELS, BLOCK=triton.next_power_of_2(turns.shape[2]),
+            num_warps=1,
+        )  # fmt: skip
+        return cos, sin
+
+    def _attention(
+        self, layer: CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
+    ) -> tuple[Tensor, Tensor]:
+        """What attention mixes, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
+        c, count = self.config, len(context.rows)
+        keys, _ = context.store(n)
+        queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
+        own = torch.empty(count, c.kv_dim, dtype=torch.int16, device=self.device)
+        at = context.places
+        side_by_side(
+            lambda: self._rotate(rows, 0, layer.query, c.num_heads, turn, queries, context.rows, at, (1, 2, None)),
+            lambda: self._rotate(rows, 1, layer.key, c.num_kv_heads, turn, keys, context.slots, at, (1, 2, 3)),
+            lambda: self._value(layer, rows, context, n, own),
+        )
+        return context.attend(n, queries, layer.score_scale), own
+
+    def _value(self, layer: CudaLayer, rows: _Rows, context: Context, n: int, own: Tensor) -> None:
+        """The rows' values where `context` keeps those of execution `n`, and into `own`, int16 [N, kv_dim]."""
+        c, (_, values) = self.config, context.store(n)
+        products = multiply(rows.operands[2], layer.value)
+        launch(
+            value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
+            products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded,
+            TOGETHER=values.shape[-1], num_warps=4,
+        )  # fmt: skip
+
+    def _rotate(
+        self, rows: _Rows, at: int, matrix: Limbs, heads: int, turn: tuple[Tensor, Tensor], out: Tensor, slots: Tensor,
+        places: Tensor, axes: tuple[int, int, int | None],
+    ) -> None:  # fmt: skip
+        """Queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
+        c, products = self.config, multiply(rows.operands[at], matrix)
+        slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
+        launch(
+            rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
+            *turn, self._head_norm, out, out.stride(0), slot, head, place, HEADS=heads,
+            HEAD_DIM=c.head_dim, HALF=c.rotary_dims // 2, FRACTION=2.0**self._model.query_fraction,
+            HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=self.heads.padded, num_warps=4,
+        )  # fmt: skip
+
+    def _mixed(self, layer: CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        c, count, matrix = self.config, len(mixed), layer.attention_out
+        gate = (mixed, mixed, mixed)  # where the kernel reads none
+        if layer.gate is not None:
+            gate = (layer.gate.linear.integers, layer.gate.linear.rows, layer.gate.table)
+        operand = torch.empty(2, padded(count), matrix.inputs, dtype=torch.int8, device=self.device)
+        steps = torch.empty(padded(count), dtype=torch.float64, device=self.device)
+        launch(
+            mixed_kernel, (count,), mixed, own, rows.lead, rows.lead_steps, *gate, layer.value_step,
+            mixed if matrix.columns is None else matrix.columns, operand, steps, padded(count), matrix.inputs,
+            GROUP=c.num_heads // c.num_kv_heads, HEADS=c.num_heads, HEAD_DIM=c.head_dim, XSA=layer.xsa,
+            GATED=layer.gate is not None, COLUMNS=matrix.columns is not None,
+            HEAD_BLOCK=triton.next_power_of_2(c.num_heads), BLOCK=triton.next_power_of_2(c.head_dim), num_warps=4,
+        )  # fmt: skip
+        return operand, steps
+
+    def _activate(self, layer: CudaLayer, rows: int, products: Tensor, up_steps: Tensor) -> tuple[Tensor, Tensor]:
+        c, count, matrix = self.config, len(products), layer.down
+        hidden = c.mlp_mult * c.model_dim
+        operand = torch.empty(matrix.operand_limbs, count, matrix.inputs, dtype=torch.int8, device=self.device)
+        steps = torch.empty(count, dtype=torch.float64, device=self.device)
+        launch(
+            activate_kernel, (rows,), products, layer.up.rows, up_steps, products.shape[1],
+            products if matrix.columns is None else matrix.columns, operand, steps, count, hidden, matrix.inputs,
+            LEAKY=c.activation == "leaky_relu2", COLUMNS=matrix.columns is not None,
+            BLOCK=triton.next_power_of_2(hidden), num_warps=4,
+        )  # fmt: skip
+        return operand, steps
+
+    def products(self, operand: Tensor) -> Tensor:
+        """The head's products, integers [N, V], padded, of its operand; for `head`, with the steps of `run`."""
+        return multiply(operand, self.head_matrix)
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, table: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS.
+
+        With a cache, their keys and values also go into its pages int64 [B, P] of `table`. With a past, it is on the
+        next chunks of its first documents.
+        """
+        (batch, length), previous = tokens.shape, None
+        context: Context
+        if past:
+            context, previous = Chunks(self.heads, batch, length, past), past.last[:batch] if past.length else None
+            past.last, past.length = tokens[:, -1:], past.length + length
+        else:
+            context = Sequences(self.heads, batch, length, cache, table)
+        return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
+
+    def memory(self, documents: int, tokens: int) -> Memory | None:
+        """See `codec.backends.select.Backend`."""
+        fresh = min(tokens, padded(self.config.window, POSITIONS))
+        return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
+
+    def new_memory(self, slots: int, fresh: int, rows: int, tokens: int = 1 << 62) -> Memory | None:
+        """The memory of documents, None without recall; arguments as of `codec.backends.cuda.recall.Memory`."""
+        c = self.config
+        if not self._recall:
+            return None
+        return Memory(self._recall, slots, c.model_dim, c.vocab_size, fresh, rows, self.device, tokens)
+
+    def past(self, documents: int, window: int) -> Past:
+        """See `codec.backends.select.Backend`."""
+        return Past(self.heads, documents, window)
+
+    def score(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> NDArray[np.float64]:
+        """See `codec.backends.select.Backend`."""
+        return self.launch(inputs, targets, memory, past)()
+
+    def launch(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> Callable[[], NDArray[np.float64]]:
+        """See `codec.backends.select.Backend`."""
+        length = padded(max(map(len, inputs)), POSITIONS)
+        tokens = np.full((len(inputs), length), BOS)
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+        ends = [row * length + len(window) for row, window in enumerate(inputs)]
+        rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
+        wanted = send(np.stack((rows, np.concatenate(targets))), self.device)
+        begin = past.length if past else 0
+        on_device = send(tokens, self.device)
+        operands, all_steps = self.forward(on_device, past=past)
+        operand, steps, measures = operands[0], all_steps[0], None
+        if memory := memory or self.memory(len(inputs), length):
+            batch = Batch.of(inputs, targets, length, begin, self.device)
+            memory.take(batch, on_device, operands[-1], all_steps[-1])
+        out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
+        for at in range(0, len(rows), _HEAD_ROWS):
+            index, symbols = wanted[:, at : at + _HEAD_ROWS]
+            part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
+            part[:, : len(index)] = operand[:, index]
+            if memory:
+                measures = memory.measure(batch, max(map(len, targets)), at)
+            found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols, measures)
+            for n, values in enumerate(found):
+                out[n, at : at + len(index)] = values
+        return fetch(out)
+
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None) -> Decoder:
+        """See `codec.backends.select.Backend`."""
+        from codec.backends.cuda.slots import CudaLanes  # which knows this class
+
+        return CudaLanes(self, count, data, window, band, room)

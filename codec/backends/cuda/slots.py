@@ -1,0 +1,171 @@
+"""Lanes of a GPU that decode on their own: model, search and range decoder in one graph, many tokens without the host.
+
+A CUDA graph of one step is captured for the number of lanes. The host looks at what was decoded after STEPS of them,
+while the next ones run. A lane whose document has ended, or whose window is full, is idle until steps begin that are
+launched after that look; one for whose next place there is no page, until there is one.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.backends.cuda.attention import POSITIONS
+from codec.backends.cuda.kv_cache import Cache, Steps
+from codec.backends.cuda.matmul import padded
+from codec.backends.cuda.network import CudaModel
+from codec.backends.cuda.page_table import Pages
+from codec.backends.cuda.recall import Batch
+from codec.backends.cuda.streams import side_stream
+from codec.devices import fetch, send
+from codec.entropy import range_coder
+from codec.exact.host_decoder import Integers, States
+from codec.model.tokenizer import BOS
+
+STEPS = 4
+"""Tokens of each lane between two looks: an idle lane wastes half of them and those that are launched already. A look
+at 2,048 lanes took the host 3 ms where so many steps took an H200 40."""
+
+_ENDLESS = 1 << 62
+
+
+class CudaLanes:
+    """See `codec.exact.host_decoder.Decoder`."""
+
+    ahead = 1
+
+    def __init__(
+        self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
+    ):
+        self._model, self._window, device = model, window, model.device
+        self._limit = _ENDLESS if band else window  # of tokens until a lane is refilled
+        self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
+        self._host_data = data
+        most = model.heads.pages(window)  # of a lane
+        pages = count * most
+        if room is not None:
+            pages = max(most, min(pages, (room - count * model.memory_bytes) // model.heads.page_bytes))
+        self._cache, self._pages = Cache(model.heads, pages + 1), Pages(count, most, pages)
+        self._memory = model.new_memory(count, 1, count)
+        self._counter = torch.zeros(1, dtype=torch.int64, device=device)
+        self._begins, self._positions = np.zeros((2, count), np.int64)  # the latter as of the last look
+        self._flying = 0  # launches that have not been waited for
+        slots, none = torch.arange(count, device=device), torch.zeros(8, count, dtype=torch.int64, device=device)
+        self._take(slots, none[:4], none[4:7], none[7])
+
+    def _take(self, slots: torch.Tensor, lanes: torch.Tensor, states: torch.Tensor, ends: torch.Tensor) -> None:
+        """Set up the tensors of a step over so many lanes; the step is captured when it is first run."""
+        self._slots = slots
+        self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # kernels want it
+        self._order = torch.arange(len(slots), device=slots.device)
+        self._table = self._send(self._pages.table).clone()  # a processor's is not to change with it
+        self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._ready = False
+
+    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+        """See `codec.exact.host_decoder.Decoder`."""
+        states = np.zeros((len(lanes), 3), np.uint64)
+        for state, begin, end in zip(states, begins, ends, strict=True):
+            range_coder.start_decoder(state, self._host_data[begin:end])
+        device_states = states.astype(np.int64).T
+        device_states[2] += begins
+        index = self._send(np.array(lanes))
+        self._states[:, index] = self._send(device_states)
+        self._ends[index] = self._send(ends)
+        self._lanes[:, index] = self._send(np.array([[BOS], [BOS], [0], [1]])).expand(4, len(lanes))
+        self._begins[list(lanes)], self._positions[list(lanes)] = begins, 0
+        self._pages.begin(lanes)
+
+    def _send(self, values: Integers) -> torch.Tensor:
+        return send(values, self._model.device)
+
+    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """See `codec.exact.host_decoder.Decoder`."""
+        index = self._send(np.array(lanes))
+        keep = tokens.shape[1] - 1
+        self._positions[list(lanes)] = keep
+        self._reach()  # gives none to lanes whose windows were full: they have all
+        if keep:
+            rows = np.full((len(lanes), padded(keep, POSITIONS)), BOS)
+            rows[:, :keep] = tokens[:, :-1]
+            self._model.forward(self._send(rows), self._cache, self._table[index])
+        now = np.stack((tokens[:, -1], tokens[:, -2:][:, 0], np.full(len(lanes), keep), np.ones(len(lanes), np.int64)))
+        self._lanes[:, index] = self._send(now)
+
+    def _reach(self) -> None:
+        """Give lanes the pages that they may need until the end of the next launch."""
+        ahead = STEPS * (self._flying + 1)
+        places = np.minimum(self._positions + ahead, self._window)
+        if self._pages.reach(-(-places // self._model.heads.page)):
+            self._table.copy_(self._send(self._pages.table))
+
+    def launch(self) -> Callable[[], tuple[Integers, States]]:
+        """See `codec.exact.host_decoder.Decoder`."""
+        self._reach()
+        if not self._ready:
+            self._prepare()
+        self._counter.zero_()
+        self._order.copy_(self._lanes[2].argsort(descending=True))
+        for _ in range(STEPS):
+            if self._graph is None:
+                self._step()
+            else:
+                self._graph.replay()
+        symbols, states, begins = fetch(self._history), fetch(self._states), self._begins.copy()
+        self._flying += 1
+
+        def wait() -> tuple[Integers, States]:
+            found, decoded = states().T.copy(), symbols()
+            found[:, 2] -= begins
+            self._flying -= 1
+            self._positions += (decoded >= 0).sum(0)
+            self._pages.end(np.flatnonzero((decoded == BOS).any(0)).tolist())
+            return decoded, found.astype(np.uint64)
+
+        return wait
+
+    def _prepare(self) -> None:
+        """Compile the step by one whose effect is undone and, on a GPU, capture it."""
+        self._counter.zero_()  # the step writes to the history where the counter says
+        changed = (self._lanes, self._states, *(self._memory.state if self._memory else ()))
+        kept = [t.clone() for t in changed]
+        on_gpu = self._model.device.type == "cuda"
+        with side_stream() if on_gpu else nullcontext():
+            self._step()
+        for tensor, before in zip(changed, kept, strict=True):
+            tensor.copy_(before)
+        if on_gpu:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step()
+            self._graph = graph
+        self._ready = True
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        m = self._model
+        tokens, previous, positions, stay = self._lanes
+        first = m.start(tokens[:, None], previous[:, None], positions[:, None])
+        context = Steps(m.heads, self._cache, positions, self._table, self._order, self._window)
+        runs = stay * (context.slots > 0)
+        operands, steps = m.run(first, context)
+        measures = None
+        if self._memory:
+            batch = Batch(self._slots, positions, runs, context.rows, context.rows)
+            self._memory.take(batch, tokens, operands[-1], steps[-1])
+            measures = self._memory.measure(batch, 1)
+        m.head.decode(
+            m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, runs, self._data, self._ends,
+            self._states, self._history, self._counter, self._limit, measures,
+        )  # fmt: skip
+        self._counter += 1
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """See `codec.exact.host_decoder.Decoder`."""
+        index = self._send(np.array(lanes))
+        self._begins, self._positions = self._begins[list(lanes)], self._positions[list(lanes)]
+        self._pages.keep(lanes)
+        self._take(self._slots[index], self._lanes[:, index], self._states[:, index], self._ends[index])

@@ -1,0 +1,297 @@
+"""What the coder asks of a model, and who answers: compiled loops on a processor, Triton kernels on a GPU, or torch.
+
+All give the same integers. `codec.exact.model` on torch is the reference; a compiled backend is compared with it each
+time it is built, and not used where a machine computes otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.console import notes
+from codec.entropy import frequencies
+from codec.errors import UnsupportedError
+from codec.exact.chunks import BAND_UNIT
+from codec.exact.host_decoder import Decoder, HostDecoder, Integers
+from codec.exact.kv_cache import Cache, Past
+from codec.exact.model import ExactModel
+from codec.exact.recall import HISTORY, Memory, Recall
+from codec.model.tokenizer import BOS
+
+_SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
+_SELF_WINDOWS = {"cpu": 2, "cuda": 48}  # such windows: enough rows for the kernels that large batches take
+_SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents in a band; a GPU takes no shorter ones
+_SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes
+_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
+
+
+class Backend(Protocol):
+    """A model as the coder sees it."""
+
+    def lane_bytes(self, tokens: int) -> int:
+        """Memory that a lane of a decoder takes while it has a document of so many tokens."""
+
+    def memory(self, documents: int, tokens: int) -> Any:
+        """What recall is to know of so many documents, of `tokens` tokens at most, whose windows are scored in turn.
+
+        None without recall.
+        """
+
+    def past(self, documents: int, window: int) -> Any:
+        """What the chunks of so many documents are to see of the chunks before.
+
+        Each token sees the last `window` tokens, itself included.
+        """
+
+    def score(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
+    ) -> NDArray[np.float64]:
+        """Intervals of known tokens.
+
+        Args:
+            inputs: int64 [T] each, windows that do not see each other.
+            targets: int64 [t] each, t <= T: the tokens that follow the last t inputs of each window.
+            memory: of documents whose first are these, in this order; the inputs before the last t have been scored in
+                earlier calls. Where all of a window is scored, its document begins, unless there is a past. None: all
+                windows are documents.
+            past: of documents whose first are these, in this order, and of which the inputs are the next chunks, taken
+                in by the call. All of a chunk is scored. Those of documents that go on behind them are of one length, a
+                multiple of BAND_UNIT; none is longer than those of `codec.exact.chunks.band_chunks`.
+
+        Returns:
+            (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.entropy.frequencies.intervals`.
+            The bits are those without recall.
+        """
+
+    def launch(
+        self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
+    ) -> Callable[[], NDArray[np.float64]]:
+        """What waits for `score`; a GPU is at it when this returns, and may be given more before it is waited for.
+
+        Where nothing goes on by itself, all is done by then.
+        """
+        found = self.score(inputs, targets, memory, past)
+        return lambda: found
+
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None) -> Decoder:
+        """`count` idle lanes that will decode parts of `data`.
+
+        Each token of a lane sees the last `window` tokens, itself included. In a band that goes on for ever; else a
+        lane whose window is full waits for `Decoder.refill`. With `room`, in bytes, for less than all lanes may take, a
+        lane waits while there is none; the longest document always has room.
+        """
+
+
+def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
+    """The fastest backend that agrees with the model; a note on stderr says if it is the slow one, and why.
+
+    With `recall`, lanes remember what they have run: a document begins at position 0.
+    """
+    reference = TorchBackend(model, recall)
+    try:
+        fast = _fast_backend(model, recall)
+    except UnsupportedError as error:
+        reason = str(error)
+    else:
+        if agree(fast, reference, model):
+            return fast
+        reason = "this machine's processor or compiler does not compute it as torch does"
+    notes.print(
+        f"underpar: the model runs without its compiled kernels, slowly: {reason}", highlight=False, soft_wrap=True
+    )
+    return reference
+
+
+def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
+    """Compiled kernels for the model's device. Raises UnsupportedError where there are none, or not for this model."""
+    if model.device.type == "cpu":
+        from codec.backends.cpu.backend import CpuModel  # compiles or loads its kernels, which no other device needs
+
+        return CpuModel(model, recall)
+    if model.device.type == "cuda" and find_spec("triton"):
+        from codec.backends.cuda.network import CudaModel
+
+        return CudaModel(model, recall)
+    raise UnsupportedError(f"there are none for {model.device.type}")
+
+
+def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
+    """Whether two backends give the same integers on windows and chunks, and decode the same from a few bytes.
+
+    On a GPU windows are longer than a block of keys, and lanes are dropped, after which a step is captured anew. `b`
+    decodes one step at a time.
+    """
+    kind, window, vocabulary = model.device.type, model.config.window, model.config.vocab_size
+    size, chunk = min(window, _SELF_TEST[kind]), _SELF_CHUNK[kind]
+    many = np.arange(_SELF_WINDOWS[kind] * (max(size, chunk) + 1)).reshape(_SELF_WINDOWS[kind], -1) * 7919 % vocabulary
+    many[1] %= 5  # so that recall has much to find
+    tokens = many[:2]
+    whole, part = slice(0, size), slice(size - size // 2, size)
+    data = (np.arange(512) * 89 % 251).astype(np.uint8)
+    found: list[list[NDArray[Any]]] = []
+    for backend in (a, b):
+        targets = [many[0, 1:][whole], many[1, 1:][part], *many[2:, 1:][:, whole]]
+        found.append([backend.score(list(many[:, whole]), targets)[:2]])
+        past = backend.past(2, min(window, chunk * 3 // 4))
+        for rows in (tokens, tokens[1:]):
+            found[-1].append(backend.score(list(rows[:, :chunk]), list(rows[:, 1 : chunk + 1]), past=past)[:2])
+    same = all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+    for places, band in ((window, False), (2, True)):
+        one, other = (backend.decoder(2, data, places, band) for backend in (a, b))
+        for decoder in (one, other):
+            decoder.load([0, 1], np.array([0, 256]), np.array([256, 512]))
+            if not band:
+                decoder.refill([1], tokens[1:, whole])
+        same = same and _same_steps(one, other, _SELF_STEPS[kind])
+        if kind == "cuda":
+            for decoder in (one, other):
+                decoder.keep([0])
+            same = same and _same_steps(one, other, _SELF_STEPS[kind])
+    return same
+
+
+def _same_steps(a: Decoder, b: Decoder, count: int) -> bool:
+    """Whether lanes decode the same in `count` steps, or in as many as `a` makes until it looks."""
+    one, other = [a.launch()()[0]], [b.launch()()[0]]
+    while sum(map(len, one)) < count:
+        one.append(a.launch()()[0])
+    while len(other) < sum(map(len, one)):
+        other.append(b.launch()()[0])
+    return np.array_equal(np.concatenate(one), np.concatenate(other))
+
+
+class TorchBackend(Backend):
+    """The reference, on the model's device."""
+
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
+        self._model, self._recall = model, recall
+        c = model.config
+        self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
+        if recall:
+            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `Backend`."""
+        return self._lane_bytes
+
+    def memory(self, documents: int, tokens: int) -> Memory | None:
+        """See `Backend`."""
+        if not self._recall:
+            return None
+        return Memory(self._recall, documents, self._model.config.model_dim, self._model.device, min(tokens, HISTORY))
+
+    def past(self, documents: int, window: int) -> Past:
+        """See `Backend`."""
+        return self._model.new_past(documents, window)
+
+    def score(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> NDArray[np.float64]:
+        """See `Backend`."""
+        begin = past.length if past else 0
+        longest = max(map(len, inputs))
+        tokens = np.full((len(inputs), longest), BOS)
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+        hidden, step = self._model.forward(self._tensor(tokens), past=past)
+        ends = [row * longest + len(window) for row, window in enumerate(inputs)]
+        rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
+        hidden, step, wanted = hidden.flatten(0, 1), step.flatten(0, 1), self._tensor(np.concatenate(targets))
+        out, size = np.empty((3, len(rows))), _HEAD_ROWS[self._model.device.type]
+        for at in range(0, len(rows), size):
+            index = self._tensor(rows[at : at + size])
+            levels = self._model.levels(hidden[index], step[index])
+            parts = frequencies.intervals(levels, wanted[at : at + size])
+            out[:, at : at + size] = torch.stack([part.double() for part in parts]).cpu().numpy()
+        if memory := memory or self.memory(len(inputs), longest):
+            out[:2] = self._recalled(inputs, targets, (hidden, step), longest, memory, begin)
+        return out
+
+    def _recalled(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        hidden: tuple[torch.Tensor, torch.Tensor],
+        longest: int,
+        memory: Memory,
+        begin: int,
+    ) -> NDArray[np.float64]:
+        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time.
+
+        The first inputs are at position `begin`.
+        """
+        firsts = [len(window) - len(after) for window, after in zip(inputs, targets, strict=True)]
+        begins = np.cumsum([0, *map(len, targets)])
+        out = np.empty((2, begins[-1]))
+        for position in range(min(firsts), longest):
+            running = [n for n, window in enumerate(inputs) if firsts[n] <= position < len(window)]
+            if not running:
+                continue
+            places = [position - firsts[n] for n in running]
+            following = [targets[n][place] for n, place in zip(running, places, strict=True)]
+            tokens = self._tensor(np.array([inputs[n][position] for n in running]))
+            lanes = self._tensor(np.array(running))
+            here = hidden[0][lanes * longest + position], hidden[1][lanes * longest + position]
+            levels = memory.step(
+                lanes, torch.full_like(lanes, begin + position), tokens, here, self._model.levels(*here)
+            )
+            found = torch.stack(frequencies.intervals(levels, self._tensor(np.array(following)))[:2])
+            out[:, begins[running] + places] = found.cpu().numpy()
+        return out
+
+    def decoder(
+        self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
+    ) -> HostDecoder:
+        """See `Backend`; all lanes have room for whole windows."""
+        lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
+        return HostDecoder(lanes, count, data, None if band else window)
+
+    def _tensor(self, values: Integers) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._model.device)
+
+
+class TorchLanes:
+    """`codec.exact.host_decoder.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
+
+    def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
+        self._model, self._count, self._memory = model, count, memory
+        self._cache = model.new_cache(count, window)
+
+    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """See `codec.exact.host_decoder.Lanes`."""
+        device = self._model.device
+        self._model.forward(torch.from_numpy(tokens).to(device), self._cache, torch.tensor(lanes, device=device))
+
+    def step(
+        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+    ) -> Integers:
+        """See `codec.exact.host_decoder.Lanes`."""
+        device = self._model.device
+        inputs = np.zeros((4, self._count), np.int64)
+        inputs[:, lanes] = tokens, previous, positions, targets
+        all_tokens, all_previous, all_positions, all_targets = torch.from_numpy(inputs).to(device)
+        hidden, step = self._model.step(all_tokens, all_previous, all_positions, self._cache)
+        levels = self._model.levels(hidden, step)[:, 0]
+        if self._memory:
+            index = torch.from_numpy(lanes).to(device)
+            here = hidden[index, 0], step[index, 0]
+            raised = self._memory.step(index, all_positions[index], all_tokens[index], here, levels[index])
+            levels = levels.index_copy(0, index, raised)
+        found = torch.stack(frequencies.find(levels, all_targets))
+        return found.cpu().numpy()[:, lanes]
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """See `codec.exact.host_decoder.Lanes`."""
+        index = torch.tensor(lanes, device=self._model.device)
+        self._count = len(lanes)
+        if self._memory:
+            self._memory.keep(index)
+        self._cache = Cache([k[index] for k in self._cache.keys], [v[index] for v in self._cache.values])

@@ -1,0 +1,1 @@
+"""Code what a tokenizer loses, behind the tokens of a document."""

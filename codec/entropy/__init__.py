@@ -1,0 +1,1 @@
+"""Code integers as bits: range coder, adaptive probabilities, logistic mixing, token frequencies."""

@@ -1,0 +1,68 @@
+"""Logits to integer frequencies: the one place where probabilities become what the arithmetic coder codes with.
+
+The frequencies of a distribution are integers of at least 1 that sum to 2^24. The cumulative frequency below symbol k
+is floor(W_k (2^24 - V) / Z) + k, with W_k the sum of the integer weights 2^24 * 2^(level - max) of the symbols below k
+and Z the sum of all: monotone, exact in int64 (W_k <= V 2^24, so products stay below 2^62 for V <= 16,384), and without
+ties to break.
+"""
+
+import torch
+from torch import Tensor
+
+from codec.numerics import tables
+
+TOTAL_BITS = 24
+TOTAL = 1 << TOTAL_BITS
+
+
+def weights(levels: Tensor) -> Tensor:
+    """int64 [..., V] weights of levels (int64 [..., V], in 1/LEVELS_PER_BIT bit); the largest weight is 2^24."""
+    table = torch.from_numpy(tables.exp2_table(TOTAL_BITS)).to(levels.device)
+    below = levels.amax(-1, keepdim=True) - levels
+    return table[below.clamp(max=tables.EXP2_LENGTH - 1)]
+
+
+def _cumulative(below: Tensor, symbols: Tensor, z: Tensor, vocabulary: int) -> Tensor:
+    """The cumulative frequency below `symbols`, whose predecessors' weights sum to `below`."""
+    return torch.div(below * (TOTAL - vocabulary), z, rounding_mode="floor") + symbols
+
+
+def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The coder's intervals of known symbols.
+
+    Args:
+        levels: int64 [N, V].
+        symbols: int64 [N].
+
+    Returns:
+        (start, frequency), int64 [N] each, and the cross-entropy in bits, float64 [N], before probabilities become
+        frequencies (a report; nothing is coded with it).
+    """
+    w = weights(levels)
+    size, index = w.shape[-1], symbols[:, None]
+    sums = w.cumsum(-1)
+    upper, z = sums.gather(-1, index)[:, 0], sums[:, -1]
+    start = _cumulative(upper - w.gather(-1, index)[:, 0], symbols, z, size)
+    below = (levels.amax(-1) - levels.gather(-1, index)[:, 0]).double() / tables.LEVELS_PER_BIT
+    return start, _cumulative(upper, symbols + 1, z, size) - start, below + (z.double() / TOTAL).log2()
+
+
+def find(levels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The symbols whose intervals contain `targets`.
+
+    Args:
+        levels: int64 [N, V].
+        targets: int64 [N], each in [0, 2^24).
+
+    Returns:
+        (symbol, start, frequency), int64 [N] each.
+    """
+    w = weights(levels)
+    size = w.shape[-1]
+    sums = w.cumsum(-1)
+    ends = _cumulative(sums, torch.arange(1, size + 1, device=w.device), sums[:, -1:], size)
+    symbols = torch.searchsorted(ends, targets[:, None], right=True)
+    end = ends.gather(-1, symbols)[:, 0]
+    before = ends.gather(-1, (symbols - 1).clamp(min=0))[:, 0]
+    start = torch.where(symbols[:, 0] > 0, before, 0)
+    return symbols[:, 0], start, end - start

@@ -1,0 +1,99 @@
+"""Binary decisions under many contexts: their probabilities are mixed where odds multiply, all in integers.
+
+Every context has a slot, the probability of a one in units of 2^-22 and a count. A decision's probabilities are
+stretched, ln(p / (1 - p)) in units of 1/256; sets of weights, one chosen by each of several selectors, sum them
+up; and the sums are summed once more with weights of their own. What is wrong with each sum moves its weights (logistic
+mixing: Mattern 2012; Mahoney 2005). Integers of 64 bits hold all of it: a document of 2^30 bytes cannot make weights
+outgrow 2^45 or a sum 2^63.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.numerics.tables import sigmoid
+
+Array = NDArray[np.int64]
+
+SHARE_BITS = 16
+"""What the range coder sees of a probability."""
+
+LIMIT = 3071
+"""The largest stretched probability: 12 nats."""
+
+PRECISION = 22  # bits of a slot's probability
+WEIGHT_ONE = 1 << 16
+_HALF = 1 << 15
+_COUNTS = 1024
+_RECIPROCALS = np.array([(1 << 16) * 2 // (2 * n + 3) for n in range(_COUNTS)], np.int64)
+_STEP = 18  # of the weights: they move by input * error * rate / 2^_STEP
+
+
+class Tables(NamedTuple):
+    """The two functions between a probability and its stretched form."""
+
+    squash: Array  # [2 LIMIT + 1]: the probability of x - LIMIT in units of 2^-16, from 1 to 2^16 - 1
+    stretch: NDArray[np.int16]  # [2^16]: its inverse
+
+
+@lru_cache
+def tables() -> Tables:
+    """Linear between exact values at every half nat, so that every machine has the same."""
+    knots = np.rint(sigmoid(np.arange(-24, 25) / 2) * (1 << SHARE_BITS)).astype(np.int64)
+    at, rest = np.divmod(np.arange(-LIMIT, LIMIT + 1) + LIMIT + 1, 128)
+    squash = (knots[at] * (128 - rest) + knots[at + 1] * rest + 64) >> 7
+    squash = squash.clip(1, (1 << SHARE_BITS) - 1)
+    stretch = np.searchsorted(squash, np.arange(1 << SHARE_BITS)).clip(0, 2 * LIMIT) - LIMIT
+    return Tables(squash, stretch.astype(np.int16))
+
+
+class Mixer(NamedTuple):
+    """What a document's decisions adapt."""
+
+    weights: Array  # [sets, inputs], in units of 2^-16
+    final: Array  # [final sets, selectors], likewise
+
+
+@njit(cache=True)
+def learn(probability, count, slot, bit, most):
+    """Move a slot's probability towards what happened; it remembers up to `most` < 1024 decisions."""
+    n = count[slot]
+    goal = (1 << PRECISION) - 1 if bit else 0
+    probability[slot] += ((goal - probability[slot]) * _RECIPROCALS[n]) >> 16
+    if n < most:
+        count[slot] = n + 1
+
+
+@njit(cache=True)
+def share(probability):
+    """What the range coder sees of a slot's probability: 1 to 2^16 - 1."""
+    return min(max(probability >> (PRECISION - SHARE_BITS), 1), (1 << SHARE_BITS) - 1)
+
+
+@njit(cache=True)
+def mix(mixer, tables, inputs, sets, final_set, sums):
+    """The mixed probability in units of 2^-16; fills in `sums` [selectors], and adds the last sum behind them."""
+    total = 0
+    for m in range(len(sets)):
+        weights, dot = mixer.weights[sets[m]], 0
+        for j in range(len(inputs)):
+            dot += weights[j] * inputs[j]
+        sums[m] = min(max((dot + _HALF) >> 16, -LIMIT), LIMIT)
+        total += sums[m] * mixer.final[final_set, m]
+    sums[len(sets)] = min(max((total + _HALF) >> 16, -LIMIT), LIMIT)
+    return tables.squash[sums[len(sets)] + LIMIT]
+
+
+@njit(cache=True)
+def correct(mixer, tables, inputs, sets, final_set, sums, bit, rate):
+    """Move the weights after `mix` by what was wrong: those of the first layer by `rate`, of the last by 1."""
+    goal = (1 << SHARE_BITS) if bit else 0
+    error = goal - tables.squash[sums[len(sets)] + LIMIT]
+    for m in range(len(sets)):
+        mixer.final[final_set, m] += (sums[m] * error + (1 << (_STEP - 1))) >> _STEP
+        weights, own = mixer.weights[sets[m]], (goal - tables.squash[sums[m] + LIMIT]) * rate
+        for j in range(len(inputs)):
+            weights[j] += (inputs[j] * own + (1 << (_STEP - 1))) >> _STEP

@@ -1,0 +1,148 @@
+"""Lanes that decode: a model's steps and a range decoder for each, on the host or wherever the model is."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.entropy import range_coder
+from codec.entropy.frequencies import TOTAL, TOTAL_BITS
+from codec.model.tokenizer import BOS
+
+Integers = NDArray[np.int64]
+States = NDArray[np.uint64]
+"""Of the range decoders, uint64 [lanes, 3]."""
+
+
+class Decoder(Protocol):
+    """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.entropy.range_coder`'s.
+
+    A lane is idle until it is loaded, once it has decoded a BOS, while its window is full, if that can be, and while it
+    waits for memory.
+    """
+
+    ahead: int
+    """How many launches are worth having under way behind the one that is waited for. `load` and `refill` take effect
+    behind all of them."""
+
+    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+        """Begin anew behind a BOS, with the data from `begins` to `ends`."""
+
+    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """Restart the windows of lanes with the rows of `tokens`, int64 [lanes, T], the last of which runs next."""
+
+    def launch(self) -> Callable[[], tuple[Integers, States]]:
+        """Decode a few tokens of every lane.
+
+        Returns:
+            what waits for them: int64 [steps, lanes], -1 from where a lane is idle, and the states behind them.
+        """
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Drop all lanes but these, which are numbered in this order from now on. Every launch has been waited for."""
+
+
+class Lanes(Protocol):
+    """Sequences that grow by single tokens, each in a lane numbered from 0."""
+
+    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """Start `lanes` anew with the rows of `tokens`, int64 [lanes, T]."""
+
+    def step(
+        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+    ) -> Integers:
+        """Run one more token of some lanes and find what follows it.
+
+        Args:
+            lanes: int64 [n]; the others are idle, and begin at position 0 or with `prefill` if they run again.
+            tokens: int64 [n], the token at `positions` of each lane, which sees the last of the lane's tokens.
+            previous: int64 [n], the token before it (any value at position 0).
+            targets: int64 [n], in [0, 2^24).
+
+        Returns:
+            (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
+        """
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Drop all lanes but these, which are numbered in this order from now on."""
+
+
+class HostDecoder:
+    """Lanes of a model with range decoders on the host; a `Decoder`, one token at a time.
+
+    Args:
+        lanes: `count` empty lanes.
+        data: uint8, what the lanes decode parts of.
+        limit: tokens that a lane takes until it is refilled; None where it needs not be.
+    """
+
+    ahead = 0
+
+    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8], limit: int | None):
+        self._lanes, self._data, self._limit = lanes, data, limit
+        self._bounds = np.zeros((count, 2), np.int64)
+        self._states = np.zeros((count, 3), np.uint64)
+        self._next = np.zeros((3, count), np.int64)  # the token that runs next, the one before, its position
+        self._runs = np.zeros(count, np.bool_)
+
+    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+        """See `Decoder`."""
+        index = list(lanes)
+        self._bounds[index] = np.stack((begins, ends), 1)
+        for lane, begin, end in zip(lanes, begins, ends, strict=True):
+            range_coder.start_decoder(self._states[lane], self._data[begin:end])
+        self._next[:, index] = np.array([[BOS], [BOS], [0]])
+        self._runs[index] = True
+
+    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
+        """See `Decoder`."""
+        keep = tokens.shape[1] - 1
+        if keep:
+            self._lanes.prefill(lanes, tokens[:, :-1])
+        for row, lane in zip(tokens, lanes, strict=True):
+            self._next[:, lane] = row[-1], row[-2:][0], keep
+        self._runs[list(lanes)] = True
+
+    def launch(self) -> Callable[[], tuple[Integers, States]]:
+        """See `Decoder`."""
+        out = np.full((1, len(self._runs)), -1)
+        if len(lanes := np.flatnonzero(self._runs)):
+            out[0, lanes] = self._step(lanes)
+        states = self._states.copy()
+        return lambda: (out, states)
+
+    def _step(self, lanes: Integers) -> Integers:
+        """The next symbol of each of some lanes [n]."""
+        tokens, previous, positions = self._next[:, lanes]
+        symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, _targets(self._states, lanes))
+        _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
+        self._next[:, lanes] = symbols, tokens, positions + 1
+        self._runs[lanes] = symbols != BOS
+        if self._limit is not None:
+            self._runs[lanes] &= positions + 1 < self._limit
+        return symbols
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """See `Decoder`."""
+        self._lanes.keep(lanes)
+        index = list(lanes)
+        self._bounds, self._states = self._bounds[index], self._states[index]
+        self._next, self._runs = self._next[:, index], self._runs[index]
+
+
+@njit(cache=True)
+def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
+    out = np.empty(len(lanes), np.int64)
+    for i, lane in enumerate(lanes):
+        out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(TOTAL_BITS), TOTAL)
+    return out
+
+
+@njit(cache=True)
+def _advance(states, lanes, data, bounds, starts, sizes):
+    for i, lane in enumerate(lanes):
+        payload = data[bounds[lane, 0] : bounds[lane, 1]]
+        range_coder.take(states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(TOTAL_BITS))

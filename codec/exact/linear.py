@@ -1,0 +1,118 @@
+"""Products of snapped rows with small integers: the matrices of a pack, and gates."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.errors import FormatError
+from codec.model.config import GATE_INPUTS
+from codec.numerics import random_map, tables
+from codec.numerics.fixed_point import EXACT, SNAP_BITS, snap
+from codec.quantization.quantized import Quantized
+
+OPERAND = 1 << (SNAP_BITS - 1)
+"""Largest absolute value of a snapped operand."""
+
+
+class ExactLinear:
+    """A matrix product of snapped rows with the integers of a pack."""
+
+    def __init__(self, name: str, weights: Quantized, operand: int, device: torch.device):
+        peak = float(np.abs(weights.symbols.astype(np.int64)).sum(1).max(initial=0)) * operand
+        if peak >= EXACT:
+            raise FormatError(
+                f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; "
+                "use coarser steps"
+            )
+        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64).T.contiguous()  # [C, R]
+        self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
+        self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
+
+    def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """(y, step') with y * step' the product of the row x * step with the matrix, y already times its row steps."""
+        if self.columns is not None:
+            x, finer = snap(x * self.columns)
+            step = step * finer
+        return (x @ self.integers) * self.rows, step
+
+
+class ExactRandomMap(ExactLinear):
+    """A fixed random map whose rows are scaled, plus the product of two learned matrices.
+
+    Args:
+        number: of the map (`codec.numerics.random_map`).
+        scale: of its rows, any float dtype.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        scale: NDArray[np.floating],
+        inner: Quantized,
+        outer: Quantized,
+        operand: int,
+        device: torch.device,
+    ):
+        signs = random_map.signs(number, len(scale), inner.symbols.shape[1])
+        super().__init__(name, Quantized(signs.astype(np.int32), scale.astype(np.float32)), operand, device)
+        self.inner = ExactLinear(f"{name}.inner.weight", inner, operand, device)
+        self.outer = ExactLinear(f"{name}.outer.weight", outer, OPERAND, device)
+
+    def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """As `ExactLinear`; the step is in the product."""
+        fixed, fixed_step = super().__call__(x, step)
+        low, low_step = self.inner(x, step)
+        learned, learned_step = self.outer(*snap(low * low_step))
+        return fixed * fixed_step + learned * learned_step, torch.ones_like(step)
+
+
+def transposed(weights: Quantized) -> Quantized:
+    """The transposed matrix: row steps become column steps."""
+    ones = np.ones(weights.symbols.shape[1], np.float32)
+    return Quantized(weights.symbols.T, ones if weights.columns is None else weights.columns, weights.rows)
+
+
+class ExactTable:
+    """The rows of an embedding or hash table."""
+
+    def __init__(self, weights: Quantized, device: torch.device):
+        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64)  # [R, C]
+        self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
+        self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """Rows float64 [..., C] of int64 [...]."""
+        x = self.integers[numbers] * self.rows[numbers][..., None]
+        return x if self.columns is None else x * self.columns
+
+
+class ExactGate:
+    """Sigmoids of products of the first GATE_INPUTS entries of a normalised row with vectors.
+
+    The vectors are snapped like a row, so that sums stay below GATE_INPUTS * 2^28.
+
+    Args:
+        vectors: [gates, GATE_INPUTS], any float dtype.
+    """
+
+    def __init__(self, name: str, vectors: NDArray[np.floating], device: torch.device):
+        integers, steps = snap(torch.from_numpy(vectors.astype(np.float64)))
+        symbols, rows = integers.numpy().astype(np.int32), steps[:, 0].numpy().astype(np.float32)
+        self.linear = ExactLinear(name, Quantized(symbols, rows), OPERAND, device)
+        self.table = torch.from_numpy(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS)).to(device)
+
+    def __call__(self, x: Tensor, step: Tensor) -> Tensor:
+        """Gates [..., gates], multiples of 2^-SIGMOID_BITS from 0 to 1, of the rows x * step [..., dim]."""
+        y, step = self.linear(x[..., :GATE_INPUTS], step)
+        return sigmoid(y * step, self.table)
+
+
+def sigmoid(x: Tensor, table: Tensor) -> Tensor:
+    """1 / (1 + e^-x) of float64 x as the table (`tables.sigmoid_table`, in units of 1) has it."""
+    index = torch.round(x.abs() * float(tables.SIGMOID_GRID)).clamp(max=float(len(table) - 1))
+    found = table[index.to(torch.int64)]
+    return torch.where(x < 0, 1.0 - found, found)

@@ -1,0 +1,368 @@
+"""The network in fixed point: integers that are the same for every batch shape, thread count and device.
+
+The network is `trainer.model.gpt`'s, read from a pack's integers. Operands of matrix products and summands of
+reductions are snapped to grids on which every partial sum is an integer below 2^53 (`codec.numerics.fixed_point`), and
+a bound on each is checked when the model is built. Element-wise steps are separate eager kernels in a fixed order.
+Notation: a snapped row is `X * step`; a head is [T, head_dim]; executions are blocks with loops unrolled.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.errors import FormatError, UnsupportedError
+from codec.exact.attention import (
+    SOFTMAX_BITS,
+    attend,
+    largest_values,
+    squared_lengths,
+    value_fractions,
+    without_own_value,
+)
+from codec.exact.bounds import check_range
+from codec.exact.kv_cache import Cache, Chunks, Context, Past, Sequences, Steps
+from codec.exact.linear import (
+    OPERAND,
+    ExactGate,
+    ExactLinear,
+    ExactRandomMap,
+    ExactTable,
+    sigmoid,
+    transposed,
+)
+from codec.model.bigram import bigram_rows
+from codec.model.config import GATE_INPUTS, ModelConfig
+from codec.model.tokenizer import BOS
+from codec.numerics import tables
+from codec.numerics.fixed_point import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.numerics.rotary import rotations
+from codec.quantization.quantized import Quantized
+
+ARITHMETIC = 1
+"""Version of the arithmetic: any change of an integer that this module produces bumps it."""
+
+NORM_EPSILON = 2.0**-23
+"""Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
+
+LOG2_E = 1.4426950408889634
+
+_ROWS = 1024  # of the embedding that are worked on at once; cannot change the result
+
+
+@dataclass(frozen=True)
+class ExactLayer:
+    """The parts of one layer, as tensors on the model's device."""
+
+    query: ExactLinear
+    key: ExactLinear
+    value: ExactLinear
+    attention_out: ExactLinear
+    up: ExactLinear
+    down: ExactLinear
+    score_scale: Tensor  # [kv_heads, group, 1, 1]: integer score -> 1/LEVELS_PER_BIT bit
+    value_fraction: Tensor  # int64 [kv_heads, 1]: fractional bits of the grid of values
+    value_step: Tensor  # [kv_heads, 1]: the step of that grid
+    value_scale: Tensor | None  # [1], of the value embeddings; None where they are not added
+    attention_scale: Tensor
+    mlp_scale: Tensor
+    residual_mix: Tensor  # [2, dim]
+    norm_scale: float
+    xsa: bool
+    gate: ExactGate | None  # of the heads
+    parallel: bool
+
+
+def check_known(config: ModelConfig) -> None:
+    """What a fast backend asks before it takes a model.
+
+    Raises:
+        UnsupportedError: the config has options that are left to this module.
+    """
+    options = {
+        "factorised embedding": config.embedding_dim > 0,
+        "random maps": config.random_rank > 0,
+        "value embeddings": config.value_dims > 0,
+        "SwiGLU": config.activation == "swiglu",
+    }
+    if rare := [name for name, on in options.items() if on]:
+        raise UnsupportedError(f"they know no {' and no '.join(rare)}")
+
+
+class ExactModel:
+    """The exact model of a pack.
+
+    Args:
+        config: the model's shape.
+        matrices: every matrix, embedding and hash table of `codec.model.parameters.parameters(config)`.
+        vectors: every vector, any float dtype.
+        device: where to compute; the integers do not depend on it.
+
+    Raises:
+        FormatError: a sum could exceed 2^53, or an activation float64's range.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        matrices: Mapping[str, Quantized],
+        vectors: Mapping[str, NDArray[np.floating]],
+        device: torch.device | str = "cpu",
+    ):
+        self.config = config
+        self.device = torch.device(device)
+        self._matrices, self._vectors = matrices, vectors
+        if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
+            raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
+        self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
+        self.head = self._linear("tok_emb.weight" if config.tied_head else "lm_head.weight")
+        self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
+        if config.embedding_dim:
+            self.embedding_out = self._linear("embed_proj.weight")
+            back = transposed(matrices["embed_proj.weight"])
+            self.embedding_back = ExactLinear("embed_proj.weight, transposed", back, OPERAND, self.device)
+        if config.smear_gate:
+            self.smear_shares = self._smear_shares()
+        if config.bigram_buckets:
+            self.bigram_table = ExactTable(matrices["bigram.embed.weight"], self.device)
+            self.bigram_out = self._linear("bigram.proj.weight")
+            self.bigram_scale = self._tensor(vectors["bigram.scale"])
+        if config.value_dims:
+            self.value_table = ExactTable(matrices["values.embed.weight"], self.device)
+            self.value_out = self._linear("values.proj.weight")
+        scales = tables.layer_scales(config)
+        check_range(config, matrices, vectors, scales)
+        self.layers = [self._layer(i, scales[i]) for i in range(config.num_layers)]
+        if config.encoder_length:
+            self.skip_weights = self._tensor(vectors["skip_weights"])
+        if config.skips == "gated" and config.encoder_length:
+            self.skip_gates = self._tensor(tables.sigmoid(vectors["skip_gates"]))
+        turns = tables.rope_turns(config.rope_base, config.rotary_dims, config.window, config.yarn)
+        self.turns = torch.from_numpy(turns).to(self.device)
+        self.sigmoid = self._tensor(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS))
+        self.exp2 = self._tensor(tables.exp2_table(SOFTMAX_BITS))
+        self.softcap = torch.from_numpy(tables.softcap_table(config.logit_softcap)).to(self.device)
+
+    def _tensor(self, values: NDArray) -> Tensor:
+        return torch.from_numpy(np.asarray(values, np.float64)).to(self.device)
+
+    def _linear(self, name: str, operand: int = OPERAND) -> ExactLinear:
+        return ExactLinear(name, self._matrices[name], operand, self.device)
+
+    def _mlp_linear(self, i: int, kind: Literal["fc", "proj"], operand: int) -> ExactLinear:
+        name = f"blocks.{i}.mlp.{kind}"
+        if not self.config.random_rank:
+            return self._linear(name + ".weight", operand)
+        inner, outer = (self._matrices[f"{name}.{part}.weight"] for part in ("inner", "outer"))
+        number = 2 * i + (kind == "proj")
+        return ExactRandomMap(name, number, self._vectors[name + ".scale"], inner, outer, operand, self.device)
+
+    def _gate(self, name: str) -> ExactGate:
+        return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
+
+    @cached_property
+    def _added_values(self) -> NDArray[np.float64]:
+        """Bounds [kv_heads] on the squares of value embeddings before their scale."""
+        longest = squared_lengths(self._matrices["values.embed.weight"]).max()
+        return largest_values(self.config, self._matrices["values.proj.weight"], longest)
+
+    def _smear_shares(self) -> Tensor:
+        """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
+        gate = self._gate("smear.gate")
+        tokens = torch.arange(self.config.vocab_size, device=self.device)
+        parts = [gate(*self._norm(self._embedded(part), 1.0))[:, 0] for part in tokens.split(_ROWS)]
+        shares = torch.cat(parts) * self._tensor(self._vectors["smear.scale"])
+        shares[BOS] = 0.0
+        return shares
+
+    def _layer(self, i: int, norm_scale: float) -> ExactLayer:
+        c, block = self.config, f"blocks.{i}."
+        gain = self._vectors[block + "attn.q_gain"].astype(np.float64)
+        unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
+        squares = largest_values(c, self._matrices[block + "attn.c_v.weight"], c.model_dim * norm_scale * norm_scale)
+        value_scale = self._vectors[block + "attn.value_scale"].astype(np.float64) if c.adds_values(i) else None
+        if value_scale is not None:
+            squares = 2 * (squares + self._added_values * (value_scale * value_scale))  # (a + b)^2 <= 2 (a^2 + b^2)
+        fraction = torch.from_numpy(value_fractions(squares))[:, None].to(self.device)
+        return ExactLayer(
+            query=self._linear(block + "attn.c_q.weight"),
+            key=self._linear(block + "attn.c_k.weight"),
+            value=self._linear(block + "attn.c_v.weight"),
+            attention_out=self._linear(block + "attn.proj.weight"),
+            up=self._mlp_linear(i, "fc", OPERAND),
+            down=self._mlp_linear(i, "proj", OPERAND if c.activation == "swiglu" else OPERAND * OPERAND),
+            score_scale=self._tensor(gain * unit).view(c.num_kv_heads, -1, 1, 1),
+            value_fraction=fraction,
+            value_step=power_of_two(-fraction),
+            value_scale=None if value_scale is None else self._tensor(value_scale),
+            attention_scale=self._tensor(self._vectors[block + "attn_scale"]),
+            mlp_scale=self._tensor(self._vectors[block + "mlp_scale"]),
+            residual_mix=self._tensor(self._vectors[block + "resid_mix"]),
+            norm_scale=norm_scale,
+            xsa=i >= c.num_layers - c.xsa_layers,
+            gate=self._gate(block + "attn.gate") if c.attention_gate else None,
+            parallel=c.parallel(i),
+        )
+
+    def new_cache(self, lanes: int, window: int) -> Cache:
+        """An empty cache for `lanes` sequences whose tokens see the last `window`, themselves included."""
+        return Cache(*(self._caches(lanes, window) for _ in range(2)))
+
+    def new_past(self, documents: int, window: int) -> Past:
+        """The past of documents that have had nothing; each token is to see the last `window`, itself included."""
+        last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
+        return Past(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
+
+    def _caches(self, count: int, places: int) -> list[Tensor]:
+        shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
+        return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, lanes: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run whole sequences from position 0, or with a past the next chunks of its first documents.
+
+        Args:
+            tokens: int64 [B, T], T <= window without a past.
+            cache: if given, keys and values are also stored in its lanes `lanes` (int64 [B]).
+            past: takes the chunks in; those of documents that go on behind them have all T tokens of their own.
+
+        Returns:
+            The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
+        """
+        context: Context = Chunks(tokens, past) if past else Sequences(tokens, cache, lanes)
+        return self._run(tokens, context)
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
+        """Run one more token of every lane of the cache.
+
+        Args:
+            tokens: int64 [B], the token at `positions` of each lane.
+            previous: int64 [B], the token before it (any value at position 0).
+            positions: int64 [B]; the cache holds the tokens of the lane before it, or the last of them.
+
+        Returns:
+            As `forward`, with T = 1.
+        """
+        return self._run(tokens[:, None], Steps(previous, positions, cache))
+
+    def _run(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        c = self.config
+        x = first = self.start(tokens, context.previous, context.positions)
+        cos, sin = (part[:, :, None] for part in rotations(self.turns, context.positions))
+        added = self._project(self.value_out, *snap(self.value_table(tokens))) if c.value_dims else None
+        skips: list[Tensor] = []
+        for n, i in enumerate(c.schedule):
+            if n >= c.encoder_length and skips:
+                j = n - c.encoder_length
+                skip = self.skip_weights[j] * skips.pop()
+                x = x + skip if c.skips == "add" else skip + self.skip_gates[j] * (x - skip)
+            layer = self.layers[i]
+            x = x * layer.residual_mix[0] + first * layer.residual_mix[1]
+            mixed = self._attention(layer, x, added, (cos, sin), context, n)
+            attended = x + layer.attention_scale * mixed
+            x = attended + layer.mlp_scale * self._mlp(layer, x if layer.parallel else attended)
+            if n < c.encoder_length:
+                skips.append(x)
+        return self._norm(x, 1.0)
+
+    @property
+    def starts_alone(self) -> bool:
+        """Whether `start` depends on nothing but the token itself."""
+        return not (self.config.bigram_buckets or self.config.smear_gate)
+
+    @torch.inference_mode()
+    def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+        """The residual stream before the first block, float64 [B, T, dim]; arguments as for `embed`."""
+        normed, step = self._norm(self.embed(tokens, previous, positions), 1.0)
+        return normed * step
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
+        """What the network begins with, float64 [B, T, dim]; arguments as of `Context`, tokens [B, T]."""
+        x = self._embedded(tokens)
+        if self.config.smear_gate:
+            before = torch.cat((x[:, :1] if previous is None else self._embedded(previous), x[:, :-1]), 1)
+            shares = torch.where(positions == 0, 0.0, self.smear_shares[tokens])
+            x = x + shares[..., None] * before
+        if not self.config.bigram_buckets:
+            return x
+        rows = bigram_rows(tokens, self.config.bigram_buckets, previous)
+        rows = torch.where(positions == 0, self.config.bigram_buckets - 1, rows)
+        return x + self._project(self.bigram_out, *snap(self.bigram_table(rows))) * self.bigram_scale
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        return self._project(self.embedding_out, *snap(x)) if self.config.embedding_dim else x
+
+    def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """RMS norm times `scale`: (X, step) with X * step the normalised rows."""
+        snapped, step = snap(x)
+        squares = (snapped * snapped).sum(-1, keepdim=True)
+        mean = squares * step * step * (1.0 / x.shape[-1]) + NORM_EPSILON
+        return snapped, step * reciprocal_sqrt(mean) * scale
+
+    def _project(self, linear: ExactLinear, x: Tensor, step: Tensor) -> Tensor:
+        y, step = linear(x, step)
+        return y * step
+
+    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Normalise and rotate heads x [B, T, heads, head_dim] of queries or keys; integers [B, heads, T, head_dim]."""
+        snapped, step = self._norm(x, 1.0)
+        x = snapped * step
+        half = self.config.rotary_dims // 2
+        a, b = x[..., :half], x[..., half : 2 * half]
+        turned = torch.cat((a * cos + b * sin, b * cos - a * sin, x[..., 2 * half :]), -1)
+        return snap_fixed(turned, self.query_fraction).transpose(1, 2)
+
+    def _attention(
+        self, layer: ExactLayer, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor], context: Context, n: int
+    ) -> Tensor:
+        """What execution n adds to x [B, T, dim]; `turn` are cosines and sines [B, T, 1, pairs]."""
+        c, (batch, length, _) = self.config, x.shape
+        normed, step = self._norm(x, layer.norm_scale)
+        query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), *turn)
+        key = self._rotated(self._project(layer.key, normed, step).view(batch, length, c.num_kv_heads, -1), *turn)
+        value = self._project(layer.value, normed, step)
+        if layer.value_scale is not None and added is not None:
+            value = value + layer.value_scale * added
+        value = value.view(batch, length, c.num_kv_heads, -1)
+        value = snap_fixed(value, layer.value_fraction).transpose(1, 2)
+        keys, values = context.take(n, key, value)
+        query = query.reshape(batch, c.num_kv_heads, -1, length, c.head_dim)
+        mixed = attend(query, keys, values, context.last, context.window, layer.score_scale, self.exp2)
+        if layer.xsa:
+            mixed = without_own_value(mixed, value[:, :, None])
+        mixed = mixed * layer.value_step[:, None, None]
+        mixed = mixed.reshape(batch, c.num_heads, length, c.head_dim).transpose(1, 2)
+        if layer.gate is not None:
+            mixed = mixed * layer.gate(normed, step)[..., None]
+        mixed = mixed.reshape(batch, length, -1)
+        return self._project(layer.attention_out, *snap(mixed))
+
+    def _mlp(self, layer: ExactLayer, x: Tensor) -> Tensor:
+        hidden = self._project(layer.up, *self._norm(x, layer.norm_scale))
+        if self.config.activation == "swiglu":
+            gate, hidden = hidden.chunk(2, -1)
+            return self._project(layer.down, *snap(gate * sigmoid(gate, self.sigmoid) * hidden))
+        slope = 0.0 if self.config.activation == "relu2" else 0.5
+        hidden, step = snap(torch.maximum(hidden, hidden * slope))
+        return self._project(layer.down, hidden * hidden, step * step)
+
+    @torch.inference_mode()
+    def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
+        """Softcapped logits in 1/LEVELS_PER_BIT bit, int64 [..., V], of what `forward` or `step` returned."""
+        if self.config.embedding_dim:
+            hidden, step = snap(self._project(self.embedding_back, hidden, step))
+        logits = self._project(self.head, hidden, step)
+        index = torch.round(logits.abs() * float(tables.LOGIT_GRID)).clamp(max=float(len(self.softcap) - 1))
+        capped = self.softcap[index.to(torch.int64)]
+        return torch.where(logits < 0, -capped, capped)

@@ -1,0 +1,1 @@
+"""Describe a model: configuration, tensors, tokenizer, checkpoints on disk."""

@@ -1,0 +1,27 @@
+"""BigramHash: the table row of a token and the one before it, for the float and the exact model alike."""
+
+import torch
+
+from codec.model.tokenizer import BOS
+
+
+def bigram_rows(tokens: torch.Tensor, buckets: int, previous: torch.Tensor | None = None) -> torch.Tensor:
+    """Rows of the hash table [buckets, ...] for each position.
+
+    The pair (t, p) hashes to (36313 t XOR 27191 p) mod (buckets - 1), the challenge's function. The last row stands for
+    "no pair": a BOS, and the first position of a row of `tokens` unless `previous` says what came before it.
+
+    Args:
+        tokens: int64 [B, T].
+        buckets: rows of the table, at least 2.
+        previous: int64 [B, 1], the tokens before each row.
+
+    Returns:
+        int64 [B, T], each 0 to buckets - 1.
+    """
+    before = torch.cat((torch.full_like(tokens[:, :1], BOS) if previous is None else previous, tokens[:, :-1]), dim=1)
+    rows = torch.bitwise_xor(36313 * tokens, 27191 * before) % (buckets - 1)
+    alone = tokens == BOS
+    if previous is None:
+        alone = alone | (torch.arange(tokens.shape[1], device=tokens.device) == 0)
+    return torch.where(alone, buckets - 1, rows)

@@ -1,0 +1,67 @@
+"""A float model on disk: safetensors, its config and tokenizer beside the weights in one folder.
+
+A run folder holds `model.safetensors` (whose metadata entry `config` is the ModelConfig as JSON) and
+`tokenizer.model`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from codec.errors import FormatError
+from codec.files import atomic_write, read_bytes
+from codec.model.config import ModelConfig
+from codec.model.tokenizer import Tokenizer
+
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`config` and `tokenizer` are None where the file does not say (weights of another project)."""
+
+    state_dict: dict[str, torch.Tensor]
+    config: ModelConfig | None
+    tokenizer: Tokenizer | None
+
+
+def save_checkpoint(
+    folder: str | Path, state: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer
+) -> Path:
+    """Write `model.safetensors` and `tokenizer.model` into `folder`; returns the path of the former."""
+    path = Path(folder) / WEIGHTS
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(Path(folder) / TOKENIZER) as file:
+        file.write(tokenizer.model)
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"config": config.to_json()}))
+    return path
+
+
+def load_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """Read a run folder or a `.safetensors` file; the tokenizer is `tokenizer`, or `tokenizer.model` beside it.
+
+    Raises:
+        FormatError: no such file, not safetensors, or a broken config.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / WEIGHTS
+    if not path.is_file():
+        raise FormatError(f"checkpoint {path}: no such file; pass a run folder or a .safetensors file")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except SafetensorError as error:
+        raise FormatError(f"checkpoint {path}: not a safetensors file ({error})") from error
+    beside = Path(tokenizer) if tokenizer else path.parent / TOKENIZER
+    return Checkpoint(
+        state_dict=state,
+        config=ModelConfig.from_json(metadata["config"]) if "config" in metadata else None,
+        tokenizer=Tokenizer(read_bytes(beside, "tokenizer")) if tokenizer or beside.is_file() else None,
+    )

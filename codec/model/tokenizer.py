@@ -1,0 +1,148 @@
+"""SentencePiece models: text to token ids, token ids to the exact bytes they stand for.
+
+Decoding never calls SentencePiece: a token has fixed bytes (its piece with U+2581 read as a space, or one raw byte),
+and a document's *canonical* bytes are the concatenation. What a normalising tokenizer loses on the way is
+`codec.edits.coder`'s business.
+
+A model may be one of folded text (`codec.model.capitals`): then that is what tokens are made of, and the canonical
+bytes are the concatenation unfolded. It says so in its last bytes, which SentencePiece reads as the name of its
+normalizer.
+"""
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import sentencepiece
+from numpy.typing import NDArray
+
+from codec.errors import FormatError
+from codec.model.capitals import count_text, fold, unfold
+
+BOS = 1
+"""Id of the token that begins a document, in the challenge's tokenizers and ours; coded at a document's end as the
+next document's beginning."""
+
+SPACE = "▁"
+
+FOLDED = b"\x1a\x0f\x0a\x0dfolded text 1"
+"""The last bytes of a model of folded text: field 3, normalizer_spec, of 15 bytes with field 1, name, of 13."""
+
+_SAMPLE = "One\n\ntwo\t three  four… ".encode()
+
+
+class Tokenizer:
+    """A SentencePiece model and the bytes its tokens stand for.
+
+    Args:
+        model: the serialized SentencePiece model (the content of a `.model` file).
+
+    Raises:
+        FormatError: `model` is not a SentencePiece model, its BOS is not id 1, or it has over 65,536 pieces.
+    """
+
+    def __init__(self, model: bytes):
+        self.model = bytes(model)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            loaded = self._processor.LoadFromSerializedProto(self.model)
+        except (RuntimeError, UnicodeDecodeError) as error:  # SentencePiece may quote bytes of the file
+            raise FormatError(f"tokenizer: {len(self.model)} bytes are not a SentencePiece model ({error})") from error
+        if not loaded:
+            raise FormatError(f"tokenizer: {len(self.model)} bytes are not a SentencePiece model")
+        if self._processor.bos_id() != BOS:
+            raise FormatError(
+                f"tokenizer: BOS has id {self._processor.bos_id()}, expected {BOS}; "
+                "make one with `underpar tokenizer train`"
+            )
+        if self.vocab_size > 1 << 16:
+            raise FormatError(f"tokenizer: {self.vocab_size} pieces, expected at most 65,536")
+
+    @property
+    def vocab_size(self) -> int:
+        return self._processor.vocab_size()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the serialized model."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    @property
+    def folds(self) -> bool:
+        """Whether tokens are of folded text."""
+        return self.model.endswith(FOLDED)
+
+    @cached_property
+    def lossy(self) -> bool:
+        """Whether decoding restores less than what was encoded, line breaks for example."""
+        return self.decode(self.encode(_SAMPLE).astype(np.int64)) != _SAMPLE
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token id, with marks where the tokenizer folds; empty for control and unknown tokens."""
+        return [self._bytes_of(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def token_lengths(self) -> NDArray[np.int64]:
+        """How many bytes of text each token id stands for [V]."""
+        return np.array([self._length(piece) for piece in self.token_bytes], np.int64)
+
+    def _length(self, piece: bytes) -> int:
+        return count_text(piece) if self.folds else len(piece)
+
+    def _bytes_of(self, token: int) -> bytes:
+        p = self._processor
+        if p.IsControl(token) or p.IsUnknown(token) or p.IsUnused(token):
+            return b""
+        if p.IsByte(token):
+            return bytes([int(p.IdToPiece(token)[1:-1], 16)])
+        return p.IdToPiece(token).replace(SPACE, " ").encode()
+
+    def encode(self, document: bytes) -> NDArray[np.uint16]:
+        """Token ids [T] of a document, without BOS. Invalid UTF-8 is read as U+FFFD."""
+        text = fold(document) if self.folds else document
+        ids = self._processor.EncodeAsIds(text.decode("utf-8", errors="replace"))
+        return np.array(ids, dtype=np.uint16)
+
+    def decode(self, tokens: NDArray[np.integer]) -> bytes:
+        """The canonical bytes of token ids [T]. Raises FormatError for an id that the tokenizer does not have."""
+        table = self.token_bytes
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
+            raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
+        joined = b"".join([table[t] for t in tokens.tolist()])
+        return unfold(joined) if self.folds else joined
+
+    def split(self, tokens: NDArray[np.integer]) -> list[bytes]:
+        """The part of the canonical bytes that each of token ids [T] stands for; errors as `decode`."""
+        text, ends = self.decode(tokens), np.cumsum(self.token_lengths[tokens]).tolist()
+        return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def challenge_tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """The byte table of the challenge's accounting, for `flat` scores alone.
+
+        Returns:
+            base [V]: bytes of a piece without one leading U+2581 (an inner one counts as its 3 UTF-8 bytes) and
+                without marks; 0 for control, unknown and unused tokens.
+            space [V]: whether the piece begins with U+2581, one byte unless the token before is a boundary.
+            boundary [V]: whether the token is control, unknown or unused.
+        """
+        p = self._processor
+        base = np.zeros(self.vocab_size, np.int64)
+        space = np.zeros(self.vocab_size, np.bool_)
+        boundary = np.ones(self.vocab_size, np.bool_)
+        for i in range(self.vocab_size):
+            if p.IsControl(i) or p.IsUnknown(i) or p.IsUnused(i):
+                continue
+            boundary[i] = False
+            if p.IsByte(i):
+                base[i] = self.token_lengths[i]
+                continue
+            piece = p.IdToPiece(i)
+            space[i] = piece.startswith(SPACE)
+            base[i] = self._length(piece.removeprefix(SPACE).encode())
+        return base, space, boundary
+
+    def challenge_bytes(self, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
+        """The bytes of targets [...], each after the token of the same place in `before`, by the challenge's table."""
+        base, space, boundary = self.challenge_tables()
+        return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())

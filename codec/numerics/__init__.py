@@ -1,0 +1,1 @@
+"""Arithmetic that every machine repeats to the bit."""

@@ -1,0 +1,1 @@
+"""Read and write packs (`.pack`): a compressed model in one file."""

@@ -1,0 +1,1 @@
+"""Turn weights into integers and step sizes."""

@@ -1,0 +1,156 @@
+"""Error feedback: quantize a matrix column by column, and let later columns make up for the errors of earlier ones.
+
+With H = E[x x^T] the second moment of a layer's input, an error e of a row costs e H e^T. H = V V^T with V upper
+triangular makes that sum_j V_jj^2 t_j^2 with t_j = e_j + sum_{i<j} e_i V_ij / V_jj: column j is quantized at the target
+w_j - sum_{i<j} e_i V_ij / V_jj, and its own rounding error counts with the weight d_j = V_jj^2 alone. This is GPTQ
+(Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural order, so that no order has to be sent.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.errors import FormatError
+from codec.quantization.quantized import OnTrellis
+from codec.quantization.trellis import predecessors, search
+
+Doubles = NDArray[np.float64]
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to a moment's diagonal. A model of 36 million parameters needs 1 and 5 %
+more bytes at equal divergence with 0.03 and 0.1, and a prototype needed 0.027 bit a weight more with 0.001."""
+
+LARGEST = 1 << 30
+"""Bound on an integer, so that none wraps; the entropy coder refuses what is so large."""
+
+_BLOCK = 64  # columns whose feedback is summed one by one; errors of whole blocks go through one matrix product
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """What weights [R, C] may become: integers on steps rows[r] * columns[c].
+
+    Attributes:
+        rows: [R], of half a step with a trellis.
+        columns: [C].
+        states: of the trellis; 0: none, round to nearest.
+        on: what is on the trellis path; None: everything.
+        limit: the largest integer without a trellis.
+    """
+
+    rows: Doubles
+    columns: Doubles
+    states: int = 0
+    on: OnTrellis | None = None
+    limit: int = LARGEST
+
+    @property
+    def before(self) -> NDArray[np.uint64]:
+        """`codec.quantization.trellis.predecessors`, [2, states]."""
+        return predecessors(self.states) if self.states else np.zeros((2, 0), np.uint64)
+
+
+def damped(moment: NDArray[np.floating]) -> Doubles:
+    """A second moment, [n, n] or its diagonal [n], with DAMPING of its mean diagonal added; ones where it is zero."""
+    moment = np.asarray(moment, np.float64).copy()
+    diagonal = moment if moment.ndim == 1 else np.einsum("ii->i", moment)
+    mean = float(diagonal.mean()) if diagonal.size else 0.0
+    if mean > 0:
+        diagonal += DAMPING * mean
+    else:
+        diagonal[:] = 1.0
+    return moment
+
+
+def upper_factor(moment: Doubles) -> Doubles:
+    """The upper triangular V with V V^T = moment [n, n]; of a diagonal [n], its root [n].
+
+    Raises:
+        FormatError: the moment is not positive definite.
+    """
+    try:
+        if moment.ndim == 2:
+            return np.ascontiguousarray(np.linalg.cholesky(moment[::-1, ::-1])[::-1, ::-1])
+        if (moment > 0).all():
+            return np.sqrt(moment)
+    except np.linalg.LinAlgError:
+        pass
+    raise FormatError("calibration: a moment is not positive definite; calibrate again")
+
+
+def pivots(factor: Doubles) -> Doubles:
+    """The squared diagonal [n] of what `upper_factor` returned."""
+    return np.square(factor if factor.ndim == 1 else np.diagonal(factor))
+
+
+def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> NDArray[np.int32]:
+    """Integers of weights [R, C], each column with the feedback of those before it.
+
+    Args:
+        factor: V [C, C] of `upper_factor`; [C] for no feedback.
+        codebook: its trellis path runs down one column after the other.
+    """
+    height, width = weights.shape
+    errors = np.zeros((height, width))
+    symbols = np.zeros((height, width), np.int32)
+    feedback = np.zeros((width, 0))
+    if factor.ndim == 2:  # [j, i] = V_ij / V_jj
+        feedback = np.divide(factor.T, np.diagonal(factor)[:, None], out=np.empty_like(factor))
+    c, before, on = codebook, codebook.before, codebook.on or everything(weights)
+    state = 0
+    for begin in range(0, width, _BLOCK):
+        end = min(begin + _BLOCK, width)
+        target = weights[:, begin:end].copy()
+        if feedback.size:
+            target -= errors[:, :begin] @ feedback[begin:end, :begin].T
+        state = _columns(
+            weights, target, begin, feedback, c.rows, c.columns, before, *on, c.limit, state, errors, symbols
+        )
+    return symbols
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _columns(
+    weights, target, begin, feedback, rows, columns, before, on_rows, on_columns, limit, state, errors, symbols
+):
+    """Quantize a block of columns, whose targets already have the feedback of earlier blocks."""
+    height, width = target.shape
+    for k in range(width):
+        j = begin + k
+        if feedback.shape[1]:
+            for r in range(height):
+                carried = 0.0
+                for i in range(begin, j):
+                    carried += errors[r, i] * feedback[j, i]
+                target[r, k] -= carried
+        samples = target[:, k] / (rows * columns[j])
+        integers, state = to_integers(samples, before, on_rows & on_columns[j], limit, state)
+        for r in range(height):
+            symbols[r, j] = integers[r]
+            errors[r, j] = integers[r] * rows[r] * columns[j] - weights[r, j]
+    return state
+
+
+@njit(cache=True, nogil=True)
+def to_integers(samples, before, on, limit, state):
+    """Samples [N] in units of their steps to integers int32 [N]: along the trellis from `state`, or the nearest.
+
+    `on` [N] says what is on the path; the other integers are the nearest even ones, which are whole steps.
+
+    Returns:
+        (integers, the trellis state at the end).
+    """
+    if not before.shape[1]:
+        rounded = np.minimum(np.maximum(np.rint(samples), -limit), limit)
+        return rounded.astype(np.int32), state
+    samples = np.minimum(np.maximum(samples, -LARGEST), LARGEST)
+    integers = (2 * np.rint(samples / 2)).astype(np.int32)
+    integers[on], state = search(samples[on], before, state)
+    return integers, state
+
+
+def everything(weights: Doubles) -> OnTrellis:
+    """All rows and columns of weights [R, C]."""
+    return OnTrellis(np.ones(weights.shape[0], np.bool_), np.ones(weights.shape[1], np.bool_))

@@ -1,0 +1,1 @@
+"""Turn documents into coded records and back, on one device or many."""

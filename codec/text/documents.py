@@ -1,0 +1,119 @@
+"""A document as the coder sees it: tokens for the model, edits for what the tokenizer loses, or stored bytes.
+
+A document is coded on its own: the model sees BOS and the document's earlier tokens, the end is coded as a BOS, and
+the edits (`codec.edits.coder`) follow in the same range-coded stream. Where zstandard needs fewer bytes it is stored
+instead.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from codec.edits import coder as patch
+from codec.entropy import range_coder
+from codec.entropy.frequencies import TOTAL_BITS
+from codec.errors import FormatError
+from codec.model.tokenizer import BOS, Tokenizer
+
+STORED, MODELLED = 0, 1
+
+MAX_DOCUMENT = 1 << 30
+"""Bytes that a stored document may decompress to."""
+
+_HOPELESS_RATIO = 32  # text that zstandard shrinks this far is repetition, not language: no need to ask the model
+_HOPELESS_EDITS = 4  # as is a document of which every 4th byte must be edited
+
+
+@dataclass(frozen=True)
+class Record:
+    """A coded document and what its coding cost."""
+
+    mode: int  # STORED or MODELLED
+    payload: bytes
+    crc: int  # CRC-32 of the original bytes
+    text_bytes: int
+    canonical_bytes: int
+    tokens: int  # coded with the model, the end of the document included; 0 where stored
+    exact_bits: float  # cross-entropy of the exact model
+    ideal_bits: float  # code length of the integer frequencies
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A document ready for the model."""
+
+    original: bytes
+    canonical: bytes
+    stream: NDArray[np.int64]  # [T + 2]: BOS, the tokens, BOS
+    edits: patch.Edits
+    stored: bytes  # the document under zstandard, empty for an empty document
+    hopeless: bool  # not worth asking the model
+    lossy: bool  # whether its tokenizer loses something of most texts
+
+
+def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> Prepared:
+    """Tokenize a document; `model_only` never calls it hopeless."""
+    stored = zstandard.ZstdCompressor(level=19).compress(document) if document else b""
+    empty = np.zeros((0, 4), np.int64)
+    nothing = Prepared(document, b"", np.array([BOS, BOS]), empty, stored, True, tokenizer.lossy)
+    if not model_only and len(stored) * _HOPELESS_RATIO < len(document):
+        return nothing
+    if not model_only and _undecodable(document) * _HOPELESS_EDITS > len(document):
+        return nothing  # told before the aligner has to look for what agrees
+    tokens = tokenizer.encode(document).astype(np.int64)
+    canonical = tokenizer.decode(tokens)
+    edits = empty
+    if canonical != document:
+        edits = patch.align(np.frombuffer(canonical, np.uint8), np.frombuffer(document, np.uint8))
+    if not model_only and int(edits[:, 3].sum()) * _HOPELESS_EDITS > len(document):
+        return nothing
+    return Prepared(document, canonical, np.concatenate(([BOS], tokens, [BOS])), edits, stored, False, tokenizer.lossy)
+
+
+def _undecodable(document: bytes) -> int:
+    """How many edits it takes at least to restore what is no UTF-8."""
+    return document.decode("utf-8", "replace").count("\ufffd") - document.count("\ufffd".encode())
+
+
+def write_record(
+    document: Prepared,
+    starts: NDArray[np.int64],
+    frequencies: NDArray[np.int64],
+    exact_bits: float,
+    model_only: bool = False,
+) -> Record:
+    """Code a document whose tokens have the intervals `starts`, `frequencies` [T + 1] of 2^24.
+
+    The smaller of the modelled and the stored record is returned; `model_only` always returns the former.
+    """
+    crc, size = zlib.crc32(document.original), len(document.original)
+    stored = Record(STORED, document.stored, crc, size, len(document.canonical) or size, 0, 0.0, 0.0)
+    if document.hopeless:
+        return stored
+    state = range_coder.new_encoder()
+    canonical, original = (np.frombuffer(b, np.uint8) for b in (document.canonical, document.original))
+    room = range_coder.MAX_SYMBOL_BYTES * len(starts) + patch.edits_capacity(canonical, document.edits)
+    out = np.zeros(room, np.uint8)
+    range_coder.encode_intervals(state, out, starts, frequencies, TOTAL_BITS)
+    patch.put_edits(state, out, canonical, original, document.edits, document.lossy)
+    payload = out[: range_coder.finish(state, out)].tobytes()
+    if len(stored.payload) <= len(payload) and not model_only:
+        return stored
+    ideal = float(TOTAL_BITS * len(starts) - np.log2(frequencies).sum())
+    return Record(MODELLED, payload, crc, size, len(document.canonical), len(starts), exact_bits, ideal)
+
+
+def read_stored(payload: bytes, longest: int = MAX_DOCUMENT) -> bytes:
+    """The document of a stored record. Raises FormatError for one of over `longest` bytes, or not zstandard's."""
+    if not payload:
+        return b""
+    try:
+        size = zstandard.frame_content_size(payload)
+        if not 0 <= size <= longest:
+            raise FormatError(f"stored record claims {size} bytes, expected at most {longest}")
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=longest)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"stored record of {len(payload)} bytes is not a zstandard frame ({error})") from error

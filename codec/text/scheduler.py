@@ -1,0 +1,176 @@
+"""Documents onto lanes: a finished lane takes the next document, one with a full window goes on with a new window."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.backends.select import Backend
+from codec.console import Advance
+from codec.devices import thread_pool
+from codec.edits import coder as patch
+from codec.entropy import range_coder
+from codec.errors import DocumentError
+from codec.exact.host_decoder import Integers, States
+from codec.model.tokenizer import BOS, Tokenizer
+
+_REFILLED = 32  # lanes that are given a new window together
+_TOKEN = np.dtype(np.uint16)
+_BOS = np.array([BOS], _TOKEN).tobytes()
+
+
+@dataclass
+class _Lane:
+    """A document being decoded."""
+
+    number: int  # of the document
+    size: int  # of its payload
+    data: bytearray = field(default_factory=lambda: bytearray(_BOS))  # its tokens, BOS first, as _TOKEN
+    count: int = 1  # of them
+    start: int = 0  # where its window begins
+
+    @property
+    def position(self) -> int:
+        """Place in the window of the token that runs next."""
+        return self.count - 1 - self.start
+
+    def tokens(self, first: int = 0) -> Integers:
+        """What is decoded from token `first` on; BOS is token 0."""
+        return np.frombuffer(self.data, _TOKEN, offset=first * _TOKEN.itemsize).astype(np.int64)
+
+
+class Decoding:
+    """The state of decoding documents.
+
+    Args:
+        payloads: by document number, at least one.
+        window, stride: as of `codec.text.coder.Coder`.
+        lanes: at once.
+        room: bytes that they may take, of a GPU; elsewhere each has room for its window.
+        most_tokens: that a document has; one that goes on beyond is given up.
+        threads: that make text of what has ended, while the lanes go on.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        payloads: Mapping[int, bytes],
+        window: int,
+        stride: int | None,
+        lanes: int,
+        room: int,
+        most_tokens: int,
+        threads: int,
+    ):
+        self._tokenizer, self._window, self._stride, self._most_tokens = tokenizer, window, stride, most_tokens
+        self._threads = threads
+        self._payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
+        self._waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
+        ends = np.cumsum([len(payload) for payload in payloads.values()])
+        self._ends = dict(zip(payloads, ends.tolist(), strict=True))  # in the data of all
+        count = min(lanes, len(payloads))
+        data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
+        self._decoder = backend.decoder(count, data, window, band=stride is None, room=room)
+        self._lanes: list[_Lane | None] = [None] * count
+        self._launched: deque[Callable[[], tuple[Integers, States]]] = deque()
+        self._load(range(count))
+
+    def documents(self, advance: Advance) -> Iterator[tuple[int, bytes]]:
+        """(number, original bytes) of every document, in the order in which they end; `advance` is told of payloads.
+
+        Raises:
+            DocumentError: a payload ends before its document.
+        """
+        with thread_pool(self._threads) as pool:
+            ending: deque[tuple[int, int, Future[bytes]]] = deque()
+            while any(self._lanes) or ending:
+                for number, tokens, state in self._run() if any(self._lanes) else ():
+                    payload = self._payloads.pop(number)
+                    ending.append((number, len(payload), pool.submit(self._text, payload, tokens, state)))
+                while ending and (ending[0][2].done() or not any(self._lanes)):
+                    number, size, text = ending.popleft()
+                    yield number, text.result()
+                    advance(size)
+
+    def _run(self) -> list[tuple[int, Integers, NDArray[np.uint64]]]:
+        """Decode a few tokens of every lane: number, tokens and range decoder of the documents that end."""
+        self._slide()
+        self._launch()
+        symbols, states = self._launched.popleft()()
+        ended: dict[int, tuple[int, Integers, NDArray[np.uint64]]] = {}
+        counts, width = (symbols >= 0).sum(0), len(symbols) * _TOKEN.itemsize
+        last = symbols[counts - 1, np.arange(len(counts))].tolist()  # -1 where a lane was idle
+        sizes, read = (counts * _TOKEN.itemsize).tolist(), states[:, 2].tolist()
+        data = symbols.T.astype(_TOKEN).tobytes()  # of each lane in turn; there may be thousands
+        for n, lane in enumerate(self._lanes):
+            if lane is None or not sizes[n]:  # idle: what it does came after these steps were launched, or it waits
+                continue
+            lane.data += data[n * width : n * width + sizes[n]]
+            lane.count = len(lane.data) // _TOKEN.itemsize
+            if read[n] > lane.size + range_coder.CODE_BYTES or lane.count > self._most_tokens:
+                raise self._failure(lane, read[n])
+            if last[n] == BOS:
+                ended[n] = lane.number, lane.tokens(1)[:-1], states[n].copy()
+        self._load(list(ended))
+        return list(ended.values())
+
+    def _text(self, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
+        """The original bytes of a document."""
+        return patch.take_edits(state, payload, self._tokenizer.decode(tokens), self._tokenizer.lossy)
+
+    def _load(self, lanes: "range | list[int]") -> None:
+        """Give idle lanes the next documents, as long as there are any."""
+        taken = []
+        for n in lanes:
+            number = self._waiting.pop() if self._waiting else None
+            self._lanes[n] = None if number is None else _Lane(number, len(self._payloads[number]))
+            if (lane := self._lanes[n]) is not None:
+                taken.append((n, lane))
+        if taken:
+            ends = np.array([self._ends[lane.number] for _, lane in taken])
+            sizes = np.array([lane.size for _, lane in taken])
+            self._decoder.load([n for n, _ in taken], ends - sizes, ends)
+
+    def _failure(self, lane: _Lane, read: int) -> DocumentError:
+        """What to raise for a lane that has read so many bytes of its payload, or decoded too many tokens."""
+        spent = read > lane.size + range_coder.CODE_BYTES
+        return DocumentError(
+            f"its record of {lane.size} bytes {'ends before' if spent else 'goes on after'} token {lane.count - 1}; "
+            "the archive is damaged or was made with another pack",
+            lane.number,
+            self._tokenizer.decode(lane.tokens(1)),
+        )
+
+    def _slide(self) -> None:
+        """Start a new window in every lane whose window is full: run its last window - stride tokens again.
+
+        In a band no window is ever full.
+        """
+        if self._stride is None:
+            return
+        full = [(n, lane) for n, lane in enumerate(self._lanes) if lane is not None and lane.position == self._window]
+        keep = self._window - self._stride
+        for at in range(0, len(full), _REFILLED):
+            part = full[at : at + _REFILLED]
+            for _, lane in part:
+                lane.start = lane.count - 1 - keep
+            tokens = np.array([lane.tokens(lane.count - 1 - keep) for _, lane in part])
+            self._decoder.refill([n for n, _ in part], tokens)
+
+    def _launch(self) -> None:
+        """Keep as many steps launched as are worth it.
+
+        Idle lanes are dropped once they are half of all and nothing is launched: numbers change.
+        """
+        active = [n for n, lane in enumerate(self._lanes) if lane is not None]
+        if 2 * len(active) <= len(self._lanes):
+            if self._launched:
+                return  # and let that run out first
+            self._decoder.keep(active)
+            self._lanes = [self._lanes[n] for n in active]
+        while len(self._launched) <= self._decoder.ahead:
+            self._launched.append(self._decoder.launch())

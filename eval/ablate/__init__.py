@@ -1,0 +1,1 @@
+"""Measure weight codecs against each other."""

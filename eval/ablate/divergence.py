@@ -1,0 +1,131 @@
+"""How far quantized weights move a model: KL(float || quantized) and cross-entropy on the same windows of one text.
+
+Sums are kept by window, so that two variants of one model are compared in pairs: most of what makes one window harder
+than another is common to both and cancels in their difference.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.console import Advance, ignore_progress
+from codec.errors import CodecError
+from codec.exact.chunks import flat_windows
+from codec.model.tokenizer import Tokenizer
+from trainer.model.gpt import GPT
+
+MAX_LOGITS = 1 << 22
+"""Elements of the logits whose divergence is computed at once: 32 MiB in float64, of which a few copies live."""
+
+BATCH_TOKENS = 1 << 14
+"""Tokens of one forward pass, at least one window."""
+
+Sums = NDArray[np.float64]
+
+
+class Mean(NamedTuple):
+    """A mean and its standard error."""
+
+    value: float
+    error: float
+
+
+def mean_of(sums: Sums, count: float) -> Mean:
+    """The sum of independent `sums` [W] over `count`, with the standard error that their spread says (nan for one)."""
+    windows = len(sums)
+    spread = float(np.std(sums, ddof=1)) if windows > 1 else math.nan
+    return Mean(float(sums.sum()) / count, spread * math.sqrt(windows) / count)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Of one variant, by window: float64 [W] each, in nats."""
+
+    kl: Sums  # sum over a window's positions of KL(float || variant)
+    nats: Sums  # cross-entropy of its targets
+
+
+class Ruler:
+    """A float model and the text on which variants of it are measured.
+
+    Args:
+        model: the reference, in evaluation mode, on the device that is to do the work.
+        tokenizer: counts the bytes of the text.
+        stream: tokens [N]; full windows of them are used, side by side, under the challenge's flat accounting.
+        tokens: use about so many, at least two windows.
+
+    Raises:
+        CodecError: fewer than two windows of text.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, stream: NDArray[np.uint16], tokens: int):
+        window = model.config.window
+        plan = flat_windows(len(stream), window)[: max(2, tokens // window)]
+        if len(plan) < 2:
+            raise CodecError(
+                f"{len(stream)} tokens of text, expected at least {2 * window + 1}: two windows; pass more"
+            )
+        self._device = model.tok_emb.weight.device
+        rows = np.stack([stream[w.start : w.end + 1] for w in plan]).astype(np.int64)
+        self.rows = torch.from_numpy(rows).to(self._device)
+        self._reference = model
+        self._variant = GPT(model.config).to(self._device).eval()
+        self._hidden = torch.cat([self._hidden_of(model, batch) for batch in self._batches()])
+        self.windows = len(plan)
+        self.tokens = len(plan) * window
+        self.text_bytes = tokenizer.challenge_bytes(rows[:, :-1], rows[:, 1:])
+        self.reference_nats = self.measure(model.state_dict()).nats
+
+    def measure(self, state: Mapping[str, Tensor], advance: Advance = ignore_progress) -> Divergence:
+        """Measure a variant's weights, a state dict of the model. `advance` is told the tokens."""
+        self._variant.load_state_dict(dict(state))
+        kl, nats = [], []
+        at = 0
+        for batch in self._batches():
+            hidden = self._hidden_of(self._variant, batch)
+            for row, changed in enumerate(hidden):
+                both = self._window(self._hidden[at + row], changed, batch[row, 1:])
+                kl.append(both[0])
+                nats.append(both[1])
+            at += len(batch)
+            advance(batch[:, 1:].numel())
+        return Divergence(torch.stack(kl).cpu().numpy(), torch.stack(nats).cpu().numpy())
+
+    def kl(self, found: Divergence) -> Mean:
+        """KL in nats a token."""
+        return mean_of(found.kl, self.tokens)
+
+    def bpb(self, found: Divergence) -> Mean:
+        """Bits per byte of the text."""
+        return mean_of(found.nats, math.log(2) * self.text_bytes)
+
+    def tax(self, found: Divergence) -> Mean:
+        """Bits per byte over the float model's, paired by window."""
+        return mean_of(found.nats - self.reference_nats, math.log(2) * self.text_bytes)
+
+    def _batches(self) -> tuple[Tensor, ...]:
+        return self.rows.split(max(1, BATCH_TOKENS // (self.rows.shape[1] - 1)))
+
+    @torch.inference_mode()
+    def _hidden_of(self, model: GPT, batch: Tensor) -> Tensor:
+        return model.hidden(batch[:, :-1])
+
+    @torch.inference_mode()
+    def _window(self, reference: Tensor, changed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of one window: hidden states [T, D] of both models, targets [T] -> (KL, nats), float64 scalars."""
+        step = max(1, MAX_LOGITS // self._reference.config.vocab_size)
+        kl = torch.zeros((), dtype=torch.float64, device=self._device)
+        nats = torch.zeros_like(kl)
+        for h, k, target in zip(reference.split(step), changed.split(step), targets.split(step), strict=True):
+            # float64: the terms of a small divergence nearly cancel
+            p = self._reference.logits(h).double().log_softmax(-1)
+            q = self._variant.logits(k).double().log_softmax(-1)
+            kl += (p.exp() * (p - q)).sum()
+            nats -= q.gather(-1, target[:, None]).sum()
+        return kl, nats

@@ -1,0 +1,232 @@
+"""Other people's weight codecs, each really encoding and decoding: bytes, and the weights that come back.
+
+The strongest is the challenge's: SDClip, GPTQ with one float16 step a row, `sigmas` standard deviations of the row over
+the largest integer (6 bits, 12.85 sigma for matrices; 8 bits, 20 sigma for the embedding), then brotli, `lrzip -z` or
+zpaq. Its steps can be re-tuned: all of them by `scale`, the embedding's by `embedding` on top.
+"""
+
+import importlib
+import io
+import math
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.errors import CodecError
+from codec.model.parameters import Role
+from codec.quantization.calibration import Moments
+from codec.quantization.feedback import Codebook, damped, quantize_columns, upper_factor
+from eval.ablate.lossless import STAGES, Stage, Table, Tables, identical
+from eval.ablate.subject import Subject
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A model through a peer and back."""
+
+    bytes: int  # of the weights alone
+    state: State
+    encode_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A weight codec.
+
+    `run` takes a subject, what all steps are multiplied by, and what the embedding's are on top; `missing` says why it
+    cannot run here, or nothing. A lossless peer has no steps.
+    """
+
+    run: Callable[[Subject, float, float], Coded]
+    missing: Callable[[], str] = lambda: ""
+    lossless: bool = False
+
+
+Rounding = Callable[[NDArray[np.float32], Role, Moments, float], tuple[NDArray[np.int8], NDArray[np.float16]]]
+"""Weights [R, C], their role and moments, and a factor on the steps -> (symbols [R, C], steps [R])."""
+
+
+def absmax_rows(bits: int) -> Rounding:
+    """Round to nearest, the step of a row its largest magnitude over 2^(bits-1) - 1."""
+
+    def quantize(
+        weights: NDArray[np.float32], role: Role, moments: Moments, factor: float
+    ) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+        limit = 2 ** (bits - 1) - 1
+        finest = max(factor, limit / 127)  # finer steps would clip: int8 is what the lossless stages take
+        steps = _half(finest * np.abs(weights).max(1, initial=0) / limit)
+        return np.rint(weights / steps[:, None].astype(np.float32)).clip(-127, 127).astype(np.int8), steps
+
+    return quantize
+
+
+SIGMAS: dict[Role, tuple[int, float]] = {"matrix": (6, 12.85), "hash": (6, 12.85), "embedding": (8, 20.0)}
+"""Bits, and the standard deviations of a row that the largest integer stands for (record of 2026-04-05)."""
+
+
+def sdclip(
+    weights: NDArray[np.float32], role: Role, moments: Moments, factor: float
+) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """GPTQ with the challenge's steps; columns of large input moments first, as there."""
+    bits, sigmas = SIGMAS[role]
+    limit = 2 ** (bits - 1) - 1
+    steps = _half(factor * sigmas / limit * weights.std(1, ddof=1 if weights.shape[1] > 1 else 0))
+    inputs = moments.inputs
+    order = np.argsort(-inputs if inputs.ndim == 1 else -np.diagonal(inputs), kind="stable")
+    ranked = inputs[order] if inputs.ndim == 1 else inputs[np.ix_(order, order)]
+    ordered = quantize_columns(
+        weights[:, order].astype(np.float64),
+        upper_factor(damped(ranked)),
+        Codebook(steps.astype(np.float64), np.ones(len(order)), limit=limit),
+    )
+    symbols = np.empty(weights.shape, np.int8)
+    symbols[:, order] = ordered
+    return symbols, steps
+
+
+def table_peer(rounding: Rounding, stage: Stage) -> Peer:
+    """Every matrix by `rounding`, other tensors as float16, all of it through a lossless stage."""
+
+    def run(subject: Subject, scale: float, embedding: float) -> Coded:
+        began = time.perf_counter()
+        tables = quantize_tables(subject, rounding, scale, embedding)
+        blob = stage.encode(tables)
+        encoded = time.perf_counter()
+        back = stage.decode(blob)
+        if not identical(back, tables):
+            raise CodecError("a peer's lossless stage does not give back what it was given")
+        return Coded(len(blob), dequantize_tables(back), encoded - began, time.perf_counter() - encoded)
+
+    return Peer(run, stage.missing)
+
+
+def quantize_tables(subject: Subject, rounding: Rounding, scale: float, embedding: float) -> Tables:
+    """A subject's matrices as tables, everything else as float16 or as it is."""
+    tables = {}
+    for name, weights in subject.matrices.items():
+        factor = scale * (embedding if subject.roles[name] == "embedding" else 1.0)
+        symbols, steps = rounding(weights, subject.roles[name], subject.moments(name), factor)
+        tables[name] = Table(tuple(subject.state[name].shape), symbols, steps)
+    others = {name: subject.state[name] for name, role in subject.roles.items() if role == "vector"}
+    return Tables(tables, {name: _passed(tensor) for name, tensor in others.items()})
+
+
+def dequantize_tables(tables: Tables) -> State:
+    """The weights that tables stand for, float32."""
+    state = {}
+    for name, table in tables.tables.items():
+        weights = table.symbols * table.steps.astype(np.float32)[:, None]
+        state[name] = torch.from_numpy(weights).reshape(table.shape)
+    for name, values in tables.others.items():
+        tensor = torch.from_numpy(values.copy())
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
+
+
+def nncodec_peer(dependent: bool) -> Peer:
+    """Fraunhofer's NNC: every matrix through its own stream, its own quantizer, uniform or dependent.
+
+    One step for all tensors, which its quantization parameter qp sets on a grid of quarter octaves.
+    """
+
+    def run(subject: Subject, scale: float, embedding: float) -> Coded:
+        nnc = importlib.import_module("nncodec.tensor")
+        size = sum(weights.size for weights in subject.matrices.values())
+        octaves = sum(
+            w.size * math.log2(max(float(np.square(w).mean()) ** 0.5, 2.0**-60)) for w in subject.matrices.values()
+        )
+        typical = 2 ** (octaves / size)
+        began = time.perf_counter()
+        streams: dict[str, bytearray] = {}
+        others = {n: _passed(subject.state[n]) for n, role in subject.roles.items() if role == "vector"}
+        rest = STAGES["brotli-11"].encode(Tables({}, others))
+        with redirect_stdout(io.StringIO()):
+            for name, weights in subject.matrices.items():
+                factor = scale * (embedding if subject.roles[name] == "embedding" else 1.0)
+                step = max(NNC_STEP * factor * typical, 2.0**-60)
+                qp = round(4 * math.log2(step)) - (
+                    4 if dependent else 0
+                )  # each of its two quantizers has steps twice as wide
+                streams[name] = bytearray(nnc.encode(weights, {"qp": qp, "use_dq": dependent}))
+            encoded = time.perf_counter()
+            state = dequantize_tables(STAGES["brotli-11"].decode(rest))
+            for name, stream in streams.items():
+                back = torch.from_numpy(np.asarray(nnc.decode(stream), np.float32).copy())
+                state[name] = back.reshape(subject.state[name].shape)
+        size = len(rest) + sum(map(len, streams.values()))
+        return Coded(size, state, encoded - began, time.perf_counter() - encoded)
+
+    return Peer(run, lambda: _absent("nncodec.tensor"))
+
+
+NNC_STEP = 0.4145
+"""The step at scale 1, over the geometric mean of the weights' sizes: 12.85 sigma / 31. NNC's own is 2^(qp / 4)."""
+
+
+def zipnn_peer() -> Peer:
+    """ZipNN: lossless, on the weights as they are stored."""
+
+    def run(subject: Subject, scale: float, embedding: float) -> Coded:
+        zipnn = importlib.import_module("zipnn").ZipNN(input_format="torch")
+        began = time.perf_counter()
+        blobs, plain = {}, {}
+        for name, tensor in subject.state.items():
+            if tensor.is_floating_point() and tensor.numel():
+                blobs[name] = zipnn.compress(tensor.clone())  # it works in place
+            else:
+                plain[name] = tensor
+        encoded = time.perf_counter()
+        state = {name: zipnn.decompress(blob) for name, blob in blobs.items()}
+        if any(not torch.equal(tensor, subject.state[name]) for name, tensor in state.items()):
+            raise CodecError("zipnn does not give back what it was given")
+        size = sum(map(len, blobs.values())) + sum(t.numel() * t.element_size() for t in plain.values())
+        back = {name: tensor.float() for name, tensor in state.items()} | plain
+        return Coded(size, back, encoded - began, time.perf_counter() - encoded)
+
+    return Peer(run, lambda: _absent("zipnn"), lossless=True)
+
+
+PEERS: dict[str, Peer] = {
+    "int8+zlib": table_peer(absmax_rows(8), STAGES["zlib-9"]),
+    "int6+zstd": table_peer(absmax_rows(6), STAGES["zstd-22"]),
+    "sdclip+brotli": table_peer(sdclip, STAGES["brotli-11"]),
+    "sdclip+lrzip": table_peer(sdclip, STAGES["lrzip -z"]),
+    "sdclip+zpaq": table_peer(sdclip, STAGES["zpaq -m5"]),
+    "nncodec": nncodec_peer(dependent=False),
+    "nncodec-dq": nncodec_peer(dependent=True),
+    "zipnn": zipnn_peer(),
+}
+"""By name; the first is the challenge's baseline, the SDClip ones its records."""
+
+
+def _half(steps: NDArray[np.floating]) -> NDArray[np.float16]:
+    """Steps as float16; at least its least number above 0, so that a row of zeros has one, too."""
+    return np.clip(steps, np.finfo(np.float16).smallest_subnormal, np.finfo(np.float16).max).astype(np.float16)
+
+
+def _passed(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor that is no matrix: float16, float32 where float16 would overflow, integers as they are."""
+    values = tensor.detach().cpu()
+    if not values.is_floating_point():
+        return values.numpy()
+    small = values.numel() == 0 or values.abs().max() < np.finfo(np.float16).max
+    return (values.half() if small else values.float()).numpy()
+
+
+def _absent(module: str) -> str:
+    """Why a module cannot be imported, or nothing."""
+    try:
+        with redirect_stdout(io.StringIO()):
+            importlib.import_module(module)
+    except Exception as error:
+        return f"{module.partition('.')[0]} cannot be imported ({error})"
+    return ""

@@ -1,0 +1,96 @@
+"""What weight codecs are compared on: a model's weights, what each tensor is, and what is known beside them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.errors import FormatError
+from codec.model.checkpoint import load_checkpoint
+from codec.model.config import ModelConfig
+from codec.model.parameters import Role, parameters
+from codec.model.tokenizer import Tokenizer
+from codec.pack.container import shrink
+from codec.pack.writer import SMALL
+from codec.quantization.calibration import FILE, Calibration, Moments, load_calibration, moments_of
+from eval.score.models import check_state
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Weights and their surroundings; config and tokenizer are None for weights of another project."""
+
+    state: dict[str, torch.Tensor]
+    config: ModelConfig | None
+    tokenizer: Tokenizer | None
+    calibration: Calibration | None
+
+    @cached_property
+    def roles(self) -> dict[str, Role]:
+        """The role of every tensor. Without a config, a large matrix whose name says so is the embedding."""
+        if self.config:
+            return {name: parameter.role for name, parameter in parameters(self.config).items()}
+        roles: dict[str, Role] = {}
+        for name, tensor in sorted(self.state.items()):
+            matrix = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= SMALL
+            roles[name] = "vector" if not matrix else "embedding" if "embed" in name.lower() else "matrix"
+        return roles
+
+    @cached_property
+    def matrices(self) -> dict[str, NDArray[np.float32]]:
+        """Everything that is not a vector, as float32 [shape[0], the rest]."""
+        return {
+            name: self.state[name].detach().float().reshape(self.state[name].shape[0], -1).numpy()
+            for name, role in self.roles.items()
+            if role != "vector"
+        }
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.state.values())
+
+    @cached_property
+    def companions(self) -> int:
+        """Bytes of config and tokenizer in a pack: what a peer would have to send beside the weights, too."""
+        if self.config is None or self.tokenizer is None:
+            return 0
+        return len(shrink(self.config.to_json().encode())) + len(shrink(self.tokenizer.model))
+
+    def moments(self, name: str) -> Moments:
+        """The calibration of a matrix; identities where there is none."""
+        rows, columns = self.matrices[name].shape
+        return moments_of(self.calibration, name, (rows, columns))
+
+    def relative_error(self, state: dict[str, torch.Tensor]) -> float:
+        """The squared error of all matrices together over their squared norm."""
+        error = norm = 0.0
+        for name, weights in self.matrices.items():
+            other = state[name].float().reshape(weights.shape).numpy()
+            error += float(np.square(other.astype(np.float64) - weights).sum())
+            norm += float(np.square(weights, dtype=np.float64).sum())
+        return error / norm if norm else 0.0
+
+
+def load_subject(path: Path) -> Subject:
+    """Read a run folder, or a `.safetensors` file of any project.
+
+    Raises:
+        FormatError: unreadable, nothing to quantize, or weights that are not finite.
+        MismatchError: weights and config do not belong together.
+    """
+    checkpoint = load_checkpoint(path)
+    beside = (path if path.is_dir() else path.parent) / FILE
+    if checkpoint.config:
+        check_state(checkpoint.state_dict, checkpoint.config, f"model {path}")
+    else:
+        for name, tensor in checkpoint.state_dict.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise FormatError(f"model {path}: tensor {name} holds values that are not finite; repair the file")
+    calibration = load_calibration(beside) if checkpoint.config and beside.is_file() else None
+    subject = Subject(checkpoint.state_dict, checkpoint.config, checkpoint.tokenizer, calibration)
+    if not subject.matrices:
+        raise FormatError(f"model {path}: no matrix of {SMALL} elements or more; there is nothing to quantize")
+    return subject

@@ -1,0 +1,180 @@
+"""What an ablation shows: bytes at equal distortion and distortion at equal bytes, as rows for JSON, CSV and people.
+
+A peer has two curves: its documented form under a scale for all steps, and, where the embedding's scale was swept, too,
+`re-tuned`: the lower hull of everything that was tried.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+
+from eval.ablate.ablate import Measured, Outcome
+from eval.ablate.curves import Curve, Sample, at_bytes, at_distortion, bytes_ratio, curve, distortion_ratio, envelope
+from eval.ablate.divergence import Ruler
+from eval.ablate.subject import Subject
+
+RETUNED = ", re-tuned"
+
+Measure = Literal["kl", "tax", "relative_error"]
+
+REFERENCES = ("sdclip+brotli", "int6+zstd", "int8+zlib")
+"""Peers at whose documented form everything is compared, the first that was measured."""
+
+
+def summary(subject: Subject, ruler: Ruler | None, outcome: Outcome, sizes: Sequence[int]) -> dict[str, Any]:
+    """Everything about a run but the sums by window, as JSON.
+
+    Fields: `parameters`, `companion_bytes` (config and tokenizer, which every size includes), `tokens`, `windows`,
+    `text_bytes`, `bpb_float`; `points`; `equal_distortion` and `equal_bytes`, the rows of the functions of these names;
+    `skipped` and `failed`, reasons by point.
+    """
+    text: dict[str, Any] = {}
+    if ruler:
+        text = {"tokens": ruler.tokens, "windows": ruler.windows, "text_bytes": ruler.text_bytes}
+        text["bpb_float"] = float(ruler.reference_nats.sum()) / math.log(2) / ruler.text_bytes
+    return {
+        "parameters": subject.parameters,
+        "companion_bytes": subject.companions,
+        **text,
+        "points": [row(point) for point in outcome.points],
+        "equal_distortion": equal_distortion(outcome.points),
+        "equal_bytes": equal_bytes(outcome.points, sizes),
+        "skipped": outcome.skipped,
+        "failed": outcome.failed,
+    }
+
+
+def row(point: Measured) -> dict[str, Any]:
+    """A point as one flat row, without its sums by window."""
+    values = asdict(point)
+    return {**values.pop("point"), **{k: v for k, v in values.items() if not k.startswith("windows")}}
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown whose first column is text and whose other columns are right-aligned."""
+    marks = ["---", *["---:"] * (len(heads) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, marks, *rows))
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of the same fields as CSV, the first line their names; empty for none."""
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()
+
+
+def measure_of(points: Sequence[Measured]) -> Measure:
+    """What the distortion of these points is."""
+    return "relative_error" if any(point.kl is None for point in points) else "kl"
+
+
+def strategy_curves(points: Sequence[Measured], measure: Measure) -> dict[str, Curve]:
+    """A curve of each strategy with at least two points, in the order of the plan."""
+    names = dict.fromkeys(p.point.name for p in points if p.point.kind == "strategy")
+    found = (curve(n, _samples((p for p in points if p.point.name == n), measure)) for n in names)
+    return {c.name: c for c in found if c}
+
+
+def peer_curves(points: Sequence[Measured], measure: Measure) -> dict[str, Curve]:
+    """Curves of each peer: its documented form, and `re-tuned` where the embedding's scale was swept."""
+    found: dict[str, Curve] = {}
+    for name in dict.fromkeys(p.point.name for p in points if p.point.kind == "peer"):
+        own = [p for p in points if p.point.name == name]
+        documented = [p for p in own if p.point.embedding == 1.0]
+        if plain := curve(name, _samples(documented, measure)):
+            found[name] = plain
+        if len(documented) < len(own) and (tuned := envelope(name + RETUNED, _samples(own, measure))):
+            found[tuned.name] = tuned
+    return found
+
+
+def reference(points: Sequence[Measured]) -> Measured | None:
+    """The point at whose distortion all are compared: a peer as it is documented."""
+    documented = {p.point.name: p for p in points if p.point.scale == p.point.embedding == 1.0}
+    return next((documented[name] for name in REFERENCES if name in documented), None)
+
+
+def equal_distortion(points: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Bytes of every strategy over bytes of every peer at the distortion of each documented point of that peer.
+
+    Fields: `measure` (`kl`, `tax` or `relative_error`), `level` (nats a token, bits per byte, or none), `reference`
+    (whether the level is that of the peer at scale 1), `strategy`, `peer`, `strategy_bytes`, `peer_bytes`, `ratio`,
+    `ratio_error` (standard error, paired by window), `extrapolated`.
+    """
+    rows = []
+    for measure in _measures(points):
+        strategies, peers = strategy_curves(points, measure), peer_curves(points, measure)
+        for peer in peers.values():
+            name = peer.name.removesuffix(RETUNED)
+            levels = [p for p in points if p.point.name == name and p.point.embedding == 1.0]
+            for level, at in ((_value(p, measure), p.point.scale) for p in levels):
+                for strategy in strategies.values() if level > 0 else ():
+                    ratio = bytes_ratio(strategy, peer, level)
+                    rows.append(
+                        {
+                            "measure": measure,
+                            "level": level,
+                            "reference": at == 1.0,
+                            "strategy": strategy.name,
+                            "peer": peer.name,
+                            "strategy_bytes": at_distortion(strategy, level).bytes,
+                            "peer_bytes": at_distortion(peer, level).bytes,
+                            "ratio": ratio.value,
+                            "ratio_error": ratio.error,
+                            "extrapolated": ratio.extrapolated,
+                        }
+                    )
+    return rows
+
+
+def equal_bytes(points: Sequence[Measured], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Distortion of every strategy over that of every peer at each size in bytes.
+
+    Fields: `measure`, `bytes`, `strategy`, `peer`, `strategy_distortion`, `peer_distortion`, `ratio`, `ratio_error`,
+    `extrapolated`, as in `equal_distortion`.
+    """
+    rows = []
+    for measure in _measures(points):
+        strategies, peers = strategy_curves(points, measure), peer_curves(points, measure)
+        for size, peer, strategy in ((b, p, s) for b in sizes for p in peers.values() for s in strategies.values()):
+            ratio = distortion_ratio(strategy, peer, size)
+            rows.append(
+                {
+                    "measure": measure,
+                    "bytes": size,
+                    "strategy": strategy.name,
+                    "peer": peer.name,
+                    "strategy_distortion": at_bytes(strategy, size).distortion,
+                    "peer_distortion": at_bytes(peer, size).distortion,
+                    "ratio": ratio.value,
+                    "ratio_error": ratio.error,
+                    "extrapolated": ratio.extrapolated,
+                }
+            )
+    return rows
+
+
+def _measures(points: Sequence[Measured]) -> tuple[Measure, ...]:
+    return ("kl", "tax") if measure_of(points) == "kl" else ("relative_error",)
+
+
+def _value(point: Measured, measure: Measure) -> float:
+    value = getattr(point, measure)
+    return math.nan if value is None else value
+
+
+def _samples(points: Iterable[Measured], measure: Measure) -> list[Sample]:
+    windows = {"kl": "windows_kl", "tax": "windows_tax"}.get(measure)
+    found = []
+    for point in points:
+        sums = np.array(getattr(point, windows)) if windows else None
+        found.append(Sample(point.bytes, _value(point, measure), sums))
+    return found

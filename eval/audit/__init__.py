@@ -1,0 +1,1 @@
+"""Audit other people's claims."""

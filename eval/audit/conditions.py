@@ -1,0 +1,314 @@
+"""The conditions that a score must meet to be one, each a pure function from what the audit measured to a verdict.
+
+The first four are what makes a number a code length (Issue #1017 of the challenge calls them C1 to C4); the others are
+about what was counted.
+"""
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.edits import coder as patch
+from codec.entropy import range_coder
+from eval.audit.claims import Claim
+from eval.audit.coding import Mass, Place
+from eval.audit.probing import Leak, Leaks
+
+CAP = 16_000_000
+"""Bytes that the challenge grants code and model."""
+
+BYTES_TOLERANCE = 1e-4
+"""Of the denominator: what normalisation and a dropped tail change; 0.0001 bpb at 1 bpb."""
+
+SCORE_TOLERANCE, SCORE_BITS = 5e-4, 64
+"""By how much the claim may be below what was coded: a fifth of the challenge's margin for a record, and the end of
+the coded stream."""
+
+DIFFERENT_BITS = 0.01
+"""By how much a token's claimed code length may differ from the decoder's: float32 noise of a parallel pass."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One line of a verdict."""
+
+    name: str
+    ok: bool
+    evidence: str
+
+
+def runs(isolation: Mapping[str, str], error: str | None) -> Condition:
+    """The predictor answered within its limits."""
+    kept = f"kept from the network by {isolation['network']}, from the text by {isolation['text']}" if isolation else ""
+    return Condition("runs", error is None, kept if error is None else f"{error}; {kept}".rstrip("; "))
+
+
+def normalised(masses: Sequence[Mass]) -> Condition:
+    """Every distribution sums to 1 over the whole vocabulary."""
+    bad = next((mass for mass in masses if mass.first), None)
+    if bad is None or bad.first is None:
+        worst = max(mass.worst for mass in masses)
+        return Condition("normalised", True, f"no sum is farther from 1 than {worst:.1e}")
+    return Condition(
+        "normalised",
+        False,
+        f"{bad.exceeded:,} of {bad.tokens:,} distributions do not sum to 1; the first is {bad.first_sum:.6g} at "
+        f"{place(bad.first)}, the worst is off by {bad.worst:.6g}",
+    )
+
+
+def future_unseen(leaks: Leaks | None) -> Condition:
+    """What comes after a token does not change its distribution."""
+    if leaks is None:
+        return Condition("future_unseen", True, "it was never shown a later token")
+    leak = leaks.future or leaks.across
+    if leak is None:
+        return Condition("future_unseen", True, f"{leaks.tested:,} distributions stayed when later text was changed")
+    wide = leaks.across is not None
+    scope = "even when only another document was changed" if wide else f"the change began at token {at(leak)}"
+    return Condition("future_unseen", False, f"the distribution at {place(leak.seen)} depends on what follows: {scope}")
+
+
+def target_unseen(leaks: Leaks | None) -> Condition:
+    """A distribution does not depend on the token that it is about to score."""
+    if leaks is None or leaks.target is None:
+        return Condition("target_unseen", True, "no distribution changed with the token that it scores")
+    return Condition(
+        "target_unseen",
+        False,
+        f"the distribution at {place(leaks.target.seen)} changes when only the token that it scores is changed",
+    )
+
+
+def score_before_update(leaks: Leaks | None) -> Condition:
+    """A token is scored before anything is learned from it.
+
+    Learning from a token first shows as a change both of its own distribution and of those before it.
+    """
+    if leaks is None or leaks.before is None or leaks.target is None:
+        return Condition("score_before_update", True, "nothing was learned from a token before it was scored")
+    reach = leaks.before.flipped.position - leaks.before.seen.position
+    return Condition(
+        "score_before_update",
+        False,
+        f"token {at(leaks.before)} of document {leaks.before.seen.row} is learned from before it is scored: changing "
+        f"it changes its own distribution and those of tokens up to {reach} before it",
+    )
+
+
+def decodes(
+    mismatch: Place | None,
+    tokens: int,
+    claimed: Mapping[int, NDArray[np.float64]] | None,
+    honest: Mapping[int, NDArray[np.float64]],
+) -> Condition:
+    """A fresh process that knows only what it has decoded restores every token, from the distributions of the claim.
+
+    Args:
+        mismatch: the first token that did not decode to itself.
+        tokens: how many there are.
+        claimed: -log2 of what was said of each token with `peek`, by row; None of a predictor without it.
+        honest: the same without.
+    """
+    if mismatch:
+        return Condition("decodes", False, f"decoding goes wrong at {place(mismatch)}: it does not say the same twice")
+    if claimed is not None:
+        different = [(row, np.flatnonzero(np.abs(claimed[row] - honest[row]) > DIFFERENT_BITS)) for row in claimed]
+        count = sum(len(positions) for _, positions in different)
+        if count:
+            row, positions = next((row, positions) for row, positions in different if len(positions))
+            gain = sum(float((honest[row] - claimed[row]).sum()) for row in claimed)
+            return Condition(
+                "decodes",
+                False,
+                f"a decoder, which cannot peek, gets other distributions at {count:,} of {tokens:,} tokens, first at "
+                f"{place(Place(row, int(positions[0])))}; peeking is worth {gain:,.0f} bits",
+            )
+    return Condition("decodes", True, f"a fresh process restored all {tokens:,} tokens from the coded bits alone")
+
+
+def rows_known(claim: Claim, leak: Leak | None) -> Condition:
+    """Of a flat stream: the token before a row is known, because rows can be decoded one after another."""
+    if leak:
+        return Condition(
+            "context",
+            False,
+            f"row {leak.seen.row} changes with later rows of its batch, first at token {leak.seen.position}, so rows "
+            "cannot be decoded one after another; use batch = 1",
+        )
+    if claim.flat:
+        return Condition(
+            "context", True, "rows do not see later rows: each begins with the last token of the one before"
+        )
+    return Condition("context", True, "each document begins with BOS")
+
+
+def order_bits(claim: Claim) -> float:
+    """What a decoder must be told to put the documents back into the order of the text, in bits.
+
+    log2 n! of any order; for one by length, documents of one length keep their order for free.
+    """
+    n = len(claim.order)
+    if (claim.order == np.arange(n)).all():
+        return 0.0
+    bits = math.lgamma(n + 1) / math.log(2)
+    lengths = np.array([len(row.targets) for row in claim.rows])
+    for sign in (-1, 1):
+        if (claim.order == np.argsort(sign * lengths, kind="stable")).all():
+            bits -= sum(math.lgamma(count + 1) for count in Counter(lengths.tolist()).values()) / math.log(2)
+            break
+    return bits
+
+
+def lengths_bits(claim: Claim) -> float:
+    """What a decoder must be told to know where documents end, in bits: which of the ways to cut so many tokens."""
+    lengths = [len(row.targets) for row in claim.rows]
+    if claim.ends_coded or claim.flat or len(set(lengths)) == 1:
+        return 0.0
+    total, n = sum(lengths), len(lengths)
+    return (math.lgamma(total + n) - math.lgamma(n) - math.lgamma(total + 1)) / math.log(2)
+
+
+def order(claim: Claim, bits: float) -> Condition:
+    """The order in which documents were scored needs no side information, or the claim charges it."""
+    if not bits:
+        return Condition("order", True, "scored in the order of the text")
+    what = f"{len(claim.order)} documents in another order than the text's: restoring it takes {bits:,.1f} bits"
+    return Condition("order", claim.side_bits >= bits, f"{what}; the claim charges {claim.side_bits:,.1f}")
+
+
+def lengths(claim: Claim, bits: float, charged: float) -> Condition:
+    """Where documents end is coded, or the claim charges it; `charged` is what it has left for that."""
+    if not bits:
+        how = "the ends are coded" if claim.ends_coded else "all rows have the same length"
+        return Condition("lengths", True, how)
+    what = f"a decoder must be told where {len(claim.rows)} documents end: {bits:,.1f} bits"
+    return Condition("lengths", charged >= bits, f"{what}; the claim charges {max(0.0, charged):,.1f}")
+
+
+def counted_bytes(claim: Claim) -> Condition:
+    """The claim divides by bytes that are there."""
+    rows = claim.order[: claim.scored]
+    real = sum(claim.real_bytes(int(row)) for row in rows)
+    if claim.counted_bytes is None:
+        return Condition("bytes", True, f"{real:,} bytes, counted here on the text")
+    wrong = (claim.counted_bytes - real) / real if real else math.inf
+    summary = f"{claim.counted_bytes:,.0f} counted, {real:,} there"
+    if wrong <= BYTES_TOLERANCE:
+        return Condition("bytes", True, summary)
+    return Condition("bytes", False, f"{summary}: {100 * wrong:+.2f} %; {_miscounts(claim) or 'no table says why'}")
+
+
+def _miscounts(claim: Claim) -> str:
+    """What is wrong with a claim's table of bytes, by how many bytes of the text it changes."""
+    if claim.byte_table is None:
+        return ""
+    too_many: Counter[str] = Counter()
+    for row in claim.order[: claim.scored]:
+        for token in claim.rows[row].targets.tolist():
+            excess = float(claim.byte_table[token]) - float(claim.alphabet.token_lengths[token])
+            if excess:
+                too_many[_miscount(claim.alphabet.token_bytes[token], excess)] += round(excess)
+    return "; ".join(f"{what}: {count:+,} bytes" for what, count in too_many.most_common())
+
+
+def _miscount(piece: bytes, excess: float) -> str:
+    if len(piece) == 1 and piece[0] >= 0x80 and excess == 2:
+        return "byte fallback counted as three bytes"
+    if piece.startswith(b" ") and excess == 1:
+        return "leading space counted twice"
+    if piece.startswith(b" ") and excess == 2:
+        return "a space counted as the three bytes of ▁"
+    return "tokens without text counted" if not piece else "tokens counted wrong"
+
+
+def canonical(text: bytes) -> str:
+    """Text as the challenge's tokenizers keep it: NFKC, whitespace runs as one space, no controls. Case stays."""
+    folded = unicodedata.normalize("NFKC", text.decode("utf-8", errors="replace"))
+    visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
+    return " ".join(visible.split())
+
+
+def edit_bits(claim: Claim) -> float:
+    """What it takes to make the text from the tokens where these do not even keep the canonical text, in bits."""
+    if claim.documents is None or all(_kept(claim, n) for n in range(len(claim.documents))):
+        return 0.0
+    decoded = np.frombuffer(b"\n".join(claim.decoded(n) for n in range(len(claim.rows))), np.uint8)
+    original = np.frombuffer(b"\n".join(claim.documents), np.uint8)
+    edits = patch.align(decoded, original)
+    state, out = range_coder.new_encoder(), np.zeros(patch.edits_capacity(decoded, edits), np.uint8)
+    patch.put_edits(state, out, decoded, original, edits, lossy=True)
+    return 8.0 * range_coder.finish(state, out)
+
+
+def _kept(claim: Claim, n: int) -> bool:
+    assert claim.documents is not None
+    decoded = claim.decoded(n)
+    return decoded == claim.documents[n] or canonical(decoded) == canonical(claim.documents[n])
+
+
+def text(claim: Claim, bits: float) -> Condition:
+    """The text can be had back from the tokens: raw, or at least canonical; `bits` are its edits."""
+    if claim.documents is None:
+        return Condition("text", True, "the set is given as tokens")
+    lost = [n for n in range(len(claim.documents)) if not _kept(claim, n)]
+    if not lost:
+        raw = sum(claim.decoded(n) == document for n, document in enumerate(claim.documents))
+        others = "" if raw == len(claim.documents) else ", the others in canonical form"
+        return Condition("text", True, f"{raw} of {len(claim.documents)} documents come back to the byte{others}")
+    one = claim.documents[lost[0]]
+    case = canonical(claim.decoded(lost[0])).casefold() == canonical(one).casefold()
+    return Condition(
+        "text",
+        False,
+        f"{len(lost)} of {len(claim.documents)} documents cannot be had back, first document {lost[0]}"
+        f"{': case is lost' if case else ''}; the missing edits take {bits:,.0f} bits",
+    )
+
+
+def complete(claim: Claim) -> Condition:
+    """All of the set was scored."""
+    everything = len(claim.rows)
+    if claim.scored == everything:
+        return Condition("complete", True, f"all {everything} {'rows' if claim.flat else 'documents'}")
+    tokens = sum(len(claim.rows[row].targets) for row in claim.order[: claim.scored])
+    total = sum(len(row.targets) for row in claim.rows)
+    return Condition(
+        "complete",
+        False,
+        f"{claim.scored} of {everything} documents were scored, {100 * tokens / total:.1f} % of the tokens",
+    )
+
+
+def artifact(sizes: Mapping[str, int]) -> Condition:
+    """Code and model fit the challenge's budget; `sizes` are bytes by name of file."""
+    total = sum(sizes.values())
+    parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    return Condition("artifact", total <= CAP, f"{total:,} bytes of {CAP:,} ({parts})")
+
+
+def score(claimed: float, honest: float | None, text_bytes: int) -> Condition:
+    """The claim is not below what was coded."""
+    if honest is None:
+        return Condition("score", False, "nothing was coded")
+    allowed = SCORE_TOLERANCE + SCORE_BITS / text_bytes
+    return Condition(
+        "score",
+        claimed >= honest - allowed,
+        f"claimed {claimed:.6f}, coded {honest:.6f}, difference {honest - claimed:+.6f}",
+    )
+
+
+def place(where: Place) -> str:
+    """A place in words."""
+    return f"document {where.row}, token {where.position}"
+
+
+def at(leak: Leak) -> int:
+    """The position of what was changed."""
+    return leak.flipped.position

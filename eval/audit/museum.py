@@ -1,0 +1,202 @@
+"""The museum of wrong claims: the ways of being wrong that the challenge has seen, as small claims to be audited.
+
+`build` writes the claims into a folder, with the scores that their authors' ways of scoring really give. Each exhibit
+says which conditions the audit must find broken; two exhibits are honest and must hold. `score` may fail with any of
+them, where the wrong is worth more than the audit's tolerance.
+"""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.model.tokenizer import BOS, Tokenizer
+from eval.audit.audit import scored_bpb
+from eval.audit.claims import Alphabet, Bytes260, load_claim
+from eval.audit.coding import encode
+from trainer.data.sample import sp1024, train_documents, val_documents
+from trainer.data.shards import write_shard
+
+DOCUMENTS = (103, 16, 23, 87, 60, 31, 74, 4, 18, 9, 52, 70, 99)
+"""Of the validation sample: short ones, several with characters that the tokenizer must spell in bytes. As luck would
+have it the first five are easy."""
+
+TRAINING_DOCUMENTS = 400
+
+EXHIBITS_FILE = Path(__file__).with_name("exhibits.py")
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A claim of the museum.
+
+    Attributes:
+        title: what was done.
+        seen: where the challenge has seen it.
+        predictor: the factory in `eval.audit.exhibits`.
+        broken: the conditions that fail, `score` aside; none of an honest claim.
+        scored: the table of that name in its claim.toml.
+    """
+
+    name: str
+    title: str
+    seen: str
+    predictor: str = "Bigram"
+    broken: frozenset[str] = frozenset()
+    batch: int = 16
+    scored: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def honest(self) -> bool:
+        return not self.broken
+
+
+PEEKED = frozenset({"future_unseen", "target_unseen", "score_before_update", "decodes"})
+
+EXHIBITS = (
+    Exhibit(
+        "hashed_cache",
+        "n-gram cache that nobody normalised",
+        "#1147, #978, #943",
+        "HashedCache",
+        frozenset({"normalised"}),
+    ),
+    Exhibit("two_pass", "scores the text after reading it", "#846, #868, #888", "TwoPass", PEEKED),
+    Exhibit(
+        "gate",
+        "expert chosen by the token it scores",
+        "#1420, #1785",
+        "Gate",
+        frozenset({"target_unseen", "decodes"}),
+    ),
+    Exhibit("root", "n-th root of a token for each byte", "#1850, #1905", "RootOfPairs", frozenset({"normalised"})),
+    Exhibit("fitted_delta", "fitted to the tokens it scores", "#1176, #1229, #1319", "FittedDelta", PEEKED),
+    Exhibit(
+        "length_sorted",
+        "longest documents first",
+        "#1530 to #1855",
+        "Adaptive",
+        frozenset({"order"}),
+        batch=4,
+        scored={"order": "longest_first"},
+    ),
+    Exhibit(
+        "double_spaces",
+        "leading space counted twice",
+        "#1545, #1576, #1734",
+        broken=frozenset({"bytes"}),
+        scored={"byte_table": "bytes.json"},
+    ),
+    Exhibit(
+        "byte_fallback",
+        "single bytes counted as three",
+        "#1143, #1184, #1289",
+        broken=frozenset({"bytes"}),
+        scored={"byte_table": "bytes.json"},
+    ),
+    Exhibit(
+        "subset",
+        "first documents scored, set claimed",
+        "#1835, #1854, #2109",
+        broken=frozenset({"complete"}),
+        scored={"documents": 5},
+    ),
+    Exhibit(
+        "case_lost",
+        "text folded to lower case",
+        "#1578, #1604",
+        broken=frozenset({"text"}),
+        scored={"tokens": "tokens.bin"},
+    ),
+    Exhibit("sliding_window", "honest: a window that slides", "", "sliding"),
+    Exhibit("score_first", "honest: learns after it has scored", "", "Adaptive", batch=4),
+)
+
+
+def build(folder: Path, exhibits: Iterable[Exhibit] = EXHIBITS) -> dict[str, Path]:
+    """Write exhibits into folders of their own under `folder`; returns these by name."""
+    return {exhibit.name: _build(folder / exhibit.name, exhibit) for exhibit in exhibits}
+
+
+@lru_cache
+def documents() -> tuple[bytes, ...]:
+    """The text of every exhibit."""
+    all_documents = list(val_documents())
+    return tuple(all_documents[n] for n in DOCUMENTS)
+
+
+def _build(folder: Path, exhibit: Exhibit) -> Path:
+    folder.mkdir(parents=True)
+    tokenizer = sp1024()
+    alphabet: Alphabet = Bytes260() if exhibit.predictor == "RootOfPairs" else tokenizer
+    lower = "tokens" in exhibit.scored
+    shutil.copy(EXHIBITS_FILE, folder / "predictor.py")
+    np.save(folder / "counts.npy", _counts(isinstance(alphabet, Bytes260), lower))
+    files = ["counts.npy"]
+    if exhibit.predictor == "Gate":
+        np.save(folder / "word_start.npy", np.array([piece.startswith(b" ") for piece in tokenizer.token_bytes]))
+        files.append("word_start.npy")
+    (folder / "tokenizer.model").write_bytes(tokenizer.model)
+    text = "".join(json.dumps({"text": document.decode()}) + "\n" for document in documents())
+    (folder / "text.jsonl").write_text(text)
+    if "byte_table" in exhibit.scored:
+        (folder / "bytes.json").write_text(json.dumps(_byte_table(exhibit.name, tokenizer)))
+    if lower:
+        rows = [np.concatenate([[BOS], alphabet.encode(document.lower())]) for document in documents()]
+        write_shard(folder / "tokens.bin", np.concatenate(rows))
+    _write(folder, exhibit, 0.0, files, alphabet)
+    _write(folder, exhibit, claimed_bpb(folder), files, alphabet)
+    return folder
+
+
+def claimed_bpb(folder: Path) -> float:
+    """What the author's own script makes of a claim: run here, and shown the text if it wants to be."""
+    spec = importlib.util.spec_from_file_location("museum_exhibit", folder / "predictor.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    claim = load_claim(folder)
+    predictor = getattr(module, claim.program.factory.partition(":")[2])()
+    return round(scored_bpb(claim, encode(predictor, claim, peek=hasattr(predictor, "peek"))), 4)
+
+
+def _write(folder: Path, exhibit: Exhibit, claimed: float, files: list[str], alphabet: Alphabet) -> None:
+    lines = [
+        f"claimed_bpb = {claimed}",
+        f'predictor = "predictor.py:{exhibit.predictor}"',
+        f"files = {json.dumps(files)}",
+        f'tokenizer = "{"byte260" if isinstance(alphabet, Bytes260) else "tokenizer.model"}"',
+        f"batch = {exhibit.batch}",
+        '[text]\npath = "text.jsonl"',
+        "[scored]",
+        *(f"{key} = {json.dumps(value)}" for key, value in exhibit.scored.items()),
+    ]
+    (folder / "claim.toml").write_text("\n".join(lines) + "\n")
+
+
+@lru_cache
+def _counts(bytewise: bool, lower: bool) -> NDArray[np.uint16]:
+    """How often each token follows each in the training sample, uint16 [V, V]."""
+    alphabet: Alphabet = Bytes260() if bytewise else sp1024()
+    counts = np.zeros((alphabet.vocab_size, alphabet.vocab_size), np.int64)
+    for n, document in enumerate(train_documents()):
+        if n == TRAINING_DOCUMENTS:
+            break
+        tokens = alphabet.encode(document.lower() if lower else document).astype(np.int64)
+        np.add.at(counts, (np.concatenate([[BOS], tokens]), np.concatenate([tokens, [BOS]])), 1)
+    return counts.clip(max=65535).astype(np.uint16)
+
+
+def _byte_table(name: str, tokenizer: Tokenizer) -> list[int]:
+    """As how many bytes the author counts each token."""
+    if name == "double_spaces":
+        return [len(piece) + piece.startswith(b" ") for piece in tokenizer.token_bytes]
+    # A byte that is no character decodes to U+FFFD, which has three bytes.
+    return [len(piece.decode(errors="replace").encode()) for piece in tokenizer.token_bytes]

@@ -1,0 +1,152 @@
+"""What a predictor's distributions depend on: the text is changed where it must not matter, and what it says compared.
+
+Each run has a process of its own, so that nothing learned in one shows in the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.audit.claims import Claim
+from eval.audit.coding import LEAST, Place, starts
+from eval.audit.predictor import ENDED
+from eval.audit.sandbox import Limits, Sandbox
+
+ROWS, STEPS, FLIPS = 8, 96, 2
+"""Documents, tokens of each, and places in them that are tested: enough to see a dependence that is worth anything."""
+
+CHANGED_BITS = 1e-3
+"""By how much the code length of some token must change: floating-point noise is far below, a useful leak far above."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """The distribution at `seen` changed when `flipped` did."""
+
+    seen: Place
+    flipped: Place
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What was found, None where the predictor kept to the past.
+
+    Attributes:
+        target: one token was changed, and so did its own distribution.
+        before: one token was changed, and so did an earlier distribution of the same document; the farthest.
+        future: all from a token on was changed, and so did an earlier distribution; the farthest.
+        across: a whole document was changed, and so did a distribution of another.
+        tested: distributions compared.
+    """
+
+    target: Leak | None
+    before: Leak | None
+    future: Leak | None
+    across: Leak | None
+    tested: int
+
+
+def probe(claim: Claim, limits: Limits) -> Leaks:
+    """Test a predictor with `peek` on the first rows of the claim. Raises PredictorError."""
+    rows = [int(row) for row in claim.order[: min(ROWS, claim.batch)]]
+    text = [claim.rows[row].targets[:STEPS] for row in rows]
+    longest = max(map(len, text))
+    generator = np.random.default_rng(0)
+    places = sorted(generator.choice(np.arange(min(1, longest - 1), longest), min(FLIPS, longest), replace=False))
+    base = _said(claim, limits, rows, text, text, int(places[-1]) + 1)
+    found: dict[str, Leak | None] = {"target": None, "before": None, "future": None, "across": None}
+    tested = 0
+
+    def compare(shown: Sequence[NDArray[np.int64]], until: int) -> list[tuple[int, int]]:
+        """(index of the row, position) of the distributions up to `until` that change if `shown` is peeked at."""
+        nonlocal tested
+        said = _said(claim, limits, rows, text, shown, until + 1)
+        changed = np.abs(_bits(said) - _bits(base[: until + 1])).max(-1) > CHANGED_BITS
+        places = [(n, t) for t, n in np.argwhere(changed) if t < len(text[n])]
+        tested += changed.size
+        return places
+
+    def note(kind: str, place: tuple[int, int], flipped: tuple[int, int]) -> None:
+        leak = Leak(Place(rows[place[0]], place[1]), Place(rows[flipped[0]], flipped[1]))
+        known = found[kind]
+        if known is None or _reach(leak) > _reach(known):
+            found[kind] = leak
+
+    for place in map(int, places):
+        for n, t in compare([_flip(row, place, place + 1, claim, generator) for row in text], place):
+            if place < len(text[n]):
+                note("target" if t == place else "before", (n, t), (n, place))
+        for n, t in compare([_flip(row, place, len(row), claim, generator) for row in text], place):
+            if t < place < len(text[n]):
+                note("future", (n, t), (n, place))
+    last = len(text) - 1
+    if last:
+        shown = [*text[:last], _flip(text[last], 0, len(text[last]), claim, generator)]
+        for n, t in compare(shown, int(places[-1])):
+            if n != last:
+                note("across", (n, t), (last, 0))
+    return Leaks(**found, tested=tested)
+
+
+def rows_apart(claim: Claim, limits: Limits, steps: int = 24) -> Leak | None:
+    """Whether a row of a flat stream depends on later rows of its batch; a decoder of row after row lacks them.
+
+    Returns:
+        None if the first half of a batch stays the same when the second half becomes another text.
+    """
+    rows = [int(row) for row in claim.order[: claim.batch]]
+    half = len(rows) // 2
+    generator = np.random.default_rng(0)
+    text = [claim.rows[row].targets[:steps] for row in rows]
+    other = [*text[:half], *(_flip(row, 0, len(row), claim, generator) for row in text[half:])]
+    begin = starts(claim, rows)
+    moved = np.concatenate([begin[:half], _flip(begin[half:], 0, len(rows) - half, claim, generator)])
+    said = [_said(claim, limits, rows, t, None, steps, b) for t, b in ((text, begin), (other, moved))]
+    changed = np.abs(_bits(said[0]) - _bits(said[1])).max(-1)[:, :half] > CHANGED_BITS
+    for t, n in np.argwhere(changed):
+        return Leak(Place(rows[n], int(t)), Place(rows[half], 0))
+    return None
+
+
+def _said(
+    claim: Claim,
+    limits: Limits,
+    rows: Sequence[int],
+    text: Sequence[NDArray[np.int64]],
+    shown: Sequence[NDArray[np.int64]] | None,
+    steps: int,
+    begin: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """The distributions [steps, B, V] of a fresh process that is told `text` and has peeked at `shown`."""
+    steps = min(steps, max(map(len, text)))
+    with Sandbox(claim.program, claim.alphabet.vocab_size, limits) as sandbox:
+        sandbox.reset(starts(claim, rows) if begin is None else begin)
+        if shown is not None:
+            sandbox.peek(shown)
+        said = []
+        for step in range(steps):
+            said.append(sandbox.distribution())
+            sandbox.update(np.array([row[step] if step < len(row) else ENDED for row in text], np.int64))
+    return np.array(said)
+
+
+def _flip(
+    row: NDArray[np.int64], begin: int, end: int, claim: Claim, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """`row` with every token of [begin, end) replaced by another token of the text."""
+    used = np.unique(np.concatenate([r.targets for r in claim.rows[:64]]))
+    flipped = row.copy()
+    for i in range(begin, min(end, len(row))):
+        others = used[used != row[i]]
+        flipped[i] = generator.choice(others) if len(others) else (row[i] + 1) % claim.alphabet.vocab_size
+    return flipped
+
+
+def _bits(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log2(np.nan_to_num(p, nan=LEAST, posinf=1 / LEAST, neginf=LEAST).clip(LEAST, 1 / LEAST))
+
+
+def _reach(leak: Leak) -> int:
+    return leak.flipped.position - leak.seen.position

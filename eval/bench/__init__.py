@@ -1,0 +1,1 @@
+"""Measure general compressors beside an archive."""

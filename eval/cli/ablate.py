@@ -1,0 +1,124 @@
+"""The command that sweeps weight codecs and their peers over one checkpoint."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codec import console
+
+RATES = (2.5, 3.0, 3.5)
+"""Bits a weight that are tried where no units, rates or budgets are named."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("ablate")(ablate)
+
+
+def ablate(
+    model: Annotated[Path, typer.Argument(help="A run folder, or any .safetensors.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results; a stopped run goes on there.")],
+    docs: Annotated[Path | None, typer.Option(help="Validation text, if the model can be run.")] = None,
+    strategies: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    units: Annotated[str, typer.Option(help="Steps, in a strategy's own unit; separated by commas.")] = "",
+    rates: Annotated[str, typer.Option(help="Bits a weight, about met; separated by commas.")] = "",
+    budgets: Annotated[str, typer.Option(help="Sizes in bytes; separated by commas.")] = "",
+    peers: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    scales: Annotated[str, typer.Option(help="What peers' steps are multiplied by.")] = "0.8,1,1.3",
+    embeddings: Annotated[str, typer.Option(help="What those of the embedding are multiplied by, too.")] = "1,0.45",
+    tokens: Annotated[int, typer.Option(min=1, help="About so many tokens of text.")] = 200_000,
+    processes: Annotated[int | None, typer.Option(min=1, help="Workers; default: one for each core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure weight codecs and peers on one checkpoint: bytes against KL and bpb, as CSV, JSON and pictures."""
+    import json
+    import os
+
+    from codec.errors import CodecError
+    from codec.files import write_files
+    from codec.quantization.strategies import STRATEGIES
+    from eval import figures as plots
+    from eval.ablate import plots as ablate_plots
+    from eval.ablate import tables as ablate_tables
+    from eval.ablate.ablate import make_plan, run_plan
+    from eval.ablate.peers import PEERS
+    from eval.ablate.subject import load_subject
+
+    subject = load_subject(model)
+    chosen_budgets = console.listed(budgets, int)
+    chosen_units, chosen_rates = console.listed(units, float), console.listed(rates, float)
+    if not (chosen_units or chosen_rates or chosen_budgets):
+        chosen_rates = list(RATES)
+    plan = make_plan(
+        list(STRATEGIES) if strategies is None else console.listed(strategies, str),
+        chosen_units,
+        chosen_rates,
+        chosen_budgets,
+        list(PEERS) if peers is None else console.listed(peers, str),
+        console.listed(scales, float),
+        console.listed(embeddings, float),
+    )
+    if not plan:
+        raise CodecError("nothing to measure; name strategies or peers")
+    ruler = None
+    if subject.config and subject.tokenizer:
+        if docs is None:
+            raise CodecError("the model can be run: pass --docs, text to measure its loss on")
+        ruler = _ruler(subject, docs, tokens)
+    with console.progress("measuring", len(plan), "points") as advance:
+        outcome = run_plan(model, plan, out, ruler, processes or os.cpu_count() or 1, advance)
+    anchor = ablate_tables.reference(outcome.points)
+    sizes = [*chosen_budgets, *([anchor.bytes] if anchor else [])]
+    result = ablate_tables.summary(subject, ruler, outcome, sizes)
+    files = {
+        "results.json": json.dumps(result, indent=1).encode(),
+        "points.csv": ablate_tables.as_csv(result["points"]).encode(),
+        "equal_distortion.csv": ablate_tables.as_csv(result["equal_distortion"]).encode(),
+        "equal_bytes.csv": ablate_tables.as_csv(result["equal_bytes"]).encode(),
+    }
+    files |= plots.rendered(ablate_plots.pictures(outcome.points))
+    write_files(out, files)
+    console.emit({**result, "files": [str(out / name) for name in files]}, as_json, lambda: _readable(result))
+    if outcome.failed:
+        raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} points failed: {', '.join(outcome.failed)}")
+
+
+def _ruler(subject: Any, docs: Path, tokens: int) -> Any:
+    """The float model and the text, on a GPU where there is one."""
+    import torch
+
+    from eval.ablate.divergence import Ruler
+    from eval.score.streams import stream_bytes, token_stream
+    from trainer.model.gpt import GPT
+
+    window = subject.config.window
+    with console.progress("reading", stream_bytes(docs), "bytes") as advance:
+        stream = token_stream(docs, subject.tokenizer, max(tokens, 2 * window) + window + 1, advance)
+    network = GPT(subject.config)
+    network.load_state_dict(subject.state)
+    return Ruler(network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), subject.tokenizer, stream, tokens)
+
+
+def _readable(result: dict[str, Any]) -> Any:
+    """For people: the points, and the bytes at equal distortion to the documented peers."""
+    from rich.console import Group
+
+    measured = "kl" if any(p["kl"] is not None for p in result["points"]) else "relative_error"
+    fields = ["bytes", "bits_per_weight", measured, "tax", "encode_seconds", "decode_seconds"]
+    points = [(_title(point), *(point[name] for name in fields)) for point in result["points"]]
+    first = console.table(["point", *fields], points)
+    ratios = [
+        (f"{r['strategy']} / {r['peer']}", r["measure"], r["ratio"], r["ratio_error"], r["extrapolated"])
+        for r in result["equal_distortion"]
+        if r["reference"]
+    ]
+    second = console.table(["bytes at equal distortion", "measure", "ratio", "±", "extrapolated"], ratios)
+    return Group(first, second, *(f"skipped {name}: {why}" for name, why in result["skipped"].items()))
+
+
+def _title(point: dict[str, Any]) -> str:
+    settings = [
+        f"{k} {console.readable(point[k])}" for k in ("unit", "rate", "budget", "scale", "embedding") if point[k]
+    ]
+    return f"{point['name']} ({', '.join(settings)})"

@@ -1,0 +1,90 @@
+"""The `audit` command: somebody else's claim on one page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codec import console
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from eval.audit.audit import Audit
+
+HELP = """Execute somebody else's claim: run its predictor as a decoder would, code the text, decode it, compare.
+
+CLAIM is a folder with a claim.toml, the code, and what the code reads:
+
+\b
+  claimed_bpb = 1.2345
+  predictor = "predictor.py:make"  # make() returns the predictor
+  files = \\["weights.npz"]          # all else it reads; the bytes count
+  tokenizer = "sp1024.model"       # or "byte260"
+  batch = 16                       # documents side by side
+  \\[text]
+  path = "val.jsonl"               # text, JSON Lines, parquet, shards
+  documents = 120                  # only the first; default: all
+  # layout = "flat", window = 1024, targets = 65536: a stream in rows
+  \\[scored]                         # what the score was made of: order,
+  # tokens, ends, side_bits, documents, byte_table, text_bytes
+
+A predictor has three methods, for B documents side by side:
+
+\b
+  reset(documents)  int64 [B]: the token before each document
+  distribution()    float [B, V]: every row sums to 1
+  update(tokens)    int64 [B]: what came; -1 where a document has ended
+
+and, if its author's script is shown the text (teacher forcing), peek(documents).
+The text of the module eval.audit.predictor says all about them and every key; it has adapters for PyTorch modules and
+plain functions.
+
+Exit status 0 if the claim holds, 1 if it is refuted, 2 if it cannot be read.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `audit`."""
+    app.command("audit", help=HELP)(audit)
+
+
+def audit(
+    claim: Annotated[Path, typer.Argument(help="A claim.toml, or the folder it is in.")],
+    seconds: Annotated[float, typer.Option(min=1, help="Of a run of the predictor.")] = 3600.0,
+    memory: Annotated[float, typer.Option(min=0.1, help="Address space of the predictor in GiB.")] = 8.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Execute somebody else's claim."""
+    from eval.audit.audit import audit as run
+    from eval.audit.sandbox import Limits
+
+    found = run(claim, Limits(min(Limits.call_seconds, seconds), seconds, int(memory * 2**30)))
+    console.emit(found.to_json(), as_json, lambda: page(found))
+    if found.failed:
+        raise console.CheckFailed(f"the claim is refuted: {', '.join(found.failed)}")
+
+
+def page(found: "Audit") -> "Group":
+    """The verdict as a person reads it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    good = found.verdict == "holds"
+    head = Text.assemble(f"{found.name}: the claim ", ("holds" if good else "is refuted", "green" if good else "red"))
+    scores = Table.grid(padding=(0, 2))
+    rows = [("claimed", found.claimed_bpb, "")]
+    if found.honest_bpb is not None:
+        rows += [
+            ("coded", found.honest_bpb, f"{found.coded_bytes:,} bytes for {found.text_bytes:,} of text"),
+            ("difference", found.honest_bpb - found.claimed_bpb, ""),
+            ("as the author scores", found.scored_bpb or 0.0, "run here"),
+        ]
+    for name, value, note in rows:
+        scores.add_row(name, f"{value:.6f}", note)
+    lines = Table(show_header=False, box=None, padding=(0, 1))
+    for condition in sorted(found.conditions, key=lambda c: c.ok):
+        mark = Text("ok", "green") if condition.ok else Text("fails", "red")
+        lines.add_row(mark, condition.name, Text(condition.evidence))
+    return Group(head, Text("bits per byte", "dim"), scores, Text(), lines, Text(f"{found.seconds:.1f} seconds", "dim"))

@@ -1,0 +1,62 @@
+"""`underpar bench`: our archives beside general-purpose compressors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codec import console
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("bench")(bench)
+
+
+def bench(
+    pack: Annotated[Path, typer.Argument(help="The pack to compress with.")],
+    docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text or parquet; more than once.")],
+    size: Annotated[int, typer.Option("--bytes", min=1, help="Of each text, in whole documents.")] = 300_000,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder for bench.json and bench.svg.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compress and restore text with a pack and with other compressors: bytes, and speed both ways."""
+    import json
+
+    import codec
+    from codec.files import read_bytes, write_files
+    from eval.bench.plots import ratio_against_speed
+    from eval.bench.text import measure, peers
+    from eval.figures import svg
+
+    opened = codec.open(read_bytes(pack, "pack"))
+    texts = {path.name.partition(".")[0]: cut(path, size) for path in docs}
+    rows = measure(texts, opened, lambda what: console.notes.print(f"underpar: {what}", highlight=False))
+    missing = peers()[1]
+    result = {"rows": [row.to_json() for row in rows], "missing": missing}
+    if output:
+        picture = svg(ratio_against_speed(rows))
+        write_files(output, {"bench.json": json.dumps(result).encode(), "bench.svg": picture})
+    heads = ["text", "compressor", "bytes", "ratio", "with model", "encode kB/s", "decode kB/s"]
+    lines = [
+        (r.text, r.name, r.bytes, r.ratio, r.ratio_with_model, *(r.text_bytes / 1e3 / s for s in both))
+        for r in rows
+        for both in [(r.encode_seconds, r.decode_seconds)]
+    ]
+    console.emit(result, as_json, lambda: console.table(heads, lines))
+    for name, why in missing.items():
+        console.notes.print(f"underpar: without {name}: {why}", highlight=False)
+
+
+def cut(path: Path, size: int) -> list[bytes]:
+    """The first documents of a text, up to `size` bytes and at least one."""
+    from trainer.data.documents import read_documents
+
+    documents: list[bytes] = []
+    for document in read_documents(path):
+        if documents and sum(map(len, documents)) + len(document) > size:
+            break
+        documents.append(document)
+    return documents

@@ -1,0 +1,169 @@
+"""The commands that turn a model into a number."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codec import console
+from codec.cli.pack import Adapt, Device, check_device
+from codec.exact.chunks import Policy
+from codec.text.policy import Adaptation
+from eval.cli import ablate as cli_ablate
+from eval.cli import agree as cli_agree
+from eval.cli import audit as cli_audit
+from eval.cli import bench as cli_bench
+from eval.cli import compare as cli_compare
+from eval.cli import screen as cli_screen
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    app.command("bpb")(bpb)
+    app.command("import")(import_model)
+    app.command("prove")(prove)
+    app.command("report")(report)
+    cli_ablate.register(app)
+    cli_agree.register(app)
+    cli_audit.register(app)
+    cli_bench.register(app)
+    cli_compare.register(app)
+    cli_screen.register(app)
+
+
+def bpb(
+    model: Annotated[Path, typer.Argument(help="A run folder, .safetensors, .pack, or challenge .pt or .ptz.")],
+    docs: Annotated[Path, typer.Option(help="Text, JSON Lines, parquet, or token shards (.bin, .bin.xz).")],
+    policy: Annotated[Policy, typer.Option(help="What the model sees.")] = Policy.FLAT,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens scored in a window after the first; document: windows, no band.")
+    ] = None,
+    targets: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, where MODEL has none.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a float model in bits per byte, with the challenge's accounting."""
+    import time
+
+    import torch
+
+    from eval.score.bpb import score
+    from eval.score.models import load_model
+    from eval.score.streams import stream_bytes, token_stream
+
+    loaded = load_model(model, tokenizer)
+    network = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
+    began = time.perf_counter()
+    # One more row than wanted: `flat` drops a tail that does not fill a row.
+    enough = None if targets is None else targets + loaded.config.window + 1
+    with console.progress("reading", stream_bytes(docs), "bytes") as advance:
+        stream = token_stream(docs, loaded.tokenizer, enough, advance)
+    with console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance:
+        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance)
+    if result.decoded_bytes != result.text_bytes:
+        console.notes.print(
+            f"the challenge's table counts {result.text_bytes:,} bytes, the decoded text has {result.decoded_bytes:,}",
+            soft_wrap=True,
+        )
+    console.emit(
+        {
+            "bpb": result.bpb,
+            "loss_nats": result.loss_nats,
+            "tokens": result.tokens,
+            "text_bytes": result.text_bytes,
+            "decoded_bytes": result.decoded_bytes,
+            "policy": policy.value,
+            "seconds": time.perf_counter() - began,
+        },
+        as_json,
+    )
+
+
+def import_model(
+    model: Annotated[
+        Path, typer.Argument(help="A .pt or .ptz of one of the challenge's scripts, or `unpack --challenge`.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the config: loop_start=3, window=1024.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The SentencePiece .model it was trained with.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make a run folder of a checkpoint or artifact of the challenge, for all commands that take one."""
+    import json
+
+    from codec.errors import CodecError
+    from codec.model.checkpoint import WEIGHTS, save_checkpoint
+    from eval.score.models import load_model
+    from trainer.recipe import apply_override
+
+    if (output / WEIGHTS).exists():
+        raise CodecError(f"run {output}: it exists; choose another folder")
+    settings: dict[str, dict[str, Any]] = {}
+    for override in overrides or []:
+        apply_override(settings, f"model.{override}")
+    loaded = load_model(model, tokenizer, settings.get("model"))
+    path = save_checkpoint(output, loaded.state_dict, loaded.config, loaded.tokenizer)
+    console.emit(
+        {
+            "checkpoint": str(path),
+            "parameters": sum(tensor.numel() for tensor in loaded.state_dict.values()),
+            "config": json.loads(loaded.config.to_json()),
+        },
+        as_json,
+    )
+
+
+def prove(
+    pack: Annotated[Path, typer.Argument(help="The pack to prove.")],
+    docs: Annotated[Path, typer.Option(help="Text: JSON Lines, plain text, parquet, or token shards.")],
+    documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the archive here.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Leave the proof in this run folder, for its report.")] = None,
+    adapt: Adapt = Adaptation.NONE,
+    device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Code text with a pack, decode it in a fresh process, compare, and account for every bit."""
+    from itertools import islice
+
+    import codec
+    from codec.files import read_bytes
+    from eval.proof import prove as proving
+    from trainer.data.documents import read_documents
+
+    blob = read_bytes(pack, "pack")
+    opened = codec.open(blob)
+    texts = list(islice(read_documents(docs, opened.tokenizer), documents))
+    if save:
+        from eval.proof.saved import check_pack, save_proof
+
+        check_pack(save, blob)
+    proof = proving.prove(blob, texts, check_device(device), keep, adapt)
+    if save:
+        save_proof(save, blob, opened, texts, proof)
+    console.emit(proof.to_json(), as_json)
+    if proof.first_difference:
+        where = proof.first_difference
+        raise console.CheckFailed(
+            f"the proof does not hold: document {where.document} differs from byte {where.byte} on"
+        )
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file; default: report.html in RUN.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write one HTML file with the pictures of a run: training, pack, proof."""
+    from codec.files import atomic_write
+    from eval.proof import report as reporting
+
+    page = reporting.report(run).encode()
+    path = output or run / "report.html"
+    with atomic_write(path) as file:
+        file.write(page)
+    console.emit({"report": str(path), "bytes": len(page)}, as_json)

@@ -1,0 +1,1 @@
+"""Prove a score by coding text and decoding it again."""

@@ -1,0 +1,239 @@
+"""The proof: code the text, decode it in a process that has pack and archive alone, compare, account for every bit.
+
+`bpb_float`, `bpb_exact`, `bpb_ideal` and `bpb_coded` are of the documents that went through the model: the float
+model's cross-entropy with the pack's weights, the exact model's, the code length of its integer frequencies, and the
+bits in the records. The last two are with the archive's adaptation, `bpb_unadapted` is the code length without one.
+`bpb_canonical` is all payload over all canonical bytes, `bpb_raw` the whole archive over the original bytes.
+"""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import codec
+from codec.archive.format import Policy
+from codec.archive.members import groups
+from codec.archive.writer import ArchiveWriter, default_policy, open_coder
+from codec.console import CheckFailed, progress
+from codec.devices import find_devices
+from codec.files import atomic_write
+from codec.text.documents import MODELLED, Record
+from codec.text.policy import Adaptation
+from eval.score.bpb import score_documents
+from trainer.model.gpt import GPT
+
+BATCH_BYTES = 1 << 24
+"""Text that a device codes together; it bounds the memory of an encoder."""
+
+
+@dataclass(frozen=True)
+class FirstDifference:
+    """Where the decoded documents stop being the documents: counted from 0."""
+
+    document: int
+    byte: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof found. Sizes in bytes, times in seconds, the rest in bits per byte."""
+
+    ok: bool
+    documents: int
+    text_bytes: int
+    canonical_bytes: int
+    tokens: int  # coded with the model, ends of documents included
+    adaptation: str
+    stored: int  # documents that zstandard coded in fewer bytes
+    bpb_float: float
+    bpb_exact: float
+    bpb_ideal: float
+    bpb_unadapted: float  # as bpb_ideal, without adaptation
+    bpb_coded: float
+    bpb_canonical: float
+    bpb_raw: float
+    payload_bytes: int
+    framing_bytes: int
+    archive_bytes: int
+    pack_bytes: int
+    code_bytes: int
+    encode_seconds: float
+    decode_seconds: float
+    sha256: str  # of the original documents, each behind its length as 8 little-endian bytes
+    first_difference: FirstDifference | None
+    records: list[Record]  # one a document, for reports
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable JSON fields; `first_difference` only of a proof that fails."""
+        values = asdict(self)
+        del values["records"]
+        if self.first_difference is None:
+            del values["first_difference"]
+        return values
+
+
+def prove(
+    blob: bytes,
+    documents: Sequence[bytes],
+    device: str = "cpu",
+    keep: Path | None = None,
+    adaptation: Adaptation = Adaptation.NONE,
+) -> Proof:
+    """Prove what a pack is worth on documents.
+
+    Args:
+        blob: the pack.
+        documents: any bytes.
+        device: where the exact model runs, to encode and to decode; see `codec.devices.find_devices`.
+        keep: also leave the archive there.
+        adaptation: of the archive.
+
+    Returns:
+        The proof; a document that decodes to other bytes makes `ok` false.
+
+    Raises:
+        CodecError: not a pack that can code text.
+        CheckFailed: the decoding process died.
+    """
+    pack = codec.open(blob)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.pack").write_bytes(blob)
+        policy = default_policy(pack, adaptation)
+        records, framing = _encode(folder / "text.upz", pack, documents, device, policy)
+        encode_seconds = time.perf_counter() - begin
+        archive = (folder / "text.upz").read_bytes()
+        restored, told = _decode(folder, device)
+    if keep:
+        with atomic_write(keep) as file:
+            file.write(archive)
+    if told["failed"] is None:
+        difference = first_difference(documents, restored)
+    else:
+        difference = FirstDifference(told["failed"], same_bytes(documents[told["failed"]], restored[0]))
+    modelled = [record for record in records if record.mode == MODELLED]
+    canonical = sum(r.canonical_bytes for r in modelled)
+    through = [d for d, r in zip(documents, records, strict=True) if r.mode == MODELLED]
+    nats = _float_nats(pack, through, device)
+    plain = modelled if adaptation == Adaptation.NONE else _unadapted(pack, through, device)
+    return Proof(
+        ok=difference is None,
+        documents=len(documents),
+        text_bytes=sum(map(len, documents)),
+        canonical_bytes=sum(r.canonical_bytes for r in records),
+        tokens=sum(r.tokens for r in records),
+        adaptation=adaptation,
+        stored=len(records) - len(modelled),
+        bpb_float=_ratio(nats / math.log(2), canonical),
+        bpb_exact=_ratio(sum(r.exact_bits for r in modelled), canonical),
+        bpb_ideal=_ratio(sum(r.ideal_bits for r in modelled), canonical),
+        bpb_unadapted=_ratio(sum(r.ideal_bits for r in plain), canonical),
+        bpb_coded=_ratio(8 * sum(len(r.payload) for r in modelled), canonical),
+        bpb_canonical=_ratio(8 * sum(len(r.payload) for r in records), sum(r.canonical_bytes for r in records)),
+        bpb_raw=_ratio(8 * len(archive), sum(map(len, documents))),
+        payload_bytes=sum(len(r.payload) for r in records),
+        framing_bytes=framing,
+        archive_bytes=len(archive),
+        pack_bytes=len(blob),
+        code_bytes=told["code_bytes"],
+        encode_seconds=encode_seconds,
+        decode_seconds=told["seconds"],
+        sha256=fingerprint(documents),
+        first_difference=difference,
+        records=records,
+    )
+
+
+def fingerprint(documents: Sequence[bytes]) -> str:
+    """Hex SHA-256 of documents, each behind its length as 8 little-endian bytes."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(len(document).to_bytes(8, "little") + document)
+    return digest.hexdigest()
+
+
+def first_difference(documents: Sequence[bytes], restored: Sequence[bytes]) -> FirstDifference | None:
+    """The first byte in which `restored` is not `documents`, None if they are equal."""
+    for number, (a, b) in enumerate(zip(documents, restored, strict=False)):
+        if a != b:
+            return FirstDifference(number, same_bytes(a, b))
+    if len(documents) != len(restored):
+        return FirstDifference(min(len(documents), len(restored)), 0)
+    return None
+
+
+def same_bytes(a: bytes, b: bytes) -> int:
+    """How many bytes `a` and `b` begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _encode(
+    path: Path, pack: codec.Pack, documents: Sequence[bytes], device: str, policy: Policy
+) -> tuple[list[Record], int]:
+    records: list[Record] = []
+    size = sum(map(len, documents))
+    with (
+        path.open("wb") as stream,
+        progress("encoding", size, "byte") as advance,
+        ArchiveWriter(stream, pack, policy, device) as writer,
+    ):
+        for batch in groups(iter(documents), BATCH_BYTES * len(find_devices(device))):
+            records += writer.append(batch, advance=advance)
+    return records, writer.framing_bytes
+
+
+def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> list[Record]:
+    """What the documents cost without adaptation."""
+    coder, records = open_coder(pack, device=device), []
+    with progress("coding without adaptation", sum(map(len, documents)), "byte") as advance:
+        limit = BATCH_BYTES * len(find_devices(device))
+        for _, found in coder.encode_groups(iter(documents), limit, model_only=True, advance=advance):
+            records += found
+    return records
+
+
+def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
+    """The documents that a fresh process restores from `model.pack` and `text.upz`, and what it says of itself."""
+    command = [sys.executable, "-m", "codec.archive.restore", "model.pack", "text.upz", "restored", device]
+    source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
+    # In a session of its own it does not see a Ctrl-C, which ends it from here, without a traceback.
+    finished = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=False, start_new_session=True
+    )
+    if finished.returncode:
+        raise CheckFailed(f"the decoding process ended with status {finished.returncode} and no documents; see above")
+    told = json.loads(finished.stdout.decode().splitlines()[-1])
+    data, documents, at = (folder / "restored").read_bytes(), [], 0
+    for length in told["lengths"]:
+        documents.append(data[at : at + length])
+        at += length
+    return documents, told
+
+
+def _float_nats(pack: codec.Pack, documents: Sequence[bytes], device: str) -> float:
+    """Nats of the float model with the pack's weights on documents, under the archive's policy.
+
+    It runs on the first of several devices.
+    """
+    assert pack.config and pack.tokenizer  # the exact model has been built
+    model = GPT(pack.config)
+    model.load_state_dict(pack.state_dict())
+    tokens = [pack.tokenizer.encode(document) for document in documents]
+    with progress("scoring the float model", sum(len(t) + 1 for t in tokens), "token") as advance:
+        scores = score_documents(model.to(find_devices(device)[0]).eval(), pack.tokenizer, tokens, advance=advance)
+    return math.fsum(score.nats for score in scores)
+
+
+def _ratio(bits: float, size: int) -> float:
+    return float(bits) / size if size else 0.0

@@ -1,0 +1,1 @@
+"""Score models in bits per byte."""

@@ -1,0 +1,250 @@
+"""The float model's score in bits per byte, under the challenge's accounting or document by document.
+
+`flat` and `sliding` score a stream as the challenge does: BOS targets count in the loss and for no bytes, and bytes
+come from the challenge's table. `document` gives each document to the model alone: from [BOS, t1 .. tn] it predicts
+t1 .. tn and, for the end, BOS; bytes are those that the tokens stand for. As in an archive, each token sees the last
+`window` tokens of its document, a band; with a stride, long documents are cut in windows instead.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from codec.console import Advance, ignore_progress
+from codec.errors import CodecError
+from codec.exact.chunks import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
+from codec.model.tokenizer import BOS, Tokenizer
+from eval.score.streams import documents_of
+from trainer.model.attention import Band
+from trainer.model.gpt import GPT
+
+MAX_LOGITS = 1 << 24
+"""Elements of a batch's logits, 64 MiB in float32: it bounds the memory, whose peak is a few copies of them."""
+
+GPU_LOGITS = 1 << 27
+"""The same on a GPU, 512 MiB, so that it waits less for the host (chosen by its size, not by a measurement)."""
+
+ROUND_LENGTH = 64
+"""Rows are padded to a multiple of this many tokens, so that documents of unlike length share a batch. Attention is
+causal: what follows a row does not change it."""
+
+SLIDING_STRIDE = 64
+"""The challenge's."""
+
+
+class DocumentScore(NamedTuple):
+    """`bytes` are those of the tokens that were scored."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model's predictions of `tokens` targets cost, and how many bytes these stand for.
+
+    `decoded_bytes` are counted on the decoded tokens; `text_bytes` are the same but for the stream policies, which use
+    the challenge's table.
+    """
+
+    nats: float
+    tokens: int
+    text_bytes: int
+    decoded_bytes: int
+
+    @property
+    def loss_nats(self) -> float:
+        """Mean cross-entropy in nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def bpb(self) -> float:
+        return self.nats / math.log(2) / self.text_bytes
+
+
+class Row(NamedTuple):
+    """A window's tokens [inputs + 1], the number of leading targets that do not count, and what its cost belongs to."""
+
+    tokens: NDArray[np.uint16]
+    skip: int
+    owner: int
+
+
+def score(
+    model: GPT,
+    tokenizer: Tokenizer,
+    stream: NDArray[np.uint16],
+    policy: Policy,
+    stride: int | None = None,
+    targets: int | None = None,
+    advance: Advance = ignore_progress,
+) -> Score:
+    """Score a stream of tokens [N] under a policy.
+
+    Args:
+        stride: of `sliding` (default 64) and of long documents (default: a band); `flat` has none.
+        targets: stop after so many.
+        advance: told the targets that have been scored.
+
+    Raises:
+        CodecError: nothing to score, or a stride that does not fit the window.
+    """
+    if policy is Policy.DOCUMENT:
+        found = score_documents(model, tokenizer, documents_of(stream), stride, targets, advance)
+        nats = math.fsum(document.nats for document in found)
+        tokens, text_bytes = sum(d.tokens for d in found), sum(d.bytes for d in found)
+        result = Score(nats, tokens, text_bytes, text_bytes)
+    else:
+        plan = stream_plan(policy, len(stream), model.config.window, stride)
+        result = score_stream(
+            model, tokenizer, stream, plan if targets is None else first_targets(plan, targets), advance
+        )
+    if not result.text_bytes:
+        raise CodecError(
+            f"nothing to score: {len(stream):,} tokens are {result.tokens:,} targets of {policy} and 0 bytes of text; "
+            "pass more text, or --policy document for a text shorter than the model's window"
+        )
+    return result
+
+
+def stream_plan(policy: Policy, tokens: int, window: int, stride: int | None) -> list[Window]:
+    """The windows of a stream of `tokens` tokens. Raises CodecError for a stride that does not fit."""
+    if policy is Policy.SLIDING:
+        return sliding_windows(tokens, window, min(SLIDING_STRIDE, window) if stride is None else stride)
+    if stride is not None:
+        raise CodecError(f"stride {stride} with policy flat, whose rows do not overlap; leave it out or use sliding")
+    return flat_windows(tokens, window)
+
+
+def score_stream(
+    model: GPT,
+    tokenizer: Tokenizer,
+    stream: NDArray[np.uint16],
+    plan: Sequence[Window],
+    advance: Advance = ignore_progress,
+) -> Score:
+    """Score a stream of tokens [N] over windows that score its inputs from 0 on without a gap."""
+    count = plan[-1].end if plan else 0
+    rows = (Row(stream[w.start : w.end + 1], w.score_from - w.start, 0) for w in plan)
+    nats = float(row_nats(model, rows, 1, advance)[0])
+    before, targets = stream[:count], stream[1 : count + 1]
+    return Score(nats, count, tokenizer.challenge_bytes(before, targets), decoded_bytes(tokenizer, targets))
+
+
+def score_documents(
+    model: GPT,
+    tokenizer: Tokenizer,
+    documents: Sequence[NDArray[np.uint16]],
+    stride: int | None = None,
+    targets: int | None = None,
+    advance: Advance = ignore_progress,
+) -> list[DocumentScore]:
+    """Score each document, tokens [n] without BOS, alone: its tokens and its end.
+
+    Args:
+        stride: how far the window of a document that is longer than it moves (default: documents are a band).
+        targets: stop after so many, if need be inside a document.
+        advance: told the targets that have been scored.
+
+    Raises:
+        CodecError: a stride that does not fit the window.
+    """
+    window = model.config.window
+    counts: list[int] = []
+    left = targets
+    for document in documents:
+        if left == 0:
+            break
+        counts.append(len(document) + 1 if left is None else min(len(document) + 1, left))
+        left = None if left is None else left - counts[-1]
+
+    def whole(owner: int) -> Row:
+        framed = np.concatenate(([BOS], documents[owner], [BOS]))[: counts[owner] + 1]
+        return Row(framed.astype(np.uint16), 0, owner)
+
+    def rows() -> Iterator[Row]:
+        for owner, count in enumerate(counts):
+            if stride is None and count > window:
+                continue
+            tokens = whole(owner).tokens
+            for w in document_windows(count, window, window if stride is None else stride):
+                yield Row(tokens[w.start : w.end + 1], w.score_from - w.start, owner)
+
+    nats = row_nats(model, rows(), len(counts), advance)
+    if stride is None:
+        long = [owner for owner, count in enumerate(counts) if count > window]
+        nats += band_nats(model, [whole(owner) for owner in long], len(counts), advance)
+    return [
+        DocumentScore(float(cost), count, decoded_bytes(tokenizer, document[:count]))
+        for cost, count, document in zip(nats, counts, documents, strict=False)
+    ]
+
+
+def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+    """Nats of the targets of each owner's rows, float64 [owners]. `advance` is told the targets scored."""
+    totals = np.zeros(owners, np.float64)
+    waiting: dict[int, list[Row]] = defaultdict(list)
+    most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
+
+    def flush(length: int) -> None:
+        batch = waiting.pop(length)
+        for row, nats in zip(batch, _batch_nats(model, batch, length), strict=True):
+            totals[row.owner] += nats
+        advance(sum(len(row.tokens) - 1 - row.skip for row in batch))
+
+    for row in rows:
+        length = min(-(-(len(row.tokens) - 1) // ROUND_LENGTH) * ROUND_LENGTH, model.config.window)
+        waiting[length].append(row)
+        if (len(waiting[length]) + 1) * length * model.config.vocab_size > most:
+            flush(length)
+    for length in list(waiting):
+        flush(length)
+    return totals
+
+
+def band_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+    """Nats of the targets of each owner's documents, float64 [owners]: some side by side, a window of each at a time.
+
+    Each token sees the last window of tokens, itself included, by keys and values as they were computed.
+    """
+    totals, window = np.zeros(owners, np.float64), model.config.window
+    most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
+    count = max(1, most // (window * model.config.vocab_size))
+    longest_first = sorted(rows, key=lambda row: -len(row.tokens))
+    for company in (longest_first[at : at + count] for at in range(0, len(longest_first), count)):
+        band = Band(window)
+        for begin in range(0, len(company[0].tokens) - 1, window):
+            running = [row for row in company if len(row.tokens) - 1 > begin]
+            batch = [Row(row.tokens[begin : begin + window + 1], 0, row.owner) for row in running]
+            for row, nats in zip(batch, _batch_nats(model, batch, len(batch[0].tokens) - 1, band), strict=True):
+                totals[row.owner] += nats
+            advance(sum(len(row.tokens) - 1 for row in batch))
+    return totals
+
+
+@torch.inference_mode()
+def _batch_nats(model: GPT, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
+    tokens = np.full((len(rows), length + 1), BOS, np.int64)
+    counted = np.zeros((len(rows), length), np.bool_)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        counted[i, row.skip : len(row.tokens) - 1] = True
+    device = model.tok_emb.weight.device
+    on_device, mask = torch.from_numpy(tokens).to(device), torch.from_numpy(counted).to(device)
+    logits = model.logits(model.hidden(on_device[:, :-1], band))
+    losses = F.cross_entropy(logits[mask], on_device[:, 1:][mask], reduction="none").double()
+    owner = mask.nonzero()[:, 0]
+    return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()
+
+
+def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> int:
+    """The bytes that tokens [T] stand for."""
+    return int(tokenizer.token_lengths[tokens].sum())

@@ -1,0 +1,108 @@
+"""A model from any file that holds one: a run folder, safetensors, a pack, or what the challenge's scripts write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import codec
+from codec.errors import FormatError, MismatchError
+from codec.files import read_bytes
+from codec.model.banks import from_challenge
+from codec.model.checkpoint import load_checkpoint
+from codec.model.config import ModelConfig
+from codec.model.parameters import parameters
+from codec.model.tokenizer import Tokenizer
+from codec.pack.container import MAGIC as PACK_MAGIC
+from eval.score.challenge import load_peer
+from trainer.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """`state_dict` is float32 and finite, and holds exactly the tensors of `config`."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    state_dict: dict[str, torch.Tensor]
+
+    def float_model(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+        """The model itself, in evaluation mode; `dtype` as for `GPT`."""
+        model = GPT(self.config, dtype=dtype)
+        model.load_state_dict(self.state_dict)
+        return model.to(device).eval()
+
+
+def load_model(
+    path: str | Path, tokenizer: str | Path | None = None, settings: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    """Read a model; what kind of file it is follows from its content.
+
+    Args:
+        path: a run folder, `.safetensors` with a config in its metadata, a pack, or the `.pt` or `.ptz` of one of the
+            challenge's scripts.
+        tokenizer: a SentencePiece `.model`, instead of the one in the pack or beside the checkpoint.
+        settings: entries of the config that a file of the challenge does not show (`eval.score.challenge.load_peer`).
+
+    Raises:
+        FormatError: unreadable, damaged, not a model, or no tokenizer to be found.
+        MismatchError: weights, config and tokenizer do not belong together.
+    """
+    path = Path(path)
+    found = Tokenizer(read_bytes(tokenizer, "tokenizer")) if tokenizer else None
+    head = b"" if path.is_dir() else _head(path)
+    config: ModelConfig | None
+    if head.startswith(PACK_MAGIC):
+        pack = codec.open(read_bytes(path, "pack"))
+        state, config, found = pack.state_dict(), pack.config, found or pack.tokenizer
+    elif path.is_dir() or _is_safetensors(head):
+        checkpoint = load_checkpoint(path)
+        state, config = from_challenge(checkpoint.state_dict), checkpoint.config
+        found = found or checkpoint.tokenizer
+    else:
+        state, config = load_peer(read_bytes(path, "artifact"), settings)
+    if config is None:
+        raise FormatError(f"model {path}: holds weights without a config; pass a run folder or a pack made from one")
+    if found is None:
+        raise FormatError(f"model {path}: has no tokenizer with it; pass one with --tokenizer")
+    if found.vocab_size > config.vocab_size:
+        raise MismatchError(
+            f"model {path}: a vocabulary of {config.vocab_size}, but the tokenizer has {found.vocab_size} pieces; "
+            "pass the tokenizer that the model was trained with"
+        )
+    check_state(state, config, f"model {path}")
+    return LoadedModel(config, found, {name: tensor.float() for name, tensor in state.items()})
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(9)
+    except OSError as error:
+        raise FormatError(f"model {path}: {error.strerror}; pass an existing, readable file or run folder") from error
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Whether a file begins with the length of a header under 4 GiB, 64 bits, and a JSON object."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
+def check_state(state: dict[str, torch.Tensor], config: ModelConfig, where: str) -> None:
+    """Check that `state` is what `config` says, and finite.
+
+    Raises:
+        MismatchError: a tensor is missing, too many or of another shape.
+        FormatError: a value that is not finite.
+    """
+    expected = {name: parameter.shape for name, parameter in parameters(config).items()}
+    for name in sorted(set(expected) | set(state)):
+        shape = tuple(state[name].shape) if name in state else "none"
+        if shape != expected.get(name, "none"):
+            raise MismatchError(
+                f"{where}: tensor {name}: found {shape}, its config expects {expected.get(name, 'none')}; "
+                "pass weights and config of one model"
+            )
+        if not torch.isfinite(state[name]).all():
+            raise FormatError(f"{where}: tensor {name} holds values that are not finite; repair the checkpoint")

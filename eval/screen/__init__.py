@@ -1,0 +1,1 @@
+"""Screen training techniques against each other."""

@@ -1,0 +1,279 @@
+"""Ablations of training: variants of a recipe, several seeds of each, every run in a process of its own.
+
+A folder holds a run folder `NAME/SEED` for each run; one with a score is not run again, and counts in every later
+screen in that folder whose variant of that name has the same recipe. All variants are trained with one seed before the
+next, so that a screen that was stopped says something about each.
+
+Runs that are capped by steps may share a device: their losses are comparable, their times are not, and are left out.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import codec
+from codec.console import Advance, ignore_progress, notes
+from codec.devices import visible_gpus
+from codec.errors import CodecError
+from codec.exact.chunks import Policy
+from codec.files import read_bytes
+from eval.screen.run import SCORE
+from eval.screen.variants import BASE
+from trainer.optim.schedule import phases
+from trainer.recipe import RECIPE, Recipe
+from trainer.run.log import read_metrics
+from trainer.run.loop import interrupts
+
+OUTPUT = "output.txt"
+"""What a run's process printed, in its folder."""
+
+SHARED = "shared"
+"""An empty file in the folder of a run that had a device, or the host's cores, together with others."""
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A variant under one seed. `seed` counts from 0 and is added to both seeds of the recipe."""
+
+    variant: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: the fields of `eval.screen.run.SCORE`, and what its journal says (`trainer.run.log.METRICS`).
+
+    `seconds` is None of a run that shared its device.
+    """
+
+    variant: str
+    seed: int
+    bpb_flat: float
+    bpb_document: float
+    parameters: int
+    steps: int
+    train_tokens: int
+    seconds: float | None
+    metrics: list[dict[str, Any]]
+
+    def bpb(self, policy: Policy) -> float:
+        """Bits per byte under `flat` or `document`."""
+        return self.bpb_document if policy is Policy.DOCUMENT else self.bpb_flat
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of this screen and of earlier ones in its folder; why runs of this one failed, by name; whether an
+    interrupt left runs of it undone."""
+
+    results: list[Result]
+    failed: dict[str, str]
+    interrupted: bool = False
+
+
+def make_plan(variants: Mapping[str, Recipe], seeds: int, base_seeds: int | None = None) -> list[Run]:
+    """Every variant with every seed, seed by seed.
+
+    Args:
+        base_seeds: of the recipe itself; by default as many as of its variants.
+
+    Raises:
+        CodecError: a recipe that scores no validation tokens.
+    """
+    for name, recipe in variants.items():
+        if not recipe.train.val_tokens:
+            raise CodecError(f"variant {name}: train.val_tokens is 0; say how many tokens are to be scored")
+    counts = {name: (base_seeds or seeds) if name == BASE else seeds for name in variants}
+    return [
+        Run(name, seed, _seeded(recipe, seed))
+        for seed in range(max(counts.values()))
+        for name, recipe in variants.items()
+        if seed < counts[name]
+    ]
+
+
+def scored_runs(folder: Path) -> list[tuple[str, int]]:
+    """Variant and seed of each run in `folder` that has a score."""
+    found = [path.parent for path in sorted(folder.glob(f"*/*/{SCORE}"))]
+    return [(run.parent.name, int(run.name)) for run in found if run.name.isdecimal()]
+
+
+def with_earlier(plan: Sequence[Run], variants: Mapping[str, Recipe], folder: Path) -> tuple[list[Run], list[str]]:
+    """The plan and whatever else in `folder` has a score, seed by seed; and the names of the runs that are left out.
+
+    Left out is a run that none of `variants` would be under its seed: it cannot be compared.
+    """
+    runs = {run.name: run for run in plan}
+    strangers = []
+    for variant, seed in scored_runs(folder):
+        name = f"{variant}/{seed}"
+        if name in runs:
+            continue
+        recipe = _seeded(variants[variant], seed) if variant in variants else None
+        if recipe and recipe == _read_recipe(folder / name):
+            runs[name] = Run(variant, seed, recipe)
+        else:
+            strangers.append(name)
+    order = list(variants)
+    return sorted(runs.values(), key=lambda run: (run.seed, order.index(run.variant))), strangers
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    train = replace(recipe.train, seed=recipe.train.seed + seed)
+    return replace(recipe, train=train, data=replace(recipe.data, seed=recipe.data.seed + seed))
+
+
+def devices() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be to pin a process to one device: an entry for each GPU; one, "", without any."""
+    return visible_gpus() or [""]
+
+
+def make_slots(plan: Sequence[Run], places: Sequence[str], jobs: int | None) -> list[str]:
+    """The device of each of the runs that go on at a time: `places` (see `devices`) in turn, once each by default.
+
+    Raises:
+        CodecError: more runs than devices, and one is capped by the clock.
+    """
+    timed = [run.variant for run in plan if run.recipe.train.seconds]
+    if jobs and jobs > len(places) and timed:
+        raise CodecError(
+            f"{jobs} runs at a time on {len(places)} devices, but {timed[0]} is capped by the clock: sharing a device "
+            "would cost it steps; pass fewer --jobs, or train.seconds=0 and train.iterations"
+        )
+    return [places[n % len(places)] for n in range(jobs or len(places))]
+
+
+def run_plan(
+    plan: Sequence[Run],
+    folder: Path,
+    slots: Sequence[str],
+    advance: Advance = ignore_progress,
+    keep: Callable[[Outcome], None] = lambda outcome: None,
+    shown: Sequence[Run] | None = None,
+) -> Outcome:
+    """Train and score all runs that have no score yet, one at a time in each of `slots` (see `make_slots`).
+
+    A run that fails costs no other. An interrupt (SIGINT or SIGTERM) ends the runs that go on, with a checkpoint each.
+
+    Args:
+        advance: told 1 for every run.
+        keep: told what there is whenever a run has ended: a kill loses no more than the runs that go on.
+        shown: the runs whose results are the outcome's, in their order, as far as they have a score (see
+            `with_earlier`); by default the plan's.
+
+    Raises:
+        CodecError: `folder` holds a run of another recipe.
+    """
+    shown = plan if shown is None else shown
+    for run in plan:
+        _check_recipe(run, folder / run.name)
+    waiting = sorted((run for run in plan if not _has_score(run, folder)), key=_turn)
+    advance(len(plan) - len(waiting))
+    failed: dict[str, str] = {}
+    flying: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
+    with interrupts() as interrupt:
+        try:
+            while (waiting or flying) and not interrupt.is_set():
+                for slot in [slot for slot in range(len(slots)) if slot not in flying][: len(waiting)]:
+                    run = waiting.pop(0)
+                    flying[slot] = run, _start(run, folder / run.name, slots, slot)
+                time.sleep(POLL_SECONDS)
+                for slot, (run, process) in list(flying.items()):
+                    if process.poll() is None:
+                        continue
+                    del flying[slot]
+                    advance(1)
+                    if process.returncode:
+                        failed[run.name] = _last_line(folder / run.name / OUTPUT, process.returncode)
+                        notes.print(f"{run.name}: {failed[run.name]}", markup=False, highlight=False, soft_wrap=True)
+                    keep(_outcome(shown, folder, failed))
+        finally:
+            for _, process in flying.values():
+                process.terminate()
+            for _, process in flying.values():
+                process.wait()
+    return replace(_outcome(shown, folder, failed), interrupted=bool(waiting or flying))
+
+
+def read_result(run: Run, folder: Path) -> Result:
+    """What a finished run left in its folder."""
+    found = json.loads((folder / SCORE).read_text())
+    if (folder / SHARED).exists():
+        found["seconds"] = None
+    return Result(run.variant, run.seed, **found, metrics=read_metrics(folder))
+
+
+def _outcome(shown: Sequence[Run], folder: Path, failed: Mapping[str, str]) -> Outcome:
+    return Outcome([read_result(run, folder / run.name) for run in shown if _has_score(run, folder)], dict(failed))
+
+
+def _has_score(run: Run, folder: Path) -> bool:
+    return (folder / run.name / SCORE).exists()
+
+
+def _turn(run: Run) -> tuple[int, bool, int]:
+    """Of a seed's runs the recipe itself is first, without which there is no comparison, then what compiles longest."""
+    return run.seed, run.variant != BASE, -len(phases(run.recipe))
+
+
+def _check_recipe(run: Run, folder: Path) -> None:
+    path = folder / RECIPE
+    if path.exists() and _read_recipe(folder) != run.recipe:
+        raise CodecError(f"{path} is not the recipe that {run.name} has now; choose another folder or remove this run")
+
+
+def _read_recipe(folder: Path) -> Recipe | None:
+    """The recipe of a run's folder; None without one that can be read."""
+    try:
+        return Recipe.from_dict(json.loads(read_bytes(folder / RECIPE, "recipe")))
+    except ValueError:
+        return None
+
+
+def _start(run: Run, folder: Path, slots: Sequence[str], slot: int) -> "subprocess.Popen[bytes]":
+    """The process of a run, in a session of its own: a Ctrl-C reaches it from here alone.
+
+    The cores are shared out to as many processes as there are slots, unless the environment has limits already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
+    if slots[slot]:
+        environment["CUDA_VISIBLE_DEVICES"] = slots[slot]
+    if len(slots) > 1:
+        share = str(max(1, (os.cpu_count() or 1) // len(slots)))
+        for limit in ("TORCHINDUCTOR_COMPILE_THREADS", "OMP_NUM_THREADS"):
+            environment.setdefault(limit, share)
+    if len(set(slots)) < len(slots):
+        (folder / SHARED).touch()
+    with (folder / OUTPUT).open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "eval.screen.run", str(folder)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    assert process.stdin
+    with process.stdin as stream:
+        stream.write(json.dumps(run.recipe.to_dict()).encode())
+    return process
+
+
+def _last_line(path: Path, status: int) -> str:
+    lines = path.read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), f"ended with status {status}")

@@ -1,0 +1,355 @@
+"""artifacts.submission.submission, minify, evaluate: a folder reproduces its score alone and claims only what it
+shows.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import date
+from itertools import islice
+
+import pytest
+
+import codec
+from artifacts.folders import check_sums
+from artifacts.provenance import Source, TrainingOnly, save_provenance
+from artifacts.share.open import find
+from artifacts.submission import minify
+from artifacts.submission.ledger import ledger
+from artifacts.submission.significance import Record
+from artifacts.submission.submission import TEXT, Author, load_run, submit
+from codec.console import CheckFailed
+from codec.errors import CodecError, FormatError, MismatchError
+from eval.proof.prove import prove
+from eval.proof.saved import PACK, save_proof
+from tests.support.helpers import PLAIN, ROOT, random_weights
+from trainer.data.prepare import prepare
+from trainer.data.sample import sp1024, val_documents
+from trainer.recipe import Recipe
+from underpar.cli import main
+
+AUTHOR = Author("A. Uthor", "author")
+
+
+def make_run(folder, blob, documents):
+    """A run folder as `underpar prove --save --keep` leaves it."""
+    proof = prove(blob, documents, keep=folder / TEXT)
+    assert proof.ok
+    save_proof(folder, blob, codec.open(blob), documents, proof)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def documents():
+    """The three shortest of the first validation documents of the sample."""
+    return sorted(islice(val_documents(), 20), key=len)[:3]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, documents):
+    """The shipped pack's, with a log and the recipe of a run."""
+    folder = make_run(tmp_path_factory.mktemp("runs") / "small", find("small").read_bytes(), documents)
+    (folder / "train.log").write_text("step:1/1 train_loss:7.6\n")
+    (folder / "recipe.json").write_text(json.dumps(Recipe().to_dict()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, documents):
+    """Four runs of four seeds, whose models are nearly equal; scores are replaced where they matter."""
+    weights = random_weights(PLAIN)
+    blob = codec.compress(weights, PLAIN, sp1024())
+    first = make_run(tmp_path_factory.mktemp("runs") / "0", blob, documents[:1])
+    folders = [first]
+    for seed in range(1, 4):
+        folders.append(first.parent / str(seed))
+        shutil.copytree(first, folders[-1])
+    for seed, folder in enumerate(folders):
+        recipe = Recipe()
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=seed))
+        (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+        set_proof(folder, bpb_canonical=1.05 + 0.0001 * seed)
+    return folders
+
+
+def set_proof(folder, **values):
+    proof = json.loads((folder / "proof.json").read_bytes())
+    (folder / "proof.json").write_text(json.dumps({**proof, **values}))
+
+
+@pytest.fixture(scope="module")
+def submission(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out") / "submission"
+    submit([run], folder, "Small", AUTHOR, day=date(2026, 1, 2))
+    return folder
+
+
+def alone(folder, tmp_path, *words):
+    """Run evaluate.py of a copy with an empty home, an empty environment and, where permitted, no network."""
+    copy, home = tmp_path / "copy", tmp_path / "home"
+    home.mkdir()
+    if not copy.exists():
+        shutil.copytree(folder, copy)
+    command = [sys.executable, "-B", "evaluate.py", *words]
+    if not subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
+        command = ["unshare", "-n", *command]
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert not list(home.iterdir())
+    return done, copy
+
+
+def test_the_score_is_reproduced_from_a_copy_alone(submission, tmp_path, documents):
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": document.decode()}) + "\n" for document in documents))
+    done, copy = alone(submission, tmp_path, "--docs", str(text))
+    told = json.loads(done.stdout or "{}")
+    assert (done.returncode, told.get("ok")) == (0, True), done.stderr
+    stated = json.loads((copy / "submission.json").read_bytes())
+    assert told["val_bpb"] == told["stated_bpb"] == stated["val_bpb"]
+    assert told["documents"] == told["of"] == 3
+    assert set(told["checks"]) == {"coded_again_to_the_same_bytes", "decoded_is_your_text", "as_stated"}
+    check_sums(copy)  # it leaves nothing behind
+
+
+def test_the_folder_trains_and_packs_from_its_recipe(submission, tmp_path):
+    copy, data = tmp_path / "copy", tmp_path / "data"
+    shutil.copytree(submission, copy)
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": d.decode()}) + "\n" for d in val_documents()))
+    prepare([tmp_path / "text.jsonl"], sp1024(), data, val_documents=4)
+    recipe = {
+        "model": json.loads(dataclasses.replace(PLAIN, vocab_size=1024).to_json()),
+        "train": {"iterations": 2, "batch_tokens": 128, "micro_batches": 1, "prime_steps": 0, "warmdown_steps": 1},
+    }
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+    words = ["--shards", data, "--tokenizer", data / "tokenizer.model", "--docs", tmp_path / "text.jsonl"]
+    command = [sys.executable, "-B", "train_gpt.py", *words, "--budget", "150000", "-o", tmp_path / "run"]
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    blob = (tmp_path / "run" / PACK).read_bytes()
+    assert 140_000 < len(blob) <= 150_000
+    assert codec.open(blob).config.num_layers == PLAIN.num_layers
+
+
+@pytest.mark.parametrize("name", ["code/codec/pack.py", "model.pack", "text.upz"])
+def test_a_changed_file_is_refused(submission, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(submission, copy)
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    done, _ = alone(submission, tmp_path)
+    assert done.returncode == 1
+    assert f"{name} is not the file that was submitted" in done.stderr
+    with pytest.raises(MismatchError, match=re.escape(name)):
+        check_sums(copy)
+
+
+def test_added_source_is_refused(submission, tmp_path):
+    shutil.copytree(submission, tmp_path / "copy")
+    (tmp_path / "copy" / "code" / "torch.py").write_text("")
+    done, _ = alone(submission, tmp_path)
+    assert done.returncode == 1
+    assert "not part of the submission" in done.stderr
+
+
+def test_the_folder_is_what_the_challenge_asks_for(submission):
+    names = {path.relative_to(submission).as_posix() for path in submission.iterdir()}
+    assert names >= {"README.md", "submission.json", "train_gpt.py", "requirements.txt", "train_seed1337.log"}
+    told = json.loads((submission / "submission.json").read_bytes())
+    needed = {"author", "github_id", "name", "date", "val_bpb", "val_loss", "bytes_total", "bytes_code", "track"}
+    assert needed <= set(told)
+    assert (told["track"], told["date"], told["record"]) == ("non_record_16mb", "2026-01-02", None)
+    page = (submission / "README.md").read_text()
+    assert f"{told['val_bpb']:.5f} bits per byte" in page
+    assert "No record is claimed" in page
+    assert f"{told['bytes_total']:,}" in page
+
+
+def test_counted_bytes_are_those_of_du(submission):
+    told = json.loads((submission / "submission.json").read_bytes())
+    counted = [path for path in submission.rglob("*") if path.suffix in (".py", ".pack")]
+    lines = subprocess.run(["du", "-cb", *counted], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told["bytes_total"] == int(lines[-1].split()[0])
+    assert (
+        told["bytes_total"] == ledger(submission).total("challenge").bytes == ledger(submission).total("strict").bytes
+    )
+    assert told["bytes_model"] == find("small").stat().st_size
+
+
+def test_the_folder_passes_sha256sum(submission):
+    done = subprocess.run(
+        ["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=submission, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_the_source_holds_every_module_that_a_decoder_imports(submission, documents, tmp_path):
+    """What a real decode imports from our rooms is in the folder, and a pack's ledger counts the decoder's part."""
+    code = f"""
+import sys, codec
+codec.decode(codec.open(open({str(submission / PACK)!r}, "rb").read()), open({str(submission / TEXT)!r}, "rb").read())
+print(*(m for m in sys.modules if m.split(".")[0] in ("codec", "trainer", "eval", "artifacts")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= set(minify.modules())
+    source = sum(path.stat().st_size for path in minify.modules().values())
+    proof = json.loads((submission / "proof.json").read_bytes())
+    on_a_gpu = sum(path.stat().st_size for name, path in minify.modules().items() if "cuda" in name)
+    assert source - on_a_gpu >= proof["code_bytes"] > 0.95 * (source - on_a_gpu)
+    minified = sum(map(len, minify.sources().values()))
+    assert minified < 0.7 * source
+    assert ledger(submission / PACK).by_role()["code"] == minified
+
+
+def test_minified_source_is_the_same_program():
+    for name, source in minify.sources(minify.DECODER + minify.TRAINER).items():
+        before = ast.parse((ROOT / name).read_text())
+        after = ast.parse(source)
+        assert shape(before) == shape(after), name
+
+
+def shape(tree):
+    """A syntax tree without texts that stand alone; a body of nothing else is one `pass`."""
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            if isinstance(body := getattr(node, field, None), list) and body:
+                body[:] = [
+                    s for s in body if not (isinstance(s, ast.Expr) and isinstance(getattr(s.value, "value", 0), str))
+                ] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def test_requirements_name_what_is_imported_and_nothing_else(submission):
+    lines = (submission / "requirements.txt").read_text().split()
+    names = {line.split("==")[0] for line in lines}
+    assert {"torch", "numpy", "numba", "sentencepiece", "zstandard"} <= names
+    assert not {"huggingface_hub", "matplotlib", "typer", "pytest"} & names
+    assert all(re.fullmatch(r"[\w.-]+==[\d.]+", line) for line in lines)
+
+
+RECORD = Record("#1", (1.0602, 1.0611, 1.0607), 3.7, 1)
+
+
+def record(run, **values):
+    """A record on the text of `run`."""
+    size = json.loads((run / "proof.json").read_bytes())["canonical_bytes"]
+    return dataclasses.replace(RECORD, text_bytes=size, **values)
+
+
+def test_a_record_that_the_figures_show_is_written(tiny, tmp_path):
+    told = submit(tiny, tmp_path / "s", "R", AUTHOR, record(tiny[0]))
+    assert told["track"] == "10min_16mb"
+    assert told["record"]["p"] < 0.01
+    assert told["seeds"] == [0, 1, 2, 3]
+    assert told["val_bpb"] == pytest.approx(1.05015)
+    assert "p = " in (tmp_path / "s" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "runs, values, why",
+    [
+        (4, {"bpb": (1.0502, 1.0503)}, "p = "),
+        (2, {}, "2 runs"),
+        (4, {"text_bytes": 151_080_891}, "#1 on 151,080,891"),
+    ],
+)
+def test_a_record_that_they_do_not_show_is_refused(tiny, tmp_path, runs, values, why):
+    claimed = dataclasses.replace(record(tiny[0]), **values)
+    with pytest.raises(CheckFailed, match=why):
+        submit(tiny[:runs], tmp_path / "s", "R", AUTHOR, claimed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_bytes_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("artifacts.submission.ledger.LIMIT", 100_000)
+    with pytest.raises(CheckFailed, match="bytes count toward"):
+        submit(tiny[:1], tmp_path / "s", "R", AUTHOR)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_or_of_another_proof_is_named(tiny, tmp_path):
+    copy = tmp_path / "run"
+
+    def fresh(**values):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(tiny[0], copy)
+        set_proof(copy, **values)
+
+    def refused(error, why):
+        with pytest.raises(error, match=why):
+            submit([copy], tmp_path / "s", "R", AUTHOR)
+        assert not (tmp_path / "s").exists()
+
+    fresh(ok=False)
+    refused(CodecError, "does not hold")
+    fresh(archive_bytes=1)
+    refused(MismatchError, "prove again")
+    fresh()
+    (copy / TEXT).unlink()
+    refused(FormatError, "underpar prove .* --keep")
+    fresh()
+    (copy / PACK).write_bytes(b"other")
+    refused(MismatchError, "another pack")
+    fresh()
+    (copy / "documents.json").unlink()
+    refused(FormatError, "no proof in it")
+    fresh()
+    (copy / "recipe.json").write_text("{}")
+    refused(FormatError, "recipe")
+    with pytest.raises(MismatchError, match="different seed"):
+        submit([tiny[0], tiny[0]], tmp_path / "s", "R", AUTHOR)
+    fresh(sha256="other")
+    (copy / "recipe.json").unlink()
+    with pytest.raises(MismatchError, match="different texts"):
+        submit([tiny[2], copy], tmp_path / "s", "R", AUTHOR)
+
+
+def test_an_existing_folder_is_left_alone(tiny, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(CodecError, match="it exists"):
+        submit(tiny[:1], tmp_path, "R", AUTHOR)
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_training_only_files_travel_with_their_manifest(tiny, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny[0], run)
+    (run / "extra.jsonl").write_text('{"text": "more"}\n')
+    data = (run / "extra.jsonl").read_bytes()
+    entry = TrainingOnly("extra.jsonl", len(data), hashlib.sha256(data).hexdigest(), (Source("mine", "0" * 64),))
+    save_provenance(run, (entry,))
+    told = submit([run], tmp_path / "s", "R", AUTHOR)
+    total = told["ledger"]["totals"]["challenge"]
+    assert total["peak_bytes"] == total["bytes"] + len(data)
+    page = (tmp_path / "s" / "README.md").read_text()
+    assert re.search(rf"Unsettled: Do files count that are deleted .* \({len(data)} bytes\)", page)
+
+
+def test_the_command(tiny, tmp_path, monkeypatch, capsys):
+    words = ["submit", tiny[0], "-o", tmp_path / "s", "--name", "R", "--author", "A", "--github", "a", "--json"]
+    monkeypatch.setattr(sys, "argv", ["underpar", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    told = json.loads(capsys.readouterr().out)
+    assert told["folder"] == str(tmp_path / "s")
+    assert load_run(tiny[0]).seed == 0
+    (tmp_path / "record.json").write_text('{"name": "#1", "bpb": [1.0], "bytes_per_token": 3.7, "text_bytes": 1}')
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["underpar", *map(str, [*words[:3], tmp_path / "r", *words[4:]]), "--record", str(tmp_path / "record.json")],
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "no record" in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""codec.pack.container: sections come back, and no damaged byte goes unnoticed."""
+
+import hashlib
+import struct
+import zlib
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.errors import CodecError, FormatError
+from codec.pack.container import MAGIC, VERSION, read_container, shrink, unshrink, write_container
+
+SECTIONS = st.dictionaries(st.text("abcdefghijklm-", min_size=1, max_size=12), st.binary(max_size=200), max_size=6)
+SMALL = write_container({"header": b"some bytes", "nothing": b"", "tensors": bytes(range(40))})
+
+
+@given(SECTIONS)
+def test_round_trip_in_order(sections):
+    found = read_container(write_container(sections))
+    assert list(found.items()) == list(sections.items())
+
+
+def test_golden_bytes():
+    blob = write_container({"a": b"xyz", "bc": b""})
+    table = b"a" + bytes(11) + struct.pack("<II", 3, zlib.crc32(b"xyz")) + b"bc" + bytes(10) + bytes(8)
+    assert blob[:-32] == b"UPAK" + b"\x02\x00" + b"\x02\x00" + table + b"xyz"
+    assert blob[-32:] == hashlib.sha256(blob[:-32]).digest()
+
+
+def test_every_flipped_bit_is_found():
+    for position in range(len(SMALL)):
+        for bit in range(8):
+            broken = bytearray(SMALL)
+            broken[position] ^= 1 << bit
+            with pytest.raises(FormatError, match=r"^pack: "):
+                read_container(bytes(broken))
+
+
+def test_every_truncation_is_found():
+    for size in range(len(SMALL)):
+        with pytest.raises(FormatError, match=r"^pack: "):
+            read_container(SMALL[:size])
+    for extra in (b"\0", SMALL):
+        with pytest.raises(FormatError, match="bytes were added to or lost from"):
+            read_container(SMALL + extra)
+
+
+def test_a_future_version_says_so():
+    later = MAGIC + struct.pack("<H", VERSION + 1) + SMALL[6:]
+    with pytest.raises(FormatError, match="format version 3, this underpar reads 2; use the underpar that wrote it"):
+        read_container(later)
+
+
+def test_a_damaged_section_is_named():
+    offset = SMALL.index(bytes(range(40)))
+    broken = SMALL[: offset + 5] + b"!" + SMALL[offset + 6 :]
+    with pytest.raises(FormatError, match=rf"CRC-32 of section 'tensors' \(offset {offset}, 40 bytes\) is wrong"):
+        read_container(broken)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_anything_else_is_refused(data, magic):
+    with pytest.raises(FormatError):
+        read_container(MAGIC * magic + data)
+
+
+@given(st.binary(max_size=1000))
+def test_shrink(data):
+    assert unshrink(shrink(data), len(data), "text") == data
+    assert shrink(data) == shrink(data)
+
+
+def test_unshrink_refusals():
+    bomb = shrink(bytes(10_000_000))
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
+    for data in (b"", b"junk", bomb, unsized, bomb[:-1], bomb[:9], b"\x50\x2a\x4d\x18\4\0\0\0abcd"):
+        with pytest.raises(CodecError, match=r"^text: "):
+            unshrink(data, 1 << 20, "text")

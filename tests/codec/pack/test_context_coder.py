@@ -1,0 +1,204 @@
+"""codec.pack.context_coder: every integer comes back, sizes near the entropy, and matrices made to break the
+arithmetic.
+"""
+
+import hashlib
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from codec.errors import FormatError
+from codec.pack.context_coder import LIMIT, Coded, decode_matrices, encode_matrices, quarter_octaves
+from codec.quantization.quantized import OnTrellis, Path, Quantized
+from codec.quantization.trellis import CODES, predecessors, search
+
+STEPS = st.sampled_from([0.0, 1e-38, 1e-45, 1e38, 3.4e38, 1.0]) | st.floats(0, 2.0**100, width=32)
+INTEGERS = st.sampled_from([0, 1, -1, LIMIT, -LIMIT, LIMIT - 1]) | st.integers(-9, 9) | st.integers(-LIMIT, LIMIT)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Quantized:
+    """Any integers on any steps; with a trellis, the path that is nearest to them."""
+    shape = draw(st.tuples(st.integers(0, 20), st.integers(0, 8)))
+    symbols = draw(arrays(np.int32, shape, elements=INTEGERS))
+    rows = draw(arrays(np.float32, shape[0], elements=STEPS))
+    columns = draw(st.none() | arrays(np.float32, shape[1], elements=STEPS))
+    states, path = draw(st.sampled_from([0, 0, 4, 8, 256])), draw(st.sampled_from(get_args(Path)))
+    masks = [draw(arrays(np.bool_, size)) for size in shape]
+    return on_path(symbols, rows, columns, states, path, draw(st.none() | st.just(OnTrellis(*masks))))
+
+
+def order(shape: tuple[int, ...], path: Path) -> list[tuple[int, int]]:
+    """The entries of a matrix along a path."""
+    cells = [(r, c) for c in range(shape[1]) for r in range(shape[0])]
+    return cells if path == "columns" else sorted(cells, key=lambda cell: (sum(cell), cell[0]))
+
+
+def on_path(
+    symbols: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray | None,
+    states: int,
+    path: Path = "columns",
+    on: OnTrellis | None = None,
+) -> Quantized:
+    """The integers themselves, or those on the trellis that are nearest to them."""
+    found = symbols.astype(np.int32)
+    if states and symbols.size:
+        cells = [(r, c) for r, c in order(symbols.shape, path) if not on or (on.rows[r] and on.columns[c])]
+        at = tuple(np.array(cells, int).reshape(-1, 2).T)
+        samples = symbols[at].astype(np.float64).clip(4 - LIMIT, LIMIT - 4)
+        found = found & ~1  # whole steps off the path
+        found[at] = search(samples, predecessors(states), 0)[0]
+    return Quantized(found, rows, columns, states, path=path, on=on)
+
+
+def decoded(stream: bytes, parts: list[tuple[int, Quantized]], coded: list[Coded], groups: int) -> list[np.ndarray]:
+    empty = [replace(m, symbols=np.zeros_like(m.symbols)) for _, m in parts]
+    told = [(group, m, c.typical) for (group, _), m, c in zip(parts, empty, coded, strict=True)]
+    decode_matrices(stream, told, groups)
+    return [m.symbols for m in empty]
+
+
+def round_trip(parts: list[tuple[int, Quantized]], groups: int = 1) -> bytes:
+    stream, coded = encode_matrices(parts, groups)
+    found = decoded(stream, parts, coded, groups)
+    assert all(np.array_equal(symbols, m.symbols) for symbols, (_, m) in zip(found, parts, strict=True))
+    assert abs(sum(c.bits for c in coded) - 8 * len(stream)) <= 12
+    assert len(stream) <= 16 * sum(m.symbols.size for _, m in parts) + 8
+    return stream
+
+
+def plain(symbols: np.ndarray) -> Quantized:
+    return Quantized(symbols.astype(np.int32), np.ones(len(symbols), np.float32))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), matrices()), max_size=3))
+def test_any_matrices(parts):
+    round_trip(parts, 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 300), (300, 1)])
+@pytest.mark.parametrize("states", [0, *CODES])
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("path", get_args(Path))
+def test_shapes(shape, states, columns, path):
+    symbols = np.random.default_rng(0).integers(-LIMIT, LIMIT, shape, endpoint=True).astype(np.int32)
+    rows, scales = np.ones(shape[0], np.float32), np.full(shape[1], 1e-20, np.float32) if columns else None
+    round_trip([(0, on_path(symbols, rows, scales, states, path))])
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, -1, 5, LIMIT, -LIMIT]), min_size=1, max_size=12), st.integers(1, 400))
+@example([LIMIT, 0], 300)
+def test_no_pattern_overflows_the_buffer(pattern, repeats):
+    """Models that have learnt one thing and see another cost at most 16 bytes an integer."""
+    symbols = np.repeat(np.array(pattern, np.int32), repeats)
+    round_trip([(0, plain(symbols[:, None])), (0, plain(symbols[None])), (0, plain(symbols[::-1, None]))])
+
+
+def test_integers_beyond_the_limit():
+    for value in (LIMIT + 1, -LIMIT - 1, 2**31 - 1, -(2**31)):
+        with pytest.raises(FormatError, match=rf"integers up to {abs(value)}, expected at most {LIMIT}"):
+            encode_matrices([(0, plain(np.array([[0, value]])))], 1)
+
+
+def test_expectations_do_not_overflow():
+    """A row whose share of every column is the greatest possible: its mean, times a sudden rise, is beyond 2^63."""
+    symbols = np.zeros((1000, 6100), np.int32)
+    symbols[:, 0:20:2] = symbols[-1] = symbols[:, -10:] = LIMIT - 1
+    columns = np.full(6100, 2.0**19, np.float32)
+    columns[5] = 1
+    round_trip([(0, Quantized(symbols, np.ones(1000, np.float32), columns))])
+
+
+@given(st.binary(max_size=200), matrices(), st.integers(0, 1023))
+def test_garbage_is_integers_or_an_error(data, matrix, typical):
+    empty = replace(matrix, symbols=np.zeros_like(matrix.symbols))
+    try:
+        decode_matrices(data, [(0, empty, typical)], 1)
+    except FormatError as error:
+        assert f"stream of {len(data)} bytes" in str(error)
+    assert np.abs(empty.symbols.astype(np.int64)).max(initial=0) <= 1 << 25
+
+
+def test_truncated_streams():
+    """What lacks bytes does not decode to the same integers, and nearly always is told; a pack's CRC sees the rest."""
+    matrix = plain(np.rint(np.random.default_rng(0).normal(size=(64, 16)) * 8))
+    stream, coded = encode_matrices([(0, matrix)], 1)
+    told = 0
+    for size in range(len(stream)):
+        try:
+            assert not np.array_equal(decoded(stream[:size], [(0, matrix)], coded, 1)[0], matrix.symbols)
+        except FormatError as error:
+            assert f"stream of {size} bytes ends inside a matrix of 1024 integers" in str(error)
+            told += 1
+    assert told >= len(stream) - 8
+
+
+def entropy(symbols: np.ndarray) -> float:
+    """Bytes by the frequencies of the integers."""
+    counts = np.unique(symbols, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / symbols.size)).sum()) / 8
+
+
+@pytest.mark.parametrize("shape, number, deviation", [((512, 512), 1, 6), ((1024, 512), 1, 25), ((256, 256), 4, 6)])
+def test_stationary_matrices_cost_their_entropy(shape, number, deviation):
+    rng = np.random.default_rng(0)
+    parts = [(0, plain(np.rint(rng.normal(size=shape) * deviation))) for _ in range(number)]
+    assert len(round_trip(parts)) < 1.005 * sum(entropy(m.symbols) for _, m in parts)
+
+
+@pytest.mark.parametrize("path", get_args(Path))
+def test_scales_of_rows_and_columns_are_learnt(path):
+    """Against the frequencies of all integers, and against those of each weight's true distribution."""
+    rng = np.random.default_rng(0)
+    scales = 6 * np.exp(0.4 * rng.normal(size=(768, 1)) + 0.4 * rng.normal(size=768))
+    matrix = replace(plain(np.rint(rng.normal(size=(768, 768)) * scales)), path=path)
+    size = len(round_trip([(0, matrix)]))
+    assert size < 0.95 * entropy(matrix.symbols)
+    assert size < 1.01 * float(np.maximum(np.log2(scales) + 2.047, 0).sum()) / 8
+
+
+def test_steps_are_taken_into_account():
+    """The same weights on steps of any size per row and column: integers of any size, no longer code than their own."""
+    rng = np.random.default_rng(0)
+    rows, columns = (np.exp2(rng.normal(size=400)).astype(np.float32) for _ in range(2))
+    symbols = np.rint(rng.normal(size=(400, 400)) * 60 / rows[:, None] / columns)
+    ideal = float((np.log2(60 / rows[:, None] / columns) + 2.047).clip(0).sum()) / 8
+    assert len(round_trip([(0, Quantized(symbols.astype(np.int32), rows, columns))])) < 1.02 * ideal
+    assert entropy(symbols) > 1.05 * ideal
+
+
+def test_a_trellis_saves_a_bit():
+    samples = np.random.default_rng(0).normal(size=(256, 256)) * 20
+    ones = np.ones(256, np.float32)
+    with_trellis = round_trip([(0, on_path(samples, ones, None, 8))])
+    without = round_trip([(0, plain(np.rint(samples)))])
+    assert len(without) - len(with_trellis) == pytest.approx(256 * 256 / 8, rel=0.05)
+
+
+def test_groups_share_what_they_learn():
+    parts = [plain(np.random.default_rng(n).integers(-3, 3, (20, 20))) for n in (0, 1)]
+    assert len(round_trip([(0, m) for m in parts])) < len(round_trip(list(enumerate(parts)), 2))
+
+
+def test_quarter_octaves():
+    powers = np.array([1, 1.25, 1.5, 1.75, 2, 4, 2.0**-126], np.float32)
+    assert (quarter_octaves(powers) - 4 * 127).tolist() == [0, 1, 2, 3, 4, 8, -4 * 126]
+    assert quarter_octaves(np.array([0, 8, 2], np.float32)).tolist() == [4 * 128, 4 * 130, 4 * 128]
+    assert quarter_octaves(np.zeros(2, np.float32)).tolist() == [0, 0]
+
+
+def test_golden_bytes():
+    """A new digest here means a new format version."""
+    n = np.arange(40 * 30).reshape(40, 30)
+    symbols = ((n * 7919 % 251) - 125) // (1 + n % 7)
+    rows, columns = (2.0 ** (np.arange(40) % 5)).astype(np.float32), (1 + np.arange(30) % 4 / 4).astype(np.float32)
+    parts = [(0, plain(symbols)), (1, on_path(symbols, rows, columns, 8)), (0, Quantized(symbols[::2], rows[::2]))]
+    parts.append((1, on_path(symbols, rows, columns, 256, "diagonals")))
+    assert hashlib.sha256(round_trip(parts, 2)).hexdigest()[:16] == "5399860d2bd55bfe"

@@ -1,0 +1,161 @@
+"""The trainer's commands: `train`, `calibrate`, `retune`, `recall`, and those for text in `trainer.cli.data`."""
+
+from pathlib import Path
+
+import typer
+
+from codec import console
+
+
+def register(app: typer.Typer) -> None:
+    """Add `train`, `calibrate`, `retune`, `recall` and the commands for text."""
+    from trainer.cli import data as cli_data
+
+    app.command("train")(train)
+    app.command("calibrate")(calibrate)
+    app.command("retune")(retune)
+    app.command("recall")(recall)
+    cli_data.register(app)
+
+
+def train(
+    config: str = typer.Argument(
+        ..., help="A recipe that ships (baseline, record, proxy, small, shipped) or a TOML file."
+    ),
+    overrides: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="For example model.num_layers=4."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder of the run."),
+    resume: bool = typer.Option(False, "--resume", help="Go on from the folder's last checkpoint."),
+    as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
+) -> None:
+    """Train a model; under torchrun on several GPUs."""
+    import os
+
+    from trainer.recipe import load_recipe
+    from trainer.run.loop import train as run
+
+    done = run(load_recipe(config, overrides or []), output, resume)
+    if int(os.environ.get("RANK", "0")):
+        return
+    result = {
+        "run": str(done.folder),
+        "steps": done.steps,
+        "tokens": done.tokens,
+        "seconds": done.seconds,
+        "train_loss": done.train_loss,
+        "val_loss": done.val_loss,
+        "val_bpb": done.val_bpb,
+        "interrupted": done.interrupted,
+    }
+    console.emit(result, as_json)
+    if done.interrupted:
+        console.fail(f"interrupted at step {done.steps}; run the same command with --resume to go on", INTERRUPTED)
+
+
+def calibrate(
+    checkpoint: Path = typer.Argument(..., help="A run folder or a .safetensors file."),
+    docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
+    tokens: int = typer.Option(131_072, min=1, help="How much of it to look at."),
+    correct: bool = typer.Option(True, help="Measure what quantizing each group of matrices really costs."),
+    as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
+) -> None:
+    """Measure what a model's layers see, so that `pack --budget` spends its bits where they matter; under torchrun on
+    several GPUs."""
+    import time
+
+    from codec.model.checkpoint import load_checkpoint
+    from codec.quantization.calibration import FILE, save_calibration
+    from trainer.distributed import join
+    from trainer.fit.calibrate import calibrate_checkpoint
+
+    begin = time.perf_counter()
+    loaded = load_checkpoint(checkpoint)
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
+    with join() as world:
+        found = calibrate_checkpoint(loaded, docs, tokens, correct, world)
+        if not world.leads:
+            return
+        save_calibration(path, found.moments)
+    result = {
+        "file": str(path),
+        "matrices": len(found.moments),
+        "tokens": found.tokens,
+        "factors": {correction.group: correction.factor for correction in found.corrections},
+        "seconds": time.perf_counter() - begin,
+    }
+    console.emit(result, as_json)
+
+
+def retune(
+    pack: Path = typer.Argument(..., help="A pack."),
+    checkpoint: Path = typer.Argument(..., help="The run folder that it was made of."),
+    output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
+    docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
+    steps: int = typer.Option(200, min=1, help="Of the optimizer."),
+    as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
+) -> None:
+    """Fit a pack's gains and scales to its integers; the pack is written anew, no worse on text held out."""
+    import time
+
+    import torch
+
+    from codec.files import atomic_write, read_bytes
+    from codec.model.checkpoint import load_checkpoint
+    from trainer.fit.retune import retune_pack
+
+    begin = time.perf_counter()
+    loaded, before = load_checkpoint(checkpoint), read_bytes(pack, "pack")
+    after, found = retune_pack(before, loaded, docs, steps, "cuda" if torch.cuda.is_available() else "cpu")
+    with atomic_write(output) as file:
+        file.write(after)
+    result = {
+        "pack": str(output),
+        "pack_bytes": len(after),
+        "pack_bytes_before": len(before),
+        "kl_nats": found.after,
+        "kl_nats_before": found.before,
+        "seconds": time.perf_counter() - begin,
+    }
+    console.emit(result, as_json)
+
+
+def recall(
+    pack: Path = typer.Argument(..., help="A pack."),
+    output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
+    docs: Path = typer.Option(..., help="Text like what will be coded, which the model has not learned by heart."),
+    tokens: int = typer.Option(400_000, min=1, help="How much of it to look at."),
+    device: str = typer.Option("cpu", help="Where the model runs: cpu or cuda."),
+    as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
+) -> None:
+    """Learn what a document's past says of its next token beyond the model, for `--adapt recall`."""
+    import time
+
+    import codec
+    from codec.cli.pack import check_device
+    from codec.files import atomic_write, read_bytes
+    from codec.pack.writer import with_recall
+    from trainer.data.documents import read_documents
+    from trainer.fit.recall import fit_recall
+
+    begin, before = time.perf_counter(), read_bytes(pack, "pack")
+    opened = codec.open(before)
+    texts = read_documents(docs, opened.tokenizer)
+    with console.progress("learning", tokens, "token") as advance:
+        learned = fit_recall(opened, texts, tokens, check_device(device), advance)
+    after = with_recall(before, learned.recall)
+    with atomic_write(output) as file:
+        file.write(after)
+    size = max(1, learned.text_bytes)
+    result = {
+        "pack": str(output),
+        "pack_bytes": len(after),
+        "pack_bytes_before": len(before),
+        "tokens": learned.tokens,
+        "bpb_without": learned.bits_without / size,
+        "bpb_while_learning": learned.bits_with / size,
+        "seconds": time.perf_counter() - begin,
+    }
+    console.emit(result, as_json)
+
+
+INTERRUPTED = 130
+"""Exit status of a run that an interrupt ended, as a shell gives it."""

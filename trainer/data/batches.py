@@ -1,0 +1,112 @@
+"""Training batches from token shards, as a pure function of a seed and a position: a resumed run gets the same ones.
+
+The shards of a split are one stream of tokens. Row i is the `seq_len` + 1 tokens from position i * `seq_len`, so that
+every token but the first is a target once an epoch. An epoch visits all rows in an order of its own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import CodecError, FormatError
+from trainer.data.shards import check_vocabulary, read_shard
+
+ROUNDS = 6
+"""Of multiply, add and shift in `permuted`. A bit reaches all others in two; the rest is margin."""
+
+
+class Batches:
+    """The rows of one rank. The ranks' rows, joined in order, are what one rank alone would get.
+
+    Args:
+        shards: paths of the shards, in the order of the stream.
+        seq_len: targets a row.
+        vocab_size: of the model; a token outside it is reported when it is met, before it reaches a device.
+
+    Attributes:
+        tokens: in the stream.
+        rows: in an epoch; a batch may end one epoch and begin the next.
+
+    Raises:
+        FormatError: a shard is broken, or there are too few tokens for one row.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str | Path],
+        seq_len: int,
+        vocab_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self._shards = [np.asarray(read_shard(path)) for path in shards]  # still mapped; slices faster than a memmap
+        self._names = [str(path) for path in shards]
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+        self.tokens = int(self._starts[-1])
+        self.seq_len = seq_len
+        self.rows = (self.tokens - 1) // seq_len
+        if self.rows < 1:
+            raise FormatError(
+                f"{len(shards)} shards of {self.tokens:,} tokens together, expected at least {seq_len + 1} for one row "
+                f"of {seq_len}; prepare more text or choose a shorter row"
+            )
+        self._vocab_size, self._seed, self._rank, self._world = vocab_size, seed, rank, world
+
+    def take(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs and targets [count / world, seq_len] of rows `first` to `first + count` of all epochs.
+
+        Raises:
+            CodecError: `count` is not a multiple of the number of ranks.
+            MismatchError: a token is not in the vocabulary.
+        """
+        if count < 1 or count % self._world:
+            raise CodecError(f"a batch of {count} rows over {self._world} ranks; choose a multiple of {self._world}")
+        local = count // self._world
+        first += self._rank * local
+        tokens = np.empty((local, self.seq_len + 1), np.int64)
+        for i, row in enumerate(self._order(np.arange(first, first + local)).tolist()):
+            self._read(row * self.seq_len, tokens[i])
+        return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+
+    def _order(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows at `positions` of the endless sequence of epochs."""
+        epochs, within = np.divmod(positions, self.rows)
+        out = np.empty_like(within)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            out[here] = permuted(within[here], self.rows, (self._seed, epoch))
+        return out
+
+    def _read(self, position: int, out: NDArray[np.int64]) -> None:
+        """Fill `out` with the stream's tokens from `position`, across the ends of shards."""
+        shard = int(np.searchsorted(self._starts, position, "right")) - 1
+        while len(out):
+            offset = position - int(self._starts[shard])
+            part = self._shards[shard][offset : offset + len(out)]
+            check_vocabulary(part, self._vocab_size, f"shard {self._names[shard]}", offset)
+            out[: len(part)] = part
+            out, position, shard = out[len(part) :], position + len(part), shard + 1
+
+
+def permuted(index: NDArray[np.int64], size: int, key: tuple[int, ...]) -> NDArray[np.int64]:
+    """Where a permutation of range(size), chosen by `key` (integers >= 0), takes each of `index`; no table is made.
+
+    Multiplication by an odd number, addition and a right-shifted exclusive or are bijections of the integers below a
+    power of two. What lands at `size` or above is sent through again until it does not (Black and Rogaway 2002).
+    """
+    bits = max(1, (size - 1).bit_length())
+    mask, shift = np.uint64((1 << bits) - 1), np.uint64((bits + 1) // 2)
+    keys = np.random.SeedSequence(key).generate_state(2 * ROUNDS, np.uint64)
+    out = index.astype(np.uint64)
+    outside = np.ones(out.shape, np.bool_)
+    while outside.any():
+        x = out[outside]
+        for factor, summand in zip(keys[::2] | np.uint64(1), keys[1::2], strict=True):
+            x = (x * factor + summand) & mask
+            x ^= x >> shift
+        out[outside] = x
+        outside = out >= size
+    return out.astype(np.int64)

@@ -1,0 +1,182 @@
+"""Documents to token shards, by several processes, the same bytes for any number of them.
+
+A prepared folder holds `fineweb_train_*.bin`, `fineweb_val_*.bin`, `tokenizer.model` and `manifest.json`. It appears
+whole or not at all.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec.console import Advance, ignore_progress
+from codec.errors import CodecError, FormatError
+from codec.files import atomic_write
+from codec.model.tokenizer import BOS, Tokenizer
+from trainer.data.documents import read_documents
+from trainer.data.shards import TOKENS_PER_SHARD, ShardWriter, Tokens
+
+PREFIX = "fineweb"
+"""Of shard names: the challenge's scripts look for it."""
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.model"
+
+COUNTS = ("documents", "tokens", "text_bytes", "canonical_bytes")
+"""Of a split, in the manifest."""
+
+CHUNK_BYTES = 1 << 20
+"""Text that one task of a process has, unless one document is longer."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive documents of one split."""
+
+    split: str
+    documents: list[bytes]
+
+
+def prepare(
+    inputs: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    val_documents: int = 0,
+    processes: int = 1,
+    tokens_per_shard: int = TOKENS_PER_SHARD,
+    advance: Advance = ignore_progress,
+) -> dict[str, Any]:
+    """Tokenize the documents of `inputs`, in order, into a folder of shards; each is BOS and its tokens, without EOS.
+
+    Args:
+        inputs: files or folders of text; not of shards, whose own tokenizer nobody knows here.
+        folder: must be absent or empty.
+        val_documents: the first so many are the validation split, all others the training split.
+        processes: that tokenize; at most 2 MiB of text (or two documents) are in memory for each.
+        advance: told the bytes of the input files that have been read.
+
+    Returns:
+        The manifest: `splits` {`train`, `val`: {`documents`, `tokens`, `text_bytes`, `canonical_bytes`, `files`}},
+        `tokenizer` {`file`, `sha256`, `vocab_size`}, `tokens_per_shard`, `sources` (names of the inputs).
+
+    Raises:
+        FormatError: a broken input, none or fewer than `val_documents` documents, or a folder that is not empty.
+        CodecError: an input of shards.
+    """
+    documents = chain.from_iterable(read_documents(path, advance=advance) for path in inputs)
+    lengths = tokenizer.token_lengths
+    with _new_folder(Path(folder)) as new:
+        writers = {split: ShardWriter(new, PREFIX, split, tokens_per_shard) for split in ("train", "val")}
+        counts = {split: dict.fromkeys(COUNTS, 0) for split in writers}
+        with writers["train"], writers["val"]:
+            for chunk, tokens in _tokenized(_chunks(documents, val_documents), tokenizer, processes):
+                writers[chunk.split].append(tokens)
+                count = counts[chunk.split]
+                count["documents"] += len(chunk.documents)
+                count["tokens"] += len(tokens)
+                count["text_bytes"] += sum(map(len, chunk.documents))
+                count["canonical_bytes"] += int(lengths[tokens].sum())
+        found = sum(count["documents"] for count in counts.values())
+        if found < max(1, val_documents):
+            raise FormatError(f"{found:,} documents of input, expected at least {max(1, val_documents):,}; add more")
+        manifest = {
+            "splits": {s: {**counts[s], "files": [p.name for p in writers[s].paths]} for s in writers},
+            "tokenizer": {"file": TOKENIZER, "sha256": tokenizer.sha256, "vocab_size": tokenizer.vocab_size},
+            "tokens_per_shard": tokens_per_shard,
+            "sources": [Path(path).name for path in inputs],
+        }
+        (new / TOKENIZER).write_bytes(tokenizer.model)
+        write_manifest(new, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write `manifest.json` into `folder`."""
+    with atomic_write(folder / MANIFEST) as file:
+        file.write((json.dumps(manifest, indent=2) + "\n").encode())
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place when the block ends, and is removed if it raises."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FormatError(f"{folder}: exists and is not an empty folder; choose another or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield new
+        umask = os.umask(0)
+        os.umask(umask)
+        new.chmod(0o777 & ~umask)
+        if folder.exists():
+            folder.rmdir()
+        new.replace(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _chunks(documents: Iterator[bytes], val_documents: int) -> Iterator[Chunk]:
+    """Cut after `val_documents` documents, and wherever a chunk would pass `CHUNK_BYTES`."""
+    for split, part in (("val", islice(documents, val_documents)), ("train", documents)):
+        held: list[bytes] = []
+        size = 0
+        for document in part:
+            if held and size + len(document) > CHUNK_BYTES:
+                yield Chunk(split, held)
+                held, size = [], 0
+            held.append(document)
+            size += len(document)
+        if held:
+            yield Chunk(split, held)
+
+
+def _tokenized(chunks: Iterator[Chunk], tokenizer: Tokenizer, processes: int) -> Iterator[tuple[Chunk, Tokens]]:
+    """Every chunk with its tokens, in order, at most two chunks ahead for each process."""
+    if processes == 1:
+        for chunk in chunks:
+            yield chunk, encode_documents(chunk.documents, tokenizer)
+        return
+    ahead: deque[tuple[Chunk, Future[Tokens]]] = deque()
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start, (tokenizer.model,)) as pool:
+        try:
+            for chunk in chunks:
+                ahead.append((chunk, pool.submit(_work, chunk.documents)))
+                if len(ahead) == 2 * processes:
+                    first, future = ahead.popleft()
+                    yield first, future.result()
+            for chunk, future in ahead:
+                yield chunk, future.result()
+        except BrokenProcessPool as error:
+            raise CodecError("a tokenizing process was killed (out of memory?); use fewer processes") from error
+
+
+def encode_documents(documents: Sequence[bytes], tokenizer: Tokenizer) -> Tokens:
+    """BOS and the tokens of each of the documents, one after another [T]."""
+    bos = np.array([BOS], np.uint16)
+    return np.concatenate([part for document in documents for part in (bos, tokenizer.encode(document))])
+
+
+_tokenizer: Tokenizer
+"""Of a worker process, which is given it once."""
+
+
+def _start(model: bytes) -> None:
+    global _tokenizer
+    _tokenizer = Tokenizer(model)
+
+
+def _work(documents: list[bytes]) -> Tokens:
+    return encode_documents(documents, _tokenizer)

@@ -1,0 +1,219 @@
+"""Token shards, in the challenge's format byte for byte.
+
+A shard is 256 little-endian int32 (20240520, 1, number of tokens, zeros), then that many little-endian uint16 tokens,
+then nothing. A split is a stream of documents, each BOS and its tokens, cut into shards of equal length wherever the
+cut falls.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import FormatError, MismatchError
+from codec.files import atomic_write
+from codec.model.tokenizer import BOS, Tokenizer
+
+MAGIC = 20240520
+VERSION = 1
+HEADER_BYTES = 1024
+TOKENS_PER_SHARD = 100_000_000
+"""The challenge's."""
+
+BLOCK = 1 << 20
+"""Tokens that are looked at together where a whole shard is scanned."""
+
+Tokens = NDArray[np.uint16]
+
+
+def write_shard(path: str | Path, tokens: NDArray[np.integer]) -> None:
+    """Write tokens [N] as one shard.
+
+    Raises:
+        FormatError: a token is not in 0..65535, or N is over 2^31 - 1.
+    """
+    tokens = _as_uint16(tokens)
+    with atomic_write(path) as file:
+        file.write(_header(len(tokens)))
+        file.write(tokens.tobytes())
+
+
+def shard_length(path: str | Path) -> int:
+    """The number of tokens in a shard, after checking its header and its size.
+
+    Raises:
+        FormatError: unreadable, wrong magic or version, truncated or oversized.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise FormatError(f"shard {path}: {error.strerror}; pass an existing, readable .bin file") from error
+    if len(head) < HEADER_BYTES:
+        raise FormatError(f"shard {path}: {size} bytes, expected a header of {HEADER_BYTES}; make or download it again")
+    magic, version, tokens = np.frombuffer(head, "<i4")[:3].tolist()
+    if magic != MAGIC:
+        raise FormatError(f"shard {path}: magic number {magic} at byte 0, expected {MAGIC}; this is not a token shard")
+    if version != VERSION:
+        raise FormatError(f"shard {path}: version {version} at byte 4, expected {VERSION}; it needs a newer underpar")
+    if tokens < 0:
+        raise FormatError(f"shard {path}: {tokens} tokens at byte 8, expected at least 0; make or download it again")
+    expected = HEADER_BYTES + 2 * tokens
+    if size != expected:
+        what = "truncated" if size < expected else "oversized"
+        raise FormatError(
+            f"shard {path}: {what}: {size:,} bytes, but {tokens:,} tokens take {expected:,}; make or download it again"
+        )
+    return tokens
+
+
+def read_shard(path: str | Path, offset: int = 0, count: int | None = None) -> Tokens:
+    """Tokens [count] from `offset` (default: all from there), mapped from the file rather than read.
+
+    Raises:
+        FormatError: see `shard_length`; or the shard has fewer tokens than asked for.
+    """
+    total = shard_length(path)
+    count = total - offset if count is None else count
+    if offset < 0 or count < 0 or offset + count > total:
+        raise FormatError(f"shard {path}: tokens {offset:,} to {offset + count:,} wanted, it has {total:,}")
+    if count == 0:
+        return np.empty(0, np.uint16)
+    return np.memmap(path, "<u2", "r", HEADER_BYTES + 2 * offset, (count,))
+
+
+def find_shards(folder: str | Path, split: str) -> list[Path]:
+    """The shards of a split (`train` or `val`) in a folder, in order.
+
+    Raises:
+        FormatError: there are none.
+    """
+    # The bytes-per-token files of some challenge entries are shards too, but not of tokens.
+    paths = sorted(p for p in Path(folder).glob(f"*_{split}_*.bin") if "_bytes_" not in p.name)
+    if not paths:
+        raise FormatError(
+            f"{folder}: no shards *_{split}_*.bin; make them with `underpar data prepare` or `underpar data fetch`"
+        )
+    return paths
+
+
+def blocks(tokens: Tokens) -> Iterator[Tokens]:
+    """Consecutive pieces of at most `BLOCK` tokens."""
+    for start in range(0, len(tokens), BLOCK):
+        yield tokens[start : start + BLOCK]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard holds. `documents` begin in it; `canonical_bytes` is None where no tokenizer was given."""
+
+    path: Path
+    tokens: int
+    documents: int
+    canonical_bytes: int | None
+
+
+def describe_shard(path: str | Path, tokenizer: Tokenizer | None = None) -> ShardInfo:
+    """Count a shard's tokens, documents and, given a tokenizer, the bytes that the tokens stand for.
+
+    Raises:
+        FormatError: see `shard_length`.
+        MismatchError: a token that `tokenizer` does not have.
+    """
+    tokens = read_shard(path)
+    documents = sum(int(np.count_nonzero(block == BOS)) for block in blocks(tokens))
+    canonical = None
+    if tokenizer is not None:
+        lengths = tokenizer.token_lengths
+        canonical = 0
+        for i, block in enumerate(blocks(tokens)):
+            check_vocabulary(block, tokenizer.vocab_size, f"shard {path}", i * BLOCK)
+            canonical += int(lengths[block].sum())
+    return ShardInfo(Path(path), len(tokens), documents, canonical)
+
+
+def check_vocabulary(tokens: NDArray[np.integer], vocab_size: int, where: str, offset: int = 0) -> None:
+    """Raise MismatchError if one of tokens [N], which begin at `offset` of `where`, is `vocab_size` or more."""
+    if len(tokens) and int(tokens.max()) >= vocab_size:
+        at = int(np.argmax(tokens >= vocab_size))
+        raise MismatchError(
+            f"{where}: token {int(tokens[at])} at position {offset + at:,}, but the vocabulary has {vocab_size:,}; "
+            "use the tokenizer that the shards were made with"
+        )
+
+
+class ShardWriter:
+    """Writes a split as it comes, into `{prefix}_{split}_000000.bin` and so on; a context manager.
+
+    A shard appears when it is full, the last one when the block ends. A block that raises leaves the full ones behind.
+
+    Attributes:
+        paths: the shards that are complete.
+    """
+
+    def __init__(self, folder: str | Path, prefix: str, split: str, tokens_per_shard: int = TOKENS_PER_SHARD):
+        self._name = f"{prefix}_{split}"
+        self._folder = Path(folder)
+        self._tokens_per_shard = tokens_per_shard
+        self._opened: AbstractContextManager[BinaryIO] | None = None
+        self._file: BinaryIO | None = None
+        self._filled = 0
+        self.paths: list[Path] = []
+
+    def append(self, tokens: NDArray[np.integer]) -> None:
+        """Add tokens [N] to the stream. Raises FormatError if one is not in 0..65535."""
+        tokens = _as_uint16(tokens)
+        while len(tokens):
+            if self._file is None:
+                self._opened = atomic_write(self._path)
+                self._file = self._opened.__enter__()
+                self._file.write(bytes(HEADER_BYTES))
+            part = tokens[: self._tokens_per_shard - self._filled]
+            self._file.write(part.tobytes())
+            self._filled += len(part)
+            tokens = tokens[len(part) :]
+            if self._filled == self._tokens_per_shard:
+                self._finish()
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._name}_{len(self.paths):06d}.bin"
+
+    def _finish(self) -> None:
+        if self._file is None or self._opened is None:
+            return
+        self._file.seek(0)
+        self._file.write(_header(self._filled))
+        self._opened.__exit__(None, None, None)
+        self.paths.append(self._path)
+        self._opened, self._file, self._filled = None, None, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self._finish()
+        elif self._opened is not None:
+            self._opened.__exit__(kind, error, at)
+
+
+def _header(tokens: int) -> bytes:
+    if tokens > np.iinfo(np.int32).max:
+        raise FormatError(f"a shard of {tokens:,} tokens, but the format counts to 2^31 - 1; write several")
+    header = np.zeros(HEADER_BYTES // 4, "<i4")
+    header[:3] = MAGIC, VERSION, tokens
+    return header.tobytes()
+
+
+def _as_uint16(tokens: NDArray[np.integer]) -> Tokens:
+    if tokens.dtype != np.uint16 and len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) > 0xFFFF):
+        raise FormatError(f"tokens from {tokens.min()} to {tokens.max()}, but a shard holds 0 to 65535")
+    return tokens.astype("<u2", copy=False)

@@ -1,0 +1,109 @@
+"""The data of a recipe: token shards of both splits, and their tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from codec.errors import FormatError, MismatchError
+from codec.files import read_bytes
+from codec.model.tokenizer import Tokenizer
+from trainer.data.batches import Batches
+from trainer.data.prepare import TOKENIZER, encode_documents
+from trainer.data.sample import sp1024, train_documents, val_documents
+from trainer.data.shards import find_shards, write_shard
+from trainer.distributed import World
+from trainer.recipe import DataRecipe, Recipe
+
+EMBEDDED = "embedded"
+"""The name of the sample that ships, in place of a folder of shards."""
+
+LATE_SEED = 1 << 64
+"""What late rows have more for a seed than the others: even the same shards come in another order. It is beyond the
+32 bits of a seed and of an epoch's number, so that no epoch of the others has the order of one of these."""
+
+SAMPLED = 1 << 20
+"""Training tokens whose bytes are counted."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Shards in the order of their streams; `late` and `val` are empty where the recipe has no use for them."""
+
+    train: list[Path]
+    late: list[Path]
+    val: list[Path]
+    tokenizer: Tokenizer
+
+
+def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
+    """Find the shards and the tokenizer of a recipe; the sample that ships is tokenized into `folder` first.
+
+    Raises:
+        FormatError: no shards, or no tokenizer.
+        MismatchError: the tokenizer's vocabulary is not the model's, or the late shards have another tokenizer.
+    """
+    data, shards = recipe.data, Path(recipe.data.shards)
+    if data.shards == EMBEDDED:
+        tokenizer, shards = sp1024(), folder / "data"
+    else:
+        tokenizer = Tokenizer(read_bytes(data.tokenizer or shards / TOKENIZER, "tokenizer"))
+    if tokenizer.vocab_size != recipe.model.vocab_size:
+        raise MismatchError(
+            f"recipe: model.vocab_size is {recipe.model.vocab_size}, the tokenizer's is {tokenizer.vocab_size}"
+        )
+    if data.shards == EMBEDDED:
+        if world.leads:
+            tokenize_sample(shards, tokenizer)
+        world.told(0.0)  # the others wait here until the shards are there
+    val = find_shards(shards, "val") if recipe.train.val_tokens else []
+    return Source(find_shards(shards, "train"), _late_shards(data, tokenizer), val, tokenizer)
+
+
+def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
+    """Those of a recipe, if it has some; where it does not name the tokenizer, there must be one beside them."""
+    if not data.late_shards:
+        return []
+    folder = Path(data.late_shards)
+    beside = folder / TOKENIZER
+    if beside.exists() or not data.tokenizer:
+        other = Tokenizer(read_bytes(beside, "tokenizer"))
+        if other.sha256 != tokenizer.sha256:
+            raise MismatchError(
+                f"recipe: data.late_shards {folder} have another tokenizer ({other.vocab_size} tokens) than the others "
+                f"({tokenizer.vocab_size} tokens); prepare both with one"
+            )
+    return find_shards(folder, "train")
+
+
+def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
+    """This process's rows of the training shards, and of the late ones where there are any, each in its own order.
+
+    Raises:
+        FormatError: see `Batches`.
+    """
+    window, vocab_size, seed = recipe.model.window, recipe.model.vocab_size, recipe.data.seed
+    streams = [(source.train, seed), *([(source.late, seed + LATE_SEED)] if source.late else [])]
+    return [Batches(shards, window, vocab_size, key, world.rank, world.size) for shards, key in streams]
+
+
+def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> float:
+    """Bytes that a training token stands for by the challenge's table: the mean over a run's first `SAMPLED` tokens.
+
+    The leading process has the same first rows among any number of processes.
+
+    Raises:
+        FormatError: the tokens stand for no text.
+    """
+    rows = min(batches.rows, max(1, SAMPLED // batches.seq_len))
+    inputs, targets = batches.take(0, rows * world.size)
+    found = tokenizer.challenge_bytes(inputs, targets) / targets.size
+    if not found:
+        raise FormatError(f"training: {targets.size:,} tokens stand for 0 bytes of text; check shards and tokenizer")
+    return found
+
+
+def tokenize_sample(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the shards of the sample that are not in `folder` yet."""
+    for split, documents in (("train", train_documents), ("val", val_documents)):
+        path = folder / f"fineweb_{split}_000000.bin"
+        if not path.exists():
+            write_shard(path, encode_documents(list(documents()), tokenizer))

@@ -1,0 +1,1 @@
+"""Fit after training what a pack holds beside the weights."""

@@ -1,0 +1,1 @@
+"""Fuse the trainer's operations in Triton kernels."""

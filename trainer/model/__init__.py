@@ -1,0 +1,1 @@
+"""Define the float model, its parts and its loss."""

@@ -1,0 +1,80 @@
+"""The loss over a large vocabulary: softcapped cross-entropy that never holds the logits of a whole batch.
+
+Gradients are computed beside the loss, a chunk of tokens at a time, while the chunk's logits exist: a training step
+needs both anyway, so the backward pass only scales what the forward pass kept (as in Wijmans et al. 2024 and the Liger
+kernels, Hsu et al. 2024). Softcap, softmax and their derivative are one kernel over a chunk, the compiler's or our own.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_LOGITS = 1 << 28
+"""Logits that exist at one time: 512 MiB in bfloat16."""
+
+SAFE_CAP = 60.0
+"""Up to here exp(logit) is far from float32's limits (e^88) and no maximum needs to be found first."""
+
+
+def losses_and_slopes(logits: Tensor, targets: Tensor, cap: float, count: int) -> tuple[Tensor, Tensor]:
+    """The losses of tokens, and what their mean over `count` tokens changes by with each logit.
+
+    Args:
+        logits: [N, V], not yet capped.
+        targets: int64 [N].
+
+    Returns:
+        float32 [N] in nats, and [N, V] in the dtype of the logits.
+    """
+    squashed = torch.tanh(logits.float() / cap)
+    capped = cap * squashed
+    hit = torch.arange(logits.shape[1], device=targets.device) == targets[:, None]
+    normaliser = capped.logsumexp(-1, keepdim=True) if cap > SAFE_CAP else capped.exp().sum(-1, keepdim=True).log()
+    losses = normaliser[:, 0] - torch.where(hit, capped, 0.0).sum(-1)
+    slopes = ((capped - normaliser).exp() - hit.float()) * (1 - squashed.square()) / count
+    return losses, slopes.to(logits.dtype)
+
+
+class SoftcappedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy in nats of targets under cap * tanh(hidden @ weight^T / cap)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk: int, own: bool) -> Tensor:
+        """hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N]; a float32 scalar."""
+        work = losses_and_slopes
+        if own:
+            from trainer.kernels.loss import losses_and_slopes as work  # Triton is not there without a GPU
+        count = len(targets)
+        matrix = weight.to(hidden.dtype)
+        total = torch.zeros((), device=hidden.device)
+        hidden_gradients, weight_gradient = [], torch.zeros_like(weight)
+        for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            losses, slopes = work(F.linear(rows, matrix), wanted, cap, count)
+            total = total + losses.sum()
+            hidden_gradients.append(slopes @ matrix)
+            weight_gradient = weight_gradient + (slopes.mT @ rows).float()
+        ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that `forward` kept, times that of the loss."""
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        (scale,) = gradients
+        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None, None, None, None
+
+
+def softcapped_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk_logits: int = CHUNK_LOGITS, own: bool = False
+) -> Tensor:
+    """Mean cross-entropy in nats of targets int64 [B, T] under the softcapped logits of hidden [B, T, D].
+
+    Args:
+        weight: the tied embedding, float32 [V, D]; used in the dtype of `hidden`.
+        chunk_logits: how many logits may exist at one time.
+        own: what follows each chunk's logits by a kernel of our own (`trainer.kernels.loss`).
+    """
+    chunk = max(1, chunk_logits // len(weight))
+    return SoftcappedCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), cap, chunk, own)

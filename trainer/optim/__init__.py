@@ -1,0 +1,1 @@
+"""Update weights: optimizers and schedules."""

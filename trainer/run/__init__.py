@@ -1,0 +1,1 @@
+"""Run a training: loop, state, log."""

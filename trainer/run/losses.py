@@ -1,0 +1,59 @@
+"""What a run minimises, compiled where it runs on a GPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.distributed import World
+from trainer.model.gpt import GPT
+from trainer.model.qat import quantized_loss, rounding_of
+from trainer.optim.schedule import Phase, phases
+from trainer.recipe import Recipe
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Mean nats of targets int64 [B, T] after tokens int64 [B, T]."""
+
+
+COMPILING: dict[str, dict[str, str | int | bool | Callable[..., Any]]] = {
+    "quick": {},
+    "tuned": {"coordinate_descent_tuning": True},
+    "searched": {"coordinate_descent_tuning": True, "max_autotune_gemm": True},
+}
+"""Options of the compiler by what a recipe calls them."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is minimised: as long as no quantizer is seen, and then. The same where the recipe has no quantizer."""
+
+    plain: Loss
+    quantized: Loss
+
+    def of(self, model: GPT, phase: Phase) -> Loss:
+        """The loss of a phase, after `model` is told whether its loops run."""
+        model.loop(phase.loops)
+        return self.quantized if phase.quantizes else self.plain
+
+
+def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
+    """The losses of a recipe, on a GPU each compiled to one graph.
+
+    Raises:
+        CodecError: see `trainer.model.qat.rounding_of`.
+    """
+    quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
+    if world.device.type != "cuda":
+        return Losses(model.loss, quantized)
+    torch.compiler.reset()  # graphs of runs before in this process count against the limit
+    graphs = len(phases(recipe))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
+    plain = compiled(model.loss, recipe)
+    return Losses(plain, compiled(quantized, recipe) if recipe.train.qat else plain)
+
+
+def compiled(loss: Callable[..., Tensor], recipe: Recipe) -> Loss:
+    """`loss` as one graph of kernels for each of the shapes that it meets."""
+    return torch.compile(loss, fullgraph=True, dynamic=False, options=COMPILING[recipe.train.compiling])
