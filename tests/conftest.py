@@ -13,11 +13,5 @@ settings.load_profile("underpar")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-_OF_TRITON = [
-    "test_cuda_pages.py",
-    "test_cuda_recall.py",
-    "test_exact_cuda.py",
-    "benchmarks/test_gpu_recall_speed.py",
-    "benchmarks/test_gpu_speed.py",
-]
+_OF_TRITON = ["codec/backends/cuda", "benchmarks/test_gpu_recall_speed.py", "benchmarks/test_gpu_speed.py"]
 collect_ignore = [] if find_spec("triton") else _OF_TRITON  # there is none for this system

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-import artifacts.cli.share
-import codec.cli.pack
-import eval.cli.score
-import trainer.cli.train
+import artifacts.cli
+import codec.cli
+import eval.cli
+import trainer.cli
 from codec.console import CheckFailed, emit, fail, notes, table
 from codec.errors import CodecError
 

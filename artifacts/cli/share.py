@@ -5,19 +5,12 @@ from typing import Annotated
 
 import typer
 
-from artifacts.cli import submit as cli_submit
 from codec.console import emit, table
 
 hub = typer.Typer(no_args_is_help=True, help="Models that are kept and shared.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Name = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
-    cli_submit.register(app)
-    app.add_typer(hub, name="hub")
 
 
 @hub.callback()

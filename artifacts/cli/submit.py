@@ -10,12 +10,6 @@ from codec.console import CheckFailed, emit, table
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("ledger")(ledger)
-    app.command("submit")(submit)
-
-
 def ledger(
     path: Annotated[Path, typer.Argument(help="A pack or a submission folder.")],
     validation: Annotated[

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from artifacts.share.bundle import Card
     from codec.pack.reader import Pack
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 """The folder of the packs that ship."""
 
 PACK = "model.pack"

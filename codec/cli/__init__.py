@@ -1,1 +1,11 @@
 """Define the commands of this room; the only folder of it that imports typer."""
+
+import typer
+
+from codec.cli import pack, text
+
+
+def register(app: typer.Typer) -> None:
+    """Add `pack`, `unpack`, `inspect`, `encode` and `decode` to `app`."""
+    for command in (pack.pack, pack.unpack, pack.inspect, text.encode, text.decode):
+        app.command()(command)

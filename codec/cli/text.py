@@ -8,17 +8,11 @@ from typing import Annotated
 
 import typer
 
-from codec.cli.pack import Adapt, Device, Json, Model, check_device, open_pack
+from codec.cli.options import Adapt, Device, Json, Model, check_device, open_pack
 from codec.console import emit, notes, progress
 from codec.text.policy import Adaptation
 
 STANDARD = "-"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (encode, decode):
-        app.command()(command)
 
 
 def encode(

@@ -85,7 +85,7 @@ class Sandbox:
                 "HOME": str(home),
                 "USER": "audit",
                 "LANG": "C.UTF-8",
-                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "PYTHONPATH": str(Path(__file__).parents[2]),
                 "PYTHONHASHSEED": "0",
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                 "OPENBLAS_NUM_THREADS": "1",

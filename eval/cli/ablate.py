@@ -11,11 +11,6 @@ RATES = (2.5, 3.0, 3.5)
 """Bits a weight that are tried where no units, rates or budgets are named."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("ablate")(ablate)
-
-
 def ablate(
     model: Annotated[Path, typer.Argument(help="A run folder, or any .safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results; a stopped run goes on there.")],

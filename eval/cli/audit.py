@@ -44,11 +44,6 @@ Exit status 0 if the claim holds, 1 if it is refuted, 2 if it cannot be read.
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add `audit`."""
-    app.command("audit", help=HELP)(audit)
-
-
 def audit(
     claim: Annotated[Path, typer.Argument(help="A claim.toml, or the folder it is in.")],
     seconds: Annotated[float, typer.Option(min=1, help="Of a run of the predictor.")] = 3600.0,

@@ -8,11 +8,6 @@ import typer
 from codec import console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("bench")(bench)
-
-
 def bench(
     pack: Annotated[Path, typer.Argument(help="The pack to compress with.")],
     docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text or parquet; more than once.")],

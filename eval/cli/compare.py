@@ -8,11 +8,6 @@ import typer
 from codec import console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("compare")(compare)
-
-
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; a run may still go on.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for runs.json, runs.md and runs.svg.")],

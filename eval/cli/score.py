@@ -6,29 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from codec import console
-from codec.cli.pack import Adapt, Device, check_device
+from codec.cli.options import Adapt, Device, check_device
 from codec.exact.chunks import Policy
 from codec.text.policy import Adaptation
-from eval.cli import ablate as cli_ablate
-from eval.cli import agree as cli_agree
-from eval.cli import audit as cli_audit
-from eval.cli import bench as cli_bench
-from eval.cli import compare as cli_compare
-from eval.cli import screen as cli_screen
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
-    app.command("bpb")(bpb)
-    app.command("import")(import_model)
-    app.command("prove")(prove)
-    app.command("report")(report)
-    cli_ablate.register(app)
-    cli_agree.register(app)
-    cli_audit.register(app)
-    cli_bench.register(app)
-    cli_compare.register(app)
-    cli_screen.register(app)
 
 
 def bpb(

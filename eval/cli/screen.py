@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from eval.screen.tables import Effect
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("screen")(screen)
-    app.command("rank")(rank)
-
-
 def screen(
     recipe: Annotated[str, typer.Argument(help="A recipe that ships (proxy, small, ...) or a TOML file.")],
     variants: Annotated[str, typer.Argument(help="Variants that ship (screen) or a TOML file, a table for each.")],

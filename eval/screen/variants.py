@@ -4,7 +4,7 @@
     model.xsa_layers = 0
 
 A variant of a recipe that is capped by steps sees as many tokens: one that changes the batch, and does not set
-`train.iterations` itself, makes more steps or fewer. `ablations/` holds the files that ship. What tests the variants
+`train.iterations` itself, makes more steps or fewer. `sets/` holds the files that ship. What tests the variants
 against the recipe is `eval.screen.screen`.
 """
 
@@ -19,7 +19,7 @@ from codec.files import read_bytes
 from trainer.optim.schedule import mean_batch
 from trainer.recipe import Recipe
 
-ABLATIONS = Path(__file__).parent / "ablations"
+ABLATIONS = Path(__file__).parent / "sets"
 """The folder of the named files of variants."""
 
 BASE = "base"

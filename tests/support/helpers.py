@@ -16,7 +16,7 @@ from trainer.data.sample import sp1024, train_documents
 from trainer.data.tokenizer import train_tokenizer
 from trainer.model.gpt import GPT
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 EVERY_OPTION = ModelConfig(
     window=32,

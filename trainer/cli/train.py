@@ -7,17 +7,6 @@ import typer
 from codec import console
 
 
-def register(app: typer.Typer) -> None:
-    """Add `train`, `calibrate`, `retune`, `recall` and the commands for text."""
-    from trainer.cli import data as cli_data
-
-    app.command("train")(train)
-    app.command("calibrate")(calibrate)
-    app.command("retune")(retune)
-    app.command("recall")(recall)
-    cli_data.register(app)
-
-
 def train(
     config: str = typer.Argument(
         ..., help="A recipe that ships (baseline, record, proxy, small, shipped) or a TOML file."
@@ -130,7 +119,7 @@ def recall(
     import time
 
     import codec
-    from codec.cli.pack import check_device
+    from codec.cli.options import check_device
     from codec.files import atomic_write, read_bytes
     from codec.pack.writer import with_recall
     from trainer.data.documents import read_documents

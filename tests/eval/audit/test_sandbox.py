@@ -235,7 +235,7 @@ for attempt in (socket.socket, lambda: open({str(text)!r})):
 print(json.dumps(told))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == [
         {"network": worker.HOOK, "text": worker.HOOK},
