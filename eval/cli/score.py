@@ -7,7 +7,6 @@ import typer
 
 from codec import console
 from codec.cli.pack import Adapt, Device, check_device
-from codec.exact.chunks import Policy
 from codec.text.policy import Adaptation
 from eval.cli import ablate as cli_ablate
 from eval.cli import agree as cli_agree
@@ -15,6 +14,7 @@ from eval.cli import audit as cli_audit
 from eval.cli import bench as cli_bench
 from eval.cli import compare as cli_compare
 from eval.cli import screen as cli_screen
+from eval.score.windows import Policy
 
 
 def register(app: typer.Typer) -> None:
