@@ -1,186 +1,141 @@
-"""What an archive says of the files in it: their names, how their documents make them up, and which names are refused.
+"""Describe the files in an archive: names, kinds, sizes, modes and times, and how the records make up the files.
 
-The metadata in an archive's footer is `{"tree": bool, "files": [[name, kind, documents], ...]}`: the documents belong
-to the files in this order. A file of kind "file" is its documents, concatenated; one of kind "jsonl" has a line for
-each; a "folder" is an empty one. Where `tree` is false the only file has its name from whoever decodes it.
+Members partition the records in order. A file has the next `size` original bytes, from whatever records they are in.
+A file of JSON Lines has the next `documents` whole records, which are the texts of its lines, and one more record, which
+is all of the file but the texts (`codec.archive.json_lines`). Folders and links have no records.
 """
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from enum import IntEnum
 
-from codec.archive.pieces import pieces, read_lines
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.archive.varint import Fields, varint
 from codec.errors import FormatError
-from codec.files import open_binary
 
-Kind = Literal["file", "jsonl", "folder"]
+_MTIME = struct.Struct("<q")
+_MODES = (None, 0o644, 0o755)
+"""Modes that need no byte of their own; the next code says that a varint with the mode follows."""
+_OTHER_MODE = len(_MODES)
+_TIMED, _REST = 16, 32  # flags of a member: it has a time; a file takes all that is left
 
-STANDARD = "-"
-"""The path of standard input and output."""
 
+class Kind(IntEnum):
+    """What a member is."""
 
-@dataclass(frozen=True)
-class Source:
-    """A file to encode."""
-
-    name: str  # in the archive, with "/" between folders
-    kind: Kind
-    path: Path
-
-    def open(self) -> BinaryIO:
-        if str(self.path) == STANDARD:
-            return sys.stdin.buffer
-        return open_binary(self.path, "text")
-
-    def documents(self) -> Iterator[bytes]:
-        """The file's documents. Raises FormatError where it cannot be read or is not what its name says."""
-        if self.kind == "folder":
-            return
-        stream = self.open()
-        with nullcontext() if stream is sys.stdin.buffer else stream:
-            yield from read_lines(stream, str(self.path)) if self.kind == "jsonl" else pieces(stream)
+    FILE = 0
+    JSON_LINES = 1
+    FOLDER = 2
+    LINK = 3
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive."""
+    """A file, folder or link in an archive."""
 
-    name: str
-    kind: Kind
-    documents: int
+    name: str  # with "/" between folders; bytes that are no UTF-8 as surrogates (`os.fsdecode`)
+    kind: Kind = Kind.FILE
+    size: int = 0  # bytes of the file, for JSON Lines of its texts and frame
+    mode: int | None = None  # permission bits
+    mtime: int | None = None  # nanoseconds since 1970
+    documents: int = 0  # texts of JSON Lines
+    target: str = ""  # of a link
 
 
-def find_sources(inputs: Sequence[Path], target: Path) -> tuple[list[Source], bool]:
-    """The files that `inputs` stand for, and whether they make a tree.
+def write_members(members: Sequence[Member]) -> bytes:
+    """Write what an archive says of its members, without their number."""
+    parts = []
+    for n, member in enumerate(members):
+        mode = _MODES.index(member.mode) if member.mode in _MODES else _OTHER_MODE
+        rest = member.kind == Kind.FILE and n == len(members) - 1
+        flags = member.kind | mode << 2 | (_TIMED if member.mtime is not None else 0) | (_REST if rest else 0)
+        name = os.fsencode(member.name)
+        parts += [bytes([flags]), varint(len(name)), name]
+        if mode == _OTHER_MODE:
+            parts.append(varint(member.mode or 0))
+        if member.mtime is not None:
+            parts.append(_MTIME.pack(member.mtime))
+        if member.kind == Kind.FILE and not rest:
+            parts.append(varint(member.size))
+        if member.kind == Kind.JSON_LINES:
+            parts.append(varint(member.documents))
+        if member.kind == Kind.LINK:
+            target = os.fsencode(member.target)
+            parts += [varint(len(target)), target]
+    return b"".join(parts)
 
-    An input that ends in `.jsonl` is read by lines, `-` is standard input, and a folder stands for all files below it,
-    which are plain files whatever they are called, so that they come back to the byte. Their names are relative to it.
+
+def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[Member]:
+    """Read `count` members of records with so many original bytes each.
 
     Raises:
-        FormatError: something else than files and folders, a link that leads out of its folder, two equal names, or
-            a folder in which the archive `target` is.
+        FormatError: what follows is no list of members, the members do not fit the records, or a name is refused by
+            `check_names`.
     """
-    sources: list[Source] = []
-    for path in inputs:
-        if path.is_dir():
-            if target.resolve().is_relative_to(path.resolve()):
-                raise FormatError(f"{target}: is in {path}, which is to be encoded; pass an output elsewhere")
-            sources += _below(path, path.resolve(), "")
-        else:
-            name = "stdin" if str(path) == STANDARD else path.name
-            sources.append(Source(name, "jsonl" if path.suffix == ".jsonl" else "file", path))
-    check_names([source.name for source in sources])
-    return sources, len(inputs) != 1 or inputs[0].is_dir()
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    total, at, record = int(ends[-1]), 0, 0
+    members = []
+    for n in range(count):
+        flags = fields.take(1)[0]
+        kind, mode_code = Kind(flags & 3), flags >> 2 & 3
+        name = os.fsdecode(fields.take(fields.number()))
+        mode = fields.count(0o7777, "as a mode") if mode_code == _OTHER_MODE else _MODES[mode_code]
+        mtime = _MTIME.unpack(fields.take(_MTIME.size))[0] if flags & _TIMED else None
+        size = documents = 0
+        target = ""
+        if flags & ~63 or (flags & _REST and (kind != Kind.FILE or n != count - 1)):
+            raise FormatError(f"archive: member {name!r} has flags {flags:#x}; the file is damaged")
+        if kind == Kind.FILE:
+            size = total - at if flags & _REST else fields.count(total - at, f"bytes of {name!r}")
+        elif kind == Kind.JSON_LINES:
+            record = int(np.searchsorted(ends, at))
+            documents = fields.count(len(sizes) - record - 1, f"documents of {name!r}")
+            if ends[record] != at:
+                raise FormatError(f"archive: member {name!r} does not begin with a record; the file is damaged")
+            size = int(ends[record + documents + 1]) - at
+        elif kind == Kind.LINK:
+            target = os.fsdecode(fields.take(fields.number()))
+        at += size
+        members.append(Member(name, kind, size, mode, mtime, documents, target))
+    if members and at != total:
+        raise FormatError(f"archive: files of {at} bytes in records of {total}; the file is damaged")
+    check_names(members)
+    return members
 
 
-def _below(folder: Path, root: Path, prefix: str) -> list[Source]:
-    found: list[Source] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name)):
-        path, name = folder / entry.name, prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            found += _below(path, root, name + "/") or [Source(name, "folder", path)]
-        elif path.is_file() and path.resolve().is_relative_to(root):
-            found.append(Source(name, "file", path))
-        else:
-            raise FormatError(
-                f"{path}: neither a file nor a folder, or a link that leads to a folder or out of {root}; "
-                "remove it, or encode what it leads to"
-            )
-    return found
+def check_names(members: Sequence[Member]) -> None:
+    """Check that the names of members can stand beside each other below one folder.
 
-
-def total_bytes(sources: Sequence[Source]) -> int | None:
-    """Bytes of all files, None where standard input is one of them."""
-    if any(str(source.path) == STANDARD for source in sources):
-        return None
-    return sum(source.path.stat().st_size for source in sources if source.path.is_file())
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raises FormatError for names that could leave a folder, that no file can have, or that are the same twice."""
+    Raises:
+        FormatError: a name is absolute, has `..`, can be no file's on some system, is there twice, or is below a name
+            that is no folder.
+    """
     folders: set[str] = set()
-    for name in names:
-        parts = name.split("/")
-        if {"", ".", ".."} & set(parts) or "\0" in name or not _encodable(name):
-            raise FormatError(f"file name {name!r}: expected a relative path without `..`; the archive is hostile")
+    for member in members:
+        parts = member.name.split("/")
+        if {"", ".", ".."} & set(parts) or "\0" in member.name or not _portable(member.name):
+            raise FormatError(
+                f"file name {member.name!r}: expected a relative path without `..`, drive or backslash; "
+                "the archive is hostile"
+            )
         folders.update("/".join(parts[:n]) for n in range(1, len(parts)))
     seen: set[str] = set()
-    for name in names:
-        if name in seen or name in folders:
-            raise FormatError(f"file name {name!r}: there are two of it; encode them into archives of their own")
-        seen.add(name)
+    for member in members:
+        if member.name in seen or (member.name in folders and member.kind != Kind.FOLDER):
+            raise FormatError(f"file name {member.name!r}: there are two of it; encode them into archives of their own")
+        seen.add(member.name)
 
 
-def _encodable(name: str) -> bool:
+def _portable(name: str) -> bool:
+    """Whether a name is a relative path here: on Windows a backslash separates folders and a colon names a drive."""
+    if os.name == "nt" and set('\\:*?"<>|') & set(name):
+        return False
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
         return False
     return True
-
-
-def write_metadata(members: Sequence[Member], tree: bool) -> dict[str, Any]:
-    """The metadata of an archive of these files."""
-    return {"tree": tree, "files": [[member.name, member.kind, member.documents] for member in members]}
-
-
-def read_metadata(metadata: dict[str, Any], documents: int) -> tuple[list[Member], bool]:
-    """The files of an archive of so many documents, and whether they make a tree; the counterpart of `write_metadata`.
-
-    An archive that says nothing of files is one.
-
-    Raises:
-        FormatError: names that `check_names` refuses, or not what underpar writes.
-    """
-    if "files" not in metadata:
-        return [Member("documents", "file", documents)], False
-    try:
-        tree, members = metadata["tree"], [Member(*entry) for entry in metadata["files"]]
-        good = all(
-            type(m.name) is str and m.kind in get_args(Kind) and type(m.documents) is int and m.documents >= 0
-            for m in members
-        )
-        if not good or type(tree) is not bool or (not tree and len(members) != 1):
-            raise ValueError("fields of wrong types")
-        total = sum(member.documents for member in members)
-        if total != documents:
-            raise ValueError(f"files of {total} documents in an archive of {documents}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"archive: its list of files is not what underpar writes ({error})") from error
-    check_names([member.name for member in members])
-    return members, tree
-
-
-class Reading:
-    """All documents of some files, and how many of them each file has had so far."""
-
-    def __init__(self, sources: Sequence[Source]):
-        self._sources = sources
-        self.members: list[Member] = []
-
-    def documents(self) -> Iterator[bytes]:
-        """One after the other; when they end, `members` is complete."""
-        for source in self._sources:
-            count = 0
-            for document in source.documents():
-                count += 1
-                yield document
-            self.members.append(Member(source.name, source.kind, count))
-
-
-def groups(documents: Iterator[bytes], limit: int) -> Iterator[list[bytes]]:
-    """`documents` in lists that end as soon as they have `limit` bytes."""
-    group: list[bytes] = []
-    size = 0
-    for document in documents:
-        group.append(document)
-        size += len(document)
-        if size >= limit:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
