@@ -7,44 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codec.cli import text as cli_text
+from codec.cli.options import Json, open_pack
 from codec.console import emit, notes, readable, table
-from codec.text.policy import Adaptation
 
 if TYPE_CHECKING:
     from codec.pack.reader import Pack
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Model = Annotated[Path, typer.Option("--model", "-m", help="The pack whose model codes the text.")]
-Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]
-Device = Annotated[
-    str,
-    typer.Option(help="cpu, cuda (all GPUs), cuda:N, or several with commas (cpu,cpu), a process each; same bytes."),
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the codec's commands to `app`."""
-    from codec.cli import text as cli_text  # which shares options with this module
-
     for command in (pack, unpack, inspect):
         app.command()(command)
     cli_text.register(app)
-
-
-def open_pack(path: Path) -> "Pack":
-    """The pack in a file. Raises FormatError that names the file."""
-    import codec
-    from codec.files import read_bytes
-
-    return codec.open(read_bytes(path, "pack"))
-
-
-def check_device(device: str) -> str:
-    """`device` if this machine has it. Raises CodecError otherwise."""
-    from codec.devices import find_devices
-
-    find_devices(device)
-    return device
 
 
 def pack(

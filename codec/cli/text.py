@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from codec.cli.pack import Adapt, Device, Json, Model, check_device, open_pack
+from codec.cli.options import Adapt, Device, Json, Model, check_device, open_pack
 from codec.console import emit, notes, progress
 from codec.text.policy import Adaptation
 

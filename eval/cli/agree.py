@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from codec import console
-from codec.cli.pack import Adapt, check_device
+from codec.cli.options import Adapt, check_device
 from codec.text.policy import Adaptation
 
 
@@ -29,7 +29,7 @@ def agree(
     """Compare every integer frequency of a text: CPU and GPU, kernels and reference, batches, chunks and steps."""
     from itertools import chain, islice
 
-    from codec.cli.pack import open_pack
+    from codec.cli.options import open_pack
     from eval.proof import agree as agreeing
     from trainer.data.documents import read_documents
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from codec import console
-from codec.cli.pack import Adapt, Device, check_device
+from codec.cli.options import Adapt, Device, check_device
 from codec.exact.chunks import Policy
 from codec.text.policy import Adaptation
 from eval.cli import ablate as cli_ablate

@@ -130,7 +130,7 @@ def recall(
     import time
 
     import codec
-    from codec.cli.pack import check_device
+    from codec.cli.options import check_device
     from codec.files import atomic_write, read_bytes
     from codec.pack.writer import with_recall
     from trainer.data.documents import read_documents

@@ -19,10 +19,11 @@ from codec.backends.select import TorchBackend, agree
 from codec.errors import FormatError, MismatchError
 from codec.exact.recall import SHAPES, UNIT, Memory, Recall, read_recall
 from codec.numerics import tables
-from codec.pack.container import read_container, unshrink
+from codec.pack.container import read_container
 from codec.pack.reader import parse_header
 from codec.pack.writer import with_recall
 from codec.text.policy import Adaptation
+from codec.zstd import unshrink
 from tests.codec.exact.test_chunks import plan_of
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from trainer.data.sample import val_documents
