@@ -42,11 +42,11 @@ def new_folder(folder: Path, replaces: str | None = None) -> Iterator[Path]:
         replaces: a file name; a folder that holds such a file is replaced.
 
     Raises:
-        FormatError: `folder` exists and is neither empty nor to be replaced.
+        FormatError: `folder` exists and is neither empty nor to be replaced, or is a link.
     """
     folder = folder.absolute()
-    free = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not free and not (replaces and (folder / replaces).is_file()):
+    ours = folder.is_dir() and (not any(folder.iterdir()) or (replaces is not None and (folder / replaces).is_file()))
+    if folder.is_symlink() or (folder.exists() and not ours):
         expected = f"an empty folder or one with a {replaces}" if replaces else "an empty folder"
         raise FormatError(f"{folder}: it exists, expected {expected}; choose another folder or remove that one")
     folder.parent.mkdir(parents=True, exist_ok=True)

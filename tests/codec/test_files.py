@@ -37,3 +37,13 @@ def test_what_is_somebody_elses_stays(tmp_path, replaces):
             raise AssertionError("the block is not entered")
     assert (tmp_path / "precious" / "file").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_replaced(tmp_path, there):
+    if there:
+        (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to("elsewhere")
+    with pytest.raises(FormatError, match="it exists"), new_folder(tmp_path / "out"):
+        raise AssertionError("the block is not entered")
+    assert (tmp_path / "out").is_symlink()
