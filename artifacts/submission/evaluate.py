@@ -59,12 +59,13 @@ def evaluate(count: int | None, docs: Path | None) -> dict[str, object]:
     whole = count is None or count >= len(reader)
     documents = reader.decode(None if whole else range(count or 0))
     out = BytesIO()
-    writer = codec.ArchiveWriter(out, pack)
+    policy = reader.contents.header.policy(pack.config.window)
+    writer = codec.ArchiveWriter(out, pack, policy)
     records = []
     for at in range(0, len(documents), BATCH):
         records += writer.append(documents[at : at + BATCH])
     writer.close()
-    end = None if whole else reader.offsets[len(documents)]
+    end = None if whole else int(reader.contents.offsets[len(documents)])
     payload, canonical = sum(len(r.payload) for r in records), sum(r.canonical_bytes for r in records)
     digest = hashlib.sha256()
     for document in documents:

@@ -21,6 +21,7 @@ from artifacts.submission import minify
 from artifacts.submission.ledger import LIMIT, Ledger, folder_ledger
 from artifacts.submission.readme import readme
 from artifacts.submission.significance import Comparison, Record, compare, refusals
+from codec.archive.format import PACK_HASH
 from codec.archive.reader import describe
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
@@ -146,11 +147,12 @@ def load_text(run: Run) -> bytes:
         )
     archive = read_bytes(path, "archive")
     told = describe(archive)
-    expected = hashlib.sha256(run.blob).hexdigest(), run.proof["archive_bytes"], run.proof["documents"]
-    if (told["pack"], len(archive), told["documents"]) != expected:
+    digest = hashlib.sha256(run.blob).hexdigest()[: 2 * PACK_HASH]
+    expected = run.proof["archive_bytes"], run.proof["documents"]
+    if told["pack"] not in (digest, None) or (len(archive), told["documents"]) != expected:
         raise MismatchError(
-            f"archive {path}: {len(archive)} bytes, {told['documents']} documents, pack {told['pack'][:16]}…; the "
-            f"run's proof is of {expected[1]} bytes, {expected[2]} documents, pack {expected[0][:16]}…; prove again"
+            f"archive {path}: {len(archive)} bytes, {told['documents']} documents, pack {told['pack']}…; the "
+            f"run's proof is of {expected[0]} bytes, {expected[1]} documents, pack {digest}…; prove again"
         )
     return archive
 

@@ -6,7 +6,8 @@ the last. The layout is
 - a header: `UPZ`, a byte of version and flags, and where a model was used the first eight bytes of the pack's SHA-256;
 - chunks: a varint `8 * length + tag`, then, for all but a footer, the CRC-32 of the original bytes, then the payload;
 - a footer: the last chunk, with an index of all records and the files that they make up, followed by the CRC-32 of
-  header and footer, the footer's size as a varint whose bytes are in reverse order, and one byte `Z`.
+  header and footer, the footer's size as a varint whose bytes are in reverse order, and one byte `Z`. It names the
+  model where the header does not: the first records of a stream may need none.
 
 An append writes more chunks and another footer behind the old footer. Nothing is ever rewritten, and chunks are
 self-delimiting, so a stream can be written without seeking.
@@ -14,8 +15,8 @@ self-delimiting, so a stream can be written without seeking.
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.archive.members import Member, read_members, write_members
-from codec.archive.varint import Fields, varint, varints
+from codec.entropy.varint import Fields, varint, varints
 from codec.errors import FormatError
 from codec.text.policy import Adaptation, Policy
 from codec.zstd import shrink, unshrink
@@ -34,18 +35,21 @@ PACK_HASH = 8
 """Bytes of a pack's SHA-256 that name the pack: two of a million packs are taken for one another at odds of 2^-25."""
 
 _MODEL, _RECALL, _WINDOW = 16, 32, 64  # flags of the header
-_ONE_RECORD, _ONE_MEMBER, _APPENDED, _SHRUNK = 1, 2, 4, 8  # flags of the footer
+_ONE_RECORD, _ONE_MEMBER, _APPENDED, _SHRUNK, _NAMED = 1, 2, 4, 8, 16  # flags of the footer
+_LEAST_FOOTER = 8
 _U32 = struct.Struct("<I")
 _LEAST_RECORD = 5  # bytes of a chunk: a head of one byte and a CRC-32
-_MAX_CHUNK = 1 << 30
-_INDEX_BYTES = (1 << 16, 64)
+_MAX_RECORD = 1 << 30  # original bytes, which are in memory together
+_BLOCK = 1 << 24
+_INDEX_BYTES = (1 << 16, 16)
 """An index may have so many bytes, and so many more for each byte of the archive: names alike shrink to a tenth."""
+_MEMBERS = 1 << 10  # and so many members, and one more for each byte of the archive
 
 
 class Tag(IntEnum):
     """What a chunk holds."""
 
-    STORED = 0  # original bytes, under a general compressor (`codec.archive.stored`)
+    STORED = 0  # original bytes, under a general compressor (`codec.text.stored`)
     MODELLED = 1  # an independent document: tokens of the model, then edits
     MIXED = 2  # a block of a solid stream: contexts mixed with the model
     BYTES = 3  # a block of a solid stream: contexts alone
@@ -80,18 +84,25 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Contents:
+class Index:
     """What header and footer say."""
 
-    header: Header
-    first: int  # offset behind the header
-    offsets: NDArray[np.int64]  # [records]: where each chunk begins
+    opening: Header  # what the file begins with
+    header: Header  # the same, or what the footer says in its place
     lengths: NDArray[np.int64]  # [records]: bytes of each chunk
     sizes: NDArray[np.int64]  # [records]: original bytes of each
-    end: int  # offset of the footer
     members: list[Member]
-    gaps: list[tuple[int, int]] = field(default_factory=list)
+    gaps: list[tuple[int, int]]
     """(record, bytes): what stands before a record beside other records: a pack, footers that appends replaced."""
+
+
+@dataclass(frozen=True)
+class Contents(Index):
+    """An index and where everything is."""
+
+    first: int  # offset behind the header
+    offsets: NDArray[np.int64]  # [records]: where each chunk begins
+    end: int  # offset of the footer
 
 
 def write_header(header: Header) -> bytes:
@@ -100,6 +111,10 @@ def write_header(header: Header) -> bytes:
     >>> write_header(Header())
     b'UPZ\\x01'
     """
+    return MAGIC + _write_model(header)
+
+
+def _write_model(header: Header) -> bytes:
     flags = VERSION
     if header.pack is not None:
         flags |= _MODEL
@@ -108,7 +123,7 @@ def write_header(header: Header) -> bytes:
     if header.window is not None:
         flags |= _WINDOW
     window = varint(header.window) if header.window is not None else b""
-    return MAGIC + bytes([flags]) + (header.pack or b"") + window
+    return bytes([flags]) + (header.pack or b"") + window
 
 
 def write_chunk(tag: Tag, crc: int, payload: bytes) -> bytes:
@@ -116,11 +131,14 @@ def write_chunk(tag: Tag, crc: int, payload: bytes) -> bytes:
     return varint(8 * len(payload) + tag) + _U32.pack(crc) + payload
 
 
-def write_footer(contents: Contents) -> bytes:
+def write_footer(contents: Index) -> bytes:
     """Write the footer of an archive with these records and members."""
-    count, one_member = len(contents.offsets), len(contents.members) == 1
+    count, one_member = len(contents.sizes), len(contents.members) == 1
     flags = (_ONE_RECORD if count == 1 else 0) | (_ONE_MEMBER if one_member else 0) | (_APPENDED if contents.gaps else 0)
-    index = b"" if count == 1 else varint(count)
+    named = contents.header != contents.opening
+    flags |= _NAMED if named else 0
+    index = _write_model(contents.header) if named else b""
+    index += b"" if count == 1 else varint(count)
     index += varints(contents.lengths[:-1]) + varints(contents.sizes)
     if contents.gaps:
         index += varint(len(contents.gaps)) + b"".join(varint(n) + varint(size) for n, size in contents.gaps)
@@ -129,7 +147,7 @@ def write_footer(contents: Contents) -> bytes:
     if len(shrunk := shrink(index)) < len(index):
         index, flags = shrunk, flags | _SHRUNK
     chunk = varint(8 * (1 + len(index)) + Tag.FOOTER) + bytes([flags]) + index
-    crc = zlib.crc32(chunk, zlib.crc32(write_header(contents.header)))
+    crc = zlib.crc32(chunk, zlib.crc32(write_header(contents.opening)))
     size = len(chunk) + _U32.size + len(END_MAGIC)
     return chunk + _U32.pack(crc) + varint(_with_own(size))[::-1] + END_MAGIC
 
@@ -149,21 +167,25 @@ def read_contents(stream: BinaryIO) -> Contents:
         FormatError: not an archive, of another version, truncated or damaged.
     """
     stream.seek(0)
-    header = read_header(stream)
+    header = opening = read_header(stream)
     first = stream.tell()
-    end, flags, index = _read_footer(stream, header, first)
+    end, flags, index = _read_footer(stream, opening, first)
     fields = Fields(index, "archive: index")
+    if flags & _NAMED:
+        header = _read_model(fields.take(1)[0], fields.take, fields.number)
     most = (end - first) // _LEAST_RECORD
     count = 1 if flags & _ONE_RECORD else fields.count(most, "records")
     lengths = fields.array(max(0, count - 1))
     sizes = fields.array(count)
+    if (sizes > _MAX_RECORD).any():
+        raise FormatError(f"archive: a record of {sizes.max()} bytes, expected at most {_MAX_RECORD}; the file is damaged")
     gaps = []
     if flags & _APPENDED:
-        gaps = [(fields.number(), fields.number()) for _ in range(fields.count(end - first, "gaps"))]
-    members = read_members(fields, 1 if flags & _ONE_MEMBER else fields.count(len(index), "members"), sizes)
+        gaps = [(fields.number(), fields.number()) for _ in range(fields.count((end - first) // _LEAST_FOOTER, "gaps"))]
+    members = read_members(fields, 1 if flags & _ONE_MEMBER else fields.count(_MEMBERS + end, "members"), sizes)
     fields.end()
     offsets, lengths = _place(first, end, count, lengths, gaps)
-    return Contents(header, first, offsets, lengths, sizes, end, members, gaps)
+    return Contents(opening, header, lengths, sizes, members, gaps, first, offsets, end)
 
 
 def _place(
@@ -193,16 +215,22 @@ def read_header(stream: BinaryIO) -> Header:
         raise FormatError(f"archive: begins with {head!r}, expected {MAGIC!r}; this is not a .upz file")
     if len(head) <= len(MAGIC):
         raise FormatError(f"archive: {len(head)} bytes; the file is truncated")
-    version, flags = head[-1] & 15, head[-1] & ~15
+    return _read_model(
+        head[-1], lambda count: _read_exactly(stream, count, len(MAGIC) + 1), lambda: _read_varint(stream, len(MAGIC) + 1)
+    )
+
+
+def _read_model(head: int, take: Callable[[int], bytes], number: Callable[[], int]) -> Header:
+    version, flags = head & 15, head & ~15
     if version != VERSION or flags & ~(_MODEL | _RECALL | _WINDOW):
         raise FormatError(
             f"archive: format version {version} with flags {flags:#x}, this underpar reads {VERSION}; "
             "use the underpar that wrote it"
         )
-    pack = _read_exactly(stream, PACK_HASH, 0) if flags & _MODEL else None
-    window = _read_varint(stream, 0) if flags & _WINDOW else None
-    if window == 0:
-        raise FormatError("archive: a window of 0 tokens; the file is damaged")
+    pack = take(PACK_HASH) if flags & _MODEL else None
+    window = number() if flags & _WINDOW else None
+    if window == 0 or (pack is None and flags & (_RECALL | _WINDOW)):
+        raise FormatError(f"archive: a window of {window} tokens, flags {flags:#x}; the file is damaged")
     return Header(pack, Adaptation.RECALL if flags & _RECALL else Adaptation.NONE, window)
 
 
@@ -243,6 +271,19 @@ def read_record(stream: BinaryIO, contents: Contents, number: int) -> Chunk:
     if chunk is None or chunk.tag not in RECORDS or stream.tell() != offset + length:
         raise FormatError(f"record {number}: its chunk at offset {offset} does not have {length} bytes; it is damaged")
     return chunk
+
+
+def embedded_pack(stream: BinaryIO, contents: Contents) -> bytes | None:
+    """The pack that an archive holds, None where it holds none. Raises FormatError where it is damaged."""
+    if not contents.gaps or contents.gaps[0][0] != 0:
+        return None
+    stream.seek(contents.first)
+    chunk = read_chunk(stream)
+    if chunk is None or chunk.tag != Tag.PACK:
+        return None
+    if zlib.crc32(chunk.payload) != chunk.crc:
+        raise FormatError(f"archive: the pack at offset {contents.first} is damaged; pass the pack")
+    return chunk.payload
 
 
 def read_chunk(stream: BinaryIO) -> Chunk | None:
@@ -300,7 +341,9 @@ def _read_varint(stream: BinaryIO, offset: int) -> int:
 
 
 def _read_exactly(stream: BinaryIO, count: int, offset: int) -> bytes:
-    data = stream.read(min(count, _MAX_CHUNK))
+    data = b""
+    while len(data) < count and (block := stream.read(min(count - len(data), _BLOCK))):
+        data += block
     if len(data) != count:
         raise FormatError(
             f"archive: what begins at offset {offset} needs {count} bytes, found {len(data)}; the file is truncated"

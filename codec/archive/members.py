@@ -1,27 +1,32 @@
 """Describe the files in an archive: names, kinds, sizes, modes and times, and how the records make up the files.
 
-Members partition the records in order. A file has the next `size` original bytes, from whatever records they are in.
-A file of JSON Lines has the next `documents` whole records, which are the texts of its lines, and one more record, which
-is all of the file but the texts (`codec.archive.json_lines`). Folders and links have no records.
+Members take the original bytes of the records in turn. A file has the next `size` bytes, from whatever records they are
+in. JSON Lines have the next `documents` whole records, which are the texts of lines, and one more record, which is the
+rest of these lines (`codec.archive.json_lines`). Folders, links and copies have no bytes. A member that goes on with the
+file before it has no name: a large file is several members, and some of JSON Lines may be plain.
 """
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.archive.varint import Fields, varint
+from codec.entropy.varint import Fields, varint
 from codec.errors import FormatError
+
+ROOT = "."
+"""The name of the folder itself, where an archive is that of a folder."""
 
 _MTIME = struct.Struct("<q")
 _MODES = (None, 0o644, 0o755)
 """Modes that need no byte of their own; the next code says that a varint with the mode follows."""
 _OTHER_MODE = len(_MODES)
-_TIMED, _REST = 16, 32  # flags of a member: it has a time; a file takes all that is left
+_MOST_BYTES = 1 << 60  # of a file; its records bound the bytes that it has
+_TIMED, _REST, _COPY, _MORE = 16, 32, 64, 128  # flags: has a time; takes all bytes that are left; see `Member`
 
 
 class Kind(IntEnum):
@@ -35,15 +40,17 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Member:
-    """A file, folder or link in an archive."""
+    """A file, a part of one, a folder or a link in an archive."""
 
     name: str  # with "/" between folders; bytes that are no UTF-8 as surrogates (`os.fsdecode`)
     kind: Kind = Kind.FILE
-    size: int = 0  # bytes of the file, for JSON Lines of its texts and frame
+    size: int = 0  # bytes when restored
     mode: int | None = None  # permission bits
     mtime: int | None = None  # nanoseconds since 1970
-    documents: int = 0  # texts of JSON Lines
+    documents: int = 0  # records with texts of JSON Lines
     target: str = ""  # of a link
+    back: int = 0  # the file has the bytes of the one that begins so many members before, unless 0
+    more: bool = False  # goes on with the file before
 
 
 def write_members(members: Sequence[Member]) -> bytes:
@@ -51,22 +58,30 @@ def write_members(members: Sequence[Member]) -> bytes:
     parts = []
     for n, member in enumerate(members):
         mode = _MODES.index(member.mode) if member.mode in _MODES else _OTHER_MODE
-        rest = member.kind == Kind.FILE and n == len(members) - 1
+        rest = member.kind == Kind.FILE and n == len(members) - 1 and not member.back
         flags = member.kind | mode << 2 | (_TIMED if member.mtime is not None else 0) | (_REST if rest else 0)
-        name = os.fsencode(member.name)
-        parts += [bytes([flags]), varint(len(name)), name]
+        flags |= (_COPY if member.back else 0) | (_MORE if member.more else 0)
+        parts.append(bytes([flags]))
+        if not member.more:
+            parts.append(_write_name(member.name))
         if mode == _OTHER_MODE:
             parts.append(varint(member.mode or 0))
         if member.mtime is not None:
             parts.append(_MTIME.pack(member.mtime))
-        if member.kind == Kind.FILE and not rest:
+        if member.back:
+            parts.append(varint(member.back))
+        elif member.kind in (Kind.FILE, Kind.JSON_LINES) and not rest:
             parts.append(varint(member.size))
         if member.kind == Kind.JSON_LINES:
             parts.append(varint(member.documents))
         if member.kind == Kind.LINK:
-            target = os.fsencode(member.target)
-            parts += [varint(len(target)), target]
+            parts.append(_write_name(member.target))
     return b"".join(parts)
+
+
+def _write_name(name: str) -> bytes:
+    data = os.fsencode(name)
+    return varint(len(data)) + data
 
 
 def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[Member]:
@@ -76,47 +91,124 @@ def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[M
         FormatError: what follows is no list of members, the members do not fit the records, or a name is refused by
             `check_names`.
     """
-    ends = np.concatenate(([0], np.cumsum(sizes)))
-    total, at, record = int(ends[-1]), 0, 0
-    members = []
+    cursor, members = _Cursor(sizes), []
+    first: int | None = None  # number of the member that a following one may go on with
+    totals: dict[int, int] = {}  # bytes of files by the numbers of their first members
     for n in range(count):
         flags = fields.take(1)[0]
-        kind, mode_code = Kind(flags & 3), flags >> 2 & 3
-        name = os.fsdecode(fields.take(fields.number()))
-        mode = fields.count(0o7777, "as a mode") if mode_code == _OTHER_MODE else _MODES[mode_code]
+        kind, rest, copy, more = Kind(flags & 3), flags & _REST, flags & _COPY, flags & _MORE
+        if ((rest or copy) and kind != Kind.FILE) or (rest and (copy or n != count - 1)) or (more and first is None):
+            raise FormatError(f"archive: member {n} has flags {flags:#x}; the file is damaged")
+        name = members[first].name if more and first is not None else os.fsdecode(fields.take(fields.number()))
+        mode = fields.count(0o7777, "as a mode") if flags >> 2 & 3 == _OTHER_MODE else _MODES[flags >> 2 & 3]
         mtime = _MTIME.unpack(fields.take(_MTIME.size))[0] if flags & _TIMED else None
-        size = documents = 0
+        size = documents = back = 0
         target = ""
-        if flags & ~63 or (flags & _REST and (kind != Kind.FILE or n != count - 1)):
-            raise FormatError(f"archive: member {name!r} has flags {flags:#x}; the file is damaged")
-        if kind == Kind.FILE:
-            size = total - at if flags & _REST else fields.count(total - at, f"bytes of {name!r}")
-        elif kind == Kind.JSON_LINES:
-            record = int(np.searchsorted(ends, at))
-            documents = fields.count(len(sizes) - record - 1, f"documents of {name!r}")
-            if ends[record] != at:
-                raise FormatError(f"archive: member {name!r} does not begin with a record; the file is damaged")
-            size = int(ends[record + documents + 1]) - at
-        elif kind == Kind.LINK:
+        if copy:
+            back = fields.count(n, "members back")
+            if n - back not in totals or more:
+                raise FormatError(f"archive: member {name!r} is a copy of what is no file; the file is damaged")
+            size = totals[n - back]
+        elif kind in (Kind.FILE, Kind.JSON_LINES):
+            size = cursor.left if rest else fields.count(_MOST_BYTES, f"bytes of {name!r}")
+        if kind == Kind.JSON_LINES:
+            documents = fields.count(len(sizes), f"documents of {name!r}")
+        if kind == Kind.LINK:
             target = os.fsdecode(fields.take(fields.number()))
-        at += size
-        members.append(Member(name, kind, size, mode, mtime, documents, target))
-    if members and at != total:
-        raise FormatError(f"archive: files of {at} bytes in records of {total}; the file is damaged")
-    check_names(members)
+        member = Member(name, kind, size, mode, mtime, documents, target, back, bool(more))
+        cursor.take(member)
+        members.append(member)
+        if not more:
+            first = None if copy or kind in (Kind.FOLDER, Kind.LINK) else n
+        if first is not None:
+            totals[first] = totals.get(first, 0) + size
+    if members and cursor.left:
+        raise FormatError(f"archive: files that leave {cursor.left} bytes of its records; the file is damaged")
+    check_names([member for member in members if not member.more])
     return members
 
 
-def check_names(members: Sequence[Member]) -> None:
+class _Cursor:
+    """Where in the records the next member begins."""
+
+    def __init__(self, sizes: NDArray[np.int64]):
+        self._ends: NDArray[np.int64] = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        self.at = self.record = 0  # original bytes and whole records that have been taken
+
+    @property
+    def left(self) -> int:
+        """Original bytes that no member has taken."""
+        return int(self._ends[-1]) - self.at
+
+    def take(self, member: Member) -> None:
+        """Pass a member. Raises FormatError where the records do not have what it takes."""
+        if member.kind == Kind.JSON_LINES:
+            end = self.record + member.documents + 1
+            if end >= len(self._ends) or self._ends[self.record] != self.at:
+                raise FormatError(f"archive: member {member.name!r} does not have whole records; the file is damaged")
+            self.record, self.at = end, int(self._ends[end])
+        elif member.kind == Kind.FILE and not member.back:
+            if member.size > self.left:
+                raise FormatError(
+                    f"archive: member {member.name!r} has {member.size} bytes, its records {self.left}; "
+                    "the file is damaged"
+                )
+            self.at += member.size
+            self.record = max(self.record, int(np.searchsorted(self._ends, self.at)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A member of a file, and where it is."""
+
+    member: Member
+    begin: int  # offset in the original bytes of all records
+    record: int  # the first of JSON Lines
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, folder or link with all its parts; those of a copy are the parts of what it copies."""
+
+    member: Member  # the first, which has name, mode and time
+    size: int
+    parts: tuple[Part, ...]
+
+
+def entries(members: Sequence[Member], sizes: NDArray[np.int64]) -> list[Entry]:
+    """Group members that `read_members` has checked by the files that they make up."""
+    cursor, groups = _Cursor(sizes), []
+    copied: dict[int, list[Part]] = {}
+    for n, member in enumerate(members):
+        if member.back:
+            groups.append((member, copied[n - member.back]))
+        elif not member.more:
+            copied[n] = []
+            groups.append((member, copied[n]))
+        if member.kind in (Kind.FILE, Kind.JSON_LINES) and not member.back:
+            groups[-1][1].append(Part(member, cursor.at, cursor.record))
+        cursor.take(member)
+    return [Entry(member, sum(part.member.size for part in parts), tuple(parts)) for member, parts in groups]
+
+
+def is_tree(members: Sequence[Member]) -> bool:
+    """Whether an archive is restored to a folder: not that of a single file."""
+    return len([m for m in members if not m.more]) != 1 or members[0].kind in (Kind.FOLDER, Kind.LINK)
+
+
+def check_names(members: Iterable[Member]) -> None:
     """Check that the names of members can stand beside each other below one folder.
 
     Raises:
         FormatError: a name is absolute, has `..`, can be no file's on some system, is there twice, or is below a name
             that is no folder.
     """
+    members = list(members)
     folders: set[str] = set()
     for member in members:
         parts = member.name.split("/")
+        if member.name == ROOT and member.kind == Kind.FOLDER:
+            continue
         if {"", ".", ".."} & set(parts) or "\0" in member.name or not _portable(member.name):
             raise FormatError(
                 f"file name {member.name!r}: expected a relative path without `..`, drive or backslash; "

@@ -1,24 +1,18 @@
-"""Files as documents and back: JSON Lines by line, anything else cut into pieces that are coded side by side.
+"""Cut files into pieces that are coded side by side.
 
 The pieces of a file concatenate to it. They depend on its bytes alone, not on how a stream delivers them, and neither
 way are more than a few of them in memory.
 """
 
-import json
 from collections.abc import Iterator
 from io import BytesIO
 from typing import BinaryIO
-
-from codec.errors import FormatError
 
 PIECE = 1 << 13
 """Bytes of a text's pieces: about the context of a model, and enough pieces to fill the decoder's lanes."""
 
 BINARY_PIECE = 1 << 16
 """Bytes of the pieces where a zero byte is near: zstandard, which is likely to store them, does better on more."""
-
-MAX_LINE = 1 << 26
-"""Bytes of a line of JSON Lines: a document is in memory as a whole, while it is coded about a hundred times over."""
 
 _BLOCK = 1 << 20
 
@@ -60,25 +54,15 @@ def _piece(data: bytes, begin: int) -> int:
     return (cut or end) - begin
 
 
-def read_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """The `text` of every line of JSON Lines; other fields are left out.
-
-    Raises:
-        FormatError: a line is no JSON object with a string `text`, or has over MAX_LINE bytes; `name` tells the file.
-    """
-    number = 0
-    while line := stream.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise FormatError(f"{name}, line {number}: over {MAX_LINE:,} bytes; split the document")
-        try:
-            yield json.loads(line)["text"].encode()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError(
-                f"{name}, line {number}: expected a JSON object with a string `text` ({error!r})"
-            ) from error
-
-
-def write_line(document: bytes) -> bytes:
-    """The line of JSON Lines whose `text` is `document`; what is no UTF-8 in it is replaced."""
-    return json.dumps({"text": document.decode("utf-8", "replace")}, ensure_ascii=False).encode() + b"\n"
+def groups(documents: Iterator[bytes], limit: int) -> Iterator[list[bytes]]:
+    """`documents` in lists that end as soon as they have `limit` bytes."""
+    group: list[bytes] = []
+    size = 0
+    for document in documents:
+        group.append(document)
+        size += len(document)
+        if size >= limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -26,6 +26,7 @@ Edits = NDArray[np.int64]
 """int64 [K, 4]: canonical position, bytes deleted, where the inserted bytes begin in the original, how many."""
 
 _REACH = 64  # how far the aligner looks for agreement after a difference
+_MOST_BYTES = 1 << 40  # of a document whose size is not known
 _AGREE = 6  # bytes that must agree there
 _EDITED = {True: 1 << 15, False: 1 << 8}  # P(edits), of 2^16, where the tokenizer loses something, or nothing
 _OTHER = len(PHRASES) + len(BREAKS)  # an edit that is not in the book
@@ -199,8 +200,8 @@ def _decide_entry(
 
 
 @njit(cache=True, nogil=True)
-def _code(state, stream, model, canonical, original, edits, book, decode):
-    """Encode the edits into `stream`, or decode the original from it: its bytes, and whether the stream lasted."""
+def _code(state, stream, model, canonical, original, edits, book, decode, most):
+    """Encode the edits into `stream`, or decode the original of at most `most` bytes: its bytes, and whether all is well."""
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
     out = np.empty(2 * size + 64 if decode else 0, np.uint8)
     i = n = k = length = others = 0  # position, edit, spaces passed, bytes of `out`, edits that are not in the book
@@ -239,7 +240,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
                 out = _room(out, length)
                 out[length] = byte
                 length += 1
-                if state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
+                if length > most or state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
                     return out[:length], False
         if entry >= 0 and i < size and canonical[i] == 32:
             before = min(max(entry - len(PHRASES), 0), len(BREAKS)) if entry >= len(PHRASES) else before
@@ -252,6 +253,8 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
             out = _room(out, length)
             out[length] = canonical[i]
             length += 1
+            if length > most:
+                return out[:length], False
         i += max(delete, 1)
     return out[:length], True
 
@@ -304,22 +307,26 @@ def put_edits(
     """
     code_bit(state, out, _EDITED[lossy], int(len(edits) > 0), False)
     if len(edits):
-        _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
+        _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False, 0)
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool) -> bytes:
-    """The original bytes of a document, from the state of a decoder that has read its tokens.
+def take_edits(
+    state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, size: int | None = None
+) -> bytes:
+    """The original bytes of a document, of which `size` is the number where it is known, from the state of a decoder behind its tokens.
 
     Raises:
-        FormatError: the stream ends before the edits, or goes on after them.
+        FormatError: the stream ends before the edits, goes on after them, or the document has another size.
     """
     stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
     whole, original = True, text
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
-        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True)
+        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True, _MOST_BYTES if size is None else size)
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
+    if size is not None and len(original) != size:
+        raise FormatError(f"record of {len(data)} bytes has a document of {len(original)}, expected {size}")
     if not range_coder.ended(state, len(data)):
         raise FormatError(f"record of {len(data)} bytes does not end with its document; the archive is damaged")
     return original.tobytes()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive.members import groups
+from codec.archive.pieces import groups
 from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
