@@ -121,6 +121,20 @@ class ArchiveWriter:
         FormatError: it is damaged.
 
     An archive is complete when `close` has written its footer; leaving a `with` block closes it unless by an error.
+
+    >>> import io
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> stream = io.BytesIO()
+    >>> with codec.ArchiveWriter(stream, pack) as writer:
+    ...     records = writer.append([b"The first document.", b""])
+    >>> [record.text_bytes for record in records]
+    [19, 0]
+    >>> with codec.ArchiveWriter(stream, pack, append=True) as writer:
+    ...     records = writer.append([b"One more."])
+    >>> codec.ArchiveReader(stream, pack).decode()
+    [b'The first document.', b'', b'One more.']
     """
 
     def __init__(
@@ -188,6 +202,19 @@ class ArchiveReader:
     Raises:
         MismatchError: made with another pack.
         FormatError: not an archive, of a later version, truncated or damaged.
+
+    >>> import io
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> reader = codec.ArchiveReader(io.BytesIO(codec.encode(pack, [b"one", b"two", b"three"])), pack)
+    >>> len(reader), reader.decode([2, 0])
+    (3, [b'three', b'one'])
+    >>> for document in reader.iterate():
+    ...     print(document)
+    b'one'
+    b'two'
+    b'three'
     """
 
     def __init__(self, stream: BinaryIO, pack: Pack, device: str = "cpu"):
@@ -278,6 +305,14 @@ def encode(
 
     Raises:
         MismatchError: the pack holds weights only, or not what the adaptation needs.
+
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> text = b"A language model is the probability source of an arithmetic coder. " * 3
+    >>> packed = codec.encode(pack, [text])
+    >>> codec.decode(pack, packed) == [text]
+    True
     """
     stream = BytesIO()
     with ArchiveWriter(stream, model, default_policy(model, adaptation), device) as writer:
@@ -291,6 +326,15 @@ def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, d
     Raises:
         MismatchError: the archive was made with another pack.
         FormatError: it is not an archive, or damaged.
+
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> packed = codec.encode(pack, [b"any bytes", bytes([255, 0]), b""])
+    >>> codec.decode(pack, packed)
+    [b'any bytes', b'\\xff\\x00', b'']
+    >>> codec.decode(pack, packed, documents=[1])
+    [b'\\xff\\x00']
     """
     return ArchiveReader(BytesIO(packed), model, device).decode(documents)
 

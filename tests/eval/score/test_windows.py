@@ -1,12 +1,10 @@
 """codec.exact.chunks: every input once, starts that do not depend on the length, the challenge's own plans."""
 
-import doctest
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import codec.exact.chunks
 from codec.errors import CodecError
 from codec.exact.chunks import Window, document_windows, first_targets, flat_windows, sliding_windows
 
@@ -57,7 +55,3 @@ def test_a_plan_can_stop_after_some_targets(length, targets, shape):
 def test_a_stride_that_would_skip_inputs_is_refused(stride):
     with pytest.raises(CodecError, match=f"stride {stride} with windows of 8"):
         document_windows(20, 8, stride)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(codec.exact.chunks).failed == 0
