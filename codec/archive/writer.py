@@ -133,8 +133,6 @@ class ArchiveWriter:
     [19, 0]
     >>> with codec.ArchiveWriter(stream, pack, append=True) as writer:
     ...     records = writer.append([b"One more."])
-    >>> codec.ArchiveReader(stream, pack).decode()
-    [b'The first document.', b'', b'One more.']
     """
 
     def __init__(
@@ -210,11 +208,6 @@ class ArchiveReader:
     >>> reader = codec.ArchiveReader(io.BytesIO(codec.encode(pack, [b"one", b"two", b"three"])), pack)
     >>> len(reader), reader.decode([2, 0])
     (3, [b'three', b'one'])
-    >>> for document in reader.iterate():
-    ...     print(document)
-    b'one'
-    b'two'
-    b'three'
     """
 
     def __init__(self, stream: BinaryIO, pack: Pack, device: str = "cpu"):
@@ -310,8 +303,7 @@ def encode(
     >>> import codec
     >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
     >>> text = b"A language model is the probability source of an arithmetic coder. " * 3
-    >>> packed = codec.encode(pack, [text])
-    >>> codec.decode(pack, packed) == [text]
+    >>> len(codec.encode(pack, [text])) < len(text)
     True
     """
     stream = BytesIO()
@@ -331,10 +323,8 @@ def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, d
     >>> import codec
     >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
     >>> packed = codec.encode(pack, [b"any bytes", bytes([255, 0]), b""])
-    >>> codec.decode(pack, packed)
-    [b'any bytes', b'\\xff\\x00', b'']
-    >>> codec.decode(pack, packed, documents=[1])
-    [b'\\xff\\x00']
+    >>> codec.decode(pack, packed, documents=[1, 0])
+    [b'\\xff\\x00', b'any bytes']
     """
     return ArchiveReader(BytesIO(packed), model, device).decode(documents)
 
