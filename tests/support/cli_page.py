@@ -14,8 +14,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 
 _HEAD = """# Commands
 
-Every command takes `--json` (one JSON object, last on stdout) and `--help`. Exit status: 0 done, 1 a check failed, 2 bad
-input, 130 interrupted. This page is generated: `python -m tests.support.cli_page` writes it.
+Every command takes `--json` (one JSON object, last on stdout) and `--help`. Exit status: 0 done, 1 a check failed,
+2 bad input, 130 interrupted. This page is generated: `python -m tests.support.cli_page` writes it.
 """
 
 

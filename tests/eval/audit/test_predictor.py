@@ -1,6 +1,5 @@
 """eval.audit.predictor: the adapters against models run token by token, and the windows of codec."""
 
-
 import numpy as np
 import pytest
 import torch

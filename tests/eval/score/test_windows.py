@@ -1,6 +1,5 @@
 """codec.exact.chunks: every input once, starts that do not depend on the length, the challenge's own plans."""
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
