@@ -302,7 +302,7 @@ def encode(
     >>> from pathlib import Path
     >>> import codec
     >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
-    >>> text = b"A language model is the probability source of an arithmetic coder. " * 3
+    >>> text = b"A language model is the probability source of an arithmetic coder. " * 10
     >>> len(codec.encode(pack, [text])) < len(text)
     True
     """
