@@ -1,4 +1,4 @@
-"""A matrix as a pack keeps it: integers between a step for every row and, optionally, a step for every column."""
+"""A matrix as a pack stores it: integers, a step for every row and, optionally, a step for every column."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -17,26 +17,26 @@ Path = Literal["columns", "diagonals"]
 class StepGrid:
     """Steps unit * 2^(rows[r] / 4) * 2^(columns[c] / 4), exponents in quarter octaves."""
 
-    unit: float  # is rounded to float32
+    unit: float  # rounded to float32 on use
     rows: NDArray[np.int32]  # [R]
     columns: NDArray[np.int32]  # [C]
 
     def row_steps(self) -> NDArray[np.float32]:
-        """float32 [R], the unit included."""
+        """Return the row factors, the unit included: float32 [R]."""
         return np.float32(self.unit) * power(self.rows)
 
     def column_steps(self) -> NDArray[np.float32]:
-        """float32 [C]."""
+        """Return the column factors: float32 [C]."""
         return power(self.columns)
 
 
 def power(exponents: NDArray[np.int32]) -> NDArray[np.float32]:
-    """2^(e/4) of exponents in quarter octaves, the same float32 on every machine."""
+    """Return 2^(e/4) of exponents e in quarter octaves, the same float32 on every machine."""
     return np.ldexp(QUARTER[exponents & 3], exponents >> 2)
 
 
 class OnTrellis(NamedTuple):
-    """Which rows and columns the trellis path visits: a weight that is nearly always 0 has no place on it."""
+    """The rows and columns that the trellis path visits; weights that are nearly always 0 stay off the path."""
 
     rows: NDArray[np.bool_]  # [R]
     columns: NDArray[np.bool_]  # [C]
@@ -44,22 +44,21 @@ class OnTrellis(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantized:
-    """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None).
+    """A quantized matrix: weight [r, c] is rows[r] * symbols[r, c] * columns[c].
 
-    With a trellis of `states` states the symbols are in units of half a step, and those of `on` rows and columns are
-    its path; the others are even, whole steps. 0: no trellis. They are coded along the path either way. `grid` says how
-    the steps are made, None: rows are float16 times a power of two.
+    With a trellis, symbols are in units of half a step: the symbols of the rows and columns `on` form its path, and all
+    other symbols are even, whole steps. Symbols are coded in the order of the path, with a trellis or without.
     """
 
     symbols: NDArray[np.int32]  # [R, C]
     rows: NDArray[np.float32]  # [R]
-    columns: NDArray[np.float32] | None = None  # [C]
-    states: int = 0
-    grid: StepGrid | None = None
+    columns: NDArray[np.float32] | None = None  # [C]; None: all 1
+    states: int = 0  # of the trellis; 0: no trellis
+    grid: StepGrid | None = None  # the source of the steps; None: rows are float16 times a power of two
     path: Path = "columns"
-    on: OnTrellis | None = None  # None: all rows and columns are
+    on: OnTrellis | None = None  # None: all rows and columns
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The weights, float32 [R, C]."""
+        """Return the weights, float32 [R, C]."""
         weights = self.symbols.astype(np.float32) * self.rows[:, None]
         return weights if self.columns is None else weights * self.columns

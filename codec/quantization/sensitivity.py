@@ -1,4 +1,6 @@
-"""The quantizer of budgets: steps by sensitivity, error feedback, a trellis where the rate is high enough for one."""
+"""The quantizer for byte budgets: steps by sensitivity, error feedback, a trellis for rows and columns of enough
+bits.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ from codec.quantization.two_sided import quantize_diagonals
 TRELLIS_RATE = 1.0
 """Bits a weight below which a row or a column is not on the trellis, whose union codebooks have no zero in half of the
 states. On a Gaussian, 256 states save 0.25 bit at 1.2 to 2 bits, 0.2 at 1 bit and nothing at 0.6
-(tests/codec/quantization/test_trellis.py). Worse, what no text uses would be given weights: units that are dead until
-the error of the matrix before them wakes them up doubled the divergence of a small pack."""
+(tests/codec/quantization/test_trellis.py). Worse, a trellis gives weights to units that no text uses: dead units that
+the error of the matrix before woke up doubled the divergence of a small pack."""
 
 _GAUSSIAN = 2.047  # entropy in bits of a Gaussian over its standard deviation
 
@@ -26,18 +28,15 @@ Feedback = Literal["none", "inputs", "both"]
 
 @dataclass(frozen=True)
 class SensitivityGrid:
-    """Integers on steps `unit` times a row factor times a column factor (`codec.quantization.steps`), with error
-    feedback.
+    """Integers on steps `unit` times a row factor times a column factor, with error feedback.
 
-    A whole step costs `unit` squared / 24 nats a weight, by the calibration's account.
-
-    Raises, when called:
-        FormatError: a moment that is not positive semidefinite.
+    `codec.quantization.steps` makes the factors. A whole step costs `unit` squared / 24 nats a weight, by the
+    calibration's account. A call raises FormatError for a moment that is not positive semidefinite.
     """
 
     unit: float
     states: int = 256  # of the trellis; 0: none
-    feedback: Feedback = "inputs"  # "both": through the outputs, too, where their whole moment is known
+    feedback: Feedback = "inputs"  # "both": also through the outputs, if their whole moment is known
     by_row: bool = True  # whether steps differ by row
     by_column: bool = True
 
@@ -60,12 +59,12 @@ class SensitivityGrid:
         return Quantized(quantize_columns(exact, used, codebook), rows, columns, states, grid, on=on)
 
     def rates(self, matrix: Matrix) -> NDArray[np.float64]:
-        """`row_rates` on the steps of unit 1."""
+        """Return `row_rates` on the steps of unit 1."""
         chosen = self._steps(*self._factors(matrix))
         return row_rates(matrix.weights, StepGrid(1.0, chosen.rows, chosen.columns))
 
     def _factors(self, matrix: Matrix) -> tuple[Doubles, Doubles]:
-        """Of both moments; of the outputs' only the roots of its diagonal [R] where there is to be no feedback."""
+        """Return the factors of both moments; without output feedback, the second is the root of its diagonal [R]."""
         inputs, outputs = damped(matrix.moments.inputs), matrix.moments.row_weights
         if self.feedback == "both" and matrix.moments.outputs.ndim == 2:
             if inputs.ndim == 1:
@@ -83,7 +82,7 @@ class SensitivityGrid:
 
 
 def on_trellis(weights: NDArray[np.float32], grid: StepGrid) -> OnTrellis:
-    """Rows and columns of weights [R, C] that, as if they were Gaussian, have a rate of TRELLIS_RATE on whole steps."""
+    """Return the rows and columns of weights [R, C] that would have TRELLIS_RATE on whole steps, as Gaussians."""
     squares = np.square(weights / grid.row_steps()[:, None] / grid.column_steps(), dtype=np.float64)
     least = 4.0 ** (TRELLIS_RATE - _GAUSSIAN)  # mean square, in whole steps
     rows, columns = (squares.sum(axis) / max(1, squares.shape[axis]) for axis in (1, 0))
@@ -91,9 +90,9 @@ def on_trellis(weights: NDArray[np.float32], grid: StepGrid) -> OnTrellis:
 
 
 def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float64]:
-    """Bits a weight that a uniform quantizer would need in each row that is not zero, as if rows were Gaussian.
+    """Return the bits a weight that a uniform quantizer would need in each nonzero row, if rows were Gaussian.
 
-    Rates below zero mean zero; they are left as they are so that another unit only adds to them.
+    A rate below zero means zero bits. Such rates are returned as they are: another unit then only adds to them.
     """
     deviations = np.sqrt(np.square(weights, dtype=np.float64).mean(1)) if weights.size else np.zeros(0)
     alive = deviations > 0
@@ -102,11 +101,11 @@ def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float6
 
 
 def unit_for(bits: float, rates: Iterable[tuple[NDArray[np.float64], int]], weights: int) -> float:
-    """The unit at which `weights` weights need about `bits` bits each; 1 where all of them are zero.
+    """Return the unit at which `weights` weights need about `bits` bits each; 1 if all weights are zero.
 
     Args:
         bits: a weight.
-        rates: of every matrix, its `SensitivityGrid.rates` and its number of columns.
+        rates: `SensitivityGrid.rates` and the number of columns of every matrix.
         weights: of all matrices, rows of zeros included.
     """
     found = list(rates)
@@ -114,7 +113,7 @@ def unit_for(bits: float, rates: Iterable[tuple[NDArray[np.float64], int]], weig
     if not len(rate):
         return 1.0
     width = np.concatenate([np.full(len(each), columns) for each, columns in found])
-    low, high = float(rate.min()) - bits - 64.0, float(rate.max())  # log2 of a unit that is too fine, and too coarse
+    low, high = float(rate.min()) - bits - 64.0, float(rate.max())  # log2 of units: too fine, too coarse
     for _ in range(50):
         middle = (low + high) / 2
         if float((width * np.maximum(rate - middle, 0.0)).sum()) > bits * weights:

@@ -71,7 +71,7 @@ def main() -> None:
     documents = [document for path in parser.parse_args().text for document in read_documents(path)]
     coded = base64.b85encode(zstandard.ZstdCompressor(level=19).compress(train(changed(documents)))).decode()
     lines = "\n".join(coded[at : at + _WIDTH] for at in range(0, len(coded), _WIDTH))
-    head = '"""What `codec.edits.model` begins with; `trainer.fit.edit_priors` makes this file."""'
+    head = '"""Priors of `codec.edits.model`, made by `trainer.fit.edit_priors`."""'
     Path(edit_priors.__file__).write_text(f'{head}\n\nPRIORS = r"""\n{lines}\n"""\n')
 
 
