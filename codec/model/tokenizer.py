@@ -154,8 +154,6 @@ class Tokenizer:
         return base, space, boundary
 
     def challenge_bytes(self, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
-        """Return the bytes of targets [...] by the challenge's table; `before` [...] holds each target's
-        predecessor.
-        """
+        """Return the bytes of targets [...], each after its token in `before` [...], by the challenge's table."""
         base, space, boundary = self.challenge_tables()
         return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())

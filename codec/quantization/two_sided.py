@@ -23,12 +23,13 @@ _TILE = 64
 def quantize_diagonals(
     weights: Doubles, column_factor: Doubles, row_factor: Doubles, codebook: Codebook
 ) -> NDArray[np.int32]:
-    """Integers of weights [R, C], with feedback from above and from the left.
+    """Return the integers of weights [R, C], with feedback from above and from the left.
 
     Args:
+        weights: [R, C].
         column_factor: V [C, C] of `codec.quantization.feedback.upper_factor`.
         row_factor: U [R, R].
-        codebook: its trellis path runs down one anti-diagonal after the other, beginning at [0, 0].
+        codebook: the values allowed; a trellis path runs down one anti-diagonal after the other, beginning at [0, 0].
     """
     height, width = weights.shape
     left = np.ascontiguousarray((column_factor / np.diagonal(column_factor)).T)  # [j, i] = a_ij
