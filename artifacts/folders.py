@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and the list of SHA-256 sums that says what is in them."""
+"""Folders that appear whole or not at all, and the list of their files' SHA-256 sums."""
 
 import hashlib
 import tempfile
@@ -15,10 +15,10 @@ SUMS = "SHA256SUMS"
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise.
+    """Yield a folder to fill, which becomes `folder` if the block ends without an error and is removed otherwise.
 
     Raises:
-        CodecError: `folder` is there already.
+        CodecError: `folder` exists already.
     """
     if folder.exists():
         raise CodecError(f"{folder}: it exists; choose another folder or remove that one")
@@ -31,7 +31,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def sums_of(folder: Path) -> dict[str, str]:
-    """Hex SHA-256 of every file of a folder, by its path in it; SUMS itself is left out."""
+    """Return the hex SHA-256 of every file of a folder by its path in the folder, except SUMS."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -42,13 +42,17 @@ def sums_of(folder: Path) -> dict[str, str]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SUMS of all that is in `folder`."""
+    """Write SUMS of all files in `folder`."""
     lines = [f"{digest}  {name}\n" for name, digest in sums_of(folder).items()]
     (folder / SUMS).write_text("".join(lines))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """What SUMS says: hex SHA-256 by path. Raises FormatError if it is not what `write_sums` writes."""
+    """Return the content of SUMS: hex SHA-256 by path.
+
+    Raises:
+        FormatError: SUMS is not a file of `write_sums`.
+    """
     found: dict[str, str] = {}
     text = read_bytes(folder / SUMS, "list of sums").decode("utf-8", "replace")
     for line in text.removesuffix("\n").split("\n"):
@@ -61,7 +65,11 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def check_sums(folder: Path) -> None:
-    """Raises MismatchError if a file of `folder` is not, or more or less is there than, what SUMS says."""
+    """Check the files of a folder against SUMS.
+
+    Raises:
+        MismatchError: a file is missing, additional or different.
+    """
     stated, found = read_sums(folder), sums_of(folder)
     for name in sorted(set(stated) | set(found)):
         if stated.get(name) != found.get(name):

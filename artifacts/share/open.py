@@ -1,8 +1,8 @@
-"""Models by name: the small packs that ship, any file, and a folder in which published models are kept.
+"""Models by name: the small packs that ship, any file, and a store of published models.
 
-The store is a folder with one folder for each `owner/name` (`artifacts.share.bundle` says what is in it): the one that
-the environment variable UNDERPAR_STORE names, or `.underpar/models` in the home folder. It is as good a place to
-publish to as the hub, and what is pulled from the hub comes to lie in it.
+The store is a folder with one folder for each `owner/name` (`artifacts.share.bundle` lists its files). The environment
+variable UNDERPAR_STORE names the store; the default is `.underpar/models` in the home folder. Models can be published
+to the store as to the hub, and models pulled from the hub are kept in the store.
 """
 
 import os
@@ -29,15 +29,15 @@ _NAME = re.compile(rf"{_PART}/{_PART}")
 
 
 def shipped() -> dict[str, Path]:
-    """The packs that ship, by name."""
+    """Return the packs that ship, by name."""
     return {path.stem: path for path in sorted(MODELS.glob("*.pack"))}
 
 
 def find(name: str | Path) -> Path:
-    """The file of a pack: one that ships, a path, or `owner/name` in the store.
+    """Return the file of a pack: a pack that ships, a path, or `owner/name` in the store.
 
     Raises:
-        FormatError: it is none of these.
+        FormatError: `name` is none of these.
     """
     path = shipped().get(str(name), Path(name))
     if path.is_file():
@@ -49,11 +49,11 @@ def find(name: str | Path) -> Path:
 
 
 def open(name: str | Path) -> "Pack":
-    """The opened pack `name`: what `find` finds, or else the model `owner/name` of the hub, kept from then on.
+    """Open the pack `name` that `find` finds, or else pull the model `owner/name` from the hub into the store.
 
     Raises:
-        FormatError: as `find` and `codec.open` do.
-        CodecError: the hub has no such model, or what arrived is not what was published.
+        FormatError: as `find` and `codec.open`.
+        CodecError: the hub has no such model, or the files are not those published.
     """
     import codec
 
@@ -69,7 +69,7 @@ def open(name: str | Path) -> "Pack":
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` is `owner/name`.
+    """Return whether `name` is `owner/name`.
 
     >>> is_name("owner/small.2"), is_name("../small"), is_name("small")
     (True, False, False)
@@ -78,33 +78,37 @@ def is_name(name: str) -> bool:
 
 
 def default_store() -> "Store":
-    """The store of this user."""
+    """Return the store of this user."""
     return Store(Path(os.environ.get("UNDERPAR_STORE") or Path.home() / ".underpar" / "models"))
 
 
 @dataclass(frozen=True)
 class Store:
-    """Published models in a folder."""
+    """A folder of published models."""
 
     root: Path
 
     def folder(self, name: str) -> Path:
-        """Where the model `owner/name` lies or would lie. Raises FormatError for another kind of name."""
+        """Return the folder of the model `owner/name`, whether it exists or not.
+
+        Raises:
+            FormatError: `name` has another form.
+        """
         if not is_name(name):
             raise FormatError(f"model {name!r}: expected owner/name of letters, digits, dots, hyphens and underscores")
         return self.root / name
 
     def packs(self) -> dict[str, Path]:
-        """The pack of every model that is kept, by its name."""
+        """Return the pack of every model in the store, by the model's name."""
         found = sorted(self.root.glob(f"*/*/{PACK}"))
         names = {path.parent.relative_to(self.root).as_posix(): path for path in found}
         return {name: path for name, path in names.items() if is_name(name)}
 
     def put(self, name: str, run: Path, card: "Card") -> Path:
-        """Publish a run in this store, in place of a model of that name; returns its folder.
+        """Publish a run in this store, in place of any model of that name, and return its folder.
 
         Raises:
-            CodecError: as `artifacts.share.bundle.make_bundle`; then the store is as it was.
+            CodecError: as `artifacts.share.bundle.make_bundle`; the store is then as before.
         """
         from artifacts.share.bundle import make_bundle
 
@@ -116,10 +120,10 @@ class Store:
             return self.accept(name, bundle)
 
     def accept(self, name: str, bundle: Path) -> Path:
-        """Move a bundle that lies in `root` to its place, once all in it agrees; returns its folder.
+        """Move a bundle in `root` to its place, once all of it agrees, and return its folder.
 
         Raises:
-            CodecError: as `artifacts.share.bundle.check_bundle`; then the store is as it was.
+            CodecError: as `artifacts.share.bundle.check_bundle`; the store is then as before.
         """
         from artifacts.share.bundle import check_bundle
 

@@ -43,9 +43,7 @@ class Fusion:
         return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
 
     def split_heads(self, *arguments: Any) -> tuple[Tensor, ...]:
-        """Call `trainer.kernels.heads.fused_heads`; imported here, since Triton is missing on machines without a
-        GPU.
-        """
+        """Call `trainer.kernels.heads.fused_heads`; imported here, since Triton is missing without a GPU."""
         from trainer.kernels.heads import fused_heads
 
         return fused_heads(*arguments)

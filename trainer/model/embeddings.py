@@ -38,9 +38,7 @@ class Values(nn.Module):
         self.proj = Linear(config.value_dims, config.kv_dim, zero=True)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the value embeddings of tokens int64 [B, T]: `dtype` [B, T, KV d], which each layer scales and
-        adds.
-        """
+        """Return the value embeddings of tokens int64 [B, T]: `dtype` [B, T, KV d]. Each layer scales and adds them."""
         return self.proj(self.embed(tokens).to(dtype))
 
 
