@@ -12,8 +12,6 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.model.config import ModelConfig
-
 LEVELS_PER_BIT = 4096
 """Logits and attention scores are whole numbers of 1/4096 bit: a relative error of at most 8.5e-5 in a probability,
 which costs about 2e-9 bit a symbol."""
@@ -209,10 +207,3 @@ def sigmoid_table() -> NDArray[np.int64]:
         table.append(((_ONE << (SIGMOID_BITS + 1)) // (_ONE + power) + 1) >> 1)
         power = power * ratio >> 160
     return np.array(table, np.int64)
-
-
-def layer_scales(config: ModelConfig) -> list[float]:
-    """1 / sqrt(layer + 1) on the grid 2^-16 for each layer, or 1 where the config has no LN scale."""
-    if not config.ln_scale:
-        return [1.0] * config.num_layers
-    return [(isqrt((1 << 34) // (i + 1)) + 1) // 2 / (1 << 16) for i in range(config.num_layers)]
