@@ -30,7 +30,7 @@ def demo_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the run and its report.")] = Path("demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Six minutes: prove the shipped pack, train a model on the embedded sample, pack it, prove it, report."""
+    """Prove the shipped pack, then train, pack and prove a model on the sample, in six minutes; write a report."""
     from artifacts.share.open import find
     from codec.files import read_bytes
     from trainer.data.sample import val_documents

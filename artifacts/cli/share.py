@@ -15,7 +15,7 @@ Name = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's nam
 
 @hub.callback()
 def hub_group() -> None:
-    """Models that are kept and shared."""
+    """Keep and share models."""
 
 
 @hub.command("list")
@@ -48,9 +48,7 @@ def push(
     data: Annotated[str, typer.Option(help="The training text, its source and its licence.")],
     docs: Annotated[Path | None, typer.Option(help="Pack and prove a finished run first, on this text.")] = None,
     budget: Annotated[int | None, typer.Option(min=1, help="With --docs: largest size of the pack in bytes.")] = None,
-    to_hub: Annotated[
-        bool, typer.Option("--hub", help="Publish on the Hugging Face hub instead of the store.")
-    ] = False,
+    to_hub: Annotated[bool, typer.Option("--hub", help="Publish on the hub instead of the store.")] = False,
     private: Annotated[bool, typer.Option("--private", help="Make a new model on the hub private.")] = False,
     as_json: Json = False,
 ) -> None:
