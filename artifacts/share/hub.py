@@ -1,5 +1,4 @@
-"""Models on the Hugging Face hub: `push` publishes a bundle in one commit, `pull` fetches a bundle and checks all of
-it.
+"""Models on the Hugging Face hub: `push` publishes a bundle in one commit, `pull` fetches and checks a bundle.
 
 The hub library retries requests, resumes broken transfers, and takes its token from HF_TOKEN or from the hub's own
 login; this module never passes, keeps or prints a token. HF_ENDPOINT names another hub.

@@ -97,10 +97,12 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """Return the dimensions of a head."""
         return self.model_dim // self.num_heads
 
     @property
     def kv_dim(self) -> int:
+        """Return the outputs of the key matrix, and of the value matrix."""
         return self.num_kv_heads * self.head_dim
 
     @property
@@ -139,6 +141,7 @@ class ModelConfig:
         return len(self.schedule) // 2
 
     def to_json(self) -> str:
+        """Return the config as JSON, for `from_json`."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

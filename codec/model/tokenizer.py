@@ -60,6 +60,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Return the number of tokens."""
         return self._processor.vocab_size()
 
     @cached_property

@@ -43,6 +43,7 @@ class RowAbsmax:
     bits: int  # 2 to 8
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         limit = (1 << (self.bits - 1)) - 1
         largest = np.abs(matrix.weights).max(1, initial=0)
         return nearest(matrix.weights, half_precision_steps(largest / np.float32(limit)), limit)
@@ -55,6 +56,7 @@ class Nearest:
     unit: float
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         step = self.unit * root_mean_square(matrix.weights)
         return nearest(matrix.weights, half_precision_steps(np.full(len(matrix.weights), step, np.float32)))
 
@@ -67,6 +69,7 @@ class Ternary:
     """
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         sizes = np.abs(matrix.weights)
         mean = sizes.mean(1, keepdims=True) if sizes.size else np.zeros((len(sizes), 1), np.float32)
         symbols = (np.sign(matrix.weights) * (sizes > 0.5 * mean)).astype(np.int32)
@@ -78,6 +81,7 @@ class Binary:
     """Rounding to the sign times the row's mean magnitude (XNOR-Net, Rastegari et al. 2016, by row); 0 stays 0."""
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         symbols = np.sign(matrix.weights).astype(np.int32)
         return Quantized(symbols, half_precision_steps(_mean_magnitude(np.abs(matrix.weights), symbols != 0)))
 

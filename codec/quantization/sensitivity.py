@@ -1,6 +1,4 @@
-"""The quantizer for byte budgets: steps by sensitivity, error feedback, a trellis for rows and columns of enough
-bits.
-"""
+"""The quantizer for byte budgets: steps by sensitivity, error feedback, and a trellis at sufficient rates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class SensitivityGrid:
     """Integers on steps `unit` times a row factor times a column factor, with error feedback.
 
     `codec.quantization.steps` makes the factors. A whole step costs `unit` squared / 24 nats a weight, by the
-    calibration's account. A call raises FormatError for a moment that is not positive semidefinite.
+    calibration's account.
     """
 
     unit: float
@@ -41,6 +39,11 @@ class SensitivityGrid:
     by_column: bool = True
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix.
+
+        Raises:
+            FormatError: a moment is not positive semidefinite.
+        """
         weights = matrix.weights
         inputs, outputs = self._factors(matrix)
         chosen = self._steps(inputs, outputs)

@@ -1,6 +1,4 @@
-"""Quantization strategies by name, to compare and to ablate: fixed widths, the challenge's, and this project's by
-part.
-"""
+"""Quantization strategies by name, to compare and to ablate: fixed widths, the challenge's, this project's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -53,6 +53,7 @@ class Subject:
 
     @cached_property
     def parameters(self) -> int:
+        """Return the number of weights."""
         return sum(tensor.numel() for tensor in self.state.values())
 
     @cached_property

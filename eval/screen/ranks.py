@@ -35,6 +35,7 @@ class Ranked:
 
     @property
     def variant(self) -> str:
+        """Return the name of the variant."""
         return self.first.variant
 
     @property

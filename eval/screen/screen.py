@@ -49,6 +49,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Return the path of the run in the screen's folder."""
         return f"{self.variant}/{self.seed}"
 
 

@@ -68,6 +68,7 @@ def run(pair: Pair, model: EditModel) -> float:
 
 
 def main() -> None:
+    """Train the priors on the files of the command line and write `codec/edits/priors.py`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", nargs="+", type=Path)
     documents = [document for path in parser.parse_args().text for document in read_documents(path)]

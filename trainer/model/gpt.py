@@ -43,9 +43,7 @@ class Attention(nn.Module):
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
 
     def split(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-        """Split x [B, T, D] into queries [B, H, T, d], keys and values [B, KV, T, d], the first two ready for
-        attention.
-        """
+        """Split x [B, T, D] into queries [B, H, T, d], keys and values [B, KV, T, d], queries and keys rotated."""
         if self.fuse.joint:
             matrices = [matrix.weight for matrix in (self.c_q, self.c_k, self.c_v)]
             joint = self.fuse.product(x, torch.cat(matrices))

@@ -1,6 +1,4 @@
-"""Distributions of the initial matrices, besides PyTorch's uniform distribution; matrices that start at 0 stay
-there.
-"""
+"""Distributions of the initial matrices, besides PyTorch's uniform; matrices that start at 0 stay at 0."""
 
 from collections.abc import Callable
 

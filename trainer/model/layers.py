@@ -50,6 +50,7 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the product with x [..., inputs], in the dtype of x."""
         return F.linear(x, self.weight.to(x.dtype))
 
     def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:
@@ -74,6 +75,7 @@ class RandomMap(nn.Module):
         return self.scale[:, None] * self.get_buffer("signs") + self.outer.weight @ self.inner.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the product with x [..., inputs], in the dtype of x."""
         return self.scale.to(x.dtype) * F.linear(x, self.get_buffer("signs").to(x.dtype)) + self.outer(self.inner(x))
 
     def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:

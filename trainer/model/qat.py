@@ -109,6 +109,7 @@ class SensitivitySteps:
             self.columns[name] = torch.from_numpy(power(chosen.columns)).to(device)
 
     def __call__(self, weights: Weights) -> Weights:
+        """Return the reconstructions of all matrices."""
         unit = self.unit(weights)
         return {name: nearest(matrix, unit * self.rows[name] * self.columns[name]) for name, matrix in weights.items()}
 
