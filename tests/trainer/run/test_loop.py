@@ -61,10 +61,10 @@ val_tokens = 256
 
 COMMAND = """
 import typer
-import trainer.cli.train
+import trainer.cli
 
 app = typer.Typer()
-trainer.cli.train.register(app)
+trainer.cli.register(app)
 if __name__ == "__main__":
     app()
 """
