@@ -66,6 +66,7 @@ class Settings:
         pack: whose model codes what it is good at; None codes without a model.
         independent: keep every line and piece decodable alone, whatever that costs.
         included: the bytes of the pack, where the archive is to hold them.
+        block: bytes of a block of a solid stream: what is decoded to reach any byte of it.
     """
 
     pack: Pack | None = None
@@ -73,6 +74,7 @@ class Settings:
     device: str = "cpu"
     independent: bool = False
     included: bytes | None = None
+    block: int = 1 << 20
 
 
 def partial(target: Path) -> Path:
@@ -151,7 +153,7 @@ def _code(
     """Code all parts, and add their members to `members`."""
     tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
     count = len(before.contents.sizes) if before else 0
-    coder = PartCoder(_opener(settings, before, tally, watch), settings.device, settings.independent, count, done, commit)
+    coder = PartCoder(_opener(settings, before, tally, watch), settings.device, settings.independent, settings.block, count, done, commit)
     for part in PartReader(sources, len(members)).parts():
 
         def advance(amount: float) -> None:
@@ -210,6 +212,7 @@ def _model(settings: Settings) -> dict[str, object]:
         "adaptation": settings.adaptation,
         "independent": settings.independent,
         "included": settings.included is not None,
+        "block": settings.block,
     }
 
 

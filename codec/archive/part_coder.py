@@ -17,23 +17,21 @@ import zstandard
 from codec.archive import json_lines
 from codec.archive.format import Tag
 from codec.archive.members import Kind, Member
-from codec.archive.pieces import split
 from codec.archive.sources import Part
 from codec.console import Advance
 from codec.devices import group_bytes
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
-from codec.text.blocks import CODECS
+from codec.text.blocks import BYTES, codec_of
 from codec.text.documents import Record
 from codec.text.stored import store
 
 GROUP_BYTES = {"cpu": 1 << 16, "cuda": 1 << 24}
 """Bytes of text for each device that are coded together and committed: a second or two of a slow processor."""
 
-BLOCK = 1 << 20
-"""Bytes of a block of a solid stream: what is decoded to reach any byte of it."""
-
+_PIECE = 1 << 13  # bytes of text that the model codes alone: about its window, and enough to fill the decoder's slots
+_BINARY_PIECE = 1 << 16  # the same where a zero byte is near, and a general compressor is likely to be better
 _RECORD = 8  # bytes of an archive that a record takes beside its payload
 _LEAST_SAME = 16  # bytes of a document from which an equal one is looked for
 _LOOKED_AT = 1 << 16  # bytes of a part from which the model is tried on some of it first
@@ -50,6 +48,7 @@ class PartCoder:
         coder: opens what codes documents with the model when it is first needed; None where there is no model.
         device: that the model runs on.
         independent: keep all records that decode alone, though others would be smaller together.
+        block: bytes of a block of a solid stream: what is decoded to reach any byte of it.
         records: how many the archive has already.
         done: frames of the job that goes on.
         commit: is given every new frame.
@@ -60,13 +59,14 @@ class PartCoder:
         coder: Callable[[], DocumentCoder] | None,
         device: str,
         independent: bool,
+        block: int,
         records: int,
         done: Iterable[bytes],
         commit: Callable[[bytes], None],
     ):
         self._open, self._independent, self._commit = coder, independent, commit
         self._limit = group_bytes(GROUP_BYTES, device)
-        self._count = records
+        self._count, self._block = records, block
         self._done = iter(done)
         self._frame = next(self._done, None)
         self._seen: dict[bytes, int] = {}  # records of documents by hash
@@ -150,7 +150,7 @@ class PartCoder:
         done = sum(record.text_bytes for record in records)
         share = (len(part.data) - done) / max(1, sum(map(len, texts)) - done)  # bytes of the part for each of texts
         with ThreadPoolExecutor(1) as pool:
-            whole: Future[list[Record]] = pool.submit(_whole, part.data)
+            whole: Future[list[Record]] = pool.submit(_whole, part.data, self._block)
             hopeful = self._open is not None and (records or self._independent or self._hopeful(part, texts, whole))
             if self._open and hopeful:
                 self._code_texts(self._open(), texts, numbers, records, lambda amount: advance(share * amount))
@@ -217,6 +217,33 @@ def _documents(part: Part) -> list[bytes]:
     return split(part.data)
 
 
+def split(data: bytes) -> list[bytes]:
+    """Cut a file into pieces of _PIECE / 2 to _PIECE bytes (the last of fewer).
+
+    They end behind the last line end that allows it, or behind a space, or between two characters. Where the first
+    _PIECE bytes have a zero byte, the piece is one of _BINARY_PIECE bytes.
+    """
+    found, begin = [], 0
+    while begin < len(data):
+        length = _piece(data, begin)
+        found.append(data[begin : begin + length])
+        begin += length
+    return found
+
+
+def _piece(data: bytes, begin: int) -> int:
+    """Bytes of the piece that begins at `begin`, which may be more than there are."""
+    half, end = begin + _PIECE // 2, begin + _PIECE
+    if data.find(b"\0", begin, end) >= 0:
+        return _BINARY_PIECE
+    if len(data) <= end:
+        return _PIECE
+    cut = data.rfind(b"\n", half, end) + 1 or data.rfind(b" ", half, end) + 1
+    while not cut and end > half and data[end] & 0xC0 == 0x80:  # within a character
+        end -= 1
+    return (cut or end) - begin
+
+
 def _plain(members: Sequence[Member]) -> list[Member]:
     return [replace(m, kind=Kind.FILE, documents=0) if m.kind == Kind.JSON_LINES else m for m in members]
 
@@ -233,12 +260,11 @@ def _stored(data: bytes) -> Record:
     return Record(Tag.STORED, store(data), zlib.crc32(data), len(data), len(data), 0, 0.0, 0.0)
 
 
-def _whole(data: bytes) -> list[Record]:
+def _whole(data: bytes, block: int) -> list[Record]:
     """The fewest bytes that records of a whole part take without the model."""
     found = [[_stored(data)]]
-    for tag, codec in CODECS.items():
-        blocks = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
-        found.append([Record(tag, codec.encode_block(b), zlib.crc32(b), len(b), len(b), 0, 0.0, 0.0) for b in blocks])
+    codec, blocks = codec_of(BYTES), [data[at : at + block] for at in range(0, len(data), block)]
+    found.append([Record(BYTES, codec.encode(b), zlib.crc32(b), len(b), len(b), 0, 0.0, 0.0) for b in blocks])
     return min(found, key=_cost)
 
 

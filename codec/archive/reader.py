@@ -21,7 +21,7 @@ from codec.errors import DocumentError, FormatError, MismatchError
 from codec.pack.reader import Pack
 from codec.pack.reader import open as open_pack
 from codec.text.base import DocumentCoder
-from codec.text.blocks import decode_block
+from codec.text.blocks import codec_of
 from codec.text.open_coder import default_policy, open_coder
 from codec.text.stored import unstore
 
@@ -54,8 +54,13 @@ class ArchiveReader:
         MismatchError: made with another pack, or with one that is not given.
         FormatError: not an archive, of a later version, truncated, damaged, or of over `most_bytes`.
 
-    >>> with codec.ArchiveReader("notes.upz", pack) as reader:  # doctest: +SKIP
-    ...     reader.open("notes.txt").read(100)
+    >>> import io
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> reader = codec.ArchiveReader(io.BytesIO(codec.encode(pack, [b"one", b"two", b"three"])), pack)
+    >>> len(reader), reader.decode([2, 0])
+    (3, [b'three', b'one'])
     """
 
     def __init__(
@@ -190,7 +195,7 @@ class ArchiveReader:
             if chunk.tag == Tag.STORED:
                 return unstore(chunk.payload, size)
             with self._lock:
-                return decode_block(chunk.tag, chunk.payload, size)
+                return codec_of(chunk.tag).decode(chunk.payload, size)
         except FormatError as error:
             raise FormatError(f"document {number}: {error}") from error
 
@@ -294,6 +299,13 @@ def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, d
     Raises:
         MismatchError: the archive was made with another pack.
         FormatError: it is not an archive, or damaged.
+
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> packed = codec.encode(pack, [b"any bytes", bytes([255, 0]), b""])
+    >>> codec.decode(pack, packed, documents=[1, 0])
+    [b'\\xff\\x00', b'any bytes']
     """
     return ArchiveReader(BytesIO(packed), model, device).decode(documents)
 

@@ -68,7 +68,7 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
     documents[documents == BOS] = 0
     documents[:, [0, -1]] = BOS
     whole = [backend.score(list(tokens[:, :-1]), list(tokens[:, 1:]))[:2] for backend in (a, b)]
-    if not np.array_equal(*whole):
+    if not np.array_equal(whole[0], whole[1]):
         return False
     for width in (window, min(window, _SELF_CHUNK[kind] * 3 // 4)):
         one, other = (_in_chunks(backend, documents, width, _SELF_CHUNK[kind]) for backend in (a, b))

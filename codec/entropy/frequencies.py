@@ -1,9 +1,9 @@
-"""Logits to integer frequencies: the one place where probabilities become what the arithmetic coder codes with.
+"""Logits to integer frequencies: the only place that turns probabilities into the integers of the arithmetic coder.
 
 The frequencies of a distribution are integers of at least 1 that sum to 2^24. The cumulative frequency below symbol k
 is floor(W_k (2^24 - V) / Z) + k, with W_k the sum of the integer weights 2^24 * 2^(level - max) of the symbols below k
-and Z the sum of all: monotone, exact in int64 (W_k <= V 2^24, so products stay below 2^62 for V <= 16,384), and without
-ties to break.
+and Z the sum of all weights. Cumulative frequencies are monotone and without ties to break. They are exact in int64:
+W_k <= V 2^24, so products stay below 2^62 for V <= 16,384.
 """
 
 import torch
@@ -16,27 +16,34 @@ TOTAL = 1 << TOTAL_BITS
 
 
 def weights(levels: Tensor) -> Tensor:
-    """int64 [..., V] weights of levels (int64 [..., V], in 1/LEVELS_PER_BIT bit); the largest weight is 2^24."""
+    """Return the weights of levels.
+
+    Args:
+        levels: int64 [..., V], in units of 1/LEVELS_PER_BIT bit.
+
+    Returns:
+        int64 [..., V]; the largest weight is 2^24.
+    """
     table = torch.from_numpy(tables.exp2_table(TOTAL_BITS)).to(levels.device)
     below = levels.amax(-1, keepdim=True) - levels
     return table[below.clamp(max=tables.EXP2_LENGTH - 1)]
 
 
 def _cumulative(below: Tensor, symbols: Tensor, z: Tensor, vocabulary: int) -> Tensor:
-    """The cumulative frequency below `symbols`, whose predecessors' weights sum to `below`."""
+    """Return the cumulative frequency below `symbols`, whose predecessors' weights sum to `below`."""
     return torch.div(below * (TOTAL - vocabulary), z, rounding_mode="floor") + symbols
 
 
 def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The coder's intervals of known symbols.
+    """Return the coder's intervals of known symbols.
 
     Args:
         levels: int64 [N, V].
         symbols: int64 [N].
 
     Returns:
-        (start, frequency), int64 [N] each, and the cross-entropy in bits, float64 [N], before probabilities become
-        frequencies (a report; nothing is coded with it).
+        (start, frequency), int64 [N] each, and the cross-entropy in bits, float64 [N], of the probabilities before they
+        become frequencies. The cross-entropy is for reports; nothing is coded with it.
     """
     w = weights(levels)
     size, index = w.shape[-1], symbols[:, None]
@@ -48,7 +55,7 @@ def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def find(levels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The symbols whose intervals contain `targets`.
+    """Return the symbols whose intervals contain `targets`.
 
     Args:
         levels: int64 [N, V].

@@ -10,14 +10,14 @@ Role = Literal["embedding", "matrix", "hash", "vector"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """`shape` is [outputs, inputs] for a matrix, [rows, width] for an embedding or hash table."""
+    """Shape and role of a tensor: [outputs, inputs] for a matrix, [rows, width] for an embedding or hash table."""
 
     shape: tuple[int, ...]
     role: Role
 
 
 def parameters(config: ModelConfig) -> dict[str, Parameter]:
-    """Every tensor of the model of `config`, in the order packs keep them."""
+    """Return every tensor of the model of `config`, in the order of packs."""
     c, dim = config, config.model_dim
     found = {"tok_emb.weight": Parameter((c.vocab_size, c.embedding_dim or dim), "embedding")}
     if c.embedding_dim:

@@ -1,26 +1,30 @@
 """Code the blocks of a solid archive, each on its own, by the tag of their records."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from codec.errors import FormatError
 
 
-class BlockCodec(Protocol):
-    """What codes a block of bytes."""
+class BlockCodec(NamedTuple):
+    """What codes a block of bytes.
 
-    def encode_block(self, data: bytes) -> bytes:
-        """The payload of a block."""
+    `encode` makes the payload. `decode` is given the payload and the block's bytes, which bound its time and memory, and
+    raises FormatError for other payloads.
+    """
 
-    def decode_block(self, payload: bytes, size: int) -> bytes:
-        """The `size` bytes of a block, in time and memory that `size` bounds. Raises FormatError for other payloads."""
-
-
-CODECS: dict[int, BlockCodec] = {}
-"""Codecs by the tag of their records (`codec.archive.format.Tag`)."""
+    encode: Callable[[bytes], bytes]
+    decode: Callable[[bytes, int], bytes]
 
 
-def decode_block(tag: int, payload: bytes, size: int) -> bytes:
-    """The bytes of a block. Raises FormatError for a damaged one, or a tag that has no codec."""
-    if tag not in CODECS:
-        raise FormatError(f"a record of kind {tag}, which this underpar does not know; use the underpar that wrote it")
-    return CODECS[tag].decode_block(payload, size)
+BYTES = 3
+"""The tag of blocks that context mixing alone codes (`codec.cm.compressor`)."""
+
+
+def codec_of(tag: int) -> BlockCodec:
+    """The codec of records with this tag. Raises FormatError for a tag that has none."""
+    if tag == BYTES:
+        from codec.cm import compressor  # compiled code, which other records do without
+
+        return BlockCodec(compressor.compress, compressor.decompress)
+    raise FormatError(f"a record of kind {tag}, which this underpar does not know; use the underpar that wrote it")
