@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codec.archive.json_lines import join
-from codec.archive.members import ROOT, Entry, Kind, Member, Part, is_tree
+from codec.archive.members import ROOT, Entry, Kind, Member, Part
 from codec.archive.reader import ArchiveReader
 from codec.console import Advance, ignore_progress
 from codec.errors import FormatError
@@ -43,7 +43,7 @@ def decode_files(
     content = _Content(reader, advance)
     if not isinstance(output, Path):
         return sum(_copy(content.file(entry), output) for entry in reader.entries)
-    if is_tree(reader.contents.members):
+    if reader.is_tree:
         with new_folder(output) as new:
             return _write_tree(new, reader.entries, content, special)
     entry = reader.entries[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from codec.archive.format import PACK_HASH, Chunk, Contents, Tag, embedded_pack, read_contents, read_record
 from codec.archive.json_lines import join
-from codec.archive.members import Entry, Kind, Part, entries
+from codec.archive.members import Entry, Kind, Part, entries, is_tree
 from codec.console import Advance, ignore_progress
 from codec.devices import group_bytes
 from codec.entropy.varint import Fields
@@ -46,12 +46,13 @@ class ArchiveReader:
 
     Args:
         stream: open for binary reading, or the path of a file.
-        pack: the pack that the archive was made with; needed unless it was made with none or holds the pack itself.
+        pack: the pack that the archive was made with; not needed for one that holds the pack itself, or to look at what
+            does not need the model.
         device: where the model runs, as of `codec.devices.find_devices`.
         most_bytes: that all files and documents may have together.
 
     Raises:
-        MismatchError: made with another pack, or with one that is not given.
+        MismatchError: made with another pack.
         FormatError: not an archive, of a later version, truncated, damaged, or of over `most_bytes`.
 
     >>> import io
@@ -64,21 +65,19 @@ class ArchiveReader:
     """
 
     def __init__(
-        self, stream: BinaryIO | str | Path, pack: Pack | None = None, device: str = "cpu", most_bytes: int | None = None
+        self,
+        stream: BinaryIO | str | Path,
+        pack: Pack | None = None,
+        device: str = "cpu",
+        most_bytes: int | None = None,
     ):
         self._own = isinstance(stream, (str, Path))
         self._stream = Path(stream).open("rb") if isinstance(stream, (str, Path)) else stream
         self._lock, self._device = RLock(), device
         self.contents = read_contents(self._stream)
         self.entries = entries(self.contents.members, self.contents.sizes)
-        total = max(int(self.contents.sizes.sum()), sum(entry.size for entry in self.entries))
-        if most_bytes is not None and total > most_bytes:
-            raise FormatError(f"archive: {total:,} bytes when restored, expected at most {most_bytes:,}")
-        if pack is None and self.contents.header.pack is not None:
-            blob = embedded_pack(self._stream, self.contents)
-            if blob is None:
-                raise MismatchError(f"archive: it needs the pack {self.contents.header.pack.hex()}…; pass that pack")
-            pack = open_pack(blob)
+        if most_bytes is not None and self.total_bytes > most_bytes:
+            raise FormatError(f"archive: {self.total_bytes:,} bytes when restored, expected at most {most_bytes:,}")
         if pack:
             check_pack(self.contents, pack)
         self._pack = pack
@@ -89,10 +88,27 @@ class ArchiveReader:
     @cached_property
     def coder(self) -> DocumentCoder:
         """What decodes records that need the model."""
-        if self._pack is None:
+        wanted = self.contents.header.pack
+        if wanted is None:
             raise FormatError("archive: a record needs a model, which the archive does not name; it is damaged")
-        policy = self.contents.header.policy(default_policy(self._pack).window)
-        return open_coder(self._pack, policy, self._device)
+        if (pack := self._pack) is None:
+            blob = embedded_pack(self._stream, self.contents)
+            if blob is None:
+                raise MismatchError(f"archive: it needs the pack {wanted.hex()}…; pass that pack")
+            check_pack(self.contents, pack := open_pack(blob))
+        return open_coder(pack, self.contents.header.policy(default_policy(pack).window), self._device)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files, or of all documents where there are no files."""
+        if self.entries:
+            return sum(entry.size for entry in self.entries)
+        return int(self.contents.sizes.sum())
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether the archive is restored to a folder."""
+        return bool(self.entries) and is_tree(self.contents.members)
 
     def __len__(self) -> int:
         """Documents: records that decode alone. A block of a solid stream is one of them."""
