@@ -11,7 +11,7 @@ import typer
 
 from codec.cli.encode import STANDARD, SUFFIX, opened
 from codec.cli.options import Device, Force, Json, Quiet, Remove, Stdout, Threads, Verbose, check_device, set_threads
-from codec.console import emit, notes, progress, say, table
+from codec.console import CheckFailed, emit, notes, progress, say, table
 from codec.errors import CodecError, MismatchError, OutputError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def find_pack(stream: BinaryIO, path: Path, model: str | None) -> "Pack | None":
     from codec.pack import store
 
     if model is not None:
-        return open_pack(Path(model))
+        return open_pack(model)
     contents = read_contents(stream)
     wanted = contents.header.pack
     if wanted is None or embedded_pack(stream, contents) is not None:
@@ -218,3 +218,29 @@ def _list(paths: list[Path], as_json: bool) -> None:
         rows += [(name, file["bytes"], "") for name, file in zip(names, about["files"], strict=True)]
         rows.append((f"{about['archive']}, {about['archive_bytes']:,} bytes", about["text_bytes"], f"{about['ratio']:.3f}"))
     emit(found[0] if len(found) == 1 else {"archives": found}, as_json, lambda: table(["file", "bytes", "ratio"], rows))
+
+
+def salvage(
+    archive: Annotated[Path, typer.Argument(help="A damaged archive.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+    model: Model = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Restore what a damaged archive still holds; status 1 if anything is lost."""
+    from codec.archive.format import read_header
+    from codec.archive.salvage import salvage as restore
+    from codec.cli.options import open_pack
+    from codec.pack import store
+
+    with seekable(archive) as stream:
+        wanted = read_header(stream).pack
+        path = store.find_hash(wanted.hex(), [*store.FOLDERS, archive.resolve().parent]) if wanted else None
+        pack = open_pack(model or path) if model or path else None
+        found = restore(stream, pack, output, check_device(device))
+    for line in found.lost:
+        say(f"lost: {line}")
+    result = {"files": len(found.files), "records": found.records, "text_bytes": found.text_bytes, "lost": len(found.lost)}
+    emit(result, as_json)
+    if found.lost:
+        raise CheckFailed(f"{len(found.lost)} files or records are lost; the others are in {output}")

@@ -27,7 +27,7 @@ Device = Annotated[
 ]
 
 
-def open_pack(path: Path) -> "Pack":
+def open_pack(path: str | Path) -> "Pack":
     """Open the pack of a name in the store, or in a file. Raises FormatError that names the file."""
     import codec
     from codec.files import read_bytes

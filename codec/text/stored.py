@@ -1,7 +1,7 @@
 """Bytes under a general compressor, whichever makes fewest: none, zstandard, LZMA2 or PPMd.
 
-A payload is a byte for the method, what its decoder has to know besides, and the data. The size of the original is known
-from elsewhere, and bounds what a decoder does. No bytes at all have an empty payload.
+A payload is a byte for the method, what its decoder has to know besides, and the data. The size of the original
+bounds what a decoder does; for LZMA2 and PPMd a varint of it stands before the rest. No bytes at all have an empty payload.
 """
 
 import lzma
@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import zstandard
 
+from codec.entropy.varint import Fields, varint
 from codec.errors import FormatError
 
 
@@ -21,6 +22,7 @@ class Method(IntEnum):
     PPMD = 3  # variant H of 7-Zip, behind two bytes: the order, and the binary logarithm of the memory
 
 
+_MOST_BYTES = 1 << 30  # where nothing else says how many there are
 _ORDERS = (4, 8, 16)  # of PPMd that are tried: short text, longer text, repetition
 _ORDERS_UP_TO = 1 << 22  # bytes; more are tried with one order
 _MEMORY = (16, 27)  # binary logarithms of the least and the most bytes of PPMd's model
@@ -41,7 +43,7 @@ def store(data: bytes, zstd: bytes | None = None) -> bytes:
     zstd = zstandard.ZstdCompressor(level=19).compress(data) if zstd is None else zstd
     found = [bytes([Method.RAW]) + data, bytes([Method.ZSTD]) + zstd]
     if len(data) > 32:  # what the others begin with is not worth it
-        found.append(bytes([Method.XZ]) + lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(len(data))))
+        found.append(bytes([Method.XZ]) + varint(len(data)) + lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(len(data))))
         found += _ppmd(data)
     return min(found, key=len)
 
@@ -53,7 +55,7 @@ def _ppmd(data: bytes) -> list[bytes]:
     found = []
     for order in _ORDERS if len(data) <= _ORDERS_UP_TO else _ORDERS[1:2]:
         encoder = pyppmd.Ppmd7Encoder(order, 1 << memory)
-        found.append(bytes([Method.PPMD, order, memory]) + encoder.encode(data) + encoder.flush())
+        found.append(bytes([Method.PPMD]) + varint(len(data)) + bytes([order, memory]) + encoder.encode(data) + encoder.flush())
     return found
 
 
@@ -63,8 +65,8 @@ def _filters(size: int) -> list[dict[str, int]]:
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << bits}]
 
 
-def unstore(payload: bytes, size: int) -> bytes:
-    """The `size` bytes of a payload, in memory that `size` bounds.
+def unstore(payload: bytes, size: int | None = None) -> bytes:
+    """The `size` bytes of a payload, in memory that `size` bounds; where it is None, as many as the payload says.
 
     Raises:
         FormatError: the payload does not have `size` bytes, or is damaged.
@@ -76,24 +78,29 @@ def unstore(payload: bytes, size: int) -> bytes:
             data = _decompress(payload, size)
         except (zstandard.ZstdError, lzma.LZMAError, ValueError, MemoryError, SystemError) as error:
             raise FormatError(f"stored record of {len(payload)} bytes is damaged ({error})") from error
-    if len(data) != size:
+    if size is not None and len(data) != size:
         raise FormatError(f"stored record of {len(data)} bytes, expected {size}; the archive is damaged")
     return data
 
 
-def _decompress(payload: bytes, size: int) -> bytes:
-    """At most `size` bytes and one more, or an error of the library that is used."""
+def _decompress(payload: bytes, size: int | None) -> bytes:
+    """At most as many bytes as are stated, or an error of the library that is used."""
     method, data = payload[0], payload[1:]
     if method == Method.RAW:
         return data
     if method == Method.ZSTD:
         stated = zstandard.frame_content_size(data)
-        if stated != size:
-            raise ValueError(f"a frame of {stated} bytes, expected {size}")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    else:
+        fields = Fields(data, "stored record")
+        stated = fields.number()
+        data = data[len(data) - fields.left :]
+    if stated != size if size is not None else not 0 <= stated <= _MOST_BYTES:
+        raise ValueError(f"{stated} bytes, expected {size}")
+    if method == Method.ZSTD:
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=stated)
     if method == Method.XZ:
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(size))
-        out = decoder.decompress(data, size + 1)
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(stated))
+        out = decoder.decompress(data, stated + 1)
         if not decoder.eof:
             out += decoder.decompress(b"", 1)  # the end marker
         if not decoder.eof or decoder.unused_data:
@@ -107,7 +114,7 @@ def _decompress(payload: bytes, size: int) -> bytes:
 
         # A decoder that runs out of input waits for more in a thread, and its end there corrupts memory. Zeros behind
         # the data keep it from that: they decode to the first symbol of each context, whose share is 2^-14 or more.
-        padded = bytearray(len(data) + 2 * size + 1024)
+        padded = bytearray(len(data) + 2 * stated + 1024)
         padded[: len(data) - 2] = data[2:]
-        return pyppmd.Ppmd7Decoder(order, 1 << memory).decode(padded, size)  # SystemError for damaged data
+        return pyppmd.Ppmd7Decoder(order, 1 << memory).decode(padded, stated)  # SystemError for damaged data
     raise ValueError(f"method {method}")
