@@ -93,7 +93,7 @@ def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it.
+    """Say a time as people do.
 
     >>> duration(90), duration(7200), duration(200_000)
     ('90 s', '2.0 h', '2.3 days')
@@ -110,7 +110,7 @@ def say(message: str) -> None:
 
 
 def printable(text: str, most: int = 1000) -> str:
-    """A text without control characters, shortened in the middle, in characters that every terminal has room for.
+    """Shorten a text in the middle, and escape its control characters.
 
     >>> printable("a" + chr(27) + "[31mb")
     'a\\x1b[31mb'

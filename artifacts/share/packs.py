@@ -10,6 +10,7 @@ from codec.pack import store as pack_store
 from codec.pack.reader import Pack
 from codec.run_folder import PACK
 
+
 def shipped() -> dict[str, Path]:
     """List the packs that ship, by name."""
     return pack_store.packs([MODELS])

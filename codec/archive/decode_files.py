@@ -62,9 +62,7 @@ def decode_documents(
     return _documents(reader, numbers, output, advance)
 
 
-def decode_file(
-    reader: ArchiveReader, name: str, begin: int, end: int | None, output: Path | BinaryIO
-) -> int:
+def decode_file(reader: ArchiveReader, name: str, begin: int, end: int | None, output: Path | BinaryIO) -> int:
     """Decode bytes `begin` to `end` of a file of an archive; only records with these bytes are decoded."""
     with reader.open(name) as file:
         size = file.seek(0, os.SEEK_END)

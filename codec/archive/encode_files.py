@@ -3,10 +3,10 @@
 A part is up to 64 MiB of a file, or many small files together. A general compressor has all of it, the model has its
 pieces or the texts of its lines, and the smaller of both is kept.
 
-The journal, `TARGET.partial`, has every record that is done. When all are, they are written behind a header, or behind
-the archive that they are appended to, and the result takes its name at once: a target is whole or not there, and the one
-before it stays until then. An interrupted job that goes on reads the input again, but codes only what the journal lacks;
-the archive is the same to the byte.
+The journal, `TARGET.partial`, has every record that is done. When all are, they are written behind a header, or
+behind the archive that they are appended to, and the result takes its name at once: a target is whole or not there,
+and the one before it stays until then. An interrupted job that goes on reads the input again, but codes only what the
+journal lacks; the archive is the same to the byte.
 """
 
 import json
@@ -153,7 +153,15 @@ def _code(
     """Code all parts, and add their members to `members`."""
     tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
     count = len(before.contents.sizes) if before else 0
-    coder = PartCoder(_opener(settings, before, tally, watch), settings.device, settings.independent, settings.block, count, done, commit)
+    coder = PartCoder(
+        _opener(settings, before, tally, watch),
+        settings.device,
+        settings.independent,
+        settings.block,
+        count,
+        done,
+        commit,
+    )
     for part in PartReader(sources, len(members)).parts():
 
         def advance(amount: float) -> None:

@@ -1,7 +1,8 @@
-"""Write and read the bytes of an archive (`.upz`): header, chunks, footer. `docs/formats.md` describes them for others.
+"""Write and read the bytes of an archive (`.upz`): header, chunks, footer. `docs/formats.md` describes them for
+others.
 
-All numbers are little-endian; a varint has seven bits a byte, the lowest first, and the highest bit set in all bytes but
-the last. The layout is
+All numbers are little-endian; a varint has seven bits a byte, the lowest first, and the highest bit set in all bytes
+but the last. The layout is
 
 - a header: `UPZ`, a byte of version and flags, and where a model was used the first eight bytes of the pack's SHA-256;
 - chunks: a varint `8 * length + tag`, then, for all but a footer, the CRC-32 of the original bytes, then the payload;
@@ -134,7 +135,9 @@ def write_chunk(tag: Tag, crc: int, payload: bytes) -> bytes:
 def write_footer(contents: Index) -> bytes:
     """Write the footer of an archive with these records and members."""
     count, one_member = len(contents.sizes), len(contents.members) == 1
-    flags = (_ONE_RECORD if count == 1 else 0) | (_ONE_MEMBER if one_member else 0) | (_APPENDED if contents.gaps else 0)
+    flags = (
+        (_ONE_RECORD if count == 1 else 0) | (_ONE_MEMBER if one_member else 0) | (_APPENDED if contents.gaps else 0)
+    )
     named = contents.header != contents.opening
     flags |= _NAMED if named else 0
     index = _write_model(contents.header) if named else b""
@@ -178,7 +181,9 @@ def read_contents(stream: BinaryIO) -> Contents:
     lengths = fields.array(max(0, count - 1))
     sizes = fields.array(count)
     if (sizes > _MAX_RECORD).any():
-        raise FormatError(f"archive: a record of {sizes.max()} bytes, expected at most {_MAX_RECORD}; the file is damaged")
+        raise FormatError(
+            f"archive: a record of {sizes.max()} bytes, expected at most {_MAX_RECORD}; the file is damaged"
+        )
     gaps = []
     if flags & _APPENDED:
         gaps = [(fields.number(), fields.number()) for _ in range(fields.count((end - first) // _LEAST_FOOTER, "gaps"))]
@@ -191,7 +196,7 @@ def read_contents(stream: BinaryIO) -> Contents:
 def _place(
     first: int, end: int, count: int, lengths: NDArray[np.int64], gaps: Sequence[tuple[int, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each record begins, and its bytes, the last one's too. Raises FormatError where they do not fit the file."""
+    """Where each record begins, and its bytes. Raises FormatError where they do not fit the file."""
     before = np.zeros(count + 1, np.int64)
     for n, size in gaps:
         if n > count or size > end:
@@ -216,7 +221,9 @@ def read_header(stream: BinaryIO) -> Header:
     if len(head) <= len(MAGIC):
         raise FormatError(f"archive: {len(head)} bytes; the file is truncated")
     return _read_model(
-        head[-1], lambda count: _read_exactly(stream, count, len(MAGIC) + 1), lambda: _read_varint(stream, len(MAGIC) + 1)
+        head[-1],
+        lambda count: _read_exactly(stream, count, len(MAGIC) + 1),
+        lambda: _read_varint(stream, len(MAGIC) + 1),
     )
 
 

@@ -1,8 +1,8 @@
 """A journal: what an interrupted job has done, in a file beside its target; it never looks like the target.
 
-Behind `UPZJ` come frames, one after the other: u32 length, u32 CRC-32, then so many bytes, little-endian. The first frame
-says what the job is. A frame counts once it is there as a whole; whatever a kill or a power cut left behind the last
-whole frame is cut off when the job goes on.
+Behind `UPZJ` come frames, one after the other: u32 length, u32 CRC-32, then so many bytes, little-endian. The first
+frame says what the job is. A frame counts once it is there as a whole; whatever a kill or a power cut left behind the
+last whole frame is cut off when the job goes on.
 """
 
 import os
@@ -115,14 +115,20 @@ class Journal:
 def _open(path: Path):  # type: ignore[no-untyped-def]
     """A regular file, made if it is not there, never through a link, locked."""
     try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600)
+        number = os.open(
+            path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600
+        )
     except OSError as error:
-        raise FormatError(f"{path}: it is in the way and no journal of ours ({error.strerror}); move it elsewhere") from error
+        raise FormatError(
+            f"{path}: it is in the way and no journal of ours ({error.strerror}); move it elsewhere"
+        ) from error
     stream = os.fdopen(number, "r+b")
     if fcntl:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             stream.close()
-            raise CodecError(f"{path}: another process is at this job; wait for it, or choose another output") from error
+            raise CodecError(
+                f"{path}: another process is at this job; wait for it, or choose another output"
+            ) from error
     return stream

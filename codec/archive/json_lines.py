@@ -155,7 +155,9 @@ def join(texts: Iterator[bytes], frame: bytes, size: int) -> Iterator[bytes]:
                 break
             yield piece
     except (UnicodeError, StopIteration, RuntimeError) as error:
-        raise FormatError(f"JSON Lines: texts and frame do not fit together ({error!r}); the archive is damaged") from error
+        raise FormatError(
+            f"JSON Lines: texts and frame do not fit together ({error!r}); the archive is damaged"
+        ) from error
     if size or next(texts, None) is not None:
         raise FormatError("JSON Lines: texts and frame make up another file; the archive is damaged")
 

@@ -1,9 +1,9 @@
 """Describe the files in an archive: names, kinds, sizes, modes and times, and how the records make up the files.
 
-Members take the original bytes of the records in turn. A file has the next `size` bytes, from whatever records they are
-in. JSON Lines have the next `documents` whole records, which are the texts of lines, and one more record, which is the
-rest of these lines (`codec.archive.json_lines`). Folders, links and copies have no bytes. A member that goes on with the
-file before it has no name: a large file is several members, and some of JSON Lines may be plain.
+Members take the original bytes of the records in turn. A file has the next `size` bytes, from whatever records they
+are in. JSON Lines have the next `documents` whole records, which are the texts of lines, and one more record, which
+is the rest of these lines (`codec.archive.json_lines`). Folders, links and copies have no bytes. A member that goes
+on with the file before it has no name: a large file is several members, and some of JSON Lines may be plain.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""Code parts of files: each under a general compressor as a whole, or by documents with the model, whichever is smaller.
+"""Code parts of files: each under a general compressor as a whole, or by documents with the model, whichever is
+smaller.
 
-Every step is committed as a *frame*: `D` and records as they are coded, then `K` where those of a part are kept, or `S`
-and the records that take their place. A job that goes on is given the frames it committed before, and goes on behind
-them.
+Every step is committed as a *frame*: `D` and records as they are coded, then `K` where those of a part are kept, or
+`S` and the records that take their place. A job that goes on is given the frames it committed before, and goes on
+behind them.
 """
 
 import zlib
@@ -132,7 +133,8 @@ class PartCoder:
 
     def _mismatch(self) -> MismatchError:
         return MismatchError(
-            f"record {self._count}: the input is not what was coded before; pass the same input, or begin again with --force"
+            f"record {self._count}: the input is not what was coded before; "
+            "pass the same input, or begin again with --force"
         )
 
     def _numbers(self, texts: Sequence[bytes]) -> list[int]:
@@ -275,7 +277,11 @@ def _cost(records: Sequence[Record]) -> int:
 def write_records(records: Sequence[Record]) -> bytes:
     """Records as a frame has them."""
     return b"".join(
-        varint(record.mode) + varint(record.text_bytes) + varint(record.crc) + varint(len(record.payload)) + record.payload
+        varint(record.mode)
+        + varint(record.text_bytes)
+        + varint(record.crc)
+        + varint(len(record.payload))
+        + record.payload
         for record in records
     )
 

@@ -18,6 +18,7 @@ from codec.console import Advance, ignore_progress
 from codec.devices import group_bytes
 from codec.entropy.varint import Fields
 from codec.errors import DocumentError, FormatError, MismatchError
+from codec.files import open_binary
 from codec.pack.reader import Pack
 from codec.pack.reader import open as open_pack
 from codec.text.base import DocumentCoder
@@ -72,7 +73,7 @@ class ArchiveReader:
         most_bytes: int | None = None,
     ):
         self._own = isinstance(stream, (str, Path))
-        self._stream = Path(stream).open("rb") if isinstance(stream, (str, Path)) else stream
+        self._stream = open_binary(stream, "archive") if isinstance(stream, (str, Path)) else stream
         self._lock, self._device = RLock(), device
         self.contents = read_contents(self._stream)
         self.entries = entries(self.contents.members, self.contents.sizes)
@@ -82,7 +83,9 @@ class ArchiveReader:
             check_pack(self.contents, pack)
         self._pack = pack
         self._ends = np.cumsum(self.contents.sizes)
-        frames = [part.record + part.member.documents for entry in self.entries for part in entry.parts if _is_lines(part)]
+        frames = [
+            part.record + part.member.documents for entry in self.entries for part in entry.parts if _is_lines(part)
+        ]
         self._documents = np.delete(np.arange(len(self.contents.sizes)), frames)  # numbers of their records
 
     @cached_property
@@ -169,7 +172,7 @@ class ArchiveReader:
         with self._lock:
             chunks = {number: self._chunk(number) for number in sorted(set(group))}
             sources = {target for target, _ in chunks.values()}
-            found = self._modelled({target: chunk for target, chunk in chunks.values()}, sources, advance)
+            found = self._modelled(dict(chunks.values()), sources, advance)
         for number in group:
             target, chunk = chunks[number]
             if target in found:

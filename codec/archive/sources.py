@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from codec.archive.members import ROOT, Kind, Member, check_names
@@ -93,15 +93,20 @@ def _names(inputs: Sequence[Path]) -> list[str]:
     """Names of inputs in an archive; a single standard input has none."""
     if len(inputs) == 1:
         return ["" if str(inputs[0]) == STANDARD else inputs[0].name or ROOT]
-    names = ["stdin" if str(path) == STANDARD else path.resolve().name if path.name in ("", "..") else path.name for path in inputs]
+    names = [
+        "stdin" if str(path) == STANDARD else path.resolve().name if path.name in ("", "..") else path.name
+        for path in inputs
+    ]
     if len(set(names)) == len(names):
         return names
-    parts = [[part for part in Path(os.path.normpath(path)).parts if part not in ("..", path.anchor)] for path in inputs]
+    parts = [
+        [part for part in Path(os.path.normpath(path)).parts if part not in ("..", path.anchor)] for path in inputs
+    ]
     return ["/".join(part) if str(path) != STANDARD else "stdin" for path, part in zip(inputs, parts, strict=True)]
 
 
 def _kind_and_name(name: str) -> tuple[bytes, bytes]:
-    return os.fsencode(os.path.splitext(name)[1].lower()), os.fsencode(name)
+    return os.fsencode(PurePosixPath(name).suffix.lower()), os.fsencode(name)
 
 
 def _source(path: Path, name: str, found: os.stat_result) -> Source:
@@ -125,7 +130,7 @@ def _below(folder: Path, prefix: str, note: Callable[[str], None]) -> Iterator[S
         path, name = folder / entry.name, prefix + entry.name
         status = entry.stat(follow_symlinks=False)
         if entry.is_symlink():
-            member = Member(name, Kind.LINK, mtime=status.st_mtime_ns, target=os.readlink(path))
+            member = Member(name, Kind.LINK, mtime=status.st_mtime_ns, target=os.readlink(path))  # noqa: PTH115 (a Path would be another string)
             yield Source(member, path)
         elif entry.is_dir(follow_symlinks=False):
             yield _source(path, name, status)

@@ -31,6 +31,7 @@ from codec.text.policy import Adaptation, Policy
 
 _NEEDS_MODEL = (Tag.MODELLED, Tag.MIXED)
 
+
 def header_of(pack: Pack, policy: Policy) -> Header:
     """What an archive says of the model it is made with."""
     window = policy.window if policy.window != default_policy(pack).window else None

@@ -28,7 +28,9 @@ def decode(
     archives: Annotated[list[Path] | None, typer.Argument(help="Archives, or - for standard input.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file, or the folder for several; by default without .upz. - for stdout."),
+        typer.Option(
+            "--output", "-o", help="The file, or the folder for several; by default without .upz. - for stdout."
+        ),
     ] = None,
     stdout: Stdout = False,
     force: Force = False,
@@ -71,7 +73,7 @@ def decode(
     results = []
     for path, target in jobs:
         with _reader(path, model, check_device(device)) as reader:
-            if target.is_dir() and (not reader.is_tree or single and (file or document)):
+            if target.is_dir() and (not reader.is_tree or (single and (file or document))):
                 check_output(target)
             results.append(_decode(reader, target, test, file, byte_range, document or [], special_bits))
         if verbose or test:
@@ -216,7 +218,9 @@ def _list(paths: list[Path], as_json: bool) -> None:
     for about in found:
         names = [(f"{file['name']} -> {file['target']}" if file["target"] else file["name"]) for file in about["files"]]
         rows += [(name, file["bytes"], "") for name, file in zip(names, about["files"], strict=True)]
-        rows.append((f"{about['archive']}, {about['archive_bytes']:,} bytes", about["text_bytes"], f"{about['ratio']:.3f}"))
+        rows.append(
+            (f"{about['archive']}, {about['archive_bytes']:,} bytes", about["text_bytes"], f"{about['ratio']:.3f}")
+        )
     emit(found[0] if len(found) == 1 else {"archives": found}, as_json, lambda: table(["file", "bytes", "ratio"], rows))
 
 
@@ -240,7 +244,12 @@ def salvage(
         found = restore(stream, pack, output, check_device(device))
     for line in found.lost:
         say(f"lost: {line}")
-    result = {"files": len(found.files), "records": found.records, "text_bytes": found.text_bytes, "lost": len(found.lost)}
+    result = {
+        "files": len(found.files),
+        "records": found.records,
+        "text_bytes": found.text_bytes,
+        "lost": len(found.lost),
+    }
     emit(result, as_json)
     if found.lost:
         raise CheckFailed(f"{len(found.lost)} files or records are lost; the others are in {output}")

@@ -53,8 +53,11 @@ def encode(
     independent: Annotated[
         bool, typer.Option(help="Keep every line and piece decodable alone, though less would be smaller.")
     ] = False,
-    include_model: Annotated[bool, typer.Option(help="Put the pack into the archive, which then needs no other.")] = False,
-    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach one of them.")] = 1 << 20,
+    include_model: Annotated[
+        bool, typer.Option(help="Put the pack into the archive, which then needs no other.")
+    ] = False,
+    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach one of them.")] = 1
+    << 20,
     device: Device = "cpu",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -84,7 +87,8 @@ def encode(
     for sources, target in jobs:
         results.append(_encode(sources, target, settings, append, resume, force))
         if verbose or (len(jobs) > 1 and not as_json):
-            say(f"{', '.join(map(str, sources))}: {results[-1]['text_bytes']:,} bytes to {results[-1]['archive_bytes']:,}")
+            done = results[-1]
+            say(f"{', '.join(map(str, sources))}: {done['text_bytes']:,} bytes to {done['archive_bytes']:,}")
         if remove:
             for path in sources:
                 if path != STANDARD:

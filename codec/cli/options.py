@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="The pack whose model codes the text: a name of the store, or a file; or none.")
+    str,
+    typer.Option("--model", "-m", help="The pack whose model codes the text: a name of the store, or a file; or none."),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that are there.")]
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the inputs when the outputs are whole.")]
 Stdout = Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard output.")]
-Threads = Annotated[int | None, typer.Option("--threads", "-T", min=1, help="Threads of the processor; by default all.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", "-T", min=1, help="Threads of the processor; by default all.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what becomes of each input.")]
 Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]

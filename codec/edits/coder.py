@@ -189,9 +189,7 @@ def put_edits(
         _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False, 0)
 
 
-def take_edits(
-    state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, size: int | None = None
-) -> bytes:
+def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, size: int | None = None) -> bytes:
     """Decode the original bytes of a document.
 
     Args:
@@ -208,7 +206,9 @@ def take_edits(
     whole, original = True, text
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
-        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True, _MOST_BYTES if size is None else size)
+        original, whole = _code(
+            state, stream, edit_model.new_model(), text, text, none, book(), True, _MOST_BYTES if size is None else size
+        )
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
     if size is not None and len(original) != size:

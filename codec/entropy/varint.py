@@ -98,6 +98,6 @@ class Fields:
         return np.add.reduceat((used & 127) << (7 * places), begins)
 
     def end(self) -> None:
-        """Raises FormatError where bytes are left."""
+        """Check that no bytes are left. Raises FormatError otherwise."""
         if self.left:
             raise FormatError(f"{self._what}: {self.left} bytes too many; the file is damaged")

@@ -1,8 +1,8 @@
 """A document as the coder sees it: tokens for the model, edits for what the tokenizer loses, or stored bytes.
 
 A document is coded on its own: the model sees BOS and the document's earlier tokens, the end is coded as a BOS, and
-the edits (`codec.edits.coder`) follow in the same range-coded stream. Where a general compressor needs fewer bytes it is
-stored instead (`codec.text.stored`).
+the edits (`codec.edits.coder`) follow in the same range-coded stream. Where a general compressor needs fewer bytes it
+is stored instead (`codec.text.stored`).
 """
 
 import zlib

@@ -116,9 +116,7 @@ class Decoding:
         self._load(list(ended))
         return list(ended.values())
 
-    def _text(
-        self, number: int, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]
-    ) -> bytes:
+    def _text(self, number: int, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
         """The original bytes of a document."""
         canonical = self._tokenizer.decode(tokens)
         return patch.take_edits(state, payload, canonical, self._tokenizer.lossy, self._sizes[number])

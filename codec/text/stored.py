@@ -1,7 +1,8 @@
 """Bytes under a general compressor, whichever makes fewest: none, zstandard, LZMA2 or PPMd.
 
 A payload is a byte for the method, what its decoder has to know besides, and the data. The size of the original
-bounds what a decoder does; for LZMA2 and PPMd a varint of it stands before the rest. No bytes at all have an empty payload.
+bounds what a decoder does; for LZMA2 and PPMd a varint of it stands before the rest. No bytes at all have an empty
+payload.
 """
 
 import lzma
@@ -43,7 +44,9 @@ def store(data: bytes, zstd: bytes | None = None) -> bytes:
     zstd = zstandard.ZstdCompressor(level=19).compress(data) if zstd is None else zstd
     found = [bytes([Method.RAW]) + data, bytes([Method.ZSTD]) + zstd]
     if len(data) > 32:  # what the others begin with is not worth it
-        found.append(bytes([Method.XZ]) + varint(len(data)) + lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(len(data))))
+        found.append(
+            bytes([Method.XZ]) + varint(len(data)) + lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(len(data)))
+        )
         found += _ppmd(data)
     return min(found, key=len)
 
@@ -55,7 +58,9 @@ def _ppmd(data: bytes) -> list[bytes]:
     found = []
     for order in _ORDERS if len(data) <= _ORDERS_UP_TO else _ORDERS[1:2]:
         encoder = pyppmd.Ppmd7Encoder(order, 1 << memory)
-        found.append(bytes([Method.PPMD]) + varint(len(data)) + bytes([order, memory]) + encoder.encode(data) + encoder.flush())
+        found.append(
+            bytes([Method.PPMD]) + varint(len(data)) + bytes([order, memory]) + encoder.encode(data) + encoder.flush()
+        )
     return found
 
 

@@ -82,7 +82,10 @@ class Workers:
         numbers = list(payloads)
         parts = portions([len(payload) for payload in payloads.values()], len(self._devices))
         shares = [{numbers[i]: payloads[numbers[i]] for i in part} for part in parts]
-        requests = {n: ("decode", share, sizes and {number: sizes[number] for number in share}) for n, share in enumerate(shares)}
+        requests = {
+            n: ("decode", share, sizes and {number: sizes[number] for number in share})
+            for n, share in enumerate(shares)
+        }
         with closing(self._answers(requests, advance)) as answers:
             for _, document in answers:
                 yield document

@@ -6,9 +6,7 @@ ends in an error that is not ours, and no document comes out that was not put in
 """
 
 import json
-import json
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache

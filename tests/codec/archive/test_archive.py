@@ -159,7 +159,11 @@ def test_the_writer_says_what_it_wrote():
     assert writer.framing_bytes + payload == len(stream.getvalue())
     assert [record.mode for record in records[1:]] == [STORED, MODELLED, MODELLED, MODELLED]
     said = describe(stream.getvalue())
-    assert (said["archive_bytes"], said["documents"], said["text_bytes"]) == (len(stream.getvalue()), 5, sum(map(len, SOME)))
+    assert (said["archive_bytes"], said["documents"], said["text_bytes"]) == (
+        len(stream.getvalue()),
+        5,
+        sum(map(len, SOME)),
+    )
     assert (said["modelled"] + said["stored"], said["same"], said["pack"]) == (5, 0, PACK.sha256[:16])
     assert (said["window"], said["adaptation"], said["files"]) == (None, "none", [])
 
@@ -273,7 +277,9 @@ def test_anything_else_is_refused(data, magic):
 
 def test_a_future_version_says_so():
     packed = codec.encode(PACK, SOME)
-    with pytest.raises(FormatError, match="format version 2 with flags 0x10, this underpar reads 1; use the underpar that wrote it"):
+    with pytest.raises(
+        FormatError, match="format version 2 with flags 0x10, this underpar reads 1; use the underpar that wrote it"
+    ):
         codec.decode(PACK, packed[:3] + b"\x12" + packed[4:])
 
 
@@ -314,7 +320,7 @@ BIG = 1 << 40
         {"gaps": [(0, BIG)]},
         {"gaps": [(0, 0)] * 1000},
         {"lengths": [20] * 1000, "sizes": [1] * 1000},
-        {"members": [Member("a", size=5)] + [Member("b", size=5)]},
+        {"members": [Member("a", size=5), Member("b", size=5)]},
         {"members": [Member("a", size=BIG), Member("b")]},
         {"members": [Member("a", Kind.JSON_LINES, 5, documents=7)]},
         {"members": [Member("a", Kind.JSON_LINES, 5, documents=2)]},
@@ -363,7 +369,14 @@ def test_equal_records():
     assert codec.decode(PACK, same(b"\x01", crc, 3)) == [b"abc", b"abc"]
     with pytest.raises(FormatError, match="6 bytes when restored, expected at most 5"):
         ArchiveReader(BytesIO(same(b"\x01", crc, 3)), PACK, most_bytes=5)
-    for lie in ((b"\x01", crc + 1, 3), (b"\x01", crc, 4), (b"\0", crc, 3), (b"\2", crc, 3), (b"", crc, 3), (b"\1\0", crc, 3)):
+    for lie in (
+        (b"\x01", crc + 1, 3),
+        (b"\x01", crc, 4),
+        (b"\0", crc, 3),
+        (b"\2", crc, 3),
+        (b"", crc, 3),
+        (b"\1\0", crc, 3),
+    ):
         with pytest.raises(FormatError):
             codec.decode(PACK, same(*lie))
 
@@ -394,7 +407,11 @@ def test_golden_bytes():
     chunks = ChunkWriter(stream, Header())
     chunks.add(Record(Tag.STORED, b"\0abc", zlib.crc32(b"abc"), 3, 3, 0, 0.0, 0.0))
     chunks.close([Member("a", size=3, mode=0o644, mtime=1)])
-    head, record, footer = b"UPZ\x01", b"\x20" + bytes.fromhex("c2412435") + b"\0abc", b"\x03\x34\x01a" + b"\1" + bytes(7)
+    head, record, footer = (
+        b"UPZ\x01",
+        b"\x20" + bytes.fromhex("c2412435") + b"\0abc",
+        b"\x03\x34\x01a" + b"\1" + bytes(7),
+    )
     footer = bytes([8 * (len(footer) + 1) + 7, 3]) + footer
     crc = struct.pack("<I", zlib.crc32(head + footer))
     assert stream.getvalue() == head + record + footer + crc + bytes([len(footer) + 6]) + b"Z"

@@ -43,7 +43,7 @@ def tree(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in [folder, *folder.rglob("*")]:
         status = path.lstat()
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else None
         mode = None if path.is_symlink() else stat.S_IMODE(status.st_mode)
         found[str(path.relative_to(folder))] = content, mode, status.st_mtime_ns
     return found
@@ -111,7 +111,13 @@ def test_files_by_name_and_byte_range(tmp_path):
         with pytest.raises(FormatError, match="expected a range"):
             decode_file(reader, name, 0, len(data) + 1, BytesIO())
     with reader.open("b/c") as file:
-        assert (file.seek(-2, 2), file.read(), file.seek(1), file.read(2), file.tell()) == (2, data[:0] + whole[7:9], 1, whole[6:8], 3)
+        assert (file.seek(-2, 2), file.read(), file.seek(1), file.read(2), file.tell()) == (
+            2,
+            data[:0] + whole[7:9],
+            1,
+            whole[6:8],
+            3,
+        )
     with pytest.raises(FormatError, match="no such file"):
         reader.open("missing")
 
@@ -162,7 +168,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / "elsewhere").iterdir()) == []
     decode(archive(Member("a/link", Kind.LINK, target="../../elsewhere"), Member("a/b", size=11)), tmp_path / "out")
-    assert os.readlink(tmp_path / "out" / "a" / "link") == "../../elsewhere"
+    assert str((tmp_path / "out" / "a" / "link").readlink()) == "../../elsewhere"
 
 
 def test_special_bits_and_the_umask(tmp_path):
@@ -173,7 +179,11 @@ def test_special_bits_and_the_umask(tmp_path):
         decode(packed, tmp_path / "special", special=True)
     finally:
         os.umask(before)
-    assert [stat.S_IMODE((tmp_path / "out" / n).stat().st_mode) for n in ("suid", "wide", "last")] == [0o750, 0o750, 0o640]
+    assert [stat.S_IMODE((tmp_path / "out" / n).stat().st_mode) for n in ("suid", "wide", "last")] == [
+        0o750,
+        0o750,
+        0o640,
+    ]
     assert stat.S_IMODE((tmp_path / "special" / "suid").stat().st_mode) == 0o6750
 
 

@@ -96,7 +96,9 @@ def test_equal_documents_and_files_are_stored_once(folder):
     assert contents(folder / "a.upz") == {"same.jsonl": line * 3 + b'{"text": "another"}\n' + line}
     (folder / "two").mkdir()
     for name in ("a.txt", "b.txt"):
-        (folder / "two" / name).write_bytes(os.urandom(5000) if name == "a.txt" else (folder / "two/a.txt").read_bytes())
+        (folder / "two" / name).write_bytes(
+            os.urandom(5000) if name == "a.txt" else (folder / "two/a.txt").read_bytes()
+        )
     encode(folder, "two.upz", inputs="two", settings=Settings())
     assert (folder / "two.upz").stat().st_size < 5200
 
@@ -288,7 +290,9 @@ def test_the_watch_adds_up(folder):
     for settings in (SETTINGS, Settings(pack()), Settings()):
         for inputs in ("in", "lines.jsonl"):
             amounts: list[float] = []
-            done = encode(folder, inputs=inputs, settings=settings, watch=lambda tally, amount: amounts.append(amount))
+            done = encode(
+                folder, inputs=inputs, settings=settings, watch=lambda tally, amount, to=amounts: to.append(amount)
+            )
             assert sum(amounts) == pytest.approx(done.text_bytes)
 
 

@@ -27,7 +27,10 @@ CASES = {  # what was tried on other tools: (file, texts)
     "ASCII": (json.dumps({"text": "é☃\U0001f600\x7f"}).encode(), ["é☃\U0001f600\x7f".encode()]),
     "escaped slashes": (b'{"text": "a\\/b"}', [b"a/b"]),
     "ASCII with escaped slashes": (b'{"text": "\\u00e9\\/"}', ["é/".encode()]),
-    "capital hex": (b'{"text": "some words and \\u00E9 and more of them"}', ["some words and é and more of them".encode()]),
+    "capital hex": (
+        b'{"text": "some words and \\u00E9 and more of them"}',
+        ["some words and é and more of them".encode()],
+    ),
     "escaped line end": (b'{"text": "a line that ends\\u000a and another"}', [b"a line that ends\n and another"]),
     "U+2028": ('{"text": "a\u2028b\x85"}\n'.encode(), ["a\u2028b\x85".encode()]),
     "CR only": (b'{"text": "a"}\r{"text": "b"}\r', []),
@@ -63,11 +66,15 @@ def test_all_cases_in_one_file():
 
 
 LINES = st.dictionaries(st.sampled_from(["text", "id", "é"]), st.text() | st.integers() | st.none()).flatmap(
-    lambda value: st.booleans().map(lambda ascii: json.dumps(value, ensure_ascii=ascii).encode("utf-8", "surrogatepass"))
+    lambda value: st.booleans().map(
+        lambda ascii: json.dumps(value, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
+    )
 )
 
 
-@given(st.lists(LINES | st.binary(max_size=30) | st.text(max_size=30).map(lambda t: t.encode("utf-8", "surrogatepass"))))
+@given(
+    st.lists(LINES | st.binary(max_size=30) | st.text(max_size=30).map(lambda t: t.encode("utf-8", "surrogatepass")))
+)
 @example([b'{"text":"' + bytes(range(32, 256)) + b'"}'])
 def test_any_lines_come_back(lines):
     data = b"\n".join(lines)
@@ -78,7 +85,9 @@ def test_any_lines_come_back(lines):
 @given(st.text(), st.data())
 def test_any_escapes_come_back(text, data):
     written = "".join(
-        data.draw(st.sampled_from([json.dumps(c)[1:-1], json.dumps(c, ensure_ascii=False)[1:-1], json.dumps(c)[1:-1].upper()]))
+        data.draw(
+            st.sampled_from([json.dumps(c)[1:-1], json.dumps(c, ensure_ascii=False)[1:-1], json.dumps(c)[1:-1].upper()])
+        )
         if ord(c) > 127
         else json.dumps(c)[1:-1]
         for c in text

@@ -60,7 +60,7 @@ def test_any_bytes_are_members_or_refused(data, count):
     "members",
     [
         [Member("a", size=26), Member("b")],
-        [Member("a", size=1)] + [Member("b", Kind.FOLDER)],
+        [Member("a", size=1), Member("b", Kind.FOLDER)],
         [Member("l", Kind.JSON_LINES, 1, documents=5)],
         [Member("a", size=1), Member("l", Kind.JSON_LINES, 1, documents=1), Member("b")],
         [Member("a", more=True, size=25)],

@@ -98,7 +98,14 @@ def parts(paths: list[Path]) -> list[tuple[bytes, list[tuple[str, int, int, bool
 def test_small_files_are_read_together_and_large_ones_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PART", 10)
     monkeypatch.setattr(module, "RUN", 6)
-    for name, data in (("a", b"aaa"), ("b", b"bb"), ("c", b"ccc"), ("d", b"d" * 25), ("e", b""), ("l.jsonl", b"1234\n567\n90123\n")):
+    for name, data in (
+        ("a", b"aaa"),
+        ("b", b"bb"),
+        ("c", b"ccc"),
+        ("d", b"d" * 25),
+        ("e", b""),
+        ("l.jsonl", b"1234\n567\n90123\n"),
+    ):
         (tmp_path / name).write_bytes(data)
     (tmp_path / "copy").write_bytes(b"aaa")
     os.link(tmp_path / "d", tmp_path / "z")

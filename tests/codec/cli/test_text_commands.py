@@ -119,7 +119,9 @@ def test_a_file_and_a_range_of_an_archive(call, folder):
     ok(call("decode", "a.upz", "--file", "text.txt", "-o", "whole"))
     assert (folder / "whole").read_bytes() == TEXT
     assert "no such file" in call.refused("decode", "a.upz", "--file", "nothing", "-o", "x")
-    assert "expected a range of its 200 bytes" in call.refused("decode", "a.upz", "--file", "b.bin", "--bytes", "5:900", "-o", "x")
+    assert "expected a range of its 200 bytes" in call.refused(
+        "decode", "a.upz", "--file", "b.bin", "--bytes", "5:900", "-o", "x"
+    )
     assert "expected FIRST:LAST" in call.refused("decode", "a.upz", "--file", "b.bin", "--bytes", "x", "-o", "x")
     assert not (folder / "x").exists()
 
@@ -237,7 +239,9 @@ def piped(monkeypatch, call, data: bytes, *words: object) -> bytes:
     return out.data
 
 
-@pytest.mark.parametrize("encode", [("encode",), ("encode", "-"), ("encode", "-", "-o", "-"), ("encode", "-c", "-"), ()])
+@pytest.mark.parametrize(
+    "encode", [("encode",), ("encode", "-"), ("encode", "-", "-o", "-"), ("encode", "-c", "-"), ()]
+)
 @pytest.mark.parametrize("decode", [("decode",), ("decode", "-", "-c"), ("decode", "-", "-o", "-"), ("-d",)])
 def test_pipes(call, folder, monkeypatch, encode, decode):
     for data in (TEXT, b""):

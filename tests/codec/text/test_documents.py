@@ -5,10 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
 
-from codec.errors import FormatError
 from codec.model.tokenizer import BOS
 from codec.text import documents
 from codec.text.documents import MODELLED, STORED, prepare, write_record

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import codec
-from codec.archive import part_coder, reader
+from codec.archive import part_coder
+from codec.archive import reader as reading
 from codec.archive.decode_files import decode_files
 from codec.archive.encode_files import Settings, encode_files, partial
 from codec.archive.reader import ArchiveReader
@@ -86,7 +87,7 @@ def test_the_same_records(two):
 
 
 def test_the_same_archive(monkeypatch, tmp_path):
-    monkeypatch.setattr(reader, "GROUP_BYTES", {"cpu": 200})
+    monkeypatch.setattr(reading, "GROUP_BYTES", {"cpu": 200})
     pack, packed = fuzzing.pack(), []
     for device in ("cpu", TWO):
         with (
@@ -184,7 +185,7 @@ def test_a_dead_worker_leaves_no_output(tmp_path, monkeypatch, started):
     """Killed behind the first group; encoding goes on later, to the same bytes."""
     monkeypatch.setattr(part_coder, "GROUP_BYTES", {"cpu": 300})  # the third of four has documents for both
     monkeypatch.setattr(part_coder, "_PIECE", 100)
-    monkeypatch.setattr(reader, "GROUP_BYTES", {"cpu": 100})
+    monkeypatch.setattr(reading, "GROUP_BYTES", {"cpu": 100})
     (tmp_path / "text").write_bytes(b"".join(TEXTS))
     (tmp_path / "in").mkdir()
     for n, text in enumerate(TEXTS):
