@@ -100,7 +100,8 @@ class PartCoder:
             if len(text) >= _LEAST_SAME:
                 self._seen.setdefault(_key(text), number)
         self._count += len(records)
-        return part.members, records
+        lines = len(texts) - 1 if part.lines else 0
+        return [replace(member, documents=lines) for member in part.members], records
 
     def _take(self, kind: bytes) -> list[Record] | None:
         """The records of the next given frame, if it is of this kind."""

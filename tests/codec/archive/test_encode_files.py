@@ -19,7 +19,7 @@ from tests.support.fuzzing import blob, pack
 from trainer.data.sample import val_documents
 
 TEXTS = [document[:150] for document in list(val_documents())[:12]]
-LINES = b"".join(b'{"n": %d, "text": "%s"}\r\n' % (n, b"words of line %d" % n * 5) for n in range(9))
+LINES = b"".join(b'{"n": %d, "text": "%s"}\r\n' % (n, b"words of line %d" % n * 5) for n in range(30))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_files_come_back(folder, inputs, independent):
 def test_lines_are_documents(folder):
     encode(folder, inputs="lines.jsonl")
     with ArchiveReader(folder / "a.upz", pack()) as reader:
-        assert len(reader) == 9
+        assert len(reader) == 30
         assert reader.decode([8, 0]) == [b"words of line 8" * 5, b"words of line 0" * 5]
 
 
