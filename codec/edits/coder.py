@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled, compiler
 from codec.edits import model as edit_model
 from codec.edits.contexts import look, new_lines, pass_space, words_of
 from codec.edits.model import BREAKS, BYTES, DELETE, INSERT, LENGTH_BITS, PHRASES, EditModel, decide
@@ -55,7 +55,7 @@ def book() -> Book:
     return Book(before, sizes[0], after, sizes[1], begins, following)
 
 
-@njit(cache=True)
+@compiled
 def _begins(text, i, parts, n, size):
     """Whether text goes on with the first bytes of parts[n] at i; a slice of it would be counted in and out."""
     if i + size > len(text):
@@ -66,7 +66,7 @@ def _begins(text, i, parts, n, size):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _named(canonical, original, i, j, book):
     """The first entry of the book that leads on from here; a break does where a byte or a phrase agrees behind it."""
     for n in range(len(book.before)):
@@ -86,7 +86,7 @@ def _named(canonical, original, i, j, book):
     return _OTHER
 
 
-@njit(cache=True)
+@compiled
 def _agree(a, b, i, j, count):
     for n in range(count):
         if i + n >= a.shape[0] or j + n >= b.shape[0]:
@@ -96,7 +96,7 @@ def _agree(a, b, i, j, count):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _nearest(canonical, original, i, j):
     """How many bytes to delete and to insert until both agree again, else all of them."""
     for distance in range(1, 2 * _REACH + 1):
@@ -106,7 +106,7 @@ def _nearest(canonical, original, i, j):
     return len(canonical) - i, len(original) - j
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _align(canonical, original, book):
     edits = [(0, 0, 0, 0) for _ in range(0)]
     i, j = 0, 0
@@ -139,7 +139,7 @@ def align(canonical: NDArray[np.uint8], original: NDArray[np.uint8]) -> Edits:
     return _align(canonical, original, book())
 
 
-@njit(cache=True)
+@compiled
 def _number(state, stream, model, base, number, decode):
     """Elias gamma code of number >= 0 under adaptive bits: its length in unary, then the bits below the highest."""
     length = 0
@@ -153,7 +153,7 @@ def _number(state, stream, model, base, number, decode):
     return value - 1
 
 
-@njit(cache=True)
+@compiled
 def _entry(canonical, original, edit, book):
     """The book's entry for an edit."""
     for n in range(len(book.before)):
@@ -164,14 +164,14 @@ def _entry(canonical, original, edit, book):
     return _OTHER
 
 
-@njit(cache=True)
+@compiled
 def _decide_other(state, stream, model, byte, at_end, others, entry, decode):
     """Code whether an edit that the book does not have is at a byte that is no space, or behind the last."""
     slot = edit_model.other_slot(others, byte, at_end)
     return _OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
 
 
-@njit(cache=True)
+@compiled
 def _decide_entry(
     state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode
 ):  # a tuple of arrays would be counted in and out at each call
@@ -197,7 +197,7 @@ def _decide_entry(
     return _OTHER
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _code(state, stream, model, canonical, original, edits, book, decode):
     """Encode the edits into `stream`, or decode the original from it: its bytes, and whether the stream lasted."""
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
@@ -255,7 +255,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
     return out[:length], True
 
 
-@njit(cache=True)
+@compiled
 def _room(array, length):
     """`array`, or a copy twice as long when it is full."""
     if length < array.shape[0]:
@@ -265,7 +265,7 @@ def _room(array, length):
     return longer
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _chances(canonical, book):
     """How often a phrase could be somewhere."""
     count = 0

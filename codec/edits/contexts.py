@@ -7,8 +7,9 @@ at the sentences ahead, at the line so far, and at how the lines before it were 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from codec.compiled import compiled
 
 Array = NDArray[np.int64]
 
@@ -61,7 +62,7 @@ _LINES = 4  # lines whose first words are remembered
 SEEN = _STARTS + _LINES
 
 
-@njit(cache=True)
+@compiled
 def _class(text, i):
     """The class of the character that has byte i."""
     if text[i] < 128:
@@ -79,7 +80,7 @@ def _class(text, i):
     return _FOREIGN
 
 
-@njit(cache=True)
+@compiled
 def _hash(text, begin, end):
     """FNV-1a of a word's first 12 bytes, digits taken for one another."""
     value = np.uint32(2166136261)
@@ -89,7 +90,7 @@ def _hash(text, begin, end):
     return np.int64(value ^ (value >> np.uint32(15)))
 
 
-@njit(cache=True)
+@compiled
 def words_of(text: NDArray[np.uint8]) -> Words:
     """The words of a text; one more than it has spaces."""
     words = 1
@@ -126,7 +127,7 @@ def words_of(text: NDArray[np.uint8]) -> Words:
     return Words(begins, ends, first, second, last, kind, closes, hashes, stop)
 
 
-@njit(cache=True)
+@compiled
 def new_lines() -> Array:
     """What is seen of lines at a document's beginning."""
     seen = np.zeros(SEEN, np.int64)
@@ -135,7 +136,7 @@ def new_lines() -> Array:
     return seen
 
 
-@njit(cache=True)
+@compiled
 def _size(value, most):
     """Half octaves of a number >= 0, at most `most`."""
     value, length = value + 1, 0
@@ -144,7 +145,7 @@ def _size(value, most):
     return min(2 * length + ((value >> (length - 1)) & 1 if length else 0), most)
 
 
-@njit(cache=True)
+@compiled
 def _difference(value):
     """Half octaves of a number of either sign: 0 to 43."""
     return _size(abs(value), 21) + (22 if value < 0 else 0)
@@ -165,7 +166,7 @@ SELECTORS = np.array([36, 16, 12, 14, 9, 54, 32, 16])
 FINAL_SETS = 36
 
 
-@njit(cache=True)
+@compiled
 def look(w, k, size, seen, contexts, selected):
     """Fill in the contexts of the space behind word k of a text of `size` bytes, and which sets of weights are used."""
     n, left, right = len(w.begins), w.last[k], w.first[k + 1]
@@ -249,7 +250,7 @@ def look(w, k, size, seen, contexts, selected):
     s[7] = min(seen[_PASSED], 7) * 2 + closed
 
 
-@njit(cache=True)
+@compiled
 def _side(kind):
     """Six groups of classes."""
     if kind <= _DIGIT:
@@ -259,7 +260,7 @@ def _side(kind):
     return 5 if kind in (_DASH, _BULLET) else 4
 
 
-@njit(cache=True)
+@compiled
 def pass_space(w, k, seen, broken):
     """Count in whether the space behind word k was a line break."""
     closed = w.closes[k]

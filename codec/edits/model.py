@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.edits.contexts import FINAL_SETS, SELECTORS, SIZES, Array
 from codec.edits.priors import PRIORS
 from codec.entropy import mixing, range_coder
@@ -117,7 +117,7 @@ def untrained() -> tuple[Array, Mixer]:
     return stretched, Mixer(weights, final)
 
 
-@njit(cache=True)
+@compiled
 def decide_bit(state, stream, share, bit, decode):
     """Code one bit whose probability of a one is `share` / 2^16; returns it."""
     unit = state[1] >> np.uint64(mixing.SHARE_BITS)
@@ -132,7 +132,7 @@ def decide_bit(state, stream, share, bit, decode):
     return bit
 
 
-@njit(cache=True)
+@compiled
 def decide(state, stream, model, slot, bit, decode):
     """Code one bit under one slot; returns it."""
     bit = decide_bit(state, stream, mixing.share(model.probabilities[slot]), bit, decode)
@@ -140,7 +140,7 @@ def decide(state, stream, model, slot, bit, decode):
     return bit
 
 
-@njit(cache=True)
+@compiled
 def decide_space(state, stream, model, scratch, bit, decode):
     """Code whether the space that `scratch` has the contexts of was something else; returns it."""
     contexts, sets, inputs, sums = scratch
@@ -159,7 +159,7 @@ def decide_space(state, stream, model, scratch, bit, decode):
     return bit
 
 
-@njit(cache=True)
+@compiled
 def new_scratch():
     """Contexts, sets of weights, inputs and sums of one decision at a space."""
     return (
@@ -170,26 +170,26 @@ def new_scratch():
     )
 
 
-@njit(cache=True)
+@compiled
 def phrase_slot(model, phrase, before):
     """The slot that decides whether a phrase is here, behind the byte `before`."""
     side = 0 if 97 <= before <= 122 else 1 if before == 32 else 2
     return PHRASE + (phrase * _HISTORIES + model.histories[phrase]) * _SIDES + side
 
 
-@njit(cache=True)
+@compiled
 def note_phrase(model, phrase, taken):
     """Count in whether a phrase that could be somewhere was there."""
     model.histories[phrase] = (3 if model.histories[phrase] >= 2 else 2) if taken else 1
 
 
-@njit(cache=True)
+@compiled
 def kind_slot(kind, before):
     """The slot that decides whether an edit at a space is of a kind, where the last was of kind `before` (-1: none)."""
     return KIND + (before + 1) * _KINDS + kind
 
 
-@njit(cache=True)
+@compiled
 def other_slot(others, byte, at_end):
     """The slot that decides on an edit elsewhere, after `others` of them."""
     return OTHER + min(others, 5) // 2 * 3 + (2 if at_end else 1 if byte >= 128 else 0)

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.numerics.tables import sigmoid
 
 Array = NDArray[np.int64]
@@ -57,7 +57,7 @@ class Mixer(NamedTuple):
     final: Array  # [final sets, selectors], likewise
 
 
-@njit(cache=True)
+@compiled
 def learn(probability, count, slot, bit, most):
     """Move a slot's probability towards what happened; it remembers up to `most` < 1024 decisions."""
     n = count[slot]
@@ -67,13 +67,13 @@ def learn(probability, count, slot, bit, most):
         count[slot] = n + 1
 
 
-@njit(cache=True)
+@compiled
 def share(probability):
     """What the range coder sees of a slot's probability: 1 to 2^16 - 1."""
     return min(max(probability >> (PRECISION - SHARE_BITS), 1), (1 << SHARE_BITS) - 1)
 
 
-@njit(cache=True)
+@compiled
 def mix(mixer, tables, inputs, sets, final_set, sums):
     """The mixed probability in units of 2^-16; fills in `sums` [selectors], and adds the last sum behind them."""
     total = 0
@@ -87,7 +87,7 @@ def mix(mixer, tables, inputs, sets, final_set, sums):
     return tables.squash[sums[len(sets)] + LIMIT]
 
 
-@njit(cache=True)
+@compiled
 def correct(mixer, tables, inputs, sets, final_set, sums, bit, rate):
     """Move the weights after `mix` by what was wrong: those of the first layer by `rate`, of the last by 1."""
     goal = (1 << SHARE_BITS) if bit else 0

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from codec.model.config import ModelConfig
 from codec.numerics import tables
-from codec.numerics.fixed_point import SNAP_BITS, exponent
+from codec.numerics.fixed_point import exponent
+from codec.numerics.widths import SNAP_BITS
 from codec.quantization.quantized import Quantized
-
-SOFTMAX_BITS = 20
-"""Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
 
 _QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
 

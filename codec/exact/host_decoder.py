@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy import range_coder
-from codec.entropy.frequencies import TOTAL, TOTAL_BITS
 from codec.model.tokenizer import BOS
+from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 Integers = NDArray[np.int64]
 States = NDArray[np.uint64]
@@ -132,7 +132,7 @@ class HostDecoder:
         self._next, self._runs = self._next[:, index], self._runs[index]
 
 
-@njit(cache=True)
+@compiled
 def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
     """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
     out = np.empty(len(lanes), np.int64)
@@ -141,7 +141,7 @@ def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _advance(states, lanes, data, bounds, starts, sizes):
     for i, lane in enumerate(lanes):
         payload = data[bounds[lane, 0] : bounds[lane, 1]]

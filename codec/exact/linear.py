@@ -10,11 +10,9 @@ from torch import Tensor
 from codec.errors import FormatError
 from codec.model.config import GATE_INPUTS
 from codec.numerics import random_map, tables
-from codec.numerics.fixed_point import EXACT, SNAP_BITS, snap
+from codec.numerics.fixed_point import snap
+from codec.numerics.widths import EXACT, OPERAND
 from codec.quantization.quantized import Quantized
-
-OPERAND = 1 << (SNAP_BITS - 1)
-"""Largest absolute value of a snapped operand."""
 
 
 class ExactLinear:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from codec.errors import FormatError, UnsupportedError
 from codec.exact.attention import (
-    SOFTMAX_BITS,
     attend,
     largest_values,
     squared_lengths,
@@ -29,7 +28,6 @@ from codec.exact.attention import (
 from codec.exact.bounds import check_range
 from codec.exact.kv_cache import Cache, Chunks, Context, Past, Sequences, Steps
 from codec.exact.linear import (
-    OPERAND,
     ExactGate,
     ExactLinear,
     ExactRandomMap,
@@ -41,15 +39,13 @@ from codec.model.bigram import bigram_rows
 from codec.model.config import GATE_INPUTS, ModelConfig
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
-from codec.numerics.fixed_point import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.numerics.fixed_point import power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.numerics.rotary import rotations
+from codec.numerics.widths import EXACT, NORM_EPSILON, OPERAND, SNAP_BITS, SOFTMAX_BITS
 from codec.quantization.quantized import Quantized
 
 ARITHMETIC = 1
 """Version of the arithmetic: any change of an integer that this module produces bumps it."""
-
-NORM_EPSILON = 2.0**-23
-"""Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
 
 LOG2_E = 1.4426950408889634
 

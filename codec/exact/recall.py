@@ -23,9 +23,9 @@ from torch import Tensor
 
 from codec.entropy import frequencies
 from codec.errors import FormatError
-from codec.exact.model import NORM_EPSILON
 from codec.numerics.fixed_point import reciprocal_sqrt, snap, snap_fixed
 from codec.numerics.tables import LEVELS_PER_BIT
+from codec.numerics.widths import NORM_EPSILON
 
 HISTORY = 8192
 """Tokens of a document that are looked back at."""

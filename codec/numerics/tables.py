@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.model.config import ModelConfig
+from codec.numerics.widths import TURN_BITS
 
 LEVELS_PER_BIT = 4096
 """Logits and attention scores are whole numbers of 1/4096 bit: a relative error of at most 8.5e-5 in a probability,
@@ -34,12 +35,6 @@ SIGMOID_BITS = 16
 
 SIGMOID_LENGTH = 12 * SIGMOID_GRID + 1
 """Entries of its table: at 12 all of it rounds to 1."""
-
-ROPE_BITS = 15
-"""Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
-
-TURN_BITS = 60
-"""Fractional bits of the rotations from which others are made."""
 
 TURN_ROWS, TURN_DIGITS, TURN_LEVELS = 1024, 256, 3
 """What `rope_turns` holds: enough for 2^34 positions, more tokens than a document has."""

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy import range_coder
 from codec.entropy.range_coder import State
 from codec.errors import FormatError
@@ -68,12 +68,12 @@ def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(steps > 0, levels, positive.min() if positive.size else 0)
 
 
-@njit(cache=True)
+@compiled
 def _power(e):
     return _OCTAVES[e & 3] << min(e >> 2, _MOST_OCTAVES)
 
 
-@njit(cache=True)
+@compiled
 def _bin(expected, power):
     """The context for an expected magnitude over a step of `power`."""
     ratio = (expected << 6) // power + 1  # expected |q| in units of 2^-6
@@ -84,7 +84,7 @@ def _bin(expected, power):
     return min(max(4 * (length - 2) + fraction, 0), _BINS - 1)
 
 
-@njit(cache=True)
+@compiled
 def _learn(model, bit):
     n = model[1]
     goal = (1 << _PRECISION) - 1 if bit else 0
@@ -93,13 +93,13 @@ def _learn(model, bit):
         model[1] = n + 1
 
 
-@njit(cache=True)
+@compiled
 def _share(model):
     """The part of 2^16 that a one gets."""
     return min(max(model[0] >> _SHIFT, 1), (1 << 16) - 1)
 
 
-@njit(cache=True)
+@compiled
 def _put(state, out, model, bit):
     ones = _share(model)
     unit = state[1] >> np.uint64(16)
@@ -110,7 +110,7 @@ def _put(state, out, model, bit):
     _learn(model, bit)
 
 
-@njit(cache=True)
+@compiled
 def _take(state, data, model):
     ones = _share(model)
     unit = state[1] >> np.uint64(16)
@@ -123,7 +123,7 @@ def _take(state, data, model):
     return 0
 
 
-@njit(cache=True)
+@compiled
 def _put_integer(state, out, models, context, k):
     negative = 1 if k < 0 else 0
     size = -k - 1 if negative else k
@@ -145,7 +145,7 @@ def _put_integer(state, out, models, context, k):
             _put(state, out, models[_TAIL + length * _LENGTHS + n], bit)
 
 
-@njit(cache=True)
+@compiled
 def _take_integer(state, data, models, context):
     negative = _take(state, data, models[_BINS * 4 * _NODES + context])
     base = (2 * context + negative) * _NODES
@@ -163,12 +163,12 @@ def _take_integer(state, data, models, context):
     return -size - 1 if negative else size
 
 
-@njit(cache=True)
+@compiled
 def _ratio(seen, expected):
     return min(max(seen // ((expected >> 12) + 1), _LEAST_RATIO), _MOST_RATIO)
 
 
-@njit(cache=True)
+@compiled
 def _code(state, stream, models, symbols, rows, columns, diagonals, following, on_rows, on_columns, typical, decode):
     """Encode `symbols` [R, C] into `stream`, or decode them from it; False if the stream ends early.
 

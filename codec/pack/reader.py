@@ -19,7 +19,7 @@ from codec.exact.recall import Recall, read_recall
 from codec.model.config import ModelConfig
 from codec.model.parameters import Role, parameters
 from codec.model.tokenizer import Tokenizer
-from codec.pack import context_coder
+from codec.pack import context_coder, golden
 from codec.pack.container import read_container, unshrink
 from codec.quantization.quantized import OnTrellis, Path, Quantized, StepGrid
 from codec.quantization.trellis import CODES
@@ -92,7 +92,9 @@ def open(blob: bytes) -> Pack:
 
     Raises:
         FormatError: not a pack, of a later version, truncated or damaged.
+        CodecError: see `codec.pack.golden.check`.
     """
+    golden.check()
     sections = read_container(blob)
     missing = {"header", "config", "tokenizer", "tensors", "scales", "vectors"} - set(sections)
     if missing:

@@ -9,9 +9,9 @@ w_j - sum_{i<j} e_i V_ij / V_jj, and its own rounding error counts with the weig
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiler
 from codec.errors import FormatError
 from codec.quantization.quantized import OnTrellis
 from codec.quantization.trellis import predecessors, search
@@ -111,7 +111,7 @@ def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> N
     return symbols
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiler(nogil=True, fastmath={"reassoc", "contract"})
 def _columns(
     weights, target, begin, feedback, rows, columns, before, on_rows, on_columns, limit, state, errors, symbols
 ):
@@ -133,7 +133,7 @@ def _columns(
     return state
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def to_integers(samples, before, on, limit, state):
     """Samples [N] in units of their steps to integers int32 [N]: along the trellis from `state`, or the nearest.
 

@@ -11,9 +11,9 @@ the left of it only: the entries of an anti-diagonal do not depend on one anothe
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiler
 from codec.quantization.feedback import Codebook, Doubles, everything, to_integers
 
 _TILE = 64
@@ -55,7 +55,7 @@ def quantize_diagonals(
     return symbols
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiler(nogil=True, fastmath={"reassoc", "contract"})
 def _diagonals(
     begin, end, weights, left, above, rows, columns, before, on_rows, on_columns, limit, state,
     errors, carried, passed, residuals, symbols,

@@ -29,6 +29,7 @@ from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
 from codec.model.tokenizer import Tokenizer
 from codec.text.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
+from codec.text.golden import check as check_golden
 from codec.text.scheduler import Decoding
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -39,8 +40,6 @@ _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
-
-_SAMPLE = "A\ttext\u00a0that\n\nhas  something of all that a normalising tokenizer loses: \ufb01, \u2460.\n".encode()
 
 _TOKENS_A_BYTE = 2
 """Of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with 1,024 and the pack that ships."""
@@ -53,7 +52,11 @@ class DocumentCoder(Protocol):
     """Who codes documents: a `Coder` here, or `codec.text.workers.Workers` on several devices, to the same bytes."""
 
     def start(self, advance: Advance = ignore_progress) -> None:
-        """Compile and compare what the first document would wait for; `advance` is told of nothing, now and then."""
+        """Compile and compare what the first document would wait for; `advance` is told of nothing, now and then.
+
+        Raises:
+            CodecError: a golden record comes out otherwise than this version pins (`codec.text.golden`).
+        """
 
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
@@ -146,15 +149,13 @@ class Coder:
 
     @cached_property
     def backend(self) -> Backend:
-        """Who computes what the model says."""
+        """Who computes what the model says; errors as of `codec.text.golden.check`."""
+        check_golden()
         return make_backend(self.model, self.recall)
 
     def start(self, advance: Advance = ignore_progress) -> None:
         """See `DocumentCoder`."""
-        # Where the tokenizer loses any of it, this has edits, and compiles them; the backend compiles the model.
-        document = prepare(_SAMPLE, self.tokenizer, model_only=True)
-        count = len(document.stream) - 1
-        write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0)
+        check_golden()  # and so compile what codes edits; the backend compiles the model
         advance(0)
         _ = self.backend  # made when it is first asked for
         advance(0)

@@ -23,9 +23,9 @@ from typing import Any
 import brotli
 import numpy as np
 import zstandard
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.errors import CodecError
 
 Bytes2Bytes = Callable[[bytes], bytes]
@@ -149,7 +149,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-@njit(cache=True)
+@compiled
 def similar_order(rows: NDArray[np.int8]) -> NDArray[np.int64]:
     """An order of rows [R, C] in which each is followed by the nearest (L1) of those that are left; begins with 0."""
     count, width = rows.shape

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codec.archive.writer import make_coder
-from codec.entropy.frequencies import TOTAL_BITS
+from codec.numerics.widths import TOTAL_BITS
 from codec.pack.reader import Pack
 from codec.text.documents import prepare
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codec import compiled
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
 from codec.backends.cpu import kernels as cpu_kernels
@@ -19,12 +20,13 @@ from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.matmul import COLUMNS, WIDE
 from codec.backends.select import Backend
 from codec.devices import threaded
-from codec.entropy.frequencies import TOTAL_BITS
+from codec.errors import UnsupportedError
 from codec.exact.host_decoder import HostDecoder
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import HISTORY, Recall
 from codec.model.config import ModelConfig
 from codec.numerics import tables
+from codec.numerics.widths import TOTAL_BITS
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -56,12 +58,14 @@ class CpuModel(Backend):
     """A model on a processor, as a `codec.backends.select.Backend`.
 
     Raises:
-        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
-            this package makes them.
+        UnsupportedError: an option that only the reference knows, functions that are not compiled, or integers of more
+            than 16 bits; no quantizer of this package makes them.
     """
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         check_known(model.config)
+        if not compiled.ENABLED:
+            raise UnsupportedError("NUMBA_DISABLE_JIT is set")
         self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
         self.head = cpu_network.linear([model.head])
         self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))

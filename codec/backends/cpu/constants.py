@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from codec.backends.cpu.matmul import blocks
 from codec.errors import UnsupportedError
 from codec.exact.linear import ExactGate, ExactLinear
-from codec.exact.model import OPERAND, ExactModel
+from codec.exact.model import ExactModel
 from codec.model.config import GATE_INPUTS
+from codec.numerics.widths import OPERAND
 
 
 class Linear(NamedTuple):

@@ -17,15 +17,12 @@ are all in this file, because numba's cache on disk notices changes of one file 
 import math
 
 import numpy as np
-from numba import njit
 
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, multiply, multiply_add, multiply_wide
-from codec.exact.attention import SOFTMAX_BITS
-from codec.exact.model import NORM_EPSILON
+from codec.compiled import kernel
 from codec.model.config import GATE_INPUTS
-from codec.numerics.fixed_point import SNAP_BITS
-from codec.numerics.rotary import LIMB_BITS, ROUND_HALF, ROUND_SHIFT
-from codec.numerics.tables import LEVELS_PER_BIT, ROPE_BITS, SIGMOID_GRID, TURN_DIGITS, TURN_LEVELS, exp2_series
+from codec.numerics.tables import LEVELS_PER_BIT, SIGMOID_GRID, TURN_DIGITS, TURN_LEVELS, exp2_series
+from codec.numerics.widths import LIMB_BITS, NORM_EPSILON, ROPE_BITS, ROUND_HALF, ROUND_SHIFT, SNAP_BITS, SOFTMAX_BITS
 
 _LIMIT = float(1 << (SNAP_BITS - 1))
 _LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
@@ -34,8 +31,6 @@ _SERIES = tuple(math.ldexp(a, _SHIFT + 1) for a in exp2_series(SOFTMAX_BITS))  #
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
 _LIMB, _ROPE_UNIT = (1 << LIMB_BITS) - 1, 2.0**-ROPE_BITS
-
-kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @kernel

@@ -3,8 +3,6 @@
 Numba writes a loop over one dot product, which a processor spends on loading and on adding up lanes. Here every lane of
 a vector is a column and adds up products of pairs, which LLVM turns into the instruction that processors have for it
 (pmaddwd, vpdpwssd): four times as fast. The vectors are LLVM's, for which every processor has some code.
-
-Numba's cache on disk does not notice changes of this file: remove `__pycache__` after one.
 """
 
 from typing import Any

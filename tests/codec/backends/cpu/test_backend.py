@@ -21,10 +21,10 @@ from codec.backends.cpu.backend import CpuLanes, CpuModel
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide
 from codec.backends.select import TorchBackend, TorchLanes, make_backend
 from codec.entropy import frequencies
-from codec.exact.attention import SOFTMAX_BITS
 from codec.exact.model import ExactModel
 from codec.model.config import ModelConfig
 from codec.numerics import tables
+from codec.numerics.widths import SOFTMAX_BITS
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
 from tests.codec.exact.test_model import CONFIGS, LONG, some_tokens, threads
