@@ -43,19 +43,16 @@ class Context(Protocol):
 
 
 class Sequences:
-    """Whole sequences, which see themselves; stored in `lanes` int64 [B] of a cache if one is given."""
+    """Whole sequences, which see themselves."""
 
     previous: Tensor | None = None
 
-    def __init__(self, tokens: Tensor, cache: Cache | None, lanes: Tensor | None):
-        self.window, self._cache, self._lanes = tokens.shape[1], cache, lanes
+    def __init__(self, tokens: Tensor):
+        self.window = tokens.shape[1]
         self.positions = self.last = torch.arange(self.window, device=tokens.device).expand(tokens.shape)
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `Context`."""
-        if self._cache is not None:
-            self._cache.keys[execution][self._lanes, :, : self.window] = keys
-            self._cache.values[execution][self._lanes, :, : self.window] = values
         return keys, values
 
 
