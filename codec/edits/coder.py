@@ -228,7 +228,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
             if entry == _OTHER:
                 tree, node = BYTES + (256 if m else 0), 1
                 for shift in range(7, -1, -1):
-                    bit = 0 if decode else (original[begin + m] >> shift) & 1
+                    bit = 0 if decode else (np.int64(original[begin + m]) >> shift) & 1
                     node = 2 * node + decide(state, stream, model, tree + node, bit, decode)
                 byte = np.uint8(node - 256)
             else:

@@ -4,13 +4,16 @@ Library sine, exponential and tanh differ in the last bit between machines; a ta
 may not. Python's big integers and `decimal` (whose exp and ln are correctly rounded by specification) do not differ.
 """
 
+from collections.abc import Callable
 from decimal import Context, Decimal
-from functools import lru_cache
+from functools import lru_cache, wraps
+from io import BytesIO
 from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.cache import kept
 from codec.model.config import ModelConfig
 from codec.numerics.widths import TURN_BITS
 
@@ -47,12 +50,29 @@ _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 _DECIMAL = Context(prec=60)
 
 
+def _kept(make: Callable[..., NDArray[np.int64]]) -> Callable[..., NDArray[np.int64]]:
+    """Make a table once for a version of the sources: the cache keeps the array, and this process, too."""
+
+    @lru_cache
+    @wraps(make)
+    def table(*arguments: float) -> NDArray[np.int64]:
+        def write() -> bytes:
+            file = BytesIO()
+            np.save(file, make(*arguments))
+            return file.getvalue()
+
+        name = "-".join(map(repr, arguments))
+        return np.load(BytesIO(kept(f"tables/{make.__name__}-{name}.npy", write)))
+
+    return table
+
+
 def _fixed(value: Decimal) -> int:
     """`value` in units of 2^-160."""
     return int(_DECIMAL.multiply(value, Decimal(_ONE)))
 
 
-@lru_cache
+@_kept
 def octave() -> NDArray[np.int64]:
     """Entry i is 2^(FRACTION_BITS - i / LEVELS_PER_BIT), rounded: int64 [LEVELS_PER_BIT]."""
     root = _ONE >> 1
@@ -95,7 +115,7 @@ def exp2_series(bits: int) -> tuple[float, ...]:
     return tuple(series)
 
 
-@lru_cache
+@_kept
 def softcap_table(cap: float) -> NDArray[np.int64]:
     """Entry i is cap * tanh(i / LOGIT_GRID / cap) nats in units of 1/LEVELS_PER_BIT bit, rounded: int64.
 
@@ -123,7 +143,7 @@ def _cos_sin(angle: Decimal) -> tuple[int, int]:
     return sums[0], sums[1]
 
 
-@lru_cache
+@_kept
 def rope_turns(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArray[np.int64]:
     """Cosines and sines of the rotary embedding from which `codec.numerics.rotary` makes those of any position.
 
@@ -183,7 +203,7 @@ def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.array(flat, np.float64).reshape(values.shape) / (1 << 16)
 
 
-@lru_cache
+@_kept
 def sigmoid_table() -> NDArray[np.int64]:
     """Entry i is 1 / (1 + e^(-i / SIGMOID_GRID)) in units of 2^-SIGMOID_BITS, rounded: int64.
 

@@ -1,5 +1,8 @@
 """Define the widths of the integers and fractions that every implementation of exact inference repeats."""
 
+ARITHMETIC = 1
+"""Version of the arithmetic: any change of an integer that `codec.exact.model` produces bumps it."""
+
 EXACT = float(1 << 53)
 """Integers of at most this size are exact in float64."""
 

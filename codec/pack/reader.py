@@ -6,23 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
-from codec.exact import model as exact
 from codec.exact.recall import Recall, read_recall
+from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.model.parameters import Role, parameters
 from codec.model.tokenizer import Tokenizer
+from codec.numerics.widths import ARITHMETIC
 from codec.pack import context_coder, golden
 from codec.pack.container import read_container, unshrink
 from codec.quantization.quantized import OnTrellis, Path, Quantized, StepGrid
 from codec.quantization.trellis import CODES
+
+if TYPE_CHECKING:
+    import torch
+
+    from codec.exact.model import ExactModel
 
 MAX_PARAMETERS = 1 << 28
 """Elements that a pack may claim to hold: 1 GiB of float32, the bound on memory for a hostile file."""
@@ -55,8 +60,10 @@ class Pack:
     sha256: str  # hex, of the whole file
     size: int  # bytes of the file
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> "dict[str, torch.Tensor]":
         """The weights: float32 of row step x integer x column step; vectors as float32, integers as they were."""
+        import torch
+
         found: dict[str, torch.Tensor] = {}
         for entry in self.manifest["tensors"]:
             found[entry["name"]] = torch.from_numpy(self.matrices[entry["name"]].dequantize()).reshape(entry["shape"])
@@ -65,9 +72,16 @@ class Pack:
             found[name] = tensor.float() if tensor.is_floating_point() else tensor
         return found
 
-    def exact(self, device: torch.device | str = "cpu") -> exact.ExactModel:
-        """The exact model that codes text. Raises MismatchError for a pack that holds weights only."""
-        return exact.ExactModel(self.for_text()[0], self.matrices, self.vectors, device)
+    @property
+    def weights(self) -> Weights:
+        """What the exact model that codes text is made of. Raises MismatchError for a pack that holds weights only."""
+        return Weights(self.for_text()[0], self.matrices, self.vectors, self.sha256)
+
+    def exact(self, device: "torch.device | str" = "cpu") -> "ExactModel":
+        """The exact model that codes text, on torch. Raises MismatchError for a pack that holds weights only."""
+        from codec.exact.model import ExactModel
+
+        return ExactModel(self.weights, device)
 
     def for_text(self) -> tuple[ModelConfig, Tokenizer]:
         """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only."""
@@ -121,7 +135,7 @@ def open(blob: bytes) -> Pack:
     return Pack(config, tokenizer, manifest, matrices, vectors, hashlib.sha256(blob).hexdigest(), len(blob))
 
 
-def decompress(blob: bytes) -> dict[str, torch.Tensor]:
+def decompress(blob: bytes) -> "dict[str, torch.Tensor]":
     """The state dict of a pack. Raises FormatError as `open` does."""
     return open(blob).state_dict()
 
@@ -163,10 +177,8 @@ def parse_header(text: bytes) -> dict[str, Any]:
     """The JSON header, every field that is used later checked."""
     try:
         header = json.loads(text)
-        if header["arithmetic"] != exact.ARITHMETIC:
-            raise FormatError(
-                f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {exact.ARITHMETIC}"
-            )
+        if header["arithmetic"] != ARITHMETIC:
+            raise FormatError(f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {ARITHMETIC}")
         for entry in header["tensors"]:
             _check_entry(entry, entry["role"] in TABLES and len(entry["shape"]) > 0 and _good_steps(entry))
         for entry in header["vectors"]:

@@ -10,7 +10,7 @@ import torch
 import codec
 from codec.archive.writer import make_coder
 from codec.backends.cpu.backend import CpuLanes
-from codec.backends.select import TorchBackend
+from codec.exact.reference import TorchBackend
 from codec.text.coder import Coder
 from trainer.data.sample import val_documents
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from codec.backends.cpu import recall as cpu_recall
-from codec.backends.cpu.kernels import kernel
+from codec.compiled import kernel
 from codec.console import Advance, ignore_progress
 from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall

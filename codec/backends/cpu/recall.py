@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.backends.cpu.kernels import norm_row
+from codec.backends.cpu.elementwise import norm_row
 from codec.compiled import kernel
 from codec.exact import recall
 from codec.exact.recall import KEY_FRACTION, PATTERN_BITS, REST_BITS, SHAPES, STEPS

@@ -1,4 +1,4 @@
-"""The exact model on a GPU: Triton kernels with a model's constants, as a `codec.backends.select.Backend`.
+"""The exact model on a GPU: Triton kernels with a model's constants, as a `codec.exact.backend.Backend`.
 
 It is built from the reference model, whose constants it shares, and compared with it before it is used.
 """
@@ -28,11 +28,12 @@ from codec.backends.cuda.kv_cache import Chunks, Context, Heads, Past, Sequences
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.recall import Batch, Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
-from codec.backends.select import Backend
 from codec.devices import fetch, send
+from codec.exact.backend import Backend
 from codec.exact.host_decoder import Decoder, Integers
-from codec.exact.model import ExactModel, check_known
+from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
+from codec.exact.weights import check_known
 from codec.model.config import GATE_INPUTS
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
@@ -81,7 +82,7 @@ class _Rows:
 
 
 class CudaModel(Backend):
-    """A model on a GPU, as a `codec.backends.select.Backend`.
+    """A model on a GPU, as a `codec.exact.backend.Backend`.
 
     Raises:
         UnsupportedError: options or integers that the kernels do not know.
@@ -104,7 +105,7 @@ class CudaModel(Backend):
             self._first = model.start(tokens, tokens, torch.zeros_like(tokens))[:, 0].contiguous()
 
     def lane_bytes(self, tokens: int) -> int:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
 
     def _tensor(self, *values: float) -> Tensor:
@@ -278,7 +279,7 @@ class CudaModel(Backend):
         return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         fresh = min(tokens, padded(self.config.window, POSITIONS))
         return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
 
@@ -290,7 +291,7 @@ class CudaModel(Backend):
         return Memory(self._recall, slots, c.model_dim, c.vocab_size, fresh, rows, self.device, tokens)
 
     def past(self, documents: int, window: int) -> Past:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         return Past(self.heads, documents, window)
 
     def score(
@@ -300,7 +301,7 @@ class CudaModel(Backend):
         memory: Memory | None = None,
         past: Past | None = None,
     ) -> NDArray[np.float64]:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         return self.launch(inputs, targets, memory, past)()
 
     def launch(
@@ -310,7 +311,7 @@ class CudaModel(Backend):
         memory: Memory | None = None,
         past: Past | None = None,
     ) -> Callable[[], NDArray[np.float64]]:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
         tokens = np.full((len(inputs), length), BOS)
         for row, window in enumerate(inputs):
@@ -338,7 +339,7 @@ class CudaModel(Backend):
         return fetch(out)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         from codec.backends.cuda.slots import CudaLanes  # which knows this class
 
         return CudaLanes(self, count, data, window, room)

@@ -10,9 +10,10 @@ import torch
 import codec.exact.chunks
 from codec.archive.writer import Policy, make_coder
 from codec.backends.cpu.backend import CpuModel
-from codec.backends.select import Backend, TorchBackend
 from codec.entropy import frequencies
+from codec.exact.backend import Backend
 from codec.exact.chunks import BAND_UNIT, band_chunks
+from codec.exact.reference import TorchBackend
 from codec.pack.reader import Pack
 from codec.text.coder import Coder
 from codec.text.documents import prepare
@@ -61,7 +62,7 @@ def test_kernels_in_chunks_of_any_size(config):
     expected = in_chunks(TorchBackend(model), documents, config.window, 7)
     for count, chunk in ((1, 1), (2, BAND_UNIT), (1, 2 * BAND_UNIT)):
         with threads(count):
-            found = in_chunks(CpuModel(model), documents, config.window, chunk)
+            found = in_chunks(CpuModel(model.weights), documents, config.window, chunk)
         for mine, reference in zip(found, expected, strict=True):
             assert np.array_equal(mine[:2], reference[:2])
 

@@ -111,7 +111,7 @@ def test_payloads_do_not_depend_on_company(coder, monkeypatch):
     together = [record.payload for record in coder.encode(documents, model_only=True)]
     assert [coder.encode([document], model_only=True)[0].payload for document in documents] == together
     monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 40})
-    monkeypatch.setattr("codec.backends.select._HEAD_ROWS", {"cpu": 7})
+    monkeypatch.setattr("codec.exact.reference._HEAD_ROWS", {"cpu": 7})
     assert [record.payload for record in coder.encode(documents, model_only=True)] == together
 
 

@@ -13,16 +13,18 @@ import triton
 import triton.language as tl
 
 from codec.archive.writer import Policy, make_coder
+from codec.backends.agree import TRIALS, Trial, agree
 from codec.backends.cuda.attention import VALUE_PLACES, attend_rows, attend_step
 from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_double
 from codec.backends.cuda.matmul import limbs, multiply
 from codec.backends.cuda.network import CudaModel
-from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, TorchBackend, agree
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
 from codec.exact.chunks import BAND_UNIT
 from codec.exact.linear import ExactLinear
-from codec.exact.model import ExactModel, check_known
+from codec.exact.model import ExactModel
+from codec.exact.reference import TorchBackend
+from codec.exact.weights import Weights, check_known
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
 from codec.numerics import tables
@@ -56,7 +58,7 @@ def with_columns(config: ModelConfig, device: str = DEVICE, seed: int = 0) -> Ex
         rows = deviation / 8 * power(generator.integers(-2, 3, shape[0]).astype(np.int32))
         columns = power(generator.integers(-4, 5, shape[1]).astype(np.int32))
         matrices[name] = Quantized(symbols, rows.astype(np.float32), columns)
-    return ExactModel(config, matrices, vectors, device)
+    return ExactModel(Weights(config, matrices, vectors), device)
 
 
 def check_scores(model: ExactModel, lengths: list[tuple[int, int]]) -> None:
@@ -150,12 +152,11 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("config", [replace(PLAIN, window=80), EVERY_OPTION])
-def test_backends_agree(config, monkeypatch):
+def test_backends_agree(config):
     """What decides whether the backend is used: scores, and lanes that decode what is coded by them."""
-    monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
-    monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
     model = tiny_pack(config).exact(DEVICE)
-    assert agree(CudaModel(model), TorchBackend(model), model)
+    trial = Trial((100, 7), (BAND_UNIT + 6, 20), (80, 48), BAND_UNIT)
+    assert agree(CudaModel(model), TorchBackend(model), config, trial)
 
 
 def test_documents_decode_on_fewer_lanes():
@@ -178,7 +179,7 @@ def test_record_class():
 def test_record_class_decodes():
     """Lanes of a whole graph against the reference's steps."""
     model = with_columns(replace(RECORD, window=256))
-    assert agree(CudaModel(model), TorchBackend(model), model)
+    assert agree(CudaModel(model), TorchBackend(model), model.config, TRIALS["cuda"])
 
 
 @triton.jit
