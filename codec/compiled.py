@@ -1,8 +1,9 @@
 """Compile functions with numba, and keep the machine code where no edit of a source can leave it behind.
 
 Numba's own cache notices changes of the file of the outermost function only, while machine code holds copies of
-functions and constants of many files: after an edit elsewhere an old program would go on coding. Here
-machine code is kept in the folder of `codec.cache`, in which an edit anywhere begins anew. Numba adds the name and the features of the processor to the key of each function.
+functions and constants of many files: after an edit elsewhere an old program would go on coding. Here machine code is
+kept in the folder of `codec.cache`, in which an edit anywhere begins anew. Numba adds the name and the features of the
+processor to the key of each function.
 """
 
 import hashlib
@@ -15,31 +16,33 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 from codec.cache import cache_folder
+
+ENABLED = not numba.config.DISABLE_JIT
+"""Whether functions are compiled; without, those that exist as machine code only cannot be called."""
 
 
 def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a function at its first call, or loads its machine code from the cache.
 
-    With NUMBA_DISABLE_JIT=1 functions stay as they are.
+    With NUMBA_DISABLE_JIT=1 functions are not compiled.
 
     Args:
         options: as of `numba.njit`.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
+        if not ENABLED:
+            return np.errstate(over="ignore")(function)  # integers wrap, as they do in machine code
         dispatcher = numba.njit(**options)(function)
-        if dispatcher is not function:
-            dispatcher._cache = _Cache(function)
+        dispatcher._cache = _Cache(function)
         return dispatcher
 
     return decorate
 
-
-ENABLED = not numba.config.DISABLE_JIT
-"""Whether functions are compiled; without, those that exist as machine code only cannot be called."""
 
 compiled = compiler()
 """Compile a function; integers wrap, and a division by zero raises as in Python."""

@@ -30,13 +30,14 @@ TRIALS = {
     "cpu": Trial((141, 140, 65, 64, 63, 7, 1), (331, 331, 77), (150, 48), BAND_UNIT),
     "cuda": Trial((141, 65, 64, 1, *[100] * 45), (331, 331, 77), (200, 48), BAND_UNIT),
 }
-"""On a processor a block of keys has 64 places and a job 256 tokens: windows of three blocks, odd and even; rings of 256
-and 128 places for chunks and of 192 and 64 for slots, which documents of 331 tokens go round more than once. On a GPU a
-page of the cache has 128 places: two pages and one, both gone round, and enough rows for the kernels of large batches."""
+"""On a processor a block of keys has 64 places and a job 256 tokens: windows of three blocks, odd and even; rings of
+256 and 128 places for chunks and of 192 and 64 for slots, which documents of 331 tokens go round more than once. On a
+GPU a page of the cache has 128 places: two pages and one, both gone round, and rows for the kernels of large batches.
+"""
 
 
 def agree(fast: Backend, reference: Backend, config: ModelConfig, trial: Trial) -> bool:
-    """Return whether a backend scores windows and documents as the reference does, and its slots decode the documents."""
+    """Return whether a backend scores windows and documents as the reference does, and decodes the documents."""
     generator = np.random.default_rng(0)
     rows = [_tokens(generator, min(length, config.window) + 1, config.vocab_size) for length in trial.rows]
     rows[-1] %= 5  # so that recall has much to find

@@ -1,8 +1,8 @@
 """Choose who computes a model: compiled loops on a processor, Triton kernels on a GPU, or the reference on torch.
 
-All give the same integers. A compiled backend is compared with the reference (`codec.backends.agree`) before it is used,
-once for each model and machine: the verdict is kept, under a key of all that could change it. Where there is one, a
-processor codes without importing torch.
+All give the same integers. A compiled backend is compared with the reference (`codec.backends.agree`) before it is
+used, once for each model and machine: the verdict is kept under a key of all that could change it. Where a verdict is
+kept, a processor codes without importing torch.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from codec.errors import UnsupportedError
 from codec.exact.backend import Backend
 from codec.exact.recall import Recall
 from codec.exact.weights import Weights
+
+_GPU_VARIABLES = ("TRITON_", "CUBLAS_", "NVIDIA_TF32")  # beginnings of names of variables that change what a GPU does
 
 
 def make_backend(weights: Weights, device: str = "cpu", recall: Recall | None = None) -> Backend:
@@ -97,9 +99,7 @@ def machine(device: str) -> Mapping[str, Any]:
         facts["gpu"] = repr(torch.cuda.get_device_properties(torch.cuda.current_device()))
         facts["driver"] = _driver()
         facts["cuda"] = torch.version.cuda
-        facts["variables"] = {
-            n: v for n, v in os.environ.items() if n.startswith(("TRITON_", "CUBLAS_", "NVIDIA_TF32"))
-        }
+        facts["variables"] = {name: os.environ[name] for name in os.environ if name.startswith(_GPU_VARIABLES)}
     return facts
 
 

@@ -1,4 +1,4 @@
-"""Compute what the coder asks with the exact model on torch: slow, on any device, and what every backend is compared with."""
+"""Compute what the coder asks with the exact model on torch: slow, on any device; all backends are compared with it."""
 
 from collections.abc import Sequence
 

@@ -18,6 +18,7 @@ _ORIGINAL = (
     "GOLDEN RECORD\n\n"
     "A line that is broken\nwhere another line\nof about that length\nwould end, and one\r\nthat a carriage ends.\n"
     "  * An ending\u2026 of three points,\n  * \uff08wide\uff09 signs\uff1a \u2103, \u00bd, \ufb01;\n"
+    '"Quoted," they say (aloud),\nand: "not so!"\n'
     "\tand a tab; a space \nbefore, and after\n the line. Two  of them.\n\n\n"
     "It goes on \x00\xff where \u00e0 la carte, na\u0308ively, nothing has a name: \x1b[0m \u2460.\n"
     "Then there are lines, such\nas those of the beginning,\nfrom which probabilities\nhave been learned.\n\n"
@@ -26,6 +27,7 @@ _CANONICAL = (
     "GOLDEN RECORD "
     "A line that is broken where another line of about that length would end, and one that a carriage ends. "
     "* An ending... of three points, * (wide) signs: \u00b0C, 1\u20442, fi; "
+    '"Quoted," they say (aloud), and: "not so!" '
     "and a tab; a space before, and after the line. Two of them. "
     "It goes on \xff where \u00e0 la carte, n\u00e4ively, nothing has a name: [0m 1. "
     "Then there are lines, such as those of the beginning, from which probabilities have been learned."
@@ -34,9 +36,9 @@ _FREQUENCIES = np.array([1, TOTAL - 40, 2, 77_777, 1 << 23, 5, 65_536, 12_345_67
 _STARTS = np.arange(len(_FREQUENCIES)) * 997_001 % (TOTAL + 1 - _FREQUENCIES)
 
 RECORD = bytes.fromhex(
-    "0000001e6d119b270d2def1df9ac7665d7db7c65b5325100853f25105a5840098c12f4308e4a709d593da72661e8db2a4ddef5c245556720"
-    "5f14294070d96cd5e5f326696ccb9af8be47e53524144da35d39be86de7c48c793bf073c3c12c0cb549cadedeb56656aefe94fde3060c296"
-    "d9da7d3d9b6e"
+    "0000001e6d119b270d2def1df9ac7665d7db7c65b5325100853f25105a5840098c12f4308e4a709d593da72661e8db2a4ddef5c24555671f"
+    "af216f77df286f79b68e41c7419545ebdbc0b46995396339e0cf302a95ddf14e09cd8aec564b61908e36045f5a4be2f728e24d32fd8966f5"
+    "79dcb1cd5dad35ae"
 )
 """Changed with every change of what the coder of intervals or edits writes, together with the formats' versions."""
 

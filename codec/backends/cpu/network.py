@@ -1,12 +1,12 @@
 """Run the exact network on integers that a processor multiplies fast, in compiled loops over rows of tokens.
 
-The loops compute what `codec.exact.model` computes, to the last bit, and follow that module step by step: products of 16
-bits with sums of 32 here, where the reference has float64.
+The loops compute what `codec.exact.model` computes, to the last bit, and follow that module step by step: products of
+16 bits with sums of 32 here, where the reference has float64.
 
-A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. A row sees
-the last `window` positions, itself included. All rows of a call write their keys and values before any is read, so whole
-sequences and single steps are the same code; a ring has a place for each position of a window, and one for each row
-after the first that a call has of a sequence.
+A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. A row
+sees the last `window` positions, itself included. All rows of a call write their keys and values before any is read, so
+whole sequences and single steps are the same code; a ring has a place for each position of a window, and one for each
+row after the first that a call has of a sequence.
 
 Layers are stacked into arrays [layers, ...], so that one compilation serves every model.
 """

@@ -13,7 +13,7 @@ import torch
 
 import codec
 from codec.archive.writer import ArchiveWriter, Policy, default_policy, make_coder
-from codec.backends.agree import agree
+from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.backend import CpuModel
 from codec.errors import FormatError, MismatchError
@@ -100,7 +100,7 @@ def test_every_level_is_what_the_definition_says(history):
 def test_chunks_in_turn_on_either_backend(config):
     model = tiny_pack(config).exact()
     fast, slow, plain = CpuModel(model.weights, TABLES), TorchBackend(model, TABLES), TorchBackend(model)
-    assert agree(fast, slow, model)
+    assert agree(fast, slow, model.config, TRIALS["cpu"])
     generator = np.random.default_rng(2)
     documents = [generator.integers(0, 20, length) for length in (150, 97, 31, 5)]
     plans = [band_chunks(len(document) - 1, config.window) for document in documents]
