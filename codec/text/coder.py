@@ -158,6 +158,7 @@ class Coder:
     @cached_property
     def model(self) -> "ExactModel":
         """The reference on torch, which a fast backend does without."""
+        from codec.exact.model import ExactModel
 
         return ExactModel(self.weights, self.device)
 

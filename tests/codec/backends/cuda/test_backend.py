@@ -24,15 +24,14 @@ from codec.exact.chunks import BAND_UNIT
 from codec.exact.linear import ExactLinear
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
-from codec.exact.weights import Weights, check_known
+from codec.exact.weights import check_known
 from codec.model.config import ModelConfig
-from codec.model.parameters import parameters
 from codec.numerics import tables
-from codec.quantization.quantized import Quantized, power
+from codec.quantization.quantized import Quantized
 from codec.text.scheduler import Decoding
 from tests.codec.exact.test_chunks import in_chunks
 from tests.codec.exact.test_model import CONFIGS
-from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack, weights_with_columns
 from trainer.data.sample import val_documents
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,21 +43,9 @@ RECORD = ModelConfig(
 )  # fmt: skip
 
 
-def with_columns(config: ModelConfig, device: str = DEVICE, seed: int = 0) -> ExactModel:
-    """A model of random integers with steps for every row and column, some integers above 8 bits."""
-    generator, matrices, vectors = np.random.default_rng(seed), {}, {}
-    for name, parameter in parameters(config).items():
-        shape = parameter.shape
-        if parameter.role == "vector":
-            vectors[name] = (1 + 0.1 * generator.standard_normal(shape)).astype(np.float32)
-            continue
-        symbols = np.rint(generator.standard_normal(shape) * 8).astype(np.int32)
-        symbols.flat[::5003] *= 12
-        deviation = 1.0 if parameter.role == "embedding" else shape[1] ** -0.5
-        rows = deviation / 8 * power(generator.integers(-2, 3, shape[0]).astype(np.int32))
-        columns = power(generator.integers(-4, 5, shape[1]).astype(np.int32))
-        matrices[name] = Quantized(symbols, rows.astype(np.float32), columns)
-    return ExactModel(Weights(config, matrices, vectors), device)
+def with_columns(config: ModelConfig) -> ExactModel:
+    """A model of `weights_with_columns`."""
+    return ExactModel(weights_with_columns(config), DEVICE)
 
 
 def check_scores(model: ExactModel, lengths: list[tuple[int, int]]) -> None:
