@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy import range_coder
-from codec.exact.backend import Backend
+from codec.exact.backend import Backend, Decoder, Integers
 from codec.exact.chunks import BAND_UNIT
-from codec.exact.host_decoder import Decoder, Integers
 from codec.model.config import ModelConfig
 from codec.model.tokenizer import BOS
 from codec.numerics.widths import TOTAL_BITS

@@ -52,10 +52,10 @@ def _fast_backend(weights: Weights, device: str, recall: Recall | None) -> Backe
 
         return CpuModel(weights, recall)
     if device == "cuda" and find_spec("triton"):
-        from codec.backends.cuda.network import CudaModel
+        from codec.backends.cuda.backend import CudaBackend
         from codec.exact.model import ExactModel
 
-        return CudaModel(ExactModel(weights, device), recall)
+        return CudaBackend(ExactModel(weights, device), recall)
     raise UnsupportedError(f"there are none for {device}")
 
 

@@ -1,4 +1,4 @@
-"""Compute what the coder asks with the exact model on torch: slow, on any device; all backends are compared with it."""
+"""Compute with torch what every backend must compute: the reference."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from codec.entropy import frequencies
-from codec.exact.backend import Backend
-from codec.exact.host_decoder import HostDecoder, Integers
+from codec.exact.backend import Backend, Integers
+from codec.exact.host_decoder import HostDecoder
 from codec.exact.kv_cache import Cache, Past
 from codec.exact.model import ExactModel
 from codec.exact.recall import HISTORY, Recall
@@ -111,7 +111,7 @@ class TorchBackend(Backend):
 
 
 class TorchLanes:
-    """`codec.exact.host_decoder.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
+    """`codec.exact.backend.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
 
     def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
@@ -120,7 +120,7 @@ class TorchLanes:
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.exact.host_decoder.Lanes`."""
+        """See `codec.exact.backend.Lanes`."""
         device = self._model.device
         inputs = np.zeros((4, self._count), np.int64)
         inputs[:, lanes] = tokens, previous, positions, targets
@@ -136,7 +136,7 @@ class TorchLanes:
         return found.cpu().numpy()[:, lanes]
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.host_decoder.Lanes`."""
+        """See `codec.exact.backend.Lanes`."""
         index = torch.tensor(lanes, device=self._model.device)
         self._count = len(lanes)
         if self._memory:

@@ -13,8 +13,7 @@ from codec.devices import thread_pool
 from codec.edits import coder as patch
 from codec.entropy import range_coder
 from codec.errors import DocumentError
-from codec.exact.backend import Backend
-from codec.exact.host_decoder import Integers, States
+from codec.exact.backend import Backend, Integers, States
 from codec.model.tokenizer import BOS, Tokenizer
 
 _TOKEN = np.dtype(np.uint16)

@@ -173,7 +173,7 @@ class CpuModel(Backend):
 
 
 class CpuLanes:
-    """Sequences that grow by single tokens, as `codec.exact.host_decoder.Lanes`."""
+    """Sequences that grow by single tokens, as `codec.exact.backend.Lanes`."""
 
     def __init__(self, model: CpuModel, count: int, window: int):
         self._model = model
@@ -184,7 +184,7 @@ class CpuLanes:
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.exact.host_decoder.Lanes`."""
+        """See `codec.exact.backend.Lanes`."""
         rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
         parts = min(compute_threads(), len(lanes))
         if parts == 1:
@@ -201,7 +201,7 @@ class CpuLanes:
         return cpu_head.find(levels, rows[4], self._model.octave)
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.host_decoder.Lanes`."""
+        """See `codec.exact.backend.Lanes`."""
         self._slots = self._slots[list(lanes)]
 
 

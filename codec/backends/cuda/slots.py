@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cuda.kv_cache import Cache, Steps
-from codec.backends.cuda.network import CudaModel
+from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.page_table import Pages
 from codec.backends.cuda.recall import Batch
 from codec.backends.cuda.streams import side_stream
 from codec.devices import fetch, send
 from codec.entropy import range_coder
-from codec.exact.host_decoder import Integers, States
+from codec.exact.backend import Integers, States
 from codec.model.tokenizer import BOS
 
 STEPS = 4
@@ -28,11 +28,11 @@ at 2,048 lanes took the host 3 ms where so many steps took an H200 40."""
 
 
 class CudaLanes:
-    """See `codec.exact.host_decoder.Decoder`."""
+    """See `codec.exact.backend.Decoder`."""
 
     ahead = 1
 
-    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, room: int | None = None):
+    def __init__(self, model: CudaNetwork, count: int, data: NDArray[np.uint8], window: int, room: int | None = None):
         self._model, self._window, device = model, window, model.device
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
@@ -59,7 +59,7 @@ class CudaLanes:
         self._ready = False
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """See `codec.exact.host_decoder.Decoder`."""
+        """See `codec.exact.backend.Decoder`."""
         states = np.zeros((len(lanes), 3), np.uint64)
         for state, begin, end in zip(states, begins, ends, strict=True):
             range_coder.start_decoder(state, self._host_data[begin:end])
@@ -83,7 +83,7 @@ class CudaLanes:
             self._table.copy_(self._send(self._pages.table))
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
-        """See `codec.exact.host_decoder.Decoder`."""
+        """See `codec.exact.backend.Decoder`."""
         self._reach()
         if not self._ready:
             self._prepare()
@@ -144,7 +144,7 @@ class CudaLanes:
         self._counter += 1
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.host_decoder.Decoder`."""
+        """See `codec.exact.backend.Decoder`."""
         index = self._send(np.array(lanes))
         self._begins, self._positions = self._begins[list(lanes)], self._positions[list(lanes)]
         self._pages.keep(lanes)

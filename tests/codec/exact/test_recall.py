@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import codec
-from codec.archive.writer import ArchiveWriter, Policy, default_policy, make_coder
+from codec.archive.writer import ArchiveWriter, Policy
 from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.backend import CpuModel
@@ -25,6 +25,7 @@ from codec.numerics import tables
 from codec.pack.container import read_container, unshrink
 from codec.pack.reader import parse_header
 from codec.pack.writer import with_recall
+from codec.text.open_coder import default_policy, make_coder
 from codec.text.policy import Adaptation
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from trainer.data.sample import val_documents

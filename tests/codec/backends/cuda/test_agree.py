@@ -9,8 +9,8 @@ import torch
 
 from codec.backends.agree import Trial, agree
 from codec.backends.cuda import attention, elementwise, head, kv_cache, network, recall, slots
+from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.constants import Columns
-from codec.backends.cuda.network import CudaModel
 from codec.backends.cuda.page_table import Pages
 from codec.exact.chunks import BAND_UNIT
 from codec.exact.model import ExactModel
@@ -34,24 +34,24 @@ PAGE = 32  # places, in place of 128, so that few steps reach a second page
 REFERENCE = Replay(TorchBackend(ExactModel(WEIGHTS), TABLES))
 
 
-def make() -> CudaModel:
-    model = CudaModel(ExactModel(WEIGHTS), TABLES)
+def make() -> CudaBackend:
+    model = CudaBackend(ExactModel(WEIGHTS), TABLES)
     model.heads = replace(model.heads, page=PAGE)
     return model
 
 
-def noticed(fast: CudaModel) -> bool:
+def noticed(fast: CudaBackend) -> bool:
     REFERENCE.at = 0
     return not agree(fast, REFERENCE, CONFIG, TRIAL)
 
 
-Plant = Callable[[CudaModel, pytest.MonkeyPatch], None]
+Plant = Callable[[CudaBackend, pytest.MonkeyPatch], None]
 
 
 def wrapped(owner: Any, name: str, wrap: Callable[..., Any]) -> Plant:
     """Put `wrap(right, *arguments)` in the place of a function of a kernel, or of what launches kernels."""
 
-    def plant(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *arguments, **settings: wrap(right, *arguments, **settings))
 
@@ -61,7 +61,7 @@ def wrapped(owner: Any, name: str, wrap: Callable[..., Any]) -> Plant:
 def with_layers(**changes: Callable[[Any], Any]) -> Plant:
     """Change entries of the constants of all layers."""
 
-    def plant(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         fast._layers = [
             replace(layer, **{name: change(getattr(layer, name)) for name, change in changes.items()})
             for layer in fast._layers
@@ -86,7 +86,7 @@ def shifted_places(owner: str, by: int) -> Plant:
         right(self, *arguments, **settings)
         self.places = torch.where(self.positions >= 2, (self.places + by) % PAGE, self.places)
 
-    def plant(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         kind = getattr(kv_cache, owner)
         right = kind.__init__
         monkeypatch.setattr(kind, "__init__", lambda *arguments: wrap(right, *arguments))
@@ -94,7 +94,7 @@ def shifted_places(owner: str, by: int) -> Plant:
     return plant
 
 
-def first_page(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def first_page(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All keys and values go to a slot's first page."""
     right = kv_cache.Steps.__init__
 
@@ -105,7 +105,7 @@ def first_page(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_cache.Steps, "__init__", init)
 
 
-def stale_token(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def stale_token(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     right = fast.forward
 
     def forward(tokens: Any, past: Any = None) -> Any:
@@ -117,7 +117,7 @@ def stale_token(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_model(name: str, change: Callable[[Any], Any]) -> Plant:
-    def plant(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         setattr(fast._model, name, change(getattr(fast._model, name)))
 
     return plant
@@ -128,7 +128,7 @@ def other_columns(columns: Columns) -> Columns:
 
 
 def with_head(name: str, change: Callable[[Any], Any]) -> Plant:
-    def plant(fast: CudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         setattr(fast, name, change(getattr(fast, name)))
 
     return plant
