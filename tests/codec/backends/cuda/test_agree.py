@@ -26,10 +26,10 @@ CONFIG = replace(
     bigram_dim=8, parallel_from=1, loop_start=0, loop_end=0, loop_count=1, xsa_layers=1, mlp_mult=2,
 )  # fmt: skip
 WEIGHTS = weights_with_columns(CONFIG)
-TRIAL = Trial((9, 3), (BAND_UNIT + 3, 4), (40,), BAND_UNIT)
+TRIAL = Trial((9, 3), (BAND_UNIT + 16, 4), (70,), BAND_UNIT)
 """Two chunks; slots of two pages that are gone round once."""
 
-PAGE = 32  # places, in place of 128, so that few steps reach a second page
+PAGE = 64  # places, in place of 128, so that fewer steps reach a second page
 
 REFERENCE = Replay(TorchBackend(ExactModel(WEIGHTS), TABLES))
 
