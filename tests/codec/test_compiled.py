@@ -169,3 +169,12 @@ def test_kept_bytes_that_are_damaged_are_made_again(tmp_path, monkeypatch):
     (tmp_path / "tables" / "t").write_bytes(data)
     assert cache.kept("tables/t", make) == cache.kept("tables/t", make) == b"table"
     assert len(made) == 2
+
+
+def test_a_processor_codes_without_torch():
+    """All modules that encode and decode files on a processor; the reference is imported for the self-test alone."""
+    modules = (
+        "codec.archive.encode_files, codec.archive.decode_files, codec.backends.cpu.backend, codec.backends.select"
+    )
+    done = run(ROOT, f'import sys, {modules}; print([name for name in ("torch", "matplotlib") if name in sys.modules])')
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
