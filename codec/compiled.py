@@ -21,7 +21,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 from codec.cache import cache_folder
 
-ENABLED = not numba.config.DISABLE_JIT
+ENABLED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 """Whether functions are compiled; without, those that exist as machine code only cannot be called."""
 
 
