@@ -15,7 +15,6 @@ from codec.backends.cuda.page_table import Pages
 from codec.exact.chunks import BAND_UNIT
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
-from tests.codec.backends.test_agree import Replay
 from tests.codec.exact.test_recall import TABLES
 from tests.support.helpers import EVERY_OPTION, weights_with_columns
 
@@ -26,12 +25,16 @@ CONFIG = replace(
     bigram_dim=8, parallel_from=1, loop_start=0, loop_end=0, loop_count=1, xsa_layers=1, mlp_mult=2,
 )  # fmt: skip
 WEIGHTS = weights_with_columns(CONFIG)
-TRIAL = Trial((9, 3), (BAND_UNIT + 16, 4), (70,), BAND_UNIT)
-"""Two chunks; slots of two pages that are gone round once."""
+TRIAL = Trial((3,), (6, 4), (4,), BAND_UNIT)
+"""Slots whose window is gone round, one chunk and one window, as few as show most faults: rows are interpreted slowly."""
+
+LONG_TRIAL = Trial((9, 3), (BAND_UNIT + 16, 4), (70,), BAND_UNIT)
+"""Two chunks, and slots of two pages that are gone round once."""
+
+LATE = ("begin of a chunk", "page of a step", "pages of another slot", "token before a chunk")
+"""Faults that a second chunk or page shows."""
 
 PAGE = 64  # places, in place of 128, so that fewer steps reach a second page
-
-REFERENCE = Replay(TorchBackend(ExactModel(WEIGHTS), TABLES))
 
 
 def make() -> CudaBackend:
@@ -40,9 +43,9 @@ def make() -> CudaBackend:
     return model
 
 
-def noticed(fast: CudaBackend) -> bool:
-    REFERENCE.at = 0
-    return not agree(fast, REFERENCE, CONFIG, TRIAL)
+def noticed(fast: CudaBackend, trial: Trial = TRIAL) -> bool:
+    reference = TorchBackend(ExactModel(WEIGHTS), TABLES)
+    return not agree(fast, reference, CONFIG, trial)
 
 
 Plant = Callable[[CudaBackend, pytest.MonkeyPatch], None]
@@ -182,12 +185,15 @@ FAULTS: dict[str, Plant] = {
 }
 
 
-def test_right_kernels_agree():
-    assert not noticed(make())
+@pytest.mark.long
+@pytest.mark.parametrize("trial", [TRIAL, LONG_TRIAL], ids=["short", "long"])
+def test_right_kernels_agree(trial):
+    assert not noticed(make(), trial)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_gpus_kernels_is_noticed(fault, monkeypatch):
     fast = make()
     FAULTS[fault](fast, monkeypatch)
-    assert noticed(fast)
+    assert noticed(fast, LONG_TRIAL if fault in LATE else TRIAL)
