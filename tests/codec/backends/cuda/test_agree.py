@@ -26,7 +26,7 @@ CONFIG = replace(
 )  # fmt: skip
 WEIGHTS = weights_with_columns(CONFIG)
 TRIAL = Trial((3,), (6, 4), (4,), BAND_UNIT)
-"""Slots whose window is gone round, one chunk and one window, as few as show most faults: rows are interpreted slowly."""
+"""Slots whose window is gone round, one chunk and one window, as few as show most faults: a row takes long."""
 
 LONG_TRIAL = Trial((9, 3), (BAND_UNIT + 16, 4), (70,), BAND_UNIT)
 """Two chunks, and slots of two pages that are gone round once."""
