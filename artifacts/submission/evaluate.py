@@ -41,8 +41,8 @@ def use_own_code() -> None:
     """Import the folder's code, whatever else is installed, and leave nothing behind in it."""
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(HERE / "code"))
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        os.environ["NUMBA_CACHE_DIR"] = cache = tempfile.mkdtemp()
+    if "UNDERPAR_CACHE" not in os.environ:
+        os.environ["UNDERPAR_CACHE"] = cache = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from codec.edits import coder as patch
 from codec.entropy import range_coder
-from codec.entropy.frequencies import TOTAL_BITS
 from codec.errors import FormatError
 from codec.model.tokenizer import BOS, Tokenizer
+from codec.numerics.widths import TOTAL_BITS
 
 STORED, MODELLED = 0, 1
 

@@ -132,7 +132,7 @@ def test_the_folder_trains_and_packs_from_its_recipe(submission, tmp_path):
     words = ["--shards", data, "--tokenizer", data / "tokenizer.model", "--docs", tmp_path / "text.jsonl"]
     command = [sys.executable, "-B", "train_gpt.py", *words, "--budget", "150000", "-o", tmp_path / "run"]
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+    environment["UNDERPAR_CACHE"] = str(tmp_path / "cache")
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     blob = (tmp_path / "run" / PACK).read_bytes()
