@@ -202,6 +202,11 @@ class ArchiveReader:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    @property
+    def policy(self) -> Policy:
+        """How the archive was coded; an `ArchiveWriter` of this policy codes the same."""
+        return self._contents.policy
+
     def decode(self, documents: Sequence[int] | None = None, advance: Advance = ignore_progress) -> list[bytes]:
         """The documents numbered `documents` (all of them where None), in that order; errors as of `iterate`."""
         return list(self.iterate(documents, advance))

@@ -25,6 +25,7 @@ from codec.archive.members import groups
 from codec.archive.writer import ArchiveWriter, default_policy, open_coder
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
+from codec.errors import CodecError
 from codec.files import atomic_write
 from codec.text.documents import MODELLED, Record
 from codec.text.policy import Adaptation
@@ -101,9 +102,11 @@ def prove(
         The proof; a document that decodes to other bytes makes `ok` false.
 
     Raises:
-        CodecError: not a pack that can code text.
+        CodecError: no text, or not a pack that can code text.
         CheckFailed: the decoding process died.
     """
+    if not any(documents):
+        raise CodecError(f"nothing to prove: {len(documents)} documents and no byte of text; pass some")
     pack = codec.open(blob)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
