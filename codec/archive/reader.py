@@ -24,6 +24,7 @@ from codec.pack.reader import open as open_pack
 from codec.text.base import DocumentCoder
 from codec.text.blocks import codec_of
 from codec.text.open_coder import default_policy, open_coder
+from codec.text.policy import Policy
 from codec.text.stored import unstore
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
@@ -91,15 +92,21 @@ class ArchiveReader:
     @cached_property
     def coder(self) -> DocumentCoder:
         """What decodes records that need the model."""
-        wanted = self.contents.header.pack
-        if wanted is None:
+        if self.contents.header.pack is None:
             raise FormatError("archive: a record needs a model, which the archive does not name; it is damaged")
-        if (pack := self._pack) is None:
+        return open_coder(self._opened(), self.policy, self._device)
+
+    def _opened(self) -> Pack:
+        """The pack that was given, or that the archive holds."""
+        if self._pack is None:
             blob = embedded_pack(self._stream, self.contents)
             if blob is None:
+                wanted = self.contents.header.pack or b""
                 raise MismatchError(f"archive: it needs the pack {wanted.hex()}…; pass that pack")
-            check_pack(self.contents, pack := open_pack(blob))
-        return open_coder(pack, self.contents.header.policy(default_policy(pack).window), self._device)
+            pack = open_pack(blob)
+            check_pack(self.contents, pack)
+            self._pack = pack
+        return self._pack
 
     @property
     def total_bytes(self) -> int:
@@ -127,6 +134,11 @@ class ArchiveReader:
         """Close the file, if a path was given."""
         if self._own:
             self._stream.close()
+
+    @property
+    def policy(self) -> Policy:
+        """Return how the archive was coded; an `ArchiveWriter` of this policy codes the same."""
+        return self.contents.header.policy(default_policy(self._opened()).window)
 
     def decode(self, documents: Sequence[int] | None = None, advance: Advance = ignore_progress) -> list[bytes]:
         """The documents numbered `documents` (all of them where None), in that order; errors as of `iterate`."""

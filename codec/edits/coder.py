@@ -12,9 +12,9 @@ whether the document has edits. If so, decisions go through the positions:
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled, compiler
 from codec.edits import model as edit_model
 from codec.edits.align import Edits, align
 from codec.edits.book import OTHER, begins, book, chances, entry_of
@@ -31,7 +31,7 @@ _MOST_BYTES = 1 << 40  # of a document whose size is not known
 _EDITED = {True: 1 << 15, False: 1 << 8}  # P(edits) in units of 2^-16, by whether the tokenizer is lossy
 
 
-@njit(cache=True)
+@compiled
 def _number(state, stream, model, base, number, decode):
     """Code number >= 0 under adaptive bits, by its Elias gamma code.
 
@@ -48,14 +48,14 @@ def _number(state, stream, model, base, number, decode):
     return value - 1
 
 
-@njit(cache=True)
+@compiled
 def _decide_other(state, stream, model, byte, at_end, others, entry, decode):
     """Code whether an edit outside the book is at a byte that is no space, or behind the last byte."""
     slot = edit_model.other_slot(others, byte, at_end)
     return OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
 
 
-@njit(cache=True)
+@compiled
 def _decide_entry(
     state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode
 ):  # many arguments: numba counts the arrays of a tuple in and out at each call
@@ -81,7 +81,7 @@ def _decide_entry(
     return OTHER
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _code(state, stream, model, canonical, original, edits, book, decode, most):
     """Encode the edits into `stream`, or decode the original of at most `most` bytes from `stream`.
 
@@ -116,7 +116,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode, most):
             if entry == OTHER:
                 tree, node = BYTES + (256 if m else 0), 1
                 for shift in range(7, -1, -1):
-                    bit = 0 if decode else (original[begin + m] >> shift) & 1
+                    bit = 0 if decode else (np.int64(original[begin + m]) >> shift) & 1
                     node = 2 * node + decide(state, stream, model, tree + node, bit, decode)
                 byte = np.uint8(node - 256)
             else:
@@ -145,7 +145,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode, most):
     return out[:length], True
 
 
-@njit(cache=True)
+@compiled
 def _room(array, length):
     """Return `array`, or a copy twice as long if `array` is full."""
     if length < array.shape[0]:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from codec.numerics import tables
-
-TOTAL_BITS = 24
-TOTAL = 1 << TOTAL_BITS
+from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 
 def weights(levels: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy import range_coder
-from codec.entropy.frequencies import TOTAL, TOTAL_BITS
 from codec.exact.backend import Integers, Lanes, States
 from codec.model.tokenizer import BOS
+from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 
 class HostDecoder:
@@ -63,7 +63,7 @@ class HostDecoder:
         self._next, self._runs = self._next[:, index], self._runs[index]
 
 
-@njit(cache=True)
+@compiled
 def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
     """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
     out = np.empty(len(lanes), np.int64)
@@ -72,7 +72,7 @@ def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _advance(states, lanes, data, bounds, starts, sizes):
     for i, lane in enumerate(lanes):
         payload = data[bounds[lane, 0] : bounds[lane, 1]]

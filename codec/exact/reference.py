@@ -11,7 +11,8 @@ from codec.exact.backend import Backend, Integers
 from codec.exact.host_decoder import HostDecoder
 from codec.exact.kv_cache import Cache, Past
 from codec.exact.model import ExactModel
-from codec.exact.recall import HISTORY, Memory, Recall
+from codec.exact.recall import HISTORY, Recall
+from codec.exact.recall_memory import Memory
 from codec.model.tokenizer import BOS
 
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from codec.edits import coder as patch
 from codec.entropy import range_coder
-from codec.entropy.frequencies import TOTAL_BITS
 from codec.model.tokenizer import BOS, Tokenizer
+from codec.numerics.widths import TOTAL_BITS
 from codec.text.stored import store
 
 STORED, MODELLED = 0, 1
@@ -33,7 +33,7 @@ class Record:
     payload: bytes
     crc: int  # CRC-32 of the original bytes
     text_bytes: int
-    canonical_bytes: int
+    canonical_bytes: int  # that the tokens stand for, but never more than `text_bytes`
     tokens: int  # coded with the model, the end of the document included; 0 where stored
     exact_bits: float  # cross-entropy of the exact model
     ideal_bits: float  # code length of the integer frequencies
@@ -102,10 +102,11 @@ def write_record(
         if len(stored.payload) <= len(payload):
             return stored
     ideal = float(TOTAL_BITS * len(starts) - np.log2(frequencies).sum())
-    return Record(MODELLED, payload, crc, size, len(document.canonical), len(starts), exact_bits, ideal)
+    return Record(MODELLED, payload, crc, size, min(len(document.canonical), size), len(starts), exact_bits, ideal)
 
 
 def _stored(document: Prepared) -> Record:
     size = len(document.original)
     payload = store(document.original, document.stored)
-    return Record(STORED, payload, zlib.crc32(document.original), size, len(document.canonical) or size, 0, 0.0, 0.0)
+    canonical = min(len(document.canonical) or size, size)
+    return Record(STORED, payload, zlib.crc32(document.original), size, canonical, 0, 0.0, 0.0)

@@ -14,7 +14,7 @@ ROOMS = ("codec", "trainer", "eval", "artifacts", "underpar")
 FOLDERS = {
     "codec": "numerics entropy cm model edits quantization exact backends pack text archive cli",
     "trainer": "data kernels model optim run fit cli",
-    "eval": "score bench proof audit ablate screen cli",
+    "eval": "score bench proof audit museum ablate screen cli",
     "artifacts": "share submission cli",
     "underpar": "",
 }

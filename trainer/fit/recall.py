@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from codec.backends.cpu import recall as cpu_recall
-from codec.backends.cpu.kernels import kernel
+from codec.compiled import kernel
 from codec.console import Advance, ignore_progress
-from codec.entropy.frequencies import TOTAL_BITS
 from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
 from codec.numerics.tables import LEVELS_PER_BIT
+from codec.numerics.widths import TOTAL_BITS
 from codec.pack.reader import Pack
 
 _RATE = 0.1  # bits

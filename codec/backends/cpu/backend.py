@@ -1,6 +1,6 @@
-"""The exact model on a processor: `codec.backends.cpu.kernels` with a model's constants, over several threads.
+"""The exact model on a processor: `codec.backends.cpu.network` with a model's constants, over several threads.
 
-It is built from the reference model, whose constants it shares, and compared with it before it is used.
+The constants are those of the reference (`codec.exact.weights`), with which the backend is compared before it is used.
 """
 
 from collections.abc import Sequence
@@ -9,22 +9,24 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from codec import compiled
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
-from codec.backends.cpu import kernels as cpu_kernels
+from codec.backends.cpu import network
 from codec.backends.cpu import recall as cpu_recall
-from codec.backends.cpu.matmul import COLUMNS, WIDE
-from codec.devices import threaded
-from codec.entropy.frequencies import TOTAL_BITS
+from codec.backends.cpu.embedding import Embedding
+from codec.backends.cpu.matmul import COLUMNS, WIDE, project
+from codec.devices import compute_threads, threaded
+from codec.errors import UnsupportedError
 from codec.exact.backend import Backend
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import HISTORY, Recall
+from codec.exact.weights import Weights, check, check_known
 from codec.model.config import ModelConfig
 from codec.numerics import tables
+from codec.numerics.widths import TOTAL_BITS
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -34,7 +36,7 @@ _CHUNK = 64  # rows that run at once: enough to read weights seldom, few enough 
 
 
 class Cache(NamedTuple):
-    """Rings of keys and values int16 as `codec.backends.cpu.kernels.run` reads them, and how many positions are seen
+    """Rings of keys and values int16 as `codec.backends.cpu.network.run` reads them, and how many positions are seen
     there.
     """
 
@@ -56,23 +58,24 @@ class CpuModel(Backend):
     """A model on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
-            this package makes them.
+        UnsupportedError: an option that only the reference knows, functions that are not compiled, or integers of more
+            than 16 bits; no quantizer of this package makes them.
     """
 
-    def __init__(self, model: ExactModel, recall: Recall | None = None):
-        check_known(model.config)
-        self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
-        self.head = cpu_network.linear([model.head])
-        self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))
-        self.octave = cpu_head.octave()
-        self._embedding = None  # of every token, where it does not depend on the one before
-        if model.starts_alone:
-            tokens = torch.arange(model.config.vocab_size)[:, None]
-            self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
-        self._lane_bytes = sum(part.nbytes for part in _cache(model.config, 1, model.config.window)[:2])
+    def __init__(self, weights: Weights, recall: Recall | None = None):
+        check_known(weights.config)
+        if not compiled.ENABLED:
+            raise UnsupportedError("NUMBA_DISABLE_JIT is set")
+        check(weights)
+        self.config, self.network, self._recall = weights.config, cpu_network.network(weights), recall
+        name = "tok_emb.weight" if self.config.tied_head else "lm_head.weight"
+        self.head = cpu_network.linear({name: weights.matrices[name]})
+        self._embedding = Embedding(weights)
+        self._softcap = tables.softcap_table(self.config.logit_softcap).astype(np.int32)
+        self.exp2, self.octave = tables.exp2_table(TOTAL_BITS).astype(np.int32), cpu_head.octave()
+        self._lane_bytes = sum(part.nbytes for part in _cache(self.config, 1, self.config.window)[:2])
         if recall:
-            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
+            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, self.config.model_dim))
 
     def lane_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
@@ -144,7 +147,7 @@ class CpuModel(Backend):
 
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
         """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
-        return cpu_head.levels(cpu_kernels.project(self.head, 0, hidden, steps), self._softcap)
+        return cpu_head.levels(project(self.head, 0, hidden, steps), self._softcap)
 
     def recall(
         self,
@@ -160,13 +163,9 @@ class CpuModel(Backend):
 
     def run(self, rows: Integers, cache: Cache) -> Hidden:
         """The last hidden state of rows (token, token before, position, slot) [4, n]; see
-        `codec.backends.cpu.kernels.run`.
+        `codec.backends.cpu.network.run`.
         """
-        if self._embedding is None:
-            x = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
-        else:
-            x = self._embedding[rows[0]]
-        return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
+        return network.run(self.network, self._embedding(*rows[:3]), rows[2], rows[3], *cache)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
@@ -187,7 +186,7 @@ class CpuLanes:
     ) -> Integers:
         """See `codec.exact.backend.Lanes`."""
         rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
-        parts = min(torch.get_num_threads(), len(lanes))
+        parts = min(compute_threads(), len(lanes))
         if parts == 1:
             return self._step(rows)
         jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]

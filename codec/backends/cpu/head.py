@@ -5,19 +5,17 @@ row.
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from codec.entropy.frequencies import TOTAL, TOTAL_BITS
+from codec.compiled import kernel
 from codec.numerics import tables
 from codec.numerics.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
+from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 _OCTAVE_BITS = 31
 _SHIFT = _OCTAVE_BITS - TOTAL_BITS - 1  # of the octave, to one bit more than weights have
 _LAST = (TOTAL_BITS + 2) * LEVELS_PER_BIT - 1  # from here on down, powers of two round to 0
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
-
-kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def octave() -> NDArray[np.uint32]:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from codec.backends.cuda.elementwise import launch, round_int, to_double
 from codec.backends.cuda.recall import NEVER, Measures
-from codec.entropy.frequencies import TOTAL, TOTAL_BITS
 from codec.exact import recall
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
+from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from codec.entropy import frequencies
-from codec.entropy.frequencies import TOTAL
 from codec.numerics import tables
+from codec.numerics.widths import TOTAL
 
 LIMIT = int(1000 / math.log(2)) * tables.LEVELS_PER_BIT  # a logit of the largest softcap
 
