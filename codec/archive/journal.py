@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from codec.errors import CodecError, FormatError, MismatchError
 
@@ -112,7 +113,7 @@ class Journal:
         self._stream.close()
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]
+def _open(path: Path) -> BinaryIO:
     """A regular file, made if it is not there, never through a link, locked."""
     try:
         number = os.open(

@@ -38,6 +38,9 @@ _LEAST_SAME = 16  # bytes of a document from which an equal one is looked for
 _LOOKED_AT = 1 << 16  # bytes of a part from which the model is tried on some of it first
 _EXCERPT, _EXCERPTS = 1 << 12, 4  # bytes of what it is tried on, and how many
 _HOPE = 1.25  # what an excerpt, which begins cold, may cost more than its share of the stored part
+_MIXED_UP_TO = 1 << 24  # bytes that context mixing is tried on: ten minutes of a processor
+_REPEATED, _NOISE = 64, 0.97  # what a general compressor shrinks more, or less, is repetition or noise for all
+_BEATEN = 0.8  # context mixing makes hardly less than this of what the best general compressor makes
 _REPETITION = 32  # what shrinks this far is repetition, not language: no need to ask the model
 _NO_TEXT = 4  # as is that of which every 4th byte is no UTF-8
 
@@ -152,21 +155,29 @@ class PartCoder:
         """Add the records that `records` lacks; the records to take in their place, if those are smaller."""
         done = sum(record.text_bytes for record in records)
         share = (len(part.data) - done) / max(1, sum(map(len, texts)) - done)  # bytes of the part for each of texts
+        if self._independent and self._open is None:
+            new = [_stored(text) for text in texts[len(records) :]]
+            self._commit(b"D" + write_records(new))
+            records += new
+            advance(len(part.data) - done)
+            return []
         with ThreadPoolExecutor(1) as pool:
-            whole: Future[list[Record]] = pool.submit(_whole, part.data, self._block)
-            hopeful = self._open is not None and (records or self._independent or self._hopeful(part, texts, whole))
-            if self._open and hopeful:
+            whole = pool.submit(_stored, part.data)
+            modelled = self._open is not None and bool(
+                records or self._independent or self._hopeful(part, texts, whole)
+            )
+            if self._open and modelled:
                 self._code_texts(self._open(), texts, numbers, records, lambda amount: advance(share * amount))
-            elif self._independent:
-                records += [_stored(text) for text in texts[len(records) :]]
+                if self._independent:
+                    return []
             else:
                 advance(len(part.data) - done)
-                return whole.result()
-            if self._independent or _cost(records) <= _cost(whole.result()):
-                return []
-            return whole.result()
+            best = [whole.result()]
+        if _may_mix(part.data, _cost(best), _cost(records) if modelled else None):
+            best = min(best, _mixed(part.data, self._block), key=_cost)
+        return [] if modelled and _cost(records) <= _cost(best) else best
 
-    def _hopeful(self, part: Part, texts: Sequence[bytes], whole: "Future[list[Record]]") -> bool:
+    def _hopeful(self, part: Part, texts: Sequence[bytes], whole: "Future[Record]") -> bool:
         """Whether it may pay to code all texts with the model: a look at the bytes, then at excerpts."""
         quick = len(zstandard.ZstdCompressor(level=3).compress(part.data))
         wrong = part.data.decode("utf-8", "replace").count("\ufffd") - part.data.count("\ufffd".encode())
@@ -179,7 +190,7 @@ class PartCoder:
         coded = sum(len(record.payload) for record in self._open().encode(excerpts))
         text = sum(map(len, texts[:-1] if part.lines else texts))
         frame = len(store(texts[-1])) if part.lines else 0
-        return coded / max(1, sum(map(len, excerpts))) * text + frame < _HOPE * _cost(whole.result())
+        return coded / max(1, sum(map(len, excerpts))) * text + frame < _HOPE * _cost([whole.result()])
 
     def _code_texts(
         self,
@@ -197,6 +208,7 @@ class PartCoder:
             for n in range(at, len(texts)):
                 if numbers[n] != base + n:
                     records.append(_same(texts[n], base + n - numbers[n]))
+                    advance(len(texts[n]))
                 elif (record := next(found, None)) is None:
                     break
                 else:
@@ -263,12 +275,17 @@ def _stored(data: bytes) -> Record:
     return Record(Tag.STORED, store(data), zlib.crc32(data), len(data), len(data), 0, 0.0, 0.0)
 
 
-def _whole(data: bytes, block: int) -> list[Record]:
-    """The fewest bytes that records of a whole part take without the model."""
-    found = [[_stored(data)]]
+def _may_mix(data: bytes, stored: int, modelled: int | None) -> bool:
+    """Whether context mixing, which is slow, may make fewer bytes than have been made."""
+    if len(data) > _MIXED_UP_TO or not len(data) / _REPEATED < stored < _NOISE * len(data):
+        return False
+    return modelled is None or modelled > _BEATEN * stored
+
+
+def _mixed(data: bytes, block: int) -> list[Record]:
+    """The records of blocks under context mixing."""
     codec, blocks = codec_of(BYTES), [data[at : at + block] for at in range(0, len(data), block)]
-    found.append([Record(BYTES, codec.encode(b), zlib.crc32(b), len(b), len(b), 0, 0.0, 0.0) for b in blocks])
-    return min(found, key=_cost)
+    return [Record(BYTES, codec.encode(b), zlib.crc32(b), len(b), len(b), 0, 0.0, 0.0) for b in blocks]
 
 
 def _cost(records: Sequence[Record]) -> int:

@@ -48,10 +48,11 @@ def check_device(device: str) -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Let the processor's kernels use so many threads, all of them where None."""
-    if count:
-        import numba
-        import torch
+    """Let work on a processor use so many threads; where None, what `codec.devices.compute_threads` says."""
+    import os
+    import sys
 
-        torch.set_num_threads(count)
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(count)
