@@ -199,7 +199,7 @@ def _decide_entry(
 
 
 @njit(cache=True, nogil=True)
-def _code(state, stream, model, canonical, original, edits, book, decode):
+def _code(state, stream, model, canonical, original, edits, book, decode, longest=1 << 62):
     """Encode the edits into `stream`, or decode the original from it: its bytes, and whether the stream lasted."""
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
     out = np.empty(2 * size + 64 if decode else 0, np.uint8)
@@ -239,7 +239,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
                 out = _room(out, length)
                 out[length] = byte
                 length += 1
-                if state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
+                if length > longest or state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
                     return out[:length], False
         if entry >= 0 and i < size and canonical[i] == 32:
             before = min(max(entry - len(PHRASES), 0), len(BREAKS)) if entry >= len(PHRASES) else before
@@ -307,17 +307,19 @@ def put_edits(
         _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool) -> bytes:
+def take_edits(
+    state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, longest: int = 1 << 62
+) -> bytes:
     """The original bytes of a document, from the state of a decoder that has read its tokens.
 
     Raises:
-        FormatError: the stream ends before the edits, or goes on after them.
+        FormatError: the stream ends before the edits, or goes on after them, or they insert beyond `longest` bytes.
     """
     stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
     whole, original = True, text
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
-        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True)
+        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True, longest)
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
     if not range_coder.ended(state, len(data)):
