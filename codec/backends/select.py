@@ -74,6 +74,28 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
         one, other = (_in_chunks(backend, documents, width, _SELF_CHUNK[kind]) for backend in (a, b))
         if not (np.array_equal(one, other) and _decodes(a, documents, one, width)):
             return False
+    return _sums_agree(a, b, documents[:, :-1], min(window, _SELF_CHUNK[kind] * 3 // 4), vocabulary)
+
+
+def _sums_agree(a: Backend, b: Backend, documents: Integers, window: int, vocabulary: int) -> bool:
+    """Whether two backends give the same whole distributions behind documents [2, T], and `a` those of single tokens.
+
+    The steps stop after a window and one token.
+    """
+    order, size = np.arange(vocabulary)[::-1].copy(), -(-window // BAND_UNIT) * BAND_UNIT
+    found: list[Integers] = []
+    for backend in (a, b):
+        past = backend.past(2, window)
+        chunks = [list(documents[:, at : at + size]) for at in range(0, documents.shape[1], size)]
+        parts = [backend.ordered_sums(chunk, order, past)().reshape(2, -1, vocabulary + 1) for chunk in chunks]
+        found.append(np.concatenate(parts, 1))
+    if not np.array_equal(*found):
+        return False
+    slots, stepping = np.arange(2), a.distributions(2, window, order)
+    for n in range(min(window + 2, documents.shape[1])):
+        sums = stepping.step(slots, documents[:, n], documents[:, max(n - 1, 0)], np.full(2, n))
+        if not np.array_equal(sums, found[0][:, n]):
+            return False
     return True
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
-from numba.typed import List
 from numpy.typing import NDArray
 
 from codec.cm.state import Stream
@@ -28,7 +28,7 @@ from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Distributions, Integers
 from codec.model.tokenizer import BOS
-from codec.text.mixed import Header, Mixing, most_tokens, read_header
+from codec.text.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
 
 _SLOTS = {"cpu": 4, "cuda": 192}
 """Of a group: as many as a processor's matrix products take together, and as many as two groups of keep a GPU busy."""
@@ -41,13 +41,12 @@ TOKEN, PREVIOUS, POSITION, LEFT, DONE = range(5)
 
 
 class Slot(NamedTuple):
-    """What a block's tokens are decoded with."""
+    """What the tokens of a lane are decoded with; the state and the code are its block's."""
 
     stream: Stream
     state: NDArray[np.uint64]
     code: NDArray[np.uint8]
     tokens: NDArray[np.uint16]  # those decoded so far, and room for the others
-    kinds: NDArray[np.uint8]  # of line ends
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,14 @@ class _Block:
     header: Header
 
 
-@njit(cache=True)
-def _first_slot(slot):
-    """A list of slots with one."""
-    slots = List()
-    slots.append(slot)
-    return slots
+@dataclass
+class _Running:
+    """A block being decoded, and what its lanes have left behind."""
 
-
-@njit(cache=True)
-def _put_slot(slots, at, slot):
-    """Put a slot into the list, or behind its last."""
-    if at < len(slots):
-        slots[at] = slot
-    else:
-        slots.append(slot)
+    block: _Block
+    slots: list[int]
+    lanes: list[Slot]
+    kinds: NDArray[np.uint8]  # of line ends
 
 
 @njit(cache=True, nogil=True)
@@ -92,7 +84,7 @@ def _decode(slots, which, places, v, order, lengths, sums, scratch):
     """
     for i in range(len(which)):
         at = which[i]
-        stream, state, code, tokens, _ = slots[at]
+        stream, state, code, tokens = slots[at]
         place = places[at]
         token = order[decode_token(stream, v, state, code, sums[i], scratch)]
         tokens[place[POSITION]] = token
@@ -112,8 +104,9 @@ class _Group:
 
     def __init__(self, mixing: Mixing, distributions: Distributions, count: int, threads: int):
         self._mixing, self._distributions, self._threads = mixing, distributions, threads
-        self._places = np.zeros((count, 5), np.int64)
-        self._blocks: list[_Block | None] = [None] * count
+        self._places, self._free = np.zeros((count, 5), np.int64), list(range(count))
+        self._active, self._running = np.zeros(count, np.bool_), list[_Running]()
+        self._which, self._parts = np.zeros(0, np.int64), list[slice]()  # active slots block by block, and of threads
         self._slots: Any = None  # a numba.typed.List of Slot
         self._scratch = np.zeros((threads, len(mixing.order) + 1), np.int64)
 
@@ -123,67 +116,89 @@ class _Group:
             with thread_pool(self._threads) as pool:
                 while self._fill(waiting) and not stopped.is_set():
                     self._step(pool)
-                    for at in np.flatnonzero(self._places[:, DONE]).tolist():
-                        block, slot = self._blocks[at], self._slots[at]
-                        found.put(partial(_finish, self._mixing, block, slot, *self._places[at, [POSITION, LEFT]]))
-                        self._blocks[at], self._places[at, DONE] = None, 0
+                    if self._places[:, DONE].any():
+                        self._end(found)
         except BaseException as error:  # the thread that waits for blocks raises it
             found.put(error)
 
     def _fill(self, waiting: "deque[_Block]") -> bool:
-        """Give idle slots blocks that wait; tells whether any slot has one."""
-        for at in [n for n, block in enumerate(self._blocks) if block is None]:
+        """Give idle slots the lanes of blocks that wait; tells whether any slot has one."""
+        while len(self._free) >= LANES:
             try:
                 block = waiting.popleft()
             except IndexError:  # another group may have taken the last
                 break
-            slot = _new_slot(block)
+            running = self._begin(block)
+            self._running.append(running)
+            self._free = self._free[len(running.lanes) :]
+            self._order()
+        return bool(self._running)
+
+    def _order(self) -> None:
+        """List the active slots block by block, and share the blocks among the threads: a block's lanes take turns."""
+        slots = [[n for n in running.slots if self._active[n]] for running in self._running]
+        self._which = np.array([n for part in slots for n in part], np.int64)
+        ends = np.cumsum([0, *map(len, slots)])
+        edges = ends[np.linspace(0, len(slots), min(self._threads, len(slots)) + 1).astype(int)].tolist()
+        self._parts = [slice(a, b) for a, b in pairwise(edges)]
+
+    def _begin(self, block: _Block) -> _Running:
+        """Put the lanes of a block into idle slots, in order; its line ends are decoded."""
+        head, state = block.header, np.zeros(3, np.uint64)
+        code, kinds = np.frombuffer(block.payload, np.uint8, offset=head.end).copy(), np.zeros(head.lines, np.uint8)
+        range_coder.start_decoder(state, code)
+        line_ends.code(state, code, kinds, True)
+        lanes, slots = [], self._free[: len(head.begins) - 1]
+        for at, stream, (begin, end) in zip(slots, lane_streams(head.begins), pairwise(head.begins), strict=True):
+            tokens = np.zeros(most_tokens(block.size, head.canonical), np.uint16)
+            lanes.append(Slot(stream, state, code, tokens))
             if self._slots is None:
-                self._slots = _first_slot(slot)
+                self._slots = first_of(lanes[-1])
             else:
-                _put_slot(self._slots, at, slot)
-            self._blocks[at], self._places[at] = block, (BOS, BOS, 0, block.header.canonical, 0)
-        return any(self._blocks)
+                put_item(self._slots, at, lanes[-1])
+            self._places[at] = BOS, BOS, 0, end - begin, 0
+        self._active[slots] = True
+        return _Running(block, slots, lanes, kinds)
+
+    def _end(self, found: "SimpleQueue[Any]") -> None:
+        """Let lanes rest that are done, and hand on blocks whose lanes all are."""
+        done = self._places[:, DONE] > 0
+        self._active[done], self._places[done, DONE] = False, 0
+        for running in [r for r in self._running if not self._active[r.slots].any()]:
+            counts, left = self._places[running.slots][:, [POSITION, LEFT]].T
+            found.put(partial(_finish, self._mixing, running, counts.tolist(), left.tolist()))
+            self._free = sorted([*self._free, *running.slots])
+            self._running.remove(running)
+        self._order()
 
     def _step(self, pool: ThreadPoolExecutor) -> None:
         """Decode a token of every slot that has a block."""
-        m, which = self._mixing, np.array([n for n, block in enumerate(self._blocks) if block])
+        m, which = self._mixing, self._which
         tokens, previous, positions = self._places[which, :LEFT].T
         sums = self._distributions.step(which, tokens, previous, positions)
         arguments = self._places, m.vocabulary, m.order, m.tokenizer.token_lengths
-        if self._threads == 1:
-            _decode(self._slots, which, *arguments, sums, self._scratch[0])
-            return
-        edges = np.linspace(0, len(which), self._threads + 1).astype(int).tolist()
         jobs = [
-            pool.submit(_decode, self._slots, which[a:b], *arguments, sums[a:b], scratch)
-            for a, b, scratch in zip(edges, edges[1:], self._scratch, strict=False)
+            partial(_decode, self._slots, which[part], *arguments, sums[part], scratch)
+            for part, scratch in zip(self._parts, self._scratch, strict=False)
         ]
-        for job in jobs:
-            job.result()
+        others = [pool.submit(job) for job in jobs[1:]]
+        jobs[0]()
+        for other in others:
+            other.result()
 
 
-def _new_slot(block: _Block) -> Slot:
-    """A slot at the first token of a block; its line ends are decoded."""
-    head, state = block.header, np.zeros(3, np.uint64)
-    code, kinds = np.frombuffer(block.payload, np.uint8, offset=head.end).copy(), np.zeros(head.lines, np.uint8)
-    range_coder.start_decoder(state, code)
-    line_ends.code(state, code, kinds, True)
-    tokens = np.zeros(most_tokens(block.size, head.canonical), np.uint16)
-    return Slot(new_tokens(head.canonical), state, code, tokens, kinds)
-
-
-def _finish(mixing: Mixing, block: _Block, slot: Slot, count: int, left: int) -> tuple[int, bytes]:
+def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int]) -> tuple[int, bytes]:
     """The number and the bytes of a block whose tokens are decoded. Raises FormatError where they are not all."""
-    if left:
+    block, lane, tokenizer = running.block, running.lanes[0], mixing.tokenizer
+    if any(left):
         raise FormatError(
-            f"block {block.number}: {left} bytes of tokens are missing behind token {count}; the archive is damaged or was "
-            "made with another pack"
+            f"block {block.number}: lanes of {counts} tokens lack {left} bytes; the archive is damaged or was made with "
+            "another pack"
         )
-    tokenizer = mixing.tokenizer
-    canonical = tokenizer.decode(slot.tokens[:count].astype(np.int64))
-    text = patch.take_edits(slot.state, slot.code, canonical, tokenizer.lossy, longest=block.size)
-    data = line_ends.join(text, slot.kinds)
+    tokens = np.concatenate([lane.tokens[:count] for lane, count in zip(running.lanes, counts, strict=True)])
+    canonical = tokenizer.decode(tokens.astype(np.int64))
+    text = patch.take_edits(lane.state, lane.code, canonical, tokenizer.lossy, longest=block.size)
+    data = line_ends.join(text, running.kinds)
     if len(data) != block.size:
         raise FormatError(f"block {block.number} has {len(data)} bytes, expected {block.size}; the archive is damaged")
     return block.number, data
@@ -221,11 +236,11 @@ def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[
 
 def _groups(mixing: Mixing, waiting: "deque[_Block]") -> list[_Group]:
     """As many groups and slots as pay for the blocks that wait, and have room."""
-    kind, blocks = mixing.kind, len(waiting)
+    kind, blocks, lanes = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
     stream = sum(part.nbytes for part in new_tokens(waiting[0].header.canonical))
     fit = max(1, _STREAM_BYTES[kind] // stream)
     groups = min(mixing.threads if kind == "cpu" else _GROUPS, blocks, fit)
-    count = min(_SLOTS[kind], -(-blocks // groups), max(1, fit // groups))
+    count = max(LANES, min(_SLOTS[kind], -(-lanes // groups), LANES * fit // groups))
     threads = 1 if kind == "cpu" else max(1, mixing.threads // groups)
     return [
         _Group(mixing, mixing.backend.distributions(count, mixing.window, mixing.order), count, threads)
