@@ -30,8 +30,8 @@ from codec.exact.backend import Distributions, Integers
 from codec.model.tokenizer import BOS
 from codec.text.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
 
-_SLOTS = {"cpu": 4, "cuda": 192}
-"""Of a group: as many as a processor's matrix products take together, and as many as two groups of keep a GPU busy."""
+_SLOTS = {"cpu": 8, "cuda": 192}
+"""Of a group: two tiles of a processor's matrix products, and as many as keep a GPU busy in two groups."""
 
 _GROUPS = 2  # on a GPU
 _STREAM_BYTES = {"cpu": 1 << 30, "cuda": 64 << 30}  # that the streams of all slots may take
