@@ -81,7 +81,7 @@ def _decide_entry(
 
 
 @compiler(nogil=True)
-def _code(state, stream, model, canonical, original, edits, book, decode):
+def _code(state, stream, model, canonical, original, edits, book, decode, longest=1 << 62):
     """Encode the edits into `stream`, or decode the original from `stream`.
 
     Returns:
@@ -125,7 +125,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
                 out = _room(out, length)
                 out[length] = byte
                 length += 1
-                if state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
+                if length > longest or state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
                     return out[:length], False
         if entry >= 0 and i < size and canonical[i] == 32:
             before = min(max(entry - len(PHRASES), 0), len(BREAKS)) if entry >= len(PHRASES) else before
@@ -186,7 +186,7 @@ def put_edits(
         _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool) -> bytes:
+def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, longest: int = 1 << 62) -> bytes:
     """Decode the original bytes of a document.
 
     Args:
@@ -194,15 +194,16 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: b
         data: the stream.
         canonical: bytes that the tokens stand for.
         lossy: as for `put_edits`.
+        longest: bytes that the document may have; a decoder stops there.
 
     Raises:
-        FormatError: the stream ends before the edits, or goes on after them.
+        FormatError: the stream ends before the edits, or goes on after them, or they insert beyond `longest` bytes.
     """
     stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
     whole, original = True, text
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
-        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True)
+        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True, longest)
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
     if not range_coder.ended(state, len(data)):

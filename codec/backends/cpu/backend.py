@@ -3,7 +3,7 @@
 The constants are those of the reference (`codec.exact.weights`), with which the backend is compared before it is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -145,6 +145,25 @@ class CpuModel(Backend):
             parts.append(found)
         return np.concatenate(parts, axis=1)
 
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+        """See `codec.exact.backend.Backend`; each sequence has a thread."""
+        ends = np.cumsum([len(window) for window in inputs])
+        out = np.empty((ends[-1], self.config.vocab_size + 1), np.int64)
+        jobs = []
+        for n, (window, end) in enumerate(zip(inputs, ends, strict=True)):
+            rows = _rows([window], [n])
+            rows[1, 0], rows[2] = past.last[n], rows[2] + past.length
+            jobs.append(partial(self._ordered_sums, rows, order, past.cache, out[end - len(window) : end]))
+        threaded(jobs)
+        past.length += max(map(len, inputs))
+        past.last = np.array([window[-1] for window in inputs])
+        return lambda: out
+
+    def _ordered_sums(self, rows: Integers, order: Integers, cache: Cache, out: Integers) -> None:
+        for at in range(0, len(out), _CHUNK):
+            levels = self.levels(*self.run(rows[:, at : at + _CHUNK], cache))
+            cpu_head.ordered_sums(levels, order, self.octave, out[at : at + _CHUNK])
+
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
         """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
         return cpu_head.levels(project(self.head, 0, hidden, steps), self._softcap)
@@ -170,6 +189,26 @@ class CpuModel(Backend):
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
         return HostDecoder(CpuLanes(self, count, window), count, data)
+
+    def distributions(self, count: int, window: int, order: Integers) -> "CpuDistributions":
+        """See `codec.exact.backend.Backend`."""
+        return CpuDistributions(self, count, window, order)
+
+
+class CpuDistributions:
+    """Whole distributions behind single tokens, as `codec.exact.backend.Distributions`; a step has one thread."""
+
+    def __init__(self, model: CpuModel, count: int, window: int, order: Integers):
+        self._model, self._order = model, order
+        self._cache = _cache(model.config, count, window)
+        self._out = np.empty((count, model.config.vocab_size + 1), np.int64)
+
+    def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
+        """See `codec.exact.backend.Distributions`."""
+        levels = self._model.levels(*self._model.run(np.array((tokens, previous, positions, slots)), self._cache))
+        out = self._out[: len(slots)]
+        cpu_head.ordered_sums(levels, self._order, self._model.octave, out)
+        return out
 
 
 class CpuLanes:

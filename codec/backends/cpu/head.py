@@ -70,6 +70,18 @@ def intervals(levels, targets, powers):
 
 
 @kernel
+def ordered_sums(levels, order, powers, out):
+    """`codec.entropy.frequencies.ordered_sums` of levels [n, V], with `octave`, into `out` int64 [n, V + 1]."""
+    for i in range(len(levels)):
+        row, total = levels[i], np.int64(0)
+        top = row.max()
+        out[i, 0] = 0
+        for k in range(len(order)):
+            total += weight(powers, top - row[order[k]]) + 1
+            out[i, k + 1] = total
+
+
+@kernel
 def find(levels, targets, powers):
     """`codec.entropy.frequencies.find` of levels [n, V], with `octave`: (symbol, start, frequency) int64 [3, n]."""
     n, size = levels.shape

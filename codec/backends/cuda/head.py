@@ -168,6 +168,26 @@ def _intervals_kernel(
         tl.store(out + 3 * count + n, z)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _ordered_kernel(
+    products, y_rows, steps, softcap, last, fractions, order, out, count, stride, vocabulary, BLOCK: tl.constexpr
+):  # fmt: skip
+    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, vocabulary + 1]."""
+    n = tl.program_id(0).to(tl.int64)
+    row, found = products + n * stride, out + n * (vocabulary + 1)
+    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    tl.store(found, tl.zeros((), tl.int64))
+    carried = tl.zeros((), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        inside = at < vocabulary
+        symbols = tl.load(order + at, mask=inside, other=0)
+        below = tl.minimum(top - tl.load(row + symbols, mask=inside, other=0).to(tl.int32), _FARTHEST)
+        weights = tl.where(inside, exp2(tl.maximum(below, 0), fractions, _SHIFT, _OCTAVES) + 1, 0)
+        tl.store(found + at + 1, carried + tl.cumsum(weights, 0), mask=inside)
+        carried += tl.sum(weights, 0)
+
+
 @triton.jit
 def _take_byte(code, size, read, data, end):
     """One round of `codec.entropy.range_coder.take`: a byte comes in where the range has become small."""
@@ -260,6 +280,13 @@ class Head:
         )  # fmt: skip
         start, frequency, below, z = out
         return start, frequency, below.double() / tables.LEVELS_PER_BIT + (z.double() / TOTAL).log2()
+
+    def ordered_sums(self, products: Tensor, rows: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
+        """`codec.entropy.frequencies.ordered_sums` into `out`; products, rows and steps as of `intervals`."""
+        launch(
+            _ordered_kernel, (len(out),), products, rows, steps, self._softcap, self._last, self._fractions, order, out,
+            len(out), products.shape[1], self._vocabulary, BLOCK=_BLOCK, num_warps=4,
+        )  # fmt: skip
 
     def decode(
         self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
