@@ -48,8 +48,8 @@ _INVALID = re.compile("([\udc80-\udcff]+)")
 
 
 LANES, LANE_BYTES = 8, 1 << 14
-"""The most lanes of a block, and the least bytes of each where there are several. Alice in Wonderland takes 30,649 bytes
-in one lane, 30,835 in 4 and 30,864 in 8."""
+"""The most lanes of a block, and the least bytes of each where there are several. Alice in Wonderland takes 30,649
+bytes in one lane, 30,835 in 4 and 30,864 in 8."""
 
 
 @dataclass(frozen=True)
