@@ -1,13 +1,13 @@
 """One binary decision in `codec.entropy.range_coder`."""
 
 import numpy as np
-from numba import njit
 
+from codec.cm.compiled import compiled
 from codec.entropy import range_coder
 from codec.entropy.mixing import SHARE_BITS
 
 
-@njit(cache=True)
+@compiled
 def code_bit(state, stream, share, bit, decode):
     """Code one bit whose probability of a one is `share` / 2^16; returns it."""
     unit = state[1] >> np.uint64(SHARE_BITS)

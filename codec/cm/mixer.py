@@ -4,8 +4,8 @@ Logistic mixing (Mattern 2012; Mahoney 2005), and secondary symbol estimation (M
 """
 
 import numpy as np
-from numba import njit
 
+from codec.cm.compiled import compiled
 from codec.cm.slots import learn_map, mixed
 from codec.cm.state import DECISIONS, EXPECTED, FINAL_ROW, INPUT_COUNT, KNOTS, LAST, REFINED, SELECTORS
 from codec.cm.tables import LIMIT, SQUASH
@@ -15,20 +15,20 @@ _STEP, _FINAL_STEP = 20, 18  # weights move by input * error * rate / 2^_STEP
 _REMEMBERED = 255  # decisions, by an adaptive probability map
 
 
-@njit(cache=True)
+@compiled
 def knot(odds):
     """Where odds lie in an adaptive probability map: the knot below, and how far behind it, 0 to 127."""
     y = min(max(odds + 2048, 0), 4095)
     return y >> 7, y & 127
 
 
-@njit(cache=True)
+@compiled
 def between(maps, at, rest):
     """The probability, 22 bits, between a map's knot `at` and the next."""
     return (np.int64(maps[at] >> 10) * (128 - rest) + np.int64(maps[at + 1] >> 10) * rest) >> 7
 
 
-@njit(cache=True)
+@compiled
 def mix(s):
     """The probability of a one in units of 2^-16 by `s.inputs` and `s.sets`, from 1 to 2^16 - 1."""
     r, x, row = s.registers, s.inputs, s.registers[FINAL_ROW]
@@ -54,7 +54,7 @@ def mix(s):
     return min(max(p, 1), 65535)
 
 
-@njit(cache=True)
+@compiled
 def correct(s, bit):
     """Move the weights after `mix` by what was wrong with each sum."""
     r, x, row = s.registers, s.inputs, s.registers[FINAL_ROW]
