@@ -11,11 +11,11 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from codec.cm.bits import code_bit
 from codec.cm.compiled import compiled
 from codec.cm.predictor import NONE, learn_bit, predict_bit, start_byte
 from codec.cm.state import Stream, copy, new_stream
 from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
 from codec.errors import FormatError
 
 PRIMERS = ("prose", "c", "html", "lisp", "man", "python")

@@ -5,7 +5,7 @@ import numpy as np
 from codec.cm import match, mixer
 from codec.cm.compiled import compiled
 from codec.cm.contexts import hash_contexts, take_byte
-from codec.cm.slots import HISTORIES, find, history_index, learn_map, learned, mixed
+from codec.cm.slots import HISTORIES, bucket, find, history_index, learn_map, learned, mixed
 from codec.cm.state import (
     BITS,
     DEPTH,
@@ -25,6 +25,7 @@ from codec.cm.state import (
     USED,
 )
 from codec.cm.tables import STRETCH
+from codec.cm.vectors import prefetch
 
 NONE = 1 << 20
 """In place of a language model's odds."""
@@ -84,8 +85,10 @@ def predict_bit(s, odds):
     k += 2 * used
     trust = match.predict(s, k)
     k += 4
-    s.inputs[k] = 256
-    r[INPUT_COUNT], r[FINAL_ROW] = k + 1, partial
+    if odds == NONE:
+        s.inputs[k] = 256
+        k += 1
+    r[INPUT_COUNT], r[FINAL_ROW] = k, partial
     sets[0] = trust * 8 + bits
     sets[1] = SETS + partial
     sets[2] = 2 * SETS + (r[LAST] & 255 if odds == NONE else mixer.knot(odds)[0] * 4 + depth)
@@ -156,7 +159,10 @@ def advance(s, bit):
     r[BITS] += 1
     if r[BITS] == 4:
         for i in range(r[USED]):
-            s.slots[0, i] = find(s.nodes, mixed(s.hashes[i], r[PARTIAL]))
+            s.slots[0, i] = mixed(s.hashes[i], r[PARTIAL])
+            prefetch(s.nodes, bucket(s.nodes, s.slots[0, i]))
+        for i in range(r[USED]):
+            s.slots[0, i] = find(s.nodes, s.slots[0, i])
     elif r[BITS] == 8:
         byte = r[PARTIAL] & 255
         s.history[r[PLACE] & (len(s.history) - 1)] = byte
@@ -173,5 +179,7 @@ def start_byte(s):
     r = s.registers
     r[PARTIAL], r[BITS] = 1, 0
     hash_contexts(s)
+    for i in range(r[USED]):
+        prefetch(s.nodes, bucket(s.nodes, s.hashes[i]))
     for i in range(r[USED]):
         s.slots[0, i] = find(s.nodes, s.hashes[i])

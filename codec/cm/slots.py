@@ -30,17 +30,22 @@ def mixed(a, b):
 
 
 @compiled
+def bucket(nodes, hashed):
+    """Return the index of the first bucket that a context may have."""
+    return ((hashed >> 20) & (len(nodes) // WIDTH - 1)) * WIDTH
+
+
+@compiled
 def find(nodes, hashed):
     """The index of the bucket of a context's hash (int64).
 
     Where it has none, it takes the least used of three buckets, empty.
     """
-    buckets = len(nodes) // WIDTH
-    at = (hashed >> 20) & (buckets - 1)
+    at = bucket(nodes, hashed)
     check = (hashed & 0xFFFFF) + 1
     best, least = 0, 1 << 30
     for i in range(3):
-        base = (at ^ i) * WIDTH
+        base = at ^ (i * WIDTH)
         found = np.int64(nodes[base])
         if found == check:
             return base
@@ -56,11 +61,8 @@ def find(nodes, hashed):
 @compiled
 def history_index(node):
     """The number of a node's history, 0 to HISTORIES - 1."""
-    history = node & 255
-    if history < 128:
-        return history
-    count = (node >> 8) & 255
-    return history + (0 if count < 12 else 128 if count < 24 else 256 if count < 80 else 384)
+    history, count = node & 255, (node >> 8) & 255
+    return history + (history >> 7) * (((count >= 12) + (count >= 24) + (count >= 80)) << 7)
 
 
 @compiled

@@ -8,7 +8,6 @@ those of the contexts are mixed. Control tokens have no bytes: they end before t
 
 import numpy as np
 
-from codec.cm.bits import code_bit
 from codec.cm.compiled import compiled
 from codec.cm.predictor import learn, learn_bit, pass_bit, predict_bit, predict_end, start_byte
 from codec.cm.slots import find, mixed
@@ -16,6 +15,7 @@ from codec.cm.state import DEPTH, LENGTH, PLACE, POINTER, Stream, new_stream
 from codec.cm.tables import STRETCH_FINE
 from codec.cm.vocabulary import Vocabulary
 from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
 
 _END_CONTEXTS = np.array([2, 3, 4, 6, 7, 8, 9])  # of text, those that also predict where a token ends
 _END_USED = len(_END_CONTEXTS) + 1
