@@ -43,7 +43,9 @@ def dot(typing: Any, weights: Any, at: Any, inputs: Any, vectors: Any) -> Any:
         with cgutils.for_range(builder, count) as loop:
             pair = (builder.load(_vector(builder, part, loop.index), align=4) for part in (w, x))
             builder.store(builder.add(builder.load(total), builder.mul(*pair)), total)
-        reduce = builder.module.declare_intrinsic(f"llvm.vector.reduce.add.v{LANES}i32", [], ir.FunctionType(_INT32, [_VECTOR]))
+        reduce = builder.module.declare_intrinsic(
+            f"llvm.vector.reduce.add.v{LANES}i32", [], ir.FunctionType(_INT32, [_VECTOR])
+        )
         return builder.sext(builder.call(reduce, [builder.load(total)]), _INT64)
 
     return types.int64(weights, types.int64, inputs, types.int64), generate
