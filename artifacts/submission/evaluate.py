@@ -88,7 +88,7 @@ def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduc
     with codec.ArchiveWriter(out, pack, reader.policy) as writer:
         for at in range(0, len(documents), BATCH):
             records += writer.append(documents[at : at + BATCH])
-    end = None if whole else reader.offsets[len(documents)]
+    end = None if whole else int(reader.contents.offsets[len(documents)])
     modelled = [record for record in records if record.mode == MODELLED]
     payload, through = (sum(len(r.payload) for r in chosen) for chosen in (records, modelled))
     canonical, seen = (sum(r.canonical_bytes for r in chosen) for chosen in (records, modelled))

@@ -109,10 +109,12 @@ def prove(
     from itertools import islice
 
     import codec
-    from codec.files import read_bytes
+    from codec.files import check_output, read_bytes
     from eval.proof import prove as proving
     from trainer.data.documents import read_documents
 
+    if keep:
+        check_output(keep, [pack, docs])
     blob = read_bytes(pack, "pack")
     opened = codec.open(blob)
     texts = list(islice(read_documents(docs, opened.tokenizer), documents))
@@ -139,11 +141,13 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write one HTML file with the pictures of a run: training, pack, proof."""
-    from codec.files import atomic_write
+    from codec.files import atomic_write, check_output
     from eval.proof import report as reporting
 
-    page = reporting.report(run).encode()
     path = output or run / "report.html"
+    if run.is_dir():
+        check_output(path, [file for file in run.iterdir() if file.name != "report.html"])
+    page = reporting.report(run).encode()
     with atomic_write(path) as file:
         file.write(page)
     console.emit({"report": str(path), "bytes": len(page)}, as_json)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive.members import groups
 from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
@@ -29,6 +28,7 @@ from codec.processes import child_environment
 from codec.run_folder import PACK
 from codec.text.documents import MODELLED, Record
 from codec.text.open_coder import default_policy, open_coder
+from codec.text.pipeline import groups
 from codec.text.policy import Adaptation, Policy
 from eval.score.bpb import score_documents
 from trainer.model.gpt import GPT

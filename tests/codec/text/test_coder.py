@@ -206,7 +206,7 @@ def test_lanes_that_run_ahead_of_the_host():
         return made[0]
 
     backend = SimpleNamespace(decoder=decoder)
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=3, room=0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=3, room=0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
     assert made[0].launched_in_flight > 10
 

@@ -154,7 +154,7 @@ def test_documents_decode_on_fewer_lanes():
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaBackend(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 

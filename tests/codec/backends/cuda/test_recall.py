@@ -139,7 +139,7 @@ def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) 
     documents = [d[:n] for n, d in zip(sizes, val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend, lanes = CudaBackend(pack.exact(DEVICE), pack.recall), len(sizes)
-    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
