@@ -201,7 +201,10 @@ def test_names_that_the_disk_takes_for_one(tmp_path, monkeypatch):
         return plain(path, *arguments, **options)
 
     plain = os.open
-    with monkeypatch.context() as patched, pytest.raises(FormatError, match="file name 'A': this disk takes it for the name of another"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(FormatError, match="file name 'A': this disk takes it for the name of another"),
+    ):
         patched.setattr("codec.archive.decode_files.os.open", fold)
         decode(archive(Member("a", size=5), Member("A")), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
