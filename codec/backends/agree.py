@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from codec.entropy import range_coder
 from codec.exact.backend import Backend, Decoder, Integers
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.model.config import ModelConfig
 from codec.model.tokenizer import BOS
 from codec.numerics.widths import TOTAL_BITS
@@ -26,8 +26,8 @@ class Trial:
 
 
 TRIALS = {
-    "cpu": Trial((141, 140, 65, 64, 63, 7, 1), (331, 331, 77), (150, 48), BAND_UNIT),
-    "cuda": Trial((141, 65, 64, 1, *[100] * 45), (331, 331, 77), (200, 48), BAND_UNIT),
+    "cpu": Trial((141, 140, 65, 64, 63, 7, 1), (331, 331, 77), (150, 48), CHUNK_UNIT),
+    "cuda": Trial((141, 65, 64, 1, *[100] * 45), (331, 331, 77), (200, 48), CHUNK_UNIT),
 }
 """On a processor a block of keys has 64 places and a job 256 tokens: windows of three blocks, odd and even; rings of
 256 and 128 places for chunks and of 192 and 64 for slots, which documents of 331 tokens go round more than once. On a

@@ -48,9 +48,9 @@ def make_backend(weights: Weights, device: str = "cpu", recall: Recall | None = 
 def _fast_backend(weights: Weights, device: str, recall: Recall | None) -> Backend:
     """Return compiled kernels for a device. Raises UnsupportedError where there are none, or not for this model."""
     if device == "cpu":
-        from codec.backends.cpu.backend import CpuModel  # compiles or loads its kernels, which no other device needs
+        from codec.backends.cpu.backend import CpuBackend  # compiles or loads its kernels, which no other device needs
 
-        return CpuModel(weights, recall)
+        return CpuBackend(weights, recall)
     if device == "cuda" and find_spec("triton"):
         from codec.backends.cuda.backend import CudaBackend
         from codec.exact.model import ExactModel

@@ -88,7 +88,7 @@ class Backend(Protocol):
                 windows are documents.
             past: of documents whose first are these, in this order, and of which the inputs are the next chunks, taken
                 in by the call. All of a chunk is scored. Those of documents that go on behind them are of one length, a
-                multiple of BAND_UNIT; none is longer than those of `codec.exact.chunks.band_chunks`.
+                multiple of CHUNK_UNIT; none is longer than those of `codec.exact.chunks.prefill_chunks`.
 
         Returns:
             (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.entropy.frequencies.intervals`.

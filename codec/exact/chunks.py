@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-BAND_UNIT = 64
+CHUNK_UNIT = 64
 """Chunks are a multiple of this many tokens: blocks of keys, on all devices."""
 
 
@@ -14,13 +14,13 @@ class Chunk:
     end: int
 
 
-def band_chunks(length: int, window: int) -> list[Chunk]:
+def prefill_chunks(length: int, window: int) -> list[Chunk]:
     """Cut a document of `length` inputs, whose tokens each see the last `window`, themselves included.
 
-    Each chunk has as many tokens as there are in a window, or up to BAND_UNIT - 1 more.
+    Each chunk has as many tokens as there are in a window, or up to CHUNK_UNIT - 1 more.
 
-    >>> band_chunks(200, 90)
+    >>> prefill_chunks(200, 90)
     [Chunk(start=0, end=128), Chunk(start=128, end=200)]
     """
-    size = -(-window // BAND_UNIT) * BAND_UNIT
+    size = -(-window // CHUNK_UNIT) * CHUNK_UNIT
     return [Chunk(start, min(start + size, length)) for start in range(0, length, size)]

@@ -20,7 +20,7 @@ class Cache:
 
 
 @dataclass
-class Past:
+class ChunkCache:
     """What documents that are run chunk by chunk have had: the same number of tokens each, until they end."""
 
     window: int  # tokens that a token sees, itself included
@@ -79,7 +79,7 @@ class Chunks:
     Those that go on behind it have all T tokens of their own.
     """
 
-    def __init__(self, tokens: Tensor, past: Past):
+    def __init__(self, tokens: Tensor, past: ChunkCache):
         batch, length = tokens.shape
         self._past, self._batch, self.window = past, batch, past.window
         own = torch.arange(length, device=tokens.device).expand(tokens.shape)

@@ -18,7 +18,7 @@ from codec.exact.attention import (
     attend,
     without_own_value,
 )
-from codec.exact.kv_cache import Cache, Chunks, Context, Past, Sequences, Steps
+from codec.exact.kv_cache import Cache, ChunkCache, Chunks, Context, Sequences, Steps
 from codec.exact.linear import (
     ExactGate,
     ExactLinear,
@@ -159,17 +159,17 @@ class ExactModel:
         """An empty cache for `lanes` sequences whose tokens see the last `window`, themselves included."""
         return Cache(*(self._caches(lanes, window) for _ in range(2)))
 
-    def new_past(self, documents: int, window: int) -> Past:
+    def new_past(self, documents: int, window: int) -> ChunkCache:
         """The past of documents that have had nothing; each token is to see the last `window`, itself included."""
         last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
-        return Past(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
+        return ChunkCache(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
 
     def _caches(self, count: int, places: int) -> list[Tensor]:
         shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
         return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
         """Run whole sequences from position 0, or with a past the next chunks of its first documents.
 
         Args:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from codec.entropy import frequencies
 from codec.exact.backend import Backend, Integers
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.kv_cache import Cache, Past
+from codec.exact.kv_cache import Cache, ChunkCache
 from codec.exact.model import ExactModel
 from codec.exact.recall import HISTORY, Recall
 from codec.exact.recall_memory import Memory
@@ -38,7 +38,7 @@ class TorchBackend(Backend):
             return None
         return Memory(self._recall, documents, self._model.config.model_dim, self._model.device, min(tokens, HISTORY))
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `Backend`."""
         return self._model.new_past(documents, window)
 
@@ -47,7 +47,7 @@ class TorchBackend(Backend):
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `Backend`."""
         begin = past.length if past else 0

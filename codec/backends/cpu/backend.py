@@ -46,7 +46,7 @@ class Cache(NamedTuple):
 
 
 @dataclass
-class Past:
+class ChunkCache:
     """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end."""
 
     cache: Cache
@@ -54,7 +54,7 @@ class Past:
     length: int = 0
 
 
-class CpuModel(Backend):
+class CpuBackend(Backend):
     """A model on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
@@ -87,16 +87,16 @@ class CpuModel(Backend):
             return None
         return cpu_recall.new_memory(self._recall, documents, self.config.model_dim, min(tokens, HISTORY))
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `codec.exact.backend.Backend`."""
-        return Past(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
+        return ChunkCache(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
 
     def score(
         self,
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: cpu_recall.Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.exact.backend.Backend`."""
         memory = memory or self.memory(len(inputs), max(map(len, inputs)))
@@ -116,7 +116,7 @@ class CpuModel(Backend):
     def _score(
         self,
         memory: cpu_recall.Memory | None,
-        past: Past | None,
+        past: ChunkCache | None,
         lanes: list[int],
         inputs: list[Integers],
         targets: list[Integers],
@@ -175,7 +175,7 @@ class CpuModel(Backend):
 class CpuLanes:
     """Sequences that grow by single tokens, as `codec.exact.backend.Lanes`."""
 
-    def __init__(self, model: CpuModel, count: int, window: int):
+    def __init__(self, model: CpuBackend, count: int, window: int):
         self._model = model
         self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cuda.attention import POSITIONS
-from codec.backends.cuda.kv_cache import Past
+from codec.backends.cuda.kv_cache import ChunkCache
 from codec.backends.cuda.matmul import padded
 from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.recall import Batch, Memory
@@ -38,16 +38,16 @@ class CudaBackend(CudaNetwork, Backend):
         fresh = min(tokens, padded(self.config.window, POSITIONS))
         return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `codec.exact.backend.Backend`."""
-        return Past(self.heads, documents, window)
+        return ChunkCache(self.heads, documents, window)
 
     def score(
         self,
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.exact.backend.Backend`."""
         return self.launch(inputs, targets, memory, past)()
@@ -57,7 +57,7 @@ class CudaBackend(CudaNetwork, Backend):
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> Callable[[], NDArray[np.float64]]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)

@@ -68,7 +68,7 @@ class Cache:
             self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
 
-class Past:
+class ChunkCache:
     """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end.
 
     Keys int8 [2, documents, kv_heads, places, D] and values in blocks (`value_blocks`) of each execution have room for
@@ -91,7 +91,7 @@ class Chunks:
 
     run = VALUE_PLACES
 
-    def __init__(self, heads: Heads, batch: int, length: int, past: Past):
+    def __init__(self, heads: Heads, batch: int, length: int, past: ChunkCache):
         self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
         self.rows = torch.arange(batch * length, device=heads.device)
         self.positions = self.rows % length + past.length

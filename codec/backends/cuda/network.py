@@ -20,7 +20,7 @@ from codec.backends.cuda.elementwise import (
     value_kernel,
 )
 from codec.backends.cuda.head import Head
-from codec.backends.cuda.kv_cache import Chunks, Context, Heads, Past, Sequences
+from codec.backends.cuda.kv_cache import ChunkCache, Chunks, Context, Heads, Sequences
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.recall import Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
@@ -251,7 +251,7 @@ class CudaNetwork:
         return multiply(operand, self.head_matrix)
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
         """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS, or on the next chunks of a past's first
         documents.
         """
