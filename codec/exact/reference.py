@@ -15,18 +15,18 @@ from codec.exact.recall import HISTORY, Recall
 from codec.exact.recall_memory import Memory
 from codec.model.tokenizer import BOS
 
-_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
+_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits in memory at once
 
 
 class TorchBackend(Backend):
-    """The reference, on the model's device."""
+    """A `Backend` that computes with torch on the model's device: the reference."""
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
         self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
         if recall:
-            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
+            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 bits during products
 
     def lane_bytes(self, tokens: int) -> int:
         """See `Backend`."""
@@ -78,9 +78,9 @@ class TorchBackend(Backend):
         memory: Memory,
         begin: int,
     ) -> NDArray[np.float64]:
-        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time.
+        """Compute (start, frequency) [2, N] with the match model: one token of every document at a time.
 
-        The first inputs are at position `begin`.
+        The first token of each input is at position `begin` of its document.
         """
         firsts = [len(window) - len(after) for window, after in zip(inputs, targets, strict=True)]
         begins = np.cumsum([0, *map(len, targets)])
@@ -102,7 +102,7 @@ class TorchBackend(Backend):
         return out
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
-        """See `Backend`; all lanes have room for whole windows."""
+        """See `Backend`; every slot has room for a whole window."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
         return HostDecoder(lanes, count, data)
 
@@ -111,7 +111,7 @@ class TorchBackend(Backend):
 
 
 class TorchLanes:
-    """`codec.exact.backend.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
+    """Decoding slots of a `TorchBackend` (`codec.exact.backend.Lanes`). A step runs all slots, the idle ones too."""
 
     def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
