@@ -98,9 +98,9 @@ class Backend(Protocol):
     ) -> NDArray[np.float64]:
         """Compute the intervals of known tokens.
 
-        Without `past`, the network runs each input from position 0. With `past`, the inputs are the next chunks of the first documents
-        of the cache, in order; the call adds these chunks to the cache. Chunks of documents that go on afterwards all
-        have the same length, a multiple of CHUNK_UNIT. No chunk is longer than those of
+        Without `past`, the network runs each input from position 0. With `past`, the inputs are the next chunks of the
+        first documents of the cache, in order; the call adds these chunks to the cache. Chunks of documents that go on
+        afterwards all have the same length, a multiple of CHUNK_UNIT. No chunk is longer than those of
         `codec.exact.chunks.prefill_chunks`, and every token of a chunk is scored.
 
         Args:
