@@ -1,6 +1,6 @@
 """Score and decode on a GPU: a `codec.exact.backend.Backend` of Triton kernels.
 
-The backend is compared with the reference before it is used.
+`codec.backends.select` compares the backend with the reference before the backend is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ from codec.devices import fetch, send
 from codec.exact.backend import Backend, Decoder, Integers
 from codec.model.tokenizer import BOS
 
-_HEAD_ROWS = 8192  # rows of logits at once
+_HEAD_ROWS = 8192  # rows of logits in memory at once
 
 
 class CudaBackend(CudaNetwork, Backend):
     """A model on a GPU, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: options or integers that the kernels do not know.
+        UnsupportedError: the kernels do not compute the model's options or integers.
     """
 
     def lane_bytes(self, tokens: int) -> int:
