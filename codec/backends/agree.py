@@ -33,8 +33,8 @@ TRIALS = {
 }
 """Lengths chosen to reach every path of the kernels.
 
-On a processor, a block of keys has 64 positions, and a thread's job has 256 tokens. The trial has windows of three
-blocks and of one block, of odd and even lengths. Rings have 256 and 128 positions for chunks, 192 and 64 for decoding
+On a processor, a block of keys has 64 positions, and a thread's job has 256 tokens. Sequences have up to three
+blocks, and odd and even lengths. Rings have 256 and 128 positions for chunks, 192 and 64 for decoding
 slots; documents of 331 tokens wrap around each ring. On a GPU, a page of the KV cache has 128 positions. Windows take
 two pages and one, and wrap around both. The many rows of 100 tokens reach the kernels for large batches.
 """
@@ -73,7 +73,7 @@ def _tokens(generator: np.random.Generator, length: int, vocabulary: int) -> Int
 
 
 def _in_chunks(backend: Backend, documents: Sequence[Integers], window: int, chunk: int) -> list[Integers]:
-    """Score documents [T], the longest first, in chunks; return (start, frequency) int64 [2, T - 1] of each document."""
+    """Score documents [T], the longest first, in chunks: (start, frequency) int64 [2, T - 1] of each document."""
     longest = len(documents[0])
     memory, past = backend.memory(len(documents), longest), backend.past(len(documents), window)
     parts: list[list[NDArray[np.float64]]] = [[] for _ in documents]
@@ -118,7 +118,7 @@ def _decodes(backend: Backend, documents: Sequence[Integers], intervals: Sequenc
 
 
 def _steps(decoder: Decoder, documents: Sequence[Integers], done: list[int]) -> bool:
-    """Launch the decoder once, count new tokens in `done`, and return true if every slot decoded its document's tokens."""
+    """Launch the decoder once, count new tokens in `done`, and return true if every slot decoded the right tokens."""
     found = decoder.launch()()[0]
     for slot, document in enumerate(documents):
         symbols = found[:, slot][found[:, slot] >= 0]

@@ -99,7 +99,7 @@ def rotations(turns, positions):
 
 @kernel
 def rotate(x, cos, sin, scale, snapped, out):
-    """Normalise one head x [head_dim] of a query or key, rotate x by cos, sin [rotary_dims / 2], and snap x to `out`."""
+    """Normalise one head x [head_dim] of a query or key, rotate by cos, sin [rotary_dims / 2], and snap to `out`."""
     step, half = norm_row(x, snapped, 1.0), len(cos)
     for t in range(half):
         a, b = snapped[t] * step, snapped[half + t] * step

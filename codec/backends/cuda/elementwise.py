@@ -77,7 +77,7 @@ def to_double(x):
 
 @triton.jit
 def round_int(x):
-    """Round float64 x to the nearest int32, ties to even, by a sum because a GPU's conversions are slow."""
+    """Round float64 x to the nearest int32, ties to even, by a sum like `to_double`."""
     return (x + _ROUND).to(tl.int64, bitcast=True).to(tl.int32)
 
 
@@ -129,11 +129,12 @@ def residual_kernel(
 ):  # fmt: skip
     """Add a product to the residual stream of one token, mix it, and normalise it into operands.
 
-    x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride]; ((y * y_rows) * y_step) * y_scale
-    is added to the stream. SKIP: 0 without a skip, 1 for an added skip, 2 for a gated skip. OWN: the skip is the stream
-    itself. norm: float64 [2], the scale of the norm and 1 / dim. columns: float64 [MATRICES, dim], used for the
-    matrices whose bit is set in COLUMNS. operands: int8 [MATRICES, 2, count, width]. steps: float64 [MATRICES, count].
-    lead: float64 [rows, GATE_INPUTS], the first integers of the normalised row, with lead_steps [rows].
+    x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride]. The kernel adds
+    ((y * y_rows) * y_step) * y_scale to the stream. SKIP: 0 without a skip, 1 for an added skip, 2 for a gated skip.
+    OWN: the skip is the stream itself. norm: float64 [2], the scale of the norm and 1 / dim. columns: float64
+    [MATRICES, dim], used for the matrices whose bit is set in COLUMNS. operands: int8 [MATRICES, 2, count, width].
+    steps: float64 [MATRICES, count]. lead: float64 [rows, GATE_INPUTS], the first integers of the normalised row, with
+    lead_steps [rows].
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
