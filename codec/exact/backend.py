@@ -1,4 +1,4 @@
-"""Define what the coder asks of a model: the protocols that a backend fulfils."""
+"""Define the protocols that a backend fulfils: the operations that the coder needs from a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -66,7 +66,7 @@ class Lanes(Protocol):
 
 
 class Backend(Protocol):
-    """A model as the coder sees it."""
+    """A model with the operations that the coder needs."""
 
     def lane_bytes(self, tokens: int) -> int:
         """Return the bytes that a decoding slot takes while it has a document of `tokens` tokens."""

@@ -68,7 +68,7 @@ class ExactModel:
 
     Args:
         weights: the weights of the pack.
-        device: where to compute; the integers do not depend on it.
+        device: the device that computes; the integers do not depend on the device.
 
     Raises:
         FormatError: a sum could exceed 2^53, or an activation float64's range.

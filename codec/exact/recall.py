@@ -12,7 +12,7 @@ candidate has two measures:
 Where a candidate follows several positions, each measure is the maximum over these positions. Tables, fitted to text,
 say what to add to the candidate's level: the row depends on a measure, the column on the candidate's probability under
 the network. Tables, masks, levels and keys are integers, and all are functions of tokens that the decoder has. The
-decoder therefore computes what the encoder computed.
+decoder therefore raises the same levels as the encoder.
 
 Ancestors: the match models and adaptive probability maps of PAQ (Mahoney 2005), and the neural cache of Grave, Joulin
 and Usunier (2016), whose similarities are exponentiated instead of looked up.
@@ -61,7 +61,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Recall:
-    """Tables of what to add to levels: 8-bit integers in UNITs, by row (`Memory.rows`) and by column (SURPRISALS)."""
+    """Tables of additions to levels: 8-bit integers in UNITs, by row (`recall_memory.Memory.rows`) and by column (SURPRISALS)."""
 
     patterns: Sequence[Sequence[int]]
     rest: Sequence[Sequence[int]]

@@ -1,4 +1,4 @@
-"""Compute with torch what every backend must compute: the reference."""
+"""Compute with torch the integers that every backend must give: the reference."""
 
 from collections.abc import Sequence
 

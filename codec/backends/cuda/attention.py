@@ -166,7 +166,7 @@ def _rows_kernel(
                 high, low = tl.where(seen, score, LOWEST), tl.where(seen, score, -LOWEST)
             greatest = tl.maximum(greatest, tl.max(high, 1))
             least = tl.minimum(least, tl.min(low, 1))
-    # A level rises or falls with its score: the greatest is that of the greatest or of the least.
+    # Levels rise or fall with scores: the greatest level belongs to the greatest or to the least score.
     top = tl.maximum(_level(greatest, scale), _level(least, scale))
     total = tl.zeros((GROUPS * QUERIES,), tl.int64)
     sum0 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
@@ -232,7 +232,7 @@ def _step_kernel(
         least = tl.minimum(least, tl.where(seen, score, -LOWEST))
     tl.debug_barrier()
     scale = tl.load(scales + kv * GROUP + group, mask=group < GROUP, other=0.0)
-    # A level rises or falls with its score: the greatest is that of the greatest or of the least.
+    # Levels rise or fall with scores: the greatest level belongs to the greatest or to the least score.
     top = tl.maximum(_level(tl.max(greatest, 1), scale), _level(tl.min(least, 1), scale))
     values = v + kv * (KEYS * D) + d[None, :] * TOGETHER
     values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
