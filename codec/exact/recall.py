@@ -61,7 +61,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Recall:
-    """Tables of additions to levels: 8-bit integers in UNITs, by row (`recall_memory.Memory.rows`) and by column (SURPRISALS)."""
+    """Tables of additions to levels: 8-bit integers in UNITs, by row (see `Memory.rows`) and column (SURPRISALS)."""
 
     patterns: Sequence[Sequence[int]]
     rest: Sequence[Sequence[int]]
