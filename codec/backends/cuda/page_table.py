@@ -1,7 +1,8 @@
 """Assign pages of the KV cache to decoding slots.
 
 A slot gets a page when the slot's document needs one more page, and gives all pages back when the document ends. Page 0
-belongs to no slot. A slot without a page for its next position writes to page 0, and waits until other slots' documents end.
+belongs to no slot. A slot without a page for its next position writes to page 0, and waits until other slots' documents
+end.
 """
 
 from collections.abc import Sequence
