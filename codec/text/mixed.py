@@ -33,7 +33,7 @@ from codec.edits import line_ends
 from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Backend, Integers
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.model.tokenizer import BOS, Tokenizer
 
 MOST_TOKENS = 2
@@ -130,7 +130,7 @@ class Mixing:
 
     def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
         """Distributions int64 [N, V + 1] of the next tokens of all lanes, and which of them are of each block."""
-        size = min(_CHUNK, -(-self.window // BAND_UNIT) * BAND_UNIT)
+        size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
         lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
         lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
         past = self.backend.past(len(lanes), self.window)
