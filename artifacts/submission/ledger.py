@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from artifacts.provenance import TrainingOnly, check, load_provenance
 from artifacts.submission.minify import sources
-from codec.archive.writer import describe
+from codec.archive.reader import describe
 from codec.errors import FormatError
 from codec.files import read_bytes
 from codec.pack.container import MAGIC, read_container

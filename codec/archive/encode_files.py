@@ -30,8 +30,10 @@ from codec.errors import MismatchError
 from codec.files import atomic_write, open_binary
 from codec.pack.reader import Pack
 from codec.text.base import DocumentCoder
+from codec.text.blocks import open_blocks
 from codec.text.open_coder import check_policy, default_policy, open_coder
 from codec.text.policy import Adaptation
+from codec.text.solid import SolidCoder
 
 _BLOCK = 1 << 20
 
@@ -154,7 +156,8 @@ def _code(
     tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
     count = len(before.contents.sizes) if before else 0
     coder = PartCoder(
-        _opener(settings, before, tally, watch),
+        opener := _opener(settings, before, tally, watch),
+        _solid_opener(settings, before, opener),
         settings.device,
         settings.independent,
         settings.block,
@@ -195,6 +198,21 @@ def _opener(
         coder.start(lambda amount: watch(tally, amount))
         tally.begun = time.perf_counter()
         return coder
+
+    return opened
+
+
+def _solid_opener(
+    settings: Settings, before: "_Before | None", opener: Callable[[], DocumentCoder] | None
+) -> Callable[[], SolidCoder]:
+    """Return a function that opens what codes blocks of solid streams at its first call."""
+
+    @cache
+    def opened() -> SolidCoder:
+        if settings.pack is None or opener is None:
+            return open_blocks()
+        policy = before.policy if before else default_policy(settings.pack, settings.adaptation)
+        return open_blocks(settings.pack, policy, settings.device, opener())
 
     return opened
 

@@ -19,18 +19,20 @@ from codec.archive import json_lines
 from codec.archive.format import Tag
 from codec.archive.members import Kind, Member
 from codec.archive.sources import Part
-from codec.console import Advance
-from codec.devices import group_bytes
+from codec.console import Advance, ignore_progress
+from codec.devices import find_devices, group_bytes, kind_of
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
-from codec.text.blocks import BYTES, codec_of
+from codec.text.blocks import encode_blocks
 from codec.text.documents import Record
+from codec.text.solid import SolidCoder
 from codec.text.stored import store
 
 GROUP_BYTES = {"cpu": 1 << 16, "cuda": 1 << 24}
 """Bytes of text for each device that are coded together and committed: a second or two of a slow processor."""
 
+_BLOCKS = {"cpu": 2, "cuda": 256}  # of a solid stream that a device codes side by side
 _PIECE = 1 << 13  # bytes of text that the model codes alone: about its window, and enough to fill the decoder's slots
 _BINARY_PIECE = 1 << 16  # the same where a zero byte is near, and a general compressor is likely to be better
 _RECORD = 8  # bytes of an archive that a record takes beside its payload
@@ -38,9 +40,7 @@ _LEAST_SAME = 16  # bytes of a document from which an equal one is looked for
 _LOOKED_AT = 1 << 16  # bytes of a part from which the model is tried on some of it first
 _EXCERPT, _EXCERPTS = 1 << 12, 4  # bytes of what it is tried on, and how many
 _HOPE = 1.25  # what an excerpt, which begins cold, may cost more than its share of the stored part
-_MIXED_UP_TO = 1 << 24  # bytes that context mixing is tried on: ten minutes of a processor
 _REPEATED, _NOISE = 64, 0.97  # what a general compressor shrinks more, or less, is repetition or noise for all
-_BEATEN = 0.8  # context mixing makes hardly less than this of what the best general compressor makes
 _REPETITION = 32  # what shrinks this far is repetition, not language: no need to ask the model
 _NO_TEXT = 4  # as is that of which every 4th byte is no UTF-8
 
@@ -50,6 +50,7 @@ class PartCoder:
 
     Args:
         coder: opens what codes documents with the model when it is first needed; None where there is no model.
+        solid: opens what codes blocks of solid streams, likewise.
         device: that the model runs on.
         independent: keep all records that decode alone, though others would be smaller together.
         block: bytes of a block of a solid stream: what is decoded to reach any byte of it.
@@ -61,6 +62,7 @@ class PartCoder:
     def __init__(
         self,
         coder: Callable[[], DocumentCoder] | None,
+        solid: Callable[[], SolidCoder],
         device: str,
         independent: bool,
         block: int,
@@ -68,8 +70,9 @@ class PartCoder:
         done: Iterable[bytes],
         commit: Callable[[bytes], None],
     ):
-        self._open, self._independent, self._commit = coder, independent, commit
+        self._open, self._solid, self._independent, self._commit = coder, solid, independent, commit
         self._limit = group_bytes(GROUP_BYTES, device)
+        self._side_by_side = _BLOCKS[kind_of(find_devices(device)[0])]
         self._count, self._block = records, block
         self._done = iter(done)
         self._frame = next(self._done, None)
@@ -85,7 +88,7 @@ class PartCoder:
         """
         if not part.data:
             return _plain(part.members), []
-        texts = _documents(part)
+        texts = self._documents(part)
         whole = self._take(b"S")
         numbers = self._numbers(texts)
         records = [] if whole else self._resume(texts, advance)
@@ -149,12 +152,20 @@ class PartCoder:
             numbers.append(self._seen.get(key, here.setdefault(key, number)) if key else number)
         return numbers
 
+    def _documents(self, part: Part) -> list[bytes]:
+        """Cut a part into what is coded alone: the texts of lines and their frame, blocks, or pieces."""
+        if part.lines:
+            texts, frame = json_lines.split(part.data)
+            return [*texts, frame]
+        if self._independent:
+            return split(part.data)
+        return [part.data[at : at + self._block] for at in range(0, len(part.data), self._block)]
+
     def _code(
         self, part: Part, texts: list[bytes], numbers: list[int], records: list[Record], advance: Advance
     ) -> list[Record]:
-        """Add the records that `records` lacks; the records to take in their place, if those are smaller."""
+        """Add the records that `records` lacks; return the records to take in their place, if those are smaller."""
         done = sum(record.text_bytes for record in records)
-        share = (len(part.data) - done) / max(1, sum(map(len, texts)) - done)  # bytes of the part for each of texts
         if self._independent and self._open is None:
             new = [_stored(text) for text in texts[len(records) :]]
             self._commit(b"D" + write_records(new))
@@ -163,19 +174,37 @@ class PartCoder:
             return []
         with ThreadPoolExecutor(1) as pool:
             whole = pool.submit(_stored, part.data)
-            modelled = self._open is not None and bool(
-                records or self._independent or self._hopeful(part, texts, whole)
-            )
-            if self._open and modelled:
-                self._code_texts(self._open(), texts, numbers, records, lambda amount: advance(share * amount))
-                if self._independent:
-                    return []
+            if part.lines or self._independent:
+                self._code_lines(part, texts, numbers, records, whole, advance)
+            elif records or _may_mix(part.data):
+                groups = self._blocks([t for n, t in enumerate(texts) if n >= len(records)], advance)
+                self._add(groups, texts, numbers, records, ignore_progress)
             else:
                 advance(len(part.data) - done)
-            best = [whole.result()]
-        if _may_mix(part.data, _cost(best), _cost(records) if modelled else None):
-            best = min(best, _mixed(part.data, self._block), key=_cost)
-        return [] if modelled and _cost(records) <= _cost(best) else best
+            stored = [whole.result()]
+        complete = len(records) == len(texts)
+        return [] if complete and (self._independent or _cost(records) <= _cost(stored)) else stored
+
+    def _code_lines(
+        self,
+        part: Part,
+        texts: list[bytes],
+        numbers: list[int],
+        records: list[Record],
+        whole: "Future[Record]",
+        advance: Advance,
+    ) -> None:
+        """Code documents with the model, where that may pay."""
+        done = sum(record.text_bytes for record in records)
+        share = (len(part.data) - done) / max(1, sum(map(len, texts)) - done)  # bytes of the part for each of texts
+        if self._open is None or not (records or self._independent or self._hopeful(part, texts, whole)):
+            advance(len(part.data) - done)
+            return
+        base = self._count
+        todo = [text for n, text in enumerate(texts) if n >= len(records) and numbers[n] == base + n]
+        coder = self._open()
+        with closing(coder.encode_groups(iter(todo), self._limit, advance=lambda n: advance(share * n))) as coding:
+            self._add((found for _, found in coding), texts, numbers, records, lambda n: advance(share * n))
 
     def _hopeful(self, part: Part, texts: Sequence[bytes], whole: "Future[Record]") -> bool:
         """Whether it may pay to code all texts with the model: a look at the bytes, then at excerpts."""
@@ -192,15 +221,20 @@ class PartCoder:
         frame = len(store(texts[-1])) if part.lines else 0
         return coded / max(1, sum(map(len, excerpts))) * text + frame < _HOPE * _cost([whole.result()])
 
-    def _code_texts(
+    def _blocks(self, blocks: Sequence[bytes], advance: Advance) -> Iterator[list[Record]]:
+        """Code blocks, as many side by side as the device is worth."""
+        for at in range(0, len(blocks), self._side_by_side):
+            yield encode_blocks(self._solid(), blocks[at : at + self._side_by_side], advance)
+
+    def _add(
         self,
-        coder: DocumentCoder,
+        groups: Iterator[list[Record]],
         texts: Sequence[bytes],
         numbers: Sequence[int],
         records: list[Record],
         advance: Advance,
     ) -> None:
-        """Code the texts that `records` lacks, and add and commit them group by group; equal ones are references."""
+        """Add and commit groups of records; a text that equals an earlier one becomes a reference to that one's."""
         base = self._count
 
         def add(found: Iterator[Record]) -> None:
@@ -217,19 +251,9 @@ class PartCoder:
             if len(records) > at:
                 self._commit(b"D" + write_records(records[at:]))
 
-        todo = [text for n, text in enumerate(texts) if n >= len(records) and numbers[n] == base + n]
-        with closing(coder.encode_groups(iter(todo), self._limit, advance=advance)) as coding:
-            for _, found in coding:
-                add(iter(found))
+        for found in groups:
+            add(iter(found))
         add(iter(()))
-
-
-def _documents(part: Part) -> list[bytes]:
-    """What the model is given of a part, one after the other: pieces, or the texts of lines and their frame."""
-    if part.lines:
-        texts, frame = json_lines.split(part.data)
-        return [*texts, frame]
-    return split(part.data)
 
 
 def split(data: bytes) -> list[bytes]:
@@ -275,17 +299,10 @@ def _stored(data: bytes) -> Record:
     return Record(Tag.STORED, store(data), zlib.crc32(data), len(data), len(data), 0, 0.0, 0.0)
 
 
-def _may_mix(data: bytes, stored: int, modelled: int | None) -> bool:
-    """Whether context mixing, which is slow, may make fewer bytes than have been made."""
-    if len(data) > _MIXED_UP_TO or not len(data) / _REPEATED < stored < _NOISE * len(data):
-        return False
-    return modelled is None or modelled > _BEATEN * stored
-
-
-def _mixed(data: bytes, block: int) -> list[Record]:
-    """The records of blocks under context mixing."""
-    codec, blocks = codec_of(BYTES), [data[at : at + block] for at in range(0, len(data), block)]
-    return [Record(BYTES, codec.encode(b), zlib.crc32(b), len(b), len(b), 0, 0.0, 0.0) for b in blocks]
+def _may_mix(data: bytes) -> bool:
+    """Tell whether context mixing may make fewer bytes than a general compressor: not of noise, nor of repetition."""
+    quick = len(zstandard.ZstdCompressor(level=3).compress(data))
+    return len(data) < _LOOKED_AT or len(data) / _REPEATED < quick < _NOISE * len(data)
 
 
 def _cost(records: Sequence[Record]) -> int:

@@ -22,9 +22,10 @@ from codec.files import open_binary
 from codec.pack.reader import Pack
 from codec.pack.reader import open as open_pack
 from codec.text.base import DocumentCoder
-from codec.text.blocks import codec_of
+from codec.text.blocks import decode_blocks, open_blocks
 from codec.text.open_coder import default_policy, open_coder
 from codec.text.policy import Policy
+from codec.text.solid import SolidCoder
 from codec.text.stored import unstore
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
@@ -95,6 +96,13 @@ class ArchiveReader:
         if self.contents.header.pack is None:
             raise FormatError("archive: a record needs a model, which the archive does not name; it is damaged")
         return open_coder(self._opened(), self.policy, self._device)
+
+    @cached_property
+    def solid(self) -> SolidCoder:
+        """What decodes blocks of solid streams; it has a model where the archive names a pack."""
+        if self.contents.header.pack is None:
+            return open_blocks()
+        return open_blocks(self._opened(), self.policy, self._device, self.coder)
 
     def _opened(self) -> Pack:
         """The pack that was given, or that the archive holds."""
@@ -185,6 +193,7 @@ class ArchiveReader:
             chunks = {number: self._chunk(number) for number in sorted(set(group))}
             sources = {target for target, _ in chunks.values()}
             found = self._modelled(dict(chunks.values()), sources, advance)
+            found |= self._blocks(dict(chunks.values()), advance)
         for number in group:
             target, chunk = chunks[number]
             if target in found:
@@ -220,13 +229,20 @@ class ArchiveReader:
             _check(number, document, chunks[number].crc)
         return found
 
+    def _blocks(self, chunks: Mapping[int, Chunk], advance: Advance) -> dict[int, bytes]:
+        sizes = self.contents.sizes
+        blocks = {n: (c.tag, c.payload, int(sizes[n])) for n, c in chunks.items() if c.tag in (Tag.MIXED, Tag.BYTES)}
+        if not blocks:
+            return {}
+        needs_model = any(tag == Tag.MIXED for tag, _, _ in blocks.values())
+        found = dict(decode_blocks(self.solid if needs_model else open_blocks(), blocks, advance))
+        for number, data in found.items():
+            _check(number, data, chunks[number].crc)
+        return found
+
     def _plain(self, number: int, chunk: Chunk) -> bytes:
-        size = int(self.contents.sizes[number])
         try:
-            if chunk.tag == Tag.STORED:
-                return unstore(chunk.payload, size)
-            with self._lock:
-                return codec_of(chunk.tag).decode(chunk.payload, size)
+            return unstore(chunk.payload, int(self.contents.sizes[number]))
         except FormatError as error:
             raise FormatError(f"document {number}: {error}") from error
 

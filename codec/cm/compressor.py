@@ -9,13 +9,13 @@ from importlib.resources import files
 
 import numpy as np
 import zstandard
-from numba import njit
 from numpy.typing import NDArray
 
-from codec.cm.bits import code_bit
+from codec.cm.compiled import compiled
 from codec.cm.predictor import NONE, learn_bit, predict_bit, start_byte
 from codec.cm.state import Stream, copy, new_stream
 from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
 from codec.errors import FormatError
 
 PRIMERS = ("prose", "c", "html", "lisp", "man", "python")
@@ -33,7 +33,7 @@ _CHUNK = 1 << 16
 _BYTE_ROOM = 16  # bytes that a byte may add to a code: two a bit
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _code(s, coder, code, data, decode):
     """Code bytes into, or from, a range coder's code."""
     for n in range(len(data)):

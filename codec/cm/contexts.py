@@ -1,8 +1,8 @@
 """What the contexts of a byte are: hashes of the text before, or of the bytes above and before in records."""
 
 import numpy as np
-from numba import njit
 
+from codec.cm.compiled import compiled
 from codec.cm.slots import mixed
 from codec.cm.state import (
     EXPECTED,
@@ -22,7 +22,7 @@ from codec.cm.state import (
 )
 
 
-@njit(cache=True)
+@compiled
 def _take_text(s, byte):
     """Take a byte into the registers that text contexts are made of."""
     r = s.registers
@@ -40,7 +40,7 @@ def _take_text(s, byte):
         r[INDENT] += 1
 
 
-@njit(cache=True)
+@compiled
 def _hash_text(s):
     """Orders 0 to 6, words and pairs of words, the expected byte, the byte above, indentation; returns how many."""
     r, h, history = s.registers, s.hashes, s.history
@@ -57,7 +57,7 @@ def _hash_text(s):
     return 13
 
 
-@njit(cache=True)
+@compiled
 def _take_record(s, byte):
     """Take a byte behind those that it followed."""
     before = s.registers[LAST] >> 8
@@ -65,7 +65,7 @@ def _take_record(s, byte):
         s.following[at] = np.uint32((np.int64(s.following[at]) << 8 | byte) & 0xFFFFFF)
 
 
-@njit(cache=True)
+@compiled
 def _hash_record(s):
     """Orders 0 to 4 and 6, bytes above, columns, differences, sparse and indirect contexts; returns how many."""
     r, h, history, mask = s.registers, s.hashes, s.history, len(s.history) - 1
@@ -96,7 +96,7 @@ def _hash_record(s):
     return 21
 
 
-@njit(cache=True)
+@compiled
 def take_byte(s, byte):
     """Take a byte that `LAST` already has."""
     if s.registers[KIND]:
@@ -105,7 +105,7 @@ def take_byte(s, byte):
         _take_text(s, byte)
 
 
-@njit(cache=True)
+@compiled
 def hash_contexts(s):
     """Fill in the hashes of the next byte's contexts."""
     used = _hash_record(s) if s.registers[KIND] else _hash_text(s)

@@ -1,8 +1,8 @@
 """Where the last bytes have been before, and what followed there: a match model of two lengths."""
 
 import numpy as np
-from numba import njit
 
+from codec.cm.compiled import compiled
 from codec.cm.slots import learn_map, mixed
 from codec.cm.state import BITS, EXPECTED, LAST, LENGTH, MATCH_LENGTHS, MATCH_MAPS, MATCHED, PARTIAL, PLACE, POINTER
 from codec.cm.tables import STRETCH
@@ -13,7 +13,7 @@ LEAST = np.array([6, 14])
 _LONGEST, _LOOKED_AT = 400, 32
 
 
-@njit(cache=True)
+@compiled
 def _look_up(s, which):
     """Enter the present place, and find an earlier one with the same last bytes where no match goes on."""
     r, history, mask = s.registers, s.history, len(s.history) - 1
@@ -34,7 +34,7 @@ def _look_up(s, which):
     s.heads[which, at] = place & 0x7FFFFFFF
 
 
-@njit(cache=True)
+@compiled
 def follow(s):
     """Take the last byte into both matches."""
     r, mask = s.registers, len(s.history) - 1
@@ -49,7 +49,7 @@ def follow(s):
         r[EXPECTED + which] = np.int64(s.history[r[POINTER + which] & mask]) if r[LENGTH + which] > 0 else 0
 
 
-@njit(cache=True)
+@compiled
 def predict(s, k):
     """Fill in four inputs from `k` on; returns how much the first match is to be relied on, 0 to 15."""
     r, x = s.registers, s.inputs
@@ -71,7 +71,7 @@ def predict(s, k):
     return trust
 
 
-@njit(cache=True)
+@compiled
 def learn(s, bit):
     """Learn whether the matches were right."""
     for which in range(2):

@@ -1,11 +1,11 @@
 """One decision: odds from contexts, matches and a language model, mixed; then what happened is learned."""
 
 import numpy as np
-from numba import njit
 
 from codec.cm import match, mixer
+from codec.cm.compiled import compiled
 from codec.cm.contexts import hash_contexts, take_byte
-from codec.cm.slots import HISTORIES, find, history_index, learn_map, learned, mixed
+from codec.cm.slots import HISTORIES, bucket, find, history_index, learn_map, learned, mixed
 from codec.cm.state import (
     BITS,
     DEPTH,
@@ -25,6 +25,7 @@ from codec.cm.state import (
     USED,
 )
 from codec.cm.tables import STRETCH
+from codec.cm.vectors import prefetch
 
 NONE = 1 << 20
 """In place of a language model's odds."""
@@ -36,7 +37,7 @@ _ORDERS = 7  # contexts, from the first on, that tell how much is known
 _MOST = 1023  # decisions that maps remember
 
 
-@njit(cache=True)
+@compiled
 def _inputs_of_slots(s, k, used, node, base):
     """Two inputs of each of the first `used` contexts; returns how many of the lower orders have been here before."""
     x, slots, hits = s.inputs, s.slots, 0
@@ -55,7 +56,7 @@ def _inputs_of_slots(s, k, used, node, base):
     return hits
 
 
-@njit(cache=True)
+@compiled
 def _inputs_of_model(s, odds, row):
     """A language model's odds, and what such odds have meant so far in a row of maps; returns the next input."""
     if odds == NONE:
@@ -69,7 +70,7 @@ def _inputs_of_model(s, odds, row):
     return 2
 
 
-@njit(cache=True)
+@compiled
 def predict_bit(s, odds):
     """The probability (2^-16) of a one as the next bit of a byte.
 
@@ -84,8 +85,10 @@ def predict_bit(s, odds):
     k += 2 * used
     trust = match.predict(s, k)
     k += 4
-    s.inputs[k] = 256
-    r[INPUT_COUNT], r[FINAL_ROW] = k + 1, partial
+    if odds == NONE:
+        s.inputs[k] = 256
+        k += 1
+    r[INPUT_COUNT], r[FINAL_ROW] = k, partial
     sets[0] = trust * 8 + bits
     sets[1] = SETS + partial
     sets[2] = 2 * SETS + (r[LAST] & 255 if odds == NONE else mixer.knot(odds)[0] * 4 + depth)
@@ -94,7 +97,7 @@ def predict_bit(s, odds):
     return mixer.mix(s)
 
 
-@njit(cache=True)
+@compiled
 def predict_end(s, used, node, odds):
     """The probability (2^-16) that a token ends here, by `used` buckets in `s.slots` and a language model's odds."""
     r, sets = s.registers, s.sets
@@ -111,7 +114,7 @@ def predict_end(s, used, node, odds):
     return mixer.mix(s)
 
 
-@njit(cache=True)
+@compiled
 def learn(s, used, bit):
     """Learn from a decision that `used` contexts had a part in."""
     for i in range(used):
@@ -124,7 +127,7 @@ def learn(s, used, bit):
     mixer.correct(s, bit)
 
 
-@njit(cache=True)
+@compiled
 def learn_bit(s, bit):
     """Learn from the bit that `predict_bit` was asked for, and go on to the next."""
     match.learn(s, bit)
@@ -132,7 +135,7 @@ def learn_bit(s, bit):
     advance(s, bit)
 
 
-@njit(cache=True)
+@compiled
 def pass_bit(s, bit):
     """Go on behind a bit that cannot have been another one: contexts learn, weights do not."""
     node = _node(s.registers[PARTIAL], s.registers[BITS])
@@ -142,13 +145,13 @@ def pass_bit(s, bit):
     advance(s, bit)
 
 
-@njit(cache=True)
+@compiled
 def _node(partial, bits):
     """The node of a bucket for the next bit."""
     return partial if bits < 4 else (partial & ((1 << (bits - 4)) - 1)) | (1 << (bits - 4))
 
 
-@njit(cache=True)
+@compiled
 def advance(s, bit):
     """Take a bit; behind a nibble, look up the contexts' next buckets."""
     r = s.registers
@@ -156,7 +159,10 @@ def advance(s, bit):
     r[BITS] += 1
     if r[BITS] == 4:
         for i in range(r[USED]):
-            s.slots[0, i] = find(s.nodes, mixed(s.hashes[i], r[PARTIAL]))
+            s.slots[0, i] = mixed(s.hashes[i], r[PARTIAL])
+            prefetch(s.nodes, bucket(s.nodes, s.slots[0, i]))
+        for i in range(r[USED]):
+            s.slots[0, i] = find(s.nodes, s.slots[0, i])
     elif r[BITS] == 8:
         byte = r[PARTIAL] & 255
         s.history[r[PLACE] & (len(s.history) - 1)] = byte
@@ -167,11 +173,13 @@ def advance(s, bit):
         start_byte(s)
 
 
-@njit(cache=True)
+@compiled
 def start_byte(s):
     """Look up the buckets of the next byte's contexts; also before the first byte."""
     r = s.registers
     r[PARTIAL], r[BITS] = 1, 0
     hash_contexts(s)
+    for i in range(r[USED]):
+        prefetch(s.nodes, bucket(s.nodes, s.hashes[i]))
     for i in range(r[USED]):
         s.slots[0, i] = find(s.nodes, s.hashes[i])

@@ -6,8 +6,8 @@ leading one (8 bits). Node 0 has seen nothing.
 """
 
 import numpy as np
-from numba import njit
 
+from codec.cm.compiled import compiled
 from codec.cm.tables import RECIPROCALS
 
 WIDTH = 16
@@ -20,7 +20,7 @@ _MOST = 250  # decisions that a probability remembers
 _A, _B = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D  # odd multipliers
 
 
-@njit(cache=True)
+@compiled
 def mixed(a, b):
     """A hash (int64) of two integers."""
     h = (a + 0x1F3D5B79) * _A
@@ -29,18 +29,23 @@ def mixed(a, b):
     return h ^ ((h >> 32) & 0xFFFFFFFF)
 
 
-@njit(cache=True)
+@compiled
+def bucket(nodes, hashed):
+    """Return the index of the first bucket that a context may have."""
+    return ((hashed >> 20) & (len(nodes) // WIDTH - 1)) * WIDTH
+
+
+@compiled
 def find(nodes, hashed):
     """The index of the bucket of a context's hash (int64).
 
     Where it has none, it takes the least used of three buckets, empty.
     """
-    buckets = len(nodes) // WIDTH
-    at = (hashed >> 20) & (buckets - 1)
+    at = bucket(nodes, hashed)
     check = (hashed & 0xFFFFF) + 1
     best, least = 0, 1 << 30
     for i in range(3):
-        base = (at ^ i) * WIDTH
+        base = at ^ (i * WIDTH)
         found = np.int64(nodes[base])
         if found == check:
             return base
@@ -53,17 +58,14 @@ def find(nodes, hashed):
     return best
 
 
-@njit(cache=True)
+@compiled
 def history_index(node):
     """The number of a node's history, 0 to HISTORIES - 1."""
-    history = node & 255
-    if history < 128:
-        return history
-    count = (node >> 8) & 255
-    return history + (0 if count < 12 else 128 if count < 24 else 256 if count < 80 else 384)
+    history, count = node & 255, (node >> 8) & 255
+    return history + (history >> 7) * (((count >= 12) + (count >= 24) + (count >= 80)) << 7)
 
 
-@njit(cache=True)
+@compiled
 def learned(node, bit):
     """A node after one more decision."""
     history, count, p = node & 255, (node >> 8) & 255, node >> 16
@@ -77,7 +79,7 @@ def learned(node, bit):
     return (p << 16) | (min(count + 1, _MOST) << 8) | history
 
 
-@njit(cache=True)
+@compiled
 def learn_map(maps, at, bit, most):
     """Move an adaptive probability, which remembers up to `most` < 1024 decisions."""
     p, n = np.int64(maps[at]) >> 10, np.int64(maps[at]) & 1023

@@ -15,7 +15,7 @@ from codec.cm.tables import LIMIT, SQUASH
 CONTEXTS = 24
 """The most of a kind of data."""
 
-INPUTS = 52
+INPUTS = 48
 """Two for each context and for each match, a constant, and two of the language model."""
 
 SELECTORS, SETS = 5, 1024
@@ -96,7 +96,7 @@ def new_stream(size: int, record: int = 0, modelled: bool = False) -> Stream:
     return Stream(
         nodes=np.zeros(WIDTH << min(max(bits + 1, 14), BUCKET_BITS), np.uint32),
         maps=_first_maps(knots),
-        weights=_first_weights(modelled),
+        weights=_first_weights(modelled).reshape(-1),
         final=np.full((256, SELECTORS), (1 << 16) // SELECTORS, np.int32),
         refined=np.tile((knots | _ROW_COUNT).astype(np.uint32), 1 << rows),
         registers=registers,

@@ -7,15 +7,15 @@ those of the contexts are mixed. Control tokens have no bytes: they end before t
 """
 
 import numpy as np
-from numba import njit
 
-from codec.cm.bits import code_bit
+from codec.cm.compiled import compiled
 from codec.cm.predictor import learn, learn_bit, pass_bit, predict_bit, predict_end, start_byte
 from codec.cm.slots import find, mixed
 from codec.cm.state import DEPTH, LENGTH, PLACE, POINTER, Stream, new_stream
 from codec.cm.tables import STRETCH_FINE
 from codec.cm.vocabulary import Vocabulary
 from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
 
 _END_CONTEXTS = np.array([2, 3, 4, 6, 7, 8, 9])  # of text, those that also predict where a token ends
 _END_USED = len(_END_CONTEXTS) + 1
@@ -35,13 +35,13 @@ def room(v: Vocabulary) -> int:
     return 2 * (9 * (longest + 1) + len(v.tokens).bit_length()) + range_coder.MAX_SYMBOL_BYTES
 
 
-@njit(cache=True)
+@compiled
 def _share(part, whole):
     """A quotient as a probability in units of 2^-16."""
     return min(max((part << 16) // whole, 1), 65535)
 
 
-@njit(cache=True)
+@compiled
 def _end_slots(s):
     """Put the buckets of bytes aside, and look up those of ends."""
     r, mask = s.registers, len(s.history) - 1
@@ -53,7 +53,7 @@ def _end_slots(s):
     s.slots[0, _END_USED - 1] = find(s.nodes, mixed(mixed(ended, min(r[LENGTH], 16)), _END_MARK))
 
 
-@njit(cache=True)
+@compiled
 def _code_end(s, coder, code, share, end, decode):
     """Code whether a token ends behind the bytes so far; returns that."""
     _end_slots(s)
@@ -65,7 +65,7 @@ def _code_end(s, coder, code, share, end, decode):
     return end
 
 
-@njit(cache=True)
+@compiled
 def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
     """Code the next byte of a token between `low` and `high`, all longer than that; returns the narrower interval."""
     prefix, depth = 0, s.registers[DEPTH]
@@ -93,7 +93,7 @@ def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
     return low, high
 
 
-@njit(cache=True)
+@compiled
 def code_token(s, v, coder, code, row, sums, token, decode):
     """Code one token; returns it.
 
@@ -143,14 +143,14 @@ def code_token(s, v, coder, code, row, sums, token, decode):
     return np.int64(v.tokens[low])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def encode_tokens(s, v, coder, code, rows, tokens, sums):
     """Encode tokens int64 [T] with rows int64 [T, V + 1]; see `code_token`."""
     for n in range(len(tokens)):
         code_token(s, v, coder, code, rows[n], sums, tokens[n], False)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def decode_token(s, v, coder, code, row, sums):
     """The next token; see `code_token`."""
     return code_token(s, v, coder, code, row, sums, 0, True)

@@ -189,7 +189,14 @@ def put_edits(
         _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False, 0)
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, size: int | None = None) -> bytes:
+def take_edits(
+    state: State,
+    data: NDArray[np.uint8],
+    canonical: bytes,
+    lossy: bool,
+    size: int | None = None,
+    most: int = _MOST_BYTES,
+) -> bytes:
     """Decode the original bytes of a document.
 
     Args:
@@ -198,6 +205,7 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: b
         canonical: bytes that the tokens stand for.
         lossy: as for `put_edits`.
         size: bytes of the document, where they are known; no more are decoded.
+        most: bytes that the document has at most, where its size is not known.
 
     Raises:
         FormatError: the stream ends before the edits, goes on after them, or the document has another size.
@@ -207,7 +215,7 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: b
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
         original, whole = _code(
-            state, stream, edit_model.new_model(), text, text, none, book(), True, _MOST_BYTES if size is None else size
+            state, stream, edit_model.new_model(), text, text, none, book(), True, most if size is None else size
         )
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")

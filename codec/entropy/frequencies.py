@@ -52,6 +52,21 @@ def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return start, _cumulative(upper, symbols + 1, z, size) - start, below + (z.double() / TOTAL).log2()
 
 
+def ordered_sums(levels: Tensor, order: Tensor) -> Tensor:
+    """Sum up distributions over the symbols in some order, for a coder that divides them into ever smaller parts.
+
+    Args:
+        levels: int64 [N, V].
+        order: int64 [V], every symbol once.
+
+    Returns:
+        int64 [N, V + 1]: entry k is the sum over the first k symbols in `order` of each one's weight and 1. No symbol
+        has nothing. Sums stay below 2^41, since V <= 2^16.
+    """
+    sums = (weights(levels)[:, order] + 1).cumsum(-1)
+    return torch.cat((torch.zeros_like(sums[:, :1]), sums), 1)
+
+
 def find(levels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the symbols whose intervals contain `targets`.
 

@@ -1,4 +1,4 @@
-"""Decode on the host: range decoders beside the steps of a model, one token of every slot at a time."""
+"""Decode on the host: run range decoders beside the steps of a model, one token in every decoding slot at a time."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,11 +13,12 @@ from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 
 class HostDecoder:
-    """Lanes of a model with range decoders on the host; a `Decoder`, one token at a time.
+    """A `Decoder` whose range decoders run on the host and whose launches decode one token in every slot.
 
     Args:
-        lanes: `count` empty lanes.
-        data: uint8, what the lanes decode parts of.
+        lanes: the model's decoding slots, empty.
+        count: how many slots there are.
+        data: uint8, the payloads of all documents.
     """
 
     ahead = 0
@@ -26,7 +27,7 @@ class HostDecoder:
         self._lanes, self._data = lanes, data
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
-        self._next = np.zeros((3, count), np.int64)  # the token that runs next, the one before, its position
+        self._next = np.zeros((3, count), np.int64)  # the token that runs next, the token before, the position
         self._runs = np.zeros(count, np.bool_)
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
@@ -47,7 +48,7 @@ class HostDecoder:
         return lambda: (out, states)
 
     def _step(self, lanes: Integers) -> Integers:
-        """The next symbol of each of some lanes [n]."""
+        """Decode the next symbol of each of some slots [n]."""
         tokens, previous, positions = self._next[:, lanes]
         symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, _targets(self._states, lanes))
         _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
@@ -65,7 +66,7 @@ class HostDecoder:
 
 @compiled
 def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
+    """Return the cumulative frequency that each slot's stream points at, int64 [n] in [0, 2^24)."""
     out = np.empty(len(lanes), np.int64)
     for i, lane in enumerate(lanes):
         out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(TOTAL_BITS), TOTAL)

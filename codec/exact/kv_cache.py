@@ -1,4 +1,4 @@
-"""Keys and values of the exact model: of whole sequences, of lanes that grow by single tokens, of chunk after chunk."""
+"""Keep keys and values of the exact model: for whole sequences, for decoding slots, and for chunked prefill."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,10 +9,11 @@ from torch import Tensor
 
 @dataclass
 class Cache:
-    """Of the last tokens of lanes, per execution float64 [lanes, kv_heads, places, head_dim].
+    """Keys and values of decoding slots, for each execution float64 [slots, kv_heads, size, head_dim].
 
-    That of position p is at place p % places: what is older has been overwritten, and the order of keys does not matter
-    to sums of integers.
+    The last dimension but one is a ring: position p is at index p % size, and overwrites a position that
+    has left the window. The
+    order of keys does not change sums of integers.
     """
 
     keys: list[Tensor]
@@ -20,30 +21,45 @@ class Cache:
 
 
 @dataclass
-class Past:
-    """What documents that are run chunk by chunk have had: the same number of tokens each, until they end."""
+class ChunkCache:
+    """Keys and values of the chunks run so far, for documents that advance together.
 
-    window: int  # tokens that a token sees, itself included
-    length: int  # of each document so far
-    last: Tensor  # int64 [documents, 1], their last tokens
-    keys: list[Tensor]  # of the last window - 1, per execution float64 [documents, kv_heads, tokens, head_dim]
+    All documents have had equally many tokens until one ends.
+    """
+
+    window: int  # how many tokens a token sees, itself included
+    length: int  # tokens of each document so far
+    last: Tensor  # int64 [documents, 1], the documents' last tokens
+    keys: list[Tensor]  # of the last window - 1 tokens; each execution: float64 [documents, kv_heads, tokens, head_dim]
     values: list[Tensor]
 
 
 class Context(Protocol):
-    """What rows of tokens see. Query t of row b sees the keys s with last[b, t] - window < s <= last[b, t]."""
+    """Keys and values that rows of tokens see.
+
+    Query t of row b sees the keys s with last[b, t] - window < s <= last[b, t].
+    """
 
     positions: Tensor  # int64 [B, T]
-    previous: Tensor | None  # int64 [B, 1], the tokens before the rows; None where they begin a document
+    previous: Tensor | None  # int64 [B, 1], the tokens before the rows; None if the rows begin documents
     last: Tensor  # int64 [B, T]
     window: int
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values [B, kv_heads, S, head_dim], given those of the rows [B, kv_heads, T, head_dim]."""
+        """Store the rows' own keys and values, and return all keys and values that the rows see.
+
+        Args:
+            execution: the number of the execution in the schedule.
+            keys: float64 [B, kv_heads, T, head_dim], of the rows.
+            values: float64 [B, kv_heads, T, head_dim], of the rows.
+
+        Returns:
+            Keys and values, float64 [B, kv_heads, S, head_dim].
+        """
 
 
 class Sequences:
-    """Whole sequences, which see themselves."""
+    """A `Context` of whole sequences."""
 
     previous: Tensor | None = None
 
@@ -57,7 +73,13 @@ class Sequences:
 
 
 class Steps:
-    """One token of every lane of a cache, at positions int64 [lanes]."""
+    """A `Context` of one token in every decoding slot of a cache.
+
+    Args:
+        previous: int64 [slots], the token before each slot's token.
+        positions: int64 [slots], the positions of the slots' tokens.
+        cache: the keys and values of the slots, to which the tokens' own are added.
+    """
 
     def __init__(self, previous: Tensor, positions: Tensor, cache: Cache):
         self.previous: Tensor | None = previous[:, None]
@@ -74,12 +96,14 @@ class Steps:
 
 
 class Chunks:
-    """The next chunks, tokens int64 [B, T], of the first documents of a past, which takes them in.
+    """A `Context` of the next chunks of documents that advance together.
 
-    Those that go on behind it have all T tokens of their own.
+    Args:
+        tokens: int64 [B, T]. A document that goes on after this chunk has T tokens in the chunk; others are padded.
+        past: the chunks before. The first B documents are those of the tokens; their chunks are added.
     """
 
-    def __init__(self, tokens: Tensor, past: Past):
+    def __init__(self, tokens: Tensor, past: ChunkCache):
         batch, length = tokens.shape
         self._past, self._batch, self.window = past, batch, past.window
         own = torch.arange(length, device=tokens.device).expand(tokens.shape)

@@ -1,9 +1,10 @@
-"""The network in fixed point: integers that are the same for every batch shape, thread count and device.
+"""Run the network in fixed point: the integers are the same for every batch shape, thread count and device.
 
-The network is `trainer.model.gpt`'s, read from a pack's integers. Operands of matrix products and summands of
-reductions are snapped to grids on which every partial sum is an integer below 2^53 (`codec.numerics.fixed_point`), and
-a bound on each is checked when the model is built. Element-wise steps are separate eager kernels in a fixed order.
-Notation: a snapped row is `X * step`; a head is [T, head_dim]; executions are blocks with loops unrolled.
+The network is that of `trainer.model.gpt`, with the integers of a pack as weights. Operands of matrix products and
+summands of reductions are snapped to grids on which every partial sum is an integer below 2^53
+(`codec.numerics.fixed_point`). A bound on each sum is checked when the model is built. Element-wise operations are
+separate eager kernels in a fixed order. Notation: a snapped row is `X * step`; a head is [T, head_dim]; an execution is
+one run of one layer (a layer in a loop runs several times).
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from codec.exact.attention import (
     attend,
     without_own_value,
 )
-from codec.exact.kv_cache import Cache, Chunks, Context, Past, Sequences, Steps
+from codec.exact.kv_cache import Cache, ChunkCache, Chunks, Context, Sequences, Steps
 from codec.exact.linear import (
     ExactGate,
     ExactLinear,
@@ -36,7 +37,7 @@ from codec.numerics.fixed_point import power_of_two, reciprocal_sqrt, snap, snap
 from codec.numerics.rotary import rotations
 from codec.numerics.widths import NORM_EPSILON, OPERAND, SOFTMAX_BITS
 
-_ROWS = 1024  # of the embedding that are worked on at once; cannot change the result
+_ROWS = 1024  # rows of the embedding in one call; the result does not depend on the number
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class ExactLayer:
     score_scale: Tensor  # [kv_heads, group, 1, 1]: integer score -> 1/LEVELS_PER_BIT bit
     value_fraction: Tensor  # int64 [kv_heads, 1]: fractional bits of the grid of values
     value_step: Tensor  # [kv_heads, 1]: the step of that grid
-    value_scale: Tensor | None  # [1], of the value embeddings; None where they are not added
+    value_scale: Tensor | None  # [1], of the value embeddings; None if the layer adds no value embeddings
     attention_scale: Tensor
     mlp_scale: Tensor
     residual_mix: Tensor  # [2, dim]
     norm_scale: float
     xsa: bool
-    gate: ExactGate | None  # of the heads
+    gate: ExactGate | None  # one gate for each head
     parallel: bool
 
 
@@ -66,8 +67,8 @@ class ExactModel:
     """The exact model of a pack.
 
     Args:
-        weights: what the pack holds.
-        device: where to compute; the integers do not depend on it.
+        weights: the weights of the pack.
+        device: the device that computes; the integers do not depend on the device.
 
     Raises:
         FormatError: a sum could exceed 2^53, or an activation float64's range.
@@ -123,7 +124,10 @@ class ExactModel:
         return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
 
     def _smear_shares(self) -> Tensor:
-        """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
+        """Compute the share of the previous token's embedding that each token adds, float64 [V].
+
+        The share of BOS is 0, because no token precedes BOS.
+        """
         gate = self._gate("smear.gate")
         tokens = torch.arange(self.config.vocab_size, device=self.device)
         parts = [gate(*self._norm(self._embedded(part), 1.0))[:, 0] for part in tokens.split(_ROWS)]
@@ -156,25 +160,37 @@ class ExactModel:
         )
 
     def new_cache(self, lanes: int, window: int) -> Cache:
-        """An empty cache for `lanes` sequences whose tokens see the last `window`, themselves included."""
+        """Create an empty KV cache of decoding slots.
+
+        Args:
+            lanes: how many slots there are.
+            window: how many tokens a token sees, itself included.
+        """
         return Cache(*(self._caches(lanes, window) for _ in range(2)))
 
-    def new_past(self, documents: int, window: int) -> Past:
-        """The past of documents that have had nothing; each token is to see the last `window`, itself included."""
+    def new_past(self, documents: int, window: int) -> ChunkCache:
+        """Create an empty KV cache for chunked prefill.
+
+        Args:
+            documents: how many documents there are.
+            window: how many tokens a token sees, itself included.
+        """
         last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
-        return Past(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
+        return ChunkCache(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
 
     def _caches(self, count: int, places: int) -> list[Tensor]:
         shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
         return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
-        """Run whole sequences from position 0, or with a past the next chunks of its first documents.
+    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
+        """Run whole sequences from position 0, or the next chunks of documents.
 
         Args:
-            tokens: int64 [B, T], T <= window without a past.
-            past: takes the chunks in; those of documents that go on behind them have all T tokens of their own.
+            tokens: int64 [B, T]. Without `past`, T <= window. With `past`, a document that goes on after this chunk has
+                T tokens in the chunk; others are padded.
+            past: the KV cache of the chunks before, or None for whole sequences. The first B documents are those of the
+                tokens; their chunks are added.
 
         Returns:
             The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
@@ -183,12 +199,14 @@ class ExactModel:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
-        """Run one more token of every lane of the cache.
+        """Run one more token in every decoding slot of a cache.
 
         Args:
-            tokens: int64 [B], the token at `positions` of each lane.
-            previous: int64 [B], the token before it (any value at position 0).
-            positions: int64 [B]; the cache holds the tokens of the lane before it, or the last of them.
+            tokens: int64 [B], the token of each slot.
+            previous: int64 [B], the token before each token (any value at position 0).
+            positions: int64 [B], the positions of the tokens.
+            cache: the keys and values of each slot's earlier tokens that are within the window. The tokens' own are
+                added.
 
         Returns:
             As `forward`, with T = 1.
@@ -217,18 +235,24 @@ class ExactModel:
 
     @property
     def starts_alone(self) -> bool:
-        """Whether `start` depends on nothing but the token itself."""
+        """True if `start` depends on nothing but the token itself."""
         return not (self.config.bigram_buckets or self.config.smear_gate)
 
     @torch.inference_mode()
     def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """The residual stream before the first block, float64 [B, T, dim]; arguments as for `embed`."""
+        """Compute the residual stream before the first block, float64 [B, T, dim].
+
+        Args:
+            tokens: int64 [B, T].
+            previous: int64 [B, 1], the tokens before the rows; None if the rows begin documents.
+            positions: int64 [B, T].
+        """
         normed, step = self._norm(self.embed(tokens, previous, positions), 1.0)
         return normed * step
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """What the network begins with, float64 [B, T, dim]; arguments as of `Context`, tokens [B, T]."""
+        """Compute the embeddings before the first norm, float64 [B, T, dim]; the arguments are those of `start`."""
         x = self._embedded(tokens)
         if self.config.smear_gate:
             before = torch.cat((x[:, :1] if previous is None else self._embedded(previous), x[:, :-1]), 1)
@@ -245,7 +269,7 @@ class ExactModel:
         return self._project(self.embedding_out, *snap(x)) if self.config.embedding_dim else x
 
     def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """RMS norm times `scale`: (X, step) with X * step the normalised rows."""
+        """Normalise rows (RMS norm times `scale`); return (X, step), where X * step are the normalised rows."""
         snapped, step = snap(x)
         squares = (snapped * snapped).sum(-1, keepdim=True)
         mean = squares * step * step * (1.0 / x.shape[-1]) + NORM_EPSILON
@@ -256,7 +280,16 @@ class ExactModel:
         return y * step
 
     def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Normalise and rotate heads x [B, T, heads, head_dim] of queries or keys; integers [B, heads, T, head_dim]."""
+        """Normalise and rotate the heads of queries or keys.
+
+        Args:
+            x: float64 [B, T, heads, head_dim].
+            cos: cosines float64 [B, T, 1, pairs].
+            sin: sines float64 [B, T, 1, pairs].
+
+        Returns:
+            Integers float64 [B, heads, T, head_dim].
+        """
         snapped, step = self._norm(x, 1.0)
         x = snapped * step
         half = self.config.rotary_dims // 2
@@ -267,7 +300,16 @@ class ExactModel:
     def _attention(
         self, layer: ExactLayer, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> Tensor:
-        """What execution n adds to x [B, T, dim]; `turn` are cosines and sines [B, T, 1, pairs]."""
+        """Compute the output of attention in execution n, float64 [B, T, dim].
+
+        Args:
+            layer: the layer of the execution.
+            x: float64 [B, T, dim], the residual stream.
+            added: float64 [B, T, kv_dim], the value embeddings, or None.
+            turn: cosines and sines float64 [B, T, 1, pairs].
+            context: the keys and values that the rows see.
+            n: the number of the execution.
+        """
         c, (batch, length, _) = self.config, x.shape
         normed, step = self._norm(x, layer.norm_scale)
         query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), *turn)
@@ -300,7 +342,15 @@ class ExactModel:
 
     @torch.inference_mode()
     def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
-        """Softcapped logits in 1/LEVELS_PER_BIT bit, int64 [..., V], of what `forward` or `step` returned."""
+        """Compute levels, softcapped logits in units of 1/LEVELS_PER_BIT bit.
+
+        Args:
+            hidden: the snapped last hidden state from `forward` or `step`, float64 [..., dim].
+            step: the steps of its rows, float64 [..., 1].
+
+        Returns:
+            Levels int64 [..., V].
+        """
         if self.config.embedding_dim:
             hidden, step = snap(self._project(self.embedding_back, hidden, step))
         logits = self._project(self.head, hidden, step)

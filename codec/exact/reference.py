@@ -1,6 +1,6 @@
-"""Compute with torch what every backend must compute: the reference."""
+"""Compute with torch the integers that every backend must give: the reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 from codec.entropy import frequencies
 from codec.exact.backend import Backend, Integers
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.kv_cache import Cache, Past
+from codec.exact.kv_cache import Cache, ChunkCache
 from codec.exact.model import ExactModel
 from codec.exact.recall import HISTORY, Recall
 from codec.exact.recall_memory import Memory
 from codec.model.tokenizer import BOS
 
-_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
+_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits in memory at once
 
 
 class TorchBackend(Backend):
-    """The reference, on the model's device."""
+    """A `Backend` that computes with torch on the model's device: the reference."""
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
         self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
         if recall:
-            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
+            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 bits during products
 
     def lane_bytes(self, tokens: int) -> int:
         """See `Backend`."""
@@ -38,7 +38,7 @@ class TorchBackend(Backend):
             return None
         return Memory(self._recall, documents, self._model.config.model_dim, self._model.device, min(tokens, HISTORY))
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `Backend`."""
         return self._model.new_past(documents, window)
 
@@ -47,7 +47,7 @@ class TorchBackend(Backend):
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `Backend`."""
         begin = past.length if past else 0
@@ -78,9 +78,9 @@ class TorchBackend(Backend):
         memory: Memory,
         begin: int,
     ) -> NDArray[np.float64]:
-        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time.
+        """Compute (start, frequency) [2, N] with the match model: one token of every document at a time.
 
-        The first inputs are at position `begin`.
+        The first token of each input is at position `begin` of its document.
         """
         firsts = [len(window) - len(after) for window, after in zip(inputs, targets, strict=True)]
         begins = np.cumsum([0, *map(len, targets)])
@@ -102,16 +102,51 @@ class TorchBackend(Backend):
         return out
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
-        """See `Backend`; all lanes have room for whole windows."""
+        """See `Backend`; every slot has room for a whole window."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
         return HostDecoder(lanes, count, data)
+
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
+        """See `Backend`."""
+        longest, device = max(map(len, inputs)), self._model.device
+        tokens, rows = np.full((len(inputs), longest), BOS), []
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+            rows.append(np.arange(len(window)) + row * longest)
+        hidden, step = self._model.forward(self._tensor(tokens), past=past)
+        hidden, step, index = hidden.flatten(0, 1), step.flatten(0, 1), self._tensor(np.concatenate(rows))
+        parts = []
+        for part in index.split(_HEAD_ROWS[device.type]):
+            levels = self._model.levels(hidden[part], step[part])
+            parts.append(frequencies.ordered_sums(levels, self._tensor(order)).cpu().numpy())
+        found = np.concatenate(parts)
+        return lambda: found
+
+    def distributions(self, count: int, window: int, order: Integers) -> "TorchDistributions":
+        """See `Backend`."""
+        return TorchDistributions(self._model, count, window, self._tensor(order))
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
 
 
+class TorchDistributions:
+    """`codec.exact.backend.Distributions` of a `TorchBackend`: every step runs all slots, idle ones too."""
+
+    def __init__(self, model: ExactModel, count: int, window: int, order: torch.Tensor):
+        self._model, self._count, self._order = model, count, order
+        self._cache = model.new_cache(count, window)
+
+    def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
+        """See `codec.exact.backend.Distributions`."""
+        inputs = np.zeros((3, self._count), np.int64)
+        inputs[:, slots] = tokens, previous, positions
+        hidden, step = self._model.step(*torch.from_numpy(inputs).to(self._model.device), self._cache)
+        return frequencies.ordered_sums(self._model.levels(hidden, step)[:, 0], self._order).cpu().numpy()[slots]
+
+
 class TorchLanes:
-    """`codec.exact.backend.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
+    """Decoding slots of a `TorchBackend` (`codec.exact.backend.Lanes`). A step runs all slots, the idle ones too."""
 
     def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory

@@ -23,7 +23,7 @@ from codec.backends.select import make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.exact.backend import Backend
-from codec.exact.chunks import Chunk, band_chunks
+from codec.exact.chunks import Chunk, prefill_chunks
 from codec.exact.recall import Recall
 from codec.exact.weights import Weights
 from codec.model.tokenizer import Tokenizer
@@ -189,7 +189,7 @@ class Coder:
         longest = len(prepared[company[0]].stream) - 1
         memory = self.backend.memory(len(company), longest + 1)
         past = self.backend.past(len(company), self.window) if longest > self.window else None
-        plans = [band_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
+        plans = [prefill_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
         for turn in range(len(plans[0])):
             batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)

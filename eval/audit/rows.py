@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import MismatchError
-from codec.exact.chunks import flat_windows
 from codec.model.tokenizer import BOS
 from eval.score.streams import spans
+from eval.score.windows import flat_windows
 
 
 class Alphabet(Protocol):

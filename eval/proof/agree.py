@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from codec.console import Advance, progress
 from codec.errors import CodecError
 from codec.exact.backend import Backend
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.exact.reference import TorchBackend
 from codec.pack.reader import Pack
 from codec.text.coder import Coder, record_of
@@ -182,9 +182,9 @@ class _Runner:
     def _score(self, backend: Backend, company: list[int], found: Intervals, advance: Advance) -> None:
         past = backend.past(len(company), self._coder.window)
         memory = backend.memory(len(company), self._tokens(company[0]))
-        for begin in range(0, self._tokens(company[0]), BAND_UNIT):
+        for begin in range(0, self._tokens(company[0]), CHUNK_UNIT):
             running = [n for n in company if self._tokens(n) > begin]
-            ends = [min(begin + BAND_UNIT, self._tokens(n)) for n in running]
+            ends = [min(begin + CHUNK_UNIT, self._tokens(n)) for n in running]
             inputs, targets = (
                 [self._prepared[n].stream[begin + after : end + after] for n, end in zip(running, ends, strict=True)]
                 for after in (0, 1)

@@ -1,6 +1,4 @@
-"""Logits to the coder's intervals on a processor: `ExactModel.levels` and `codec.entropy.frequencies` in passes over a
-row.
-"""
+"""Turn logits into the coder's intervals on a processor: `ExactModel.levels` and `codec.entropy.frequencies`."""
 
 import math
 
@@ -13,26 +11,26 @@ from codec.numerics.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
 from codec.numerics.widths import TOTAL, TOTAL_BITS
 
 _OCTAVE_BITS = 31
-_SHIFT = _OCTAVE_BITS - TOTAL_BITS - 1  # of the octave, to one bit more than weights have
+_SHIFT = _OCTAVE_BITS - TOTAL_BITS - 1  # from an octave's bits to one bit more than a weight has
 _LAST = (TOTAL_BITS + 2) * LEVELS_PER_BIT - 1  # from here on down, powers of two round to 0
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 
 
 def octave() -> NDArray[np.uint32]:
-    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to TOTAL_BITS."""
+    """Return `tables.octave` in fewer bits: the bits dropped never decide a rounding to TOTAL_BITS."""
     return (tables.octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
 
 
 @kernel
 def weight(powers, below):
-    """`tables.exp2_table` of TOTAL_BITS at `below`, from `octave`, which is small enough for a first-level cache."""
+    """Compute entry `below` of `tables.exp2_table` of TOTAL_BITS from `octave`, which fits a first-level cache."""
     index = min(below, _LAST)
     return np.int64(((powers[index & (LEVELS_PER_BIT - 1)] >> np.uint32(_SHIFT + (index >> _OCTAVE))) + 1) >> 1)
 
 
 @kernel
 def levels(logits, softcap):
-    """`ExactModel.levels` of logits [n, V] before their softcap: int32 [n, V]."""
+    """Compute `ExactModel.levels`, int32 [n, V], from logits [n, V] before the softcap."""
     out, last = np.empty(logits.shape, np.int32), float(len(softcap) - 1)
     for i in range(len(logits)):
         for k in range(logits.shape[1]):
@@ -49,8 +47,15 @@ def _cumulative(below, symbol, z, vocabulary):
 
 @kernel
 def intervals(levels, targets, powers):
-    """`codec.entropy.frequencies.intervals` of levels [n, V], with `octave`: (start, frequency, bits) float64 [3,
-    n].
+    """Compute `codec.entropy.frequencies.intervals` of levels.
+
+    Args:
+        levels: int32 [n, V].
+        targets: int64 [n], the symbols.
+        powers: `octave`.
+
+    Returns:
+        (start, frequency, bits) float64 [3, n].
     """
     n, size = levels.shape
     out = np.empty((3, n))
@@ -70,8 +75,29 @@ def intervals(levels, targets, powers):
 
 
 @kernel
+def ordered_sums(levels, order, powers, out):
+    """`codec.entropy.frequencies.ordered_sums` of levels [n, V], with `octave`, into `out` int64 [n, V + 1]."""
+    for i in range(len(levels)):
+        row, total = levels[i], np.int64(0)
+        top = row.max()
+        out[i, 0] = 0
+        for k in range(len(order)):
+            total += weight(powers, top - row[order[k]]) + 1
+            out[i, k + 1] = total
+
+
+@kernel
 def find(levels, targets, powers):
-    """`codec.entropy.frequencies.find` of levels [n, V], with `octave`: (symbol, start, frequency) int64 [3, n]."""
+    """Compute `codec.entropy.frequencies.find` of levels.
+
+    Args:
+        levels: int32 [n, V].
+        targets: int64 [n], cumulative frequencies.
+        powers: `octave`.
+
+    Returns:
+        (symbol, start, frequency) int64 [3, n].
+    """
     n, size = levels.shape
     out, sums = np.empty((3, n), np.int64), np.empty(size + 1, np.int64)
     for i in range(n):

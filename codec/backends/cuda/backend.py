@@ -1,6 +1,6 @@
 """Score and decode on a GPU: a `codec.exact.backend.Backend` of Triton kernels.
 
-The backend is compared with the reference before it is used.
+`codec.backends.select` compares the backend with the reference before the backend is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cuda.attention import POSITIONS
-from codec.backends.cuda.kv_cache import Past
+from codec.backends.cuda.distributions import CudaDistributions
+from codec.backends.cuda.kv_cache import ChunkCache
 from codec.backends.cuda.matmul import padded
 from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.recall import Batch, Memory
@@ -19,14 +20,14 @@ from codec.devices import fetch, send
 from codec.exact.backend import Backend, Decoder, Integers
 from codec.model.tokenizer import BOS
 
-_HEAD_ROWS = 8192  # rows of logits at once
+_HEAD_ROWS = 8192  # rows of logits in memory at once
 
 
 class CudaBackend(CudaNetwork, Backend):
     """A model on a GPU, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: options or integers that the kernels do not know.
+        UnsupportedError: the kernels do not compute the model's options or integers.
     """
 
     def lane_bytes(self, tokens: int) -> int:
@@ -38,16 +39,16 @@ class CudaBackend(CudaNetwork, Backend):
         fresh = min(tokens, padded(self.config.window, POSITIONS))
         return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `codec.exact.backend.Backend`."""
-        return Past(self.heads, documents, window)
+        return ChunkCache(self.heads, documents, window)
 
     def score(
         self,
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.exact.backend.Backend`."""
         return self.launch(inputs, targets, memory, past)()
@@ -57,7 +58,7 @@ class CudaBackend(CudaNetwork, Backend):
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> Callable[[], NDArray[np.float64]]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
@@ -85,6 +86,27 @@ class CudaBackend(CudaNetwork, Backend):
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
         return fetch(out)
+
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
+        """See `codec.exact.backend.Backend`."""
+        length = padded(max(map(len, inputs)), POSITIONS)
+        tokens = np.full((len(inputs), length), BOS)
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+        rows = np.concatenate([row * length + np.arange(len(window)) for row, window in enumerate(inputs)])
+        wanted, symbols = send(rows, self.device), send(order, self.device)
+        operands, steps = self.forward(send(tokens, self.device), past=past)
+        operand, step = operands[0], steps[0]
+        out = torch.empty(len(rows), self.config.vocab_size + 1, dtype=torch.int64, device=self.device)
+        for index, found in zip(wanted.split(_HEAD_ROWS), out.split(_HEAD_ROWS), strict=True):
+            part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
+            part[:, : len(index)] = operand[:, index]
+            self.head.ordered_sums(self.products(part), self.head_matrix.rows, step[index], symbols, found)
+        return fetch(out)
+
+    def distributions(self, count: int, window: int, order: Integers) -> CudaDistributions:
+        """See `codec.exact.backend.Backend`."""
+        return CudaDistributions(self, count, window, order)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
         """See `codec.exact.backend.Backend`."""

@@ -1,8 +1,8 @@
-"""Logits to intervals, and the range decoder, on a GPU: `codec.entropy.frequencies` and `codec.entropy.range_coder` in
-Triton.
+"""Turn logits into intervals and run the range decoder on a GPU.
 
-A program has one row of logits (integers that are rewritten as levels in place) and visits its vocabulary in blocks.
-With recall, it then raises the levels of tokens that the document has had.
+The Triton kernels compute `codec.entropy.frequencies` and `codec.entropy.range_coder`. A program of a kernel has one
+row of products, visits the vocabulary in blocks, and rewrites the products as levels in place. With a match model, the
+program then raises levels (`codec.exact.recall`).
 """
 
 import torch
@@ -42,8 +42,9 @@ _BLOCK = 1024
 
 @triton.jit
 def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
-    """`codec.numerics.tables.exp2_table` at int32 `below` >= 0, int64; `fractions` is
-    `codec.numerics.tables.octave`.
+    """Compute entry `below` >= 0 (int32) of `codec.numerics.tables.exp2_table`, int64.
+
+    fractions: `codec.numerics.tables.octave`.
     """
     octave = below >> _LEVEL_BITS
     fraction = tl.load(fractions + (below & _LEVEL_MASK))
@@ -54,7 +55,7 @@ def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
 
 @triton.jit
 def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constexpr):
-    """Rewrite a row of products as levels (`ExactModel.levels`); returns the greatest."""
+    """Rewrite a row of products as levels (`ExactModel.levels`), and return the greatest level."""
     largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
         at = begin + tl.arange(0, BLOCK)
@@ -72,7 +73,7 @@ def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constex
 
 @triton.jit
 def _weights(row, begin, top, fractions, vocabulary, BLOCK: tl.constexpr):
-    """(symbols, weights int64, 0 beyond the vocabulary) of a block of levels."""
+    """Compute (symbols, weights) of a block of levels; weights are int64, and 0 beyond the vocabulary."""
     at = begin + tl.arange(0, BLOCK)
     inside = at < vocabulary
     below = tl.minimum(top - tl.load(row + at, mask=inside, other=0).to(tl.int32), _FARTHEST)
@@ -87,7 +88,7 @@ def _cumulative(below, symbol, z, vocabulary):
 
 @triton.jit
 def _total(row, top, fractions, vocabulary, BLOCK: tl.constexpr):
-    """The sum of a row's weights."""
+    """Sum a row's weights."""
     sums = tl.zeros((BLOCK,), tl.int64)
     for begin in range(0, vocabulary, BLOCK):
         sums += _weights(row, begin, top, fractions, vocabulary, BLOCK)[1]
@@ -98,8 +99,9 @@ def _total(row, top, fractions, vocabulary, BLOCK: tl.constexpr):
 def _raise_levels(
     row, agreement, similarity, entries, one, top, total, fractions, vocabulary, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Raise levels by recall (`codec.exact.recall.Memory`), and clear the measures for the next row; returns the
-    greatest.
+    """Raise levels by the match model, clear the measures for the next row, and return the greatest level.
+
+    The reference is `codec.exact.recall_memory.Memory`.
     """
     largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
@@ -108,7 +110,7 @@ def _raise_levels(
         mask = tl.load(agreement + at, mask=inside, other=-1)
         past = mask >= 0
         product = tl.load(similarity + at, mask=past, other=0)
-        product = tl.minimum(tl.maximum(product, -one), one)  # beyond is in the first and the last row, too
+        product = tl.minimum(tl.maximum(product, -one), one)  # larger products have the same rows as -one and one
         column = tl.zeros((BLOCK,), tl.int32)
         for i in tl.static_range(_COLUMNS - 1):
             column += (weights << _SURPRISALS[i] <= total).to(tl.int32)
@@ -117,12 +119,12 @@ def _raise_levels(
         rest = (rest & 0x3333) + ((rest >> 2) & 0x3333)
         rest = (rest & 0x0F0F) + ((rest >> 4) & 0x0F0F)
         rest = (rest & 0x00FF) + (rest >> 8)
-        steps = tl.maximum(product * _STEPS + one, 0) // one  # one more than the floor, which is at least -1
+        steps = tl.maximum(product * _STEPS + one, 0) // one  # the floor, which is at least -1, plus one
         level = tl.load(row + at, mask=inside, other=0).to(tl.int32)
         level += tl.load(entries + (mask >> _REST_BITS) * _COLUMNS + column, mask=past, other=0)
         level += tl.load(entries + (_SECOND + rest) * _COLUMNS + column, mask=past, other=0)
         level += tl.load(entries + (_THIRD + steps) * _COLUMNS + column, mask=past, other=0)
-        tl.debug_barrier()  # whichever thread has loaded what another clears
+        tl.debug_barrier()  # all threads load before any thread clears
         tl.store(row + at, level.to(row.dtype.element_ty), mask=past)
         tl.store(agreement + at, -1, mask=past)
         tl.store(similarity + at, _NEVER, mask=past)
@@ -136,9 +138,9 @@ def _intervals_kernel(
     products, y_rows, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count, stride,
     vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
+    """Compute (start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
 
-    The last two are those before levels are raised.
+    The last two numbers are those without the match model.
     """
     n = tl.program_id(0).to(tl.int64)
     row, target = products + n * stride, tl.load(targets + n)
@@ -168,9 +170,29 @@ def _intervals_kernel(
         tl.store(out + 3 * count + n, z)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _ordered_kernel(
+    products, y_rows, steps, softcap, last, fractions, order, out, count, stride, vocabulary, BLOCK: tl.constexpr
+):  # fmt: skip
+    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, vocabulary + 1]."""
+    n = tl.program_id(0).to(tl.int64)
+    row, found = products + n * stride, out + n * (vocabulary + 1)
+    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    tl.store(found, tl.zeros((), tl.int64))
+    carried = tl.zeros((), tl.int64)
+    for begin in range(0, vocabulary, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        inside = at < vocabulary
+        symbols = tl.load(order + at, mask=inside, other=0)
+        below = tl.minimum(top - tl.load(row + symbols, mask=inside, other=0).to(tl.int32), _FARTHEST)
+        weights = tl.where(inside, exp2(tl.maximum(below, 0), fractions, _SHIFT, _OCTAVES) + 1, 0)
+        tl.store(found + at + 1, carried + tl.cumsum(weights, 0), mask=inside)
+        carried += tl.sum(weights, 0)
+
+
 @triton.jit
 def _take_byte(code, size, read, data, end):
-    """One round of `codec.entropy.range_coder.take`: a byte comes in where the range has become small."""
+    """Run one round of `codec.entropy.range_coder.take`: read a byte if the range has become small."""
     short = size < _BOTTOM
     byte = tl.load(data + read, mask=short & (read < end), other=0).to(tl.int64)
     return tl.where(short, (code << 8) | byte, code), tl.where(short, size << 8, size), tl.where(short, read + 1, read)
@@ -181,12 +203,12 @@ def _decode_kernel(
     products, y_rows, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data, ends,
     states, history, counter, count, stride, vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Decode each lane's next symbol, take it from the stream, and move the lane on.
+    """Decode the next symbol of each decoding slot, and advance the slot's range decoder and position.
 
-    lanes: int64 [4, count]: token, the one before, position, and whether the lane has not stopped. runs: int64
-    [count], whether it also runs in this step. states: int64 [3, count]: code - low, range, and the place in `data` of
-    the next byte. history: int64 [steps, count], the symbols at step `counter`, -1 of idle lanes. A lane stops behind a
-    BOS, at position 0, so that attention has little to do until it is loaded again.
+    lanes: int64 [4, count]: the slots' token, the token before, the position, and 1 until the slot stops. runs: int64
+    [count], 1 if the slot runs in this step. states: int64 [3, count]: code - low, range, and the index in `data` of
+    the next byte. history: int64 [steps, count]; row `counter` gets the symbols, -1 for idle slots. A slot stops after
+    a BOS. A stopped slot has position 0, so that attention has little to do until the next document is loaded.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride
@@ -237,6 +259,7 @@ class Head:
 
     Args:
         softcap: `codec.numerics.tables.softcap_table` of the model, on the device.
+        vocabulary: the number of tokens.
     """
 
     def __init__(self, softcap: Tensor, vocabulary: int):
@@ -247,9 +270,17 @@ class Head:
     def intervals(
         self, products: Tensor, rows: Tensor, steps: Tensor, targets: Tensor, measures: Measures | None = None
     ) -> tuple[Tensor, ...]:
-        """`codec.entropy.frequencies.intervals` of products [N, V, padded] (overwritten) times rows [V] and steps [N].
+        """Compute `codec.entropy.frequencies.intervals` of rows of logits: products times row steps and steps.
 
-        Where `measures` are given, levels are raised by them and they are cleared; the bits are those without.
+        Args:
+            products: integers [N, V, padded], overwritten.
+            rows: float64 [V], the row steps of the head's matrix.
+            steps: float64 [N], the steps of the head's operand.
+            targets: int64 [N], the symbols.
+            measures: measures of the match model, which raise levels and are then cleared; or None.
+
+        Returns:
+            start, frequency and bits, [N] each. The bits are those without the match model.
         """
         count = len(targets)
         out = torch.empty(4, count, dtype=torch.int64, device=products.device)
@@ -261,11 +292,18 @@ class Head:
         start, frequency, below, z = out
         return start, frequency, below.double() / tables.LEVELS_PER_BIT + (z.double() / TOTAL).log2()
 
+    def ordered_sums(self, products: Tensor, rows: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
+        """`codec.entropy.frequencies.ordered_sums` into `out`; products, rows and steps as of `intervals`."""
+        launch(
+            _ordered_kernel, (len(out),), products, rows, steps, self._softcap, self._last, self._fractions, order, out,
+            len(out), products.shape[1], self._vocabulary, BLOCK=_BLOCK, num_warps=4,
+        )  # fmt: skip
+
     def decode(
         self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
         states: Tensor, history: Tensor, counter: Tensor, measures: Measures | None = None,
     ) -> None:  # fmt: skip
-        """One step of `_decode_kernel`."""
+        """Run one step of `_decode_kernel`."""
         count = lanes.shape[1]
         launch(
             _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions,

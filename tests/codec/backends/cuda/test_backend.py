@@ -20,7 +20,7 @@ from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_dou
 from codec.backends.cuda.matmul import limbs, multiply
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.exact.linear import ExactLinear
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
@@ -143,7 +143,7 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_backends_agree(config):
     """What decides whether the backend is used: scores, and lanes that decode what is coded by them."""
     model = tiny_pack(config).exact(DEVICE)
-    trial = Trial((100, 7), (BAND_UNIT + 6, 20), (80, 48), BAND_UNIT)
+    trial = Trial((100, 7), (CHUNK_UNIT + 6, 20), (80, 48), CHUNK_UNIT)
     assert agree(CudaBackend(model), TorchBackend(model), config, trial)
 
 
