@@ -12,6 +12,7 @@ from codec.console import Advance, ignore_progress
 from codec.errors import DocumentError
 from codec.text.documents import MODELLED, Record
 from codec.text.pipeline import Ahead
+from codec.text.solid import BYTES, MIXED, Payload
 
 _KNOWN: dict[bytes, bytes] = {}
 
@@ -59,6 +60,23 @@ class ByHeart:
             advance(len(payload))
 
 
+class BlocksByHeart:
+    """A `codec.text.solid.SolidCoder`."""
+
+    def __init__(self, kind: int):
+        self._kind = kind
+
+    def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Payload]:
+        """Learn blocks by heart."""
+        return [Payload(self._kind, record.payload) for record in ByHeart().encode(blocks, advance=advance)]
+
+    def decode(
+        self, blocks: Mapping[int, tuple[int, bytes, int]], advance: Advance = ignore_progress
+    ) -> Iterator[tuple[int, bytes]]:
+        """Say what was learned."""
+        return ByHeart().decode({number: data for number, (_, data, _) in blocks.items()}, advance)
+
+
 def pack_of(blob: bytes) -> Any:
     """What of a pack an archive wants to know."""
     config, tokenizer = SimpleNamespace(window=32), SimpleNamespace(token_bytes=[])
@@ -74,5 +92,9 @@ def by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let archives be coded by heart."""
     for module in ("reader", "writer", "encode_files"):
         monkeypatch.setattr(f"codec.archive.{module}.open_coder", lambda *ignored: ByHeart())
+    for module in ("reader", "encode_files", "salvage"):
+        monkeypatch.setattr(
+            f"codec.archive.{module}.open_blocks", lambda pack=None, *ignored: BlocksByHeart(MIXED if pack else BYTES)
+        )
     monkeypatch.setattr("codec.archive.reader.open_pack", pack_of)
     monkeypatch.setattr("codec.open", pack_of, raising=False)

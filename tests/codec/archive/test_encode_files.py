@@ -106,36 +106,6 @@ def test_equal_documents_and_files_are_stored_once(folder):
     assert (folder / "two.upz").stat().st_size < 5200
 
 
-@pytest.mark.parametrize("kind", ["empty", "one", "noise", "zeros", "text", "repetition", "lines"])
-def test_never_larger_than_general_compressors(folder, kind):
-    import lzma
-
-    import pyppmd
-    import zstandard
-
-    data = {
-        "empty": b"",
-        "one": b"a",
-        "noise": os.urandom(70_000),
-        "zeros": bytes(100_000),
-        "text": b" ".join(list(val_documents())[:3])[:20_000],
-        "repetition": b"The same line.\n" * 9000,
-        "lines": LINES * 9,
-    }[kind]
-    (folder / "x.jsonl" if kind == "lines" else folder / "x.bin").write_bytes(data)
-    name = "x.jsonl" if kind == "lines" else "x.bin"
-    encode(folder, inputs=name, settings=Settings())
-    encoder = pyppmd.Ppmd7Encoder(6, 16 << 20)
-    best = min(
-        len(data),
-        len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
-        len(zstandard.ZstdCompressor(level=19).compress(data)),
-        len(encoder.encode(data) + encoder.flush()),
-    )
-    assert (folder / "a.upz").stat().st_size <= 1.01 * best + 64 + len(name)
-    assert contents(folder / "a.upz") == {name: data}
-
-
 def test_what_an_archive_of_a_short_text_costs(folder):
     (folder / "note").write_bytes(b"word " * 3)
     for mode, most in ((0o644, 40), (0o600, 40)):
