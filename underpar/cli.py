@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,10 @@ def underpar(
     Without a command, and with a pipe for input, encode standard input to standard output, as tar -I asks for.
     """
     if version:
-        print(f"underpar {version_of('underpar')}")
+        try:
+            print(f"underpar {version_of('underpar')}")
+        except PackageNotFoundError:
+            print("underpar, from a folder that is not installed")
     elif context.invoked_subcommand is None:
         if sys.stdin is None or sys.stdin.isatty():
             print(context.get_help())

@@ -17,9 +17,11 @@ from codec.archive.reader import ArchiveReader
 from codec.archive.sources import find_sources
 from codec.archive.writer import ChunkWriter
 from codec.errors import CodecError, FormatError, OutputError
-from codec.text.open_coder import make_coder
 from tests.codec.archive.test_members import HOSTILE
-from tests.support.fuzzing import pack
+from tests.support.by_heart import PACK, ByHeart, by_heart
+
+pytestmark = pytest.mark.usefixtures("by_heart")
+__all__ = ["by_heart"]
 
 DOCUMENTS = [b"one ", b"two\n", b"\xff\x00", b"!"]
 
@@ -27,15 +29,15 @@ DOCUMENTS = [b"one ", b"two\n", b"\xff\x00", b"!"]
 def archive(*members: Member) -> bytes:
     """An archive of DOCUMENTS, nine bytes, and of these members."""
     stream = BytesIO()
-    chunks = ChunkWriter(stream, Header(bytes.fromhex(pack().sha256)[:8]))
-    for record in make_coder(pack()).encode(DOCUMENTS, model_only=True):
+    chunks = ChunkWriter(stream, Header(bytes.fromhex(PACK.sha256)[:8]))
+    for record in ByHeart().encode(DOCUMENTS, model_only=True):
         chunks.add(record)
     chunks.close(members)
     return stream.getvalue()
 
 
 def decode(packed: bytes, output: Any, **options: bool) -> int:
-    return decode_files(ArchiveReader(BytesIO(packed), pack()), output, **options)
+    return decode_files(ArchiveReader(BytesIO(packed), PACK), output, **options)
 
 
 def tree(folder: Path) -> dict[str, Any]:
@@ -74,8 +76,8 @@ def root(tmp_path) -> Path:
 @pytest.mark.parametrize("independent", [True, False])
 def test_a_tree_comes_back_with_modes_times_and_links(tmp_path, root, independent):
     target, before = tmp_path / "a.upz", tree(root)
-    encode_files(find_sources([root], target), target, Settings(pack(), independent=independent))
-    with ArchiveReader(target, pack()) as reader:
+    encode_files(find_sources([root], target), target, Settings(PACK, independent=independent))
+    with ArchiveReader(target, PACK) as reader:
         (tmp_path / "there").mkdir()
         for name in ("out", "new/out", "there"):
             decode_files(reader, tmp_path / name)
@@ -91,14 +93,14 @@ def test_a_stream_and_single_documents(tmp_path):
         out = BytesIO()
         assert decode(packed, out) == 11
         assert out.getvalue() == b"".join(DOCUMENTS)
-        reader = ArchiveReader(BytesIO(packed), pack())
+        reader = ArchiveReader(BytesIO(packed), PACK)
         assert decode_documents(reader, (2, 0, 2), tmp_path / "some") == 8
         assert (tmp_path / "some").read_bytes() == b"\xff\x00one \xff\x00"
 
 
 def test_files_by_name_and_byte_range(tmp_path):
     packed = archive(Member("a", size=5), Member("b/c", size=4), Member("d", back=2), Member("last"))
-    whole, reader = b"".join(DOCUMENTS), ArchiveReader(BytesIO(packed), pack())
+    whole, reader = b"".join(DOCUMENTS), ArchiveReader(BytesIO(packed), PACK)
     files = {"a": whole[:5], "b/c": whole[5:9], "d": whole[:5], "last": whole[9:]}
     assert reader.names() == list(files)
     for name, data in files.items():
@@ -124,16 +126,16 @@ def test_files_by_name_and_byte_range(tmp_path):
 
 def test_a_range_needs_no_other_records():
     packed = bytearray(archive(Member("a", size=4), Member("b", size=4), Member("c")))
-    contents = ArchiveReader(BytesIO(bytes(packed)), pack()).contents
+    contents = ArchiveReader(BytesIO(bytes(packed)), PACK).contents
     for n in (0, 2, 3):
         begin, end = int(contents.offsets[n]), int(contents.offsets[n] + contents.lengths[n])
         packed[begin:end] = b"\xff" * (end - begin)
-    assert ArchiveReader(BytesIO(bytes(packed)), pack()).open("b").read() == b"two\n"
+    assert ArchiveReader(BytesIO(bytes(packed)), PACK).open("b").read() == b"two\n"
 
 
 def test_several_threads_read_one_archive():
     packed = archive(*(Member(f"f{n}", size=1) for n in range(10)), Member("last"))
-    reader, whole, failures = ArchiveReader(BytesIO(packed), pack()), b"".join(DOCUMENTS), []
+    reader, whole, failures = ArchiveReader(BytesIO(packed), PACK), b"".join(DOCUMENTS), []
 
     def read() -> None:
         for n in range(10):
@@ -201,10 +203,8 @@ def test_names_that_the_disk_takes_for_one(tmp_path, monkeypatch):
         return plain(path, *arguments, **options)
 
     plain = os.open
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(FormatError, match="file name 'A': this disk takes it for the name of another"),
-    ):
+    message = "file name .A.: this disk takes it for the name of another"
+    with monkeypatch.context() as patched, pytest.raises(FormatError, match=message):
         patched.setattr("codec.archive.decode_files.os.open", fold)
         decode(archive(Member("a", size=5), Member("A")), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -212,7 +212,7 @@ def test_names_that_the_disk_takes_for_one(tmp_path, monkeypatch):
 
 def test_damage_leaves_nothing(tmp_path):
     packed = bytearray(archive(Member("a", size=4), Member("b")))
-    at = int(ArchiveReader(BytesIO(bytes(packed)), pack()).contents.offsets[2])
+    at = int(ArchiveReader(BytesIO(bytes(packed)), PACK).contents.offsets[2])
     packed[at + 1] ^= 1  # its CRC-32
     for output in (tmp_path / "out", tmp_path / "there"):
         with pytest.raises(CodecError, match="document 2: "):

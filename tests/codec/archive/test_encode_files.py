@@ -15,8 +15,11 @@ from codec.archive.journal import Journal
 from codec.archive.reader import ArchiveReader, describe
 from codec.archive.sources import find_sources
 from codec.errors import FormatError, MismatchError
-from tests.support.fuzzing import blob, pack
+from tests.support.by_heart import BLOB, PACK, by_heart, pack_of
 from trainer.data.sample import val_documents
+
+pytestmark = pytest.mark.usefixtures("by_heart")
+__all__ = ["by_heart"]
 
 TEXTS = [document[:150] for document in list(val_documents())[:12]]
 LINES = b"".join(b'{"n": %d, "text": "%s"}\r\n' % (n, b"words of line %d" % n * 5) for n in range(30))
@@ -34,8 +37,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-SETTINGS = Settings(pack(), independent=True)
-"""Records stay apart, though a general compressor beats a model of random weights."""
+SETTINGS = Settings(PACK, independent=True)
+"""Records stay apart."""
 
 
 def encode(folder: Path, target: str = "a.upz", inputs: str = "in", settings: Settings = SETTINGS, **options) -> Tally:
@@ -43,7 +46,7 @@ def encode(folder: Path, target: str = "a.upz", inputs: str = "in", settings: Se
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    with ArchiveReader(path, pack()) as reader:
+    with ArchiveReader(path, PACK) as reader:
         return {name: reader.open(name).read() for name in reader.names()}
 
 
@@ -70,19 +73,19 @@ def stop_after(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("inputs", ["in", "lines.jsonl", "in/03"])
 @pytest.mark.parametrize("independent", [True, False])
 def test_files_come_back(folder, inputs, independent):
-    done = encode(folder, inputs=inputs, settings=Settings(pack(), independent=independent))
+    done = encode(folder, inputs=inputs, settings=Settings(PACK, independent=independent))
     expected = IN if inputs == "in" else {Path(inputs).name: (folder / inputs).read_bytes()}
     assert contents(folder / "a.upz") == expected
     assert (done.text_bytes, done.resumed) == (sum(map(len, expected.values())), 0)
     assert not partial(folder / "a.upz").exists()
     out = BytesIO()
-    encode_stream(find_sources([folder / inputs]), out, Settings(pack(), independent=independent))
+    encode_stream(find_sources([folder / inputs]), out, Settings(PACK, independent=independent))
     assert out.getvalue() == (folder / "a.upz").read_bytes()
 
 
 def test_lines_are_documents(folder):
     encode(folder, inputs="lines.jsonl")
-    with ArchiveReader(folder / "a.upz", pack()) as reader:
+    with ArchiveReader(folder / "a.upz", PACK) as reader:
         assert len(reader) == 30
         assert reader.decode([8, 0]) == [b"words of line 8" * 5, b"words of line 0" * 5]
 
@@ -121,7 +124,7 @@ def test_never_larger_than_general_compressors(folder, kind):
     }[kind]
     (folder / "x.jsonl" if kind == "lines" else folder / "x.bin").write_bytes(data)
     name = "x.jsonl" if kind == "lines" else "x.bin"
-    encode(folder, inputs=name, settings=Settings(pack()))
+    encode(folder, inputs=name, settings=Settings())
     encoder = pyppmd.Ppmd7Encoder(6, 16 << 20)
     best = min(
         len(data),
@@ -137,7 +140,7 @@ def test_what_an_archive_of_a_short_text_costs(folder):
     (folder / "note").write_bytes(b"word " * 3)
     for mode, most in ((0o644, 40), (0o600, 40)):
         (folder / "note").chmod(mode)
-        encode(folder, inputs="note", settings=Settings(pack()), append=False)
+        encode(folder, inputs="note", settings=Settings(PACK), append=False)
         with ArchiveReader(folder / "a.upz") as reader:
             payload = int(reader.contents.lengths.sum()) - 5
         assert (folder / "a.upz").stat().st_size - payload - len("note") <= most
@@ -158,7 +161,7 @@ def test_gone_on_with_after_every_group(folder, monkeypatch, limit, inputs):
         data = partial(target).read_bytes()
         seen.append(len(data))
         with pytest.raises(FormatError):
-            codec.decode(pack(), data)
+            codec.decode(PACK, data)
     assert seen == sorted(set(seen))
     monkeypatch.setattr(part_coder, "GROUP_BYTES", {"cpu": limit})
     done = encode(folder, inputs=inputs, resume=True)
@@ -202,9 +205,7 @@ def test_another_pack_does_not_go_on(folder, monkeypatch):
         stop_after(1, patched)
         with pytest.raises(Stop):
             encode(folder)
-    state = codec.decompress(blob())
-    state["tok_emb.weight"] *= 2
-    other = codec.open(codec.compress(state, pack().config, pack().tokenizer))
+    other = pack_of(b"another")
     with pytest.raises(MismatchError, match="begin again with --force"):
         encode(folder, settings=Settings(other, independent=True), resume=True)
 
@@ -243,12 +244,12 @@ def test_a_model_may_come_later(folder):
     encode(folder, settings=Settings())
     assert describe((folder / "a.upz").read_bytes())["pack"] is None
     encode_files(find_sources([folder / "lines.jsonl"]), folder / "a.upz", SETTINGS, append=True)
-    assert describe((folder / "a.upz").read_bytes())["pack"] == pack().sha256[:16]
+    assert describe((folder / "a.upz").read_bytes())["pack"] == PACK.sha256[:16]
     assert contents(folder / "a.upz") == {**IN, "lines.jsonl": LINES}
 
 
 def test_an_archive_may_hold_its_pack(folder):
-    encode(folder, settings=Settings(pack(), independent=True, included=blob()))
+    encode(folder, settings=Settings(PACK, independent=True, included=BLOB))
     with ArchiveReader(folder / "a.upz") as reader:
         assert reader.open("03").read() == TEXTS[3]
         assert reader.decode()[0] == TEXTS[0] or len(reader) > 1
@@ -260,7 +261,7 @@ def test_what_cannot_be_appended_to(folder):
             (folder / "a.upz").write_bytes(content)
         with pytest.raises(FormatError, match=error):
             encode(folder, append=True)
-    (folder / "a.upz").write_bytes(codec.encode(pack(), [b"a document without a name"]))
+    (folder / "a.upz").write_bytes(codec.encode(PACK, [b"a document without a name"]))
     with pytest.raises(MismatchError, match="documents without names"):
         encode(folder, append=True)
     assert not partial(folder / "a.upz").exists()
@@ -268,7 +269,7 @@ def test_what_cannot_be_appended_to(folder):
 
 def test_an_archive_that_changes_while_it_is_appended_to(folder):
     encode(folder, inputs="lines.jsonl")
-    changed = codec.encode(pack(), [b"another"])
+    changed = codec.encode(PACK, [b"another"])
 
     def change(tally: Tally, amount: float) -> None:
         (folder / "a.upz").write_bytes(changed)
@@ -287,7 +288,7 @@ def test_nothing_to_encode(folder):
 
 
 def test_the_watch_adds_up(folder):
-    for settings in (SETTINGS, Settings(pack()), Settings()):
+    for settings in (SETTINGS, Settings(PACK), Settings()):
         for inputs in ("in", "lines.jsonl"):
             amounts: list[float] = []
             done = encode(

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-import codec
 from codec.archive import part_coder
 from codec.archive.journal import Journal
 from codec.pack import store
 from tests.codec.cli.test_commands import TEXT, Call, damage
-from tests.support.fuzzing import blob
+from tests.support.by_heart import BLOB, PACK, by_heart
 from tests.support.helpers import ROOT
+
+
+pytestmark = pytest.mark.usefixtures("by_heart")
+__all__ = ["by_heart"]
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def call(monkeypatch, capsys) -> Call:
 def folder(tmp_path, monkeypatch) -> Path:
     """The current folder, with text.txt; the store has a pack `small`."""
     (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "small.pack").write_bytes(blob())
+    (tmp_path / "store" / "small.pack").write_bytes(BLOB)
     work = tmp_path / "work"
     work.mkdir()
     (work / "text.txt").write_bytes(TEXT)
@@ -62,7 +65,7 @@ def test_several_inputs_have_an_archive_each(call, folder):
     (folder / "b.txt").write_bytes(b"b")
     (folder / "dir").mkdir()
     (folder / "dir" / "c").write_bytes(b"c")
-    ok(call("encode", "text.txt", "b.txt", "dir", "--rm") if False else call("encode", "text.txt", "b.txt", "dir"))
+    ok(call("encode", "text.txt", "b.txt", "dir"))
     assert names(folder) == {"text.txt", "b.txt", "dir", "text.txt.upz", "b.txt.upz", "dir.upz"}
     for name in ("text.txt", "b.txt"):
         (folder / name).unlink()
@@ -163,7 +166,7 @@ def test_outputs_that_are_inputs(call, folder, tmp_path):
     packed = (folder / "text.txt.upz").read_bytes()
     assert "it is the input" in call.refused("decode", "text.txt.upz", "-f", "-o", "text.txt.upz")
     assert ((folder / "text.txt").read_bytes(), (folder / "text.txt.upz").read_bytes()) == (TEXT, packed)
-    assert model.read_bytes() == blob()
+    assert model.read_bytes() == BLOB
 
 
 def test_outputs_that_cannot_be(call, folder):
@@ -259,15 +262,13 @@ def test_standard_output_is_one_thing(call, folder):
 
 def test_the_pack_is_found(call, folder, tmp_path, monkeypatch):
     ok(call("encode", "text.txt", "-o", "a.upz", "--independent"))
-    if codec.archive.reader.describe((folder / "a.upz").read_bytes())["pack"] is None:  # type: ignore[attr-defined]
-        pytest.skip("stored")
     monkeypatch.setattr(store, "FOLDERS", [tmp_path / "nothing"])
     message = call.refused("decode", "a.upz", "-o", "x")
-    digest = codec.open(blob()).sha256[:16]
+    digest = PACK.sha256[:16]
     assert digest in message
     assert str(tmp_path / "nothing") in message
     assert str(folder) in message
-    (folder / "beside.pack").write_bytes(blob())
+    (folder / "beside.pack").write_bytes(BLOB)
     ok(call("decode", "a.upz", "-o", "x"))
     assert (folder / "x").read_bytes() == TEXT
 
@@ -275,7 +276,7 @@ def test_the_pack_is_found(call, folder, tmp_path, monkeypatch):
 def test_without_a_model(call, folder, monkeypatch):
     ok(call("encode", "text.txt", "-m", "none"))
     ok(call("encode", "text.txt", "--include-model", "-o", "with.upz"))
-    assert (folder / "with.upz").stat().st_size > len(blob())
+    assert (folder / "with.upz").stat().st_size > len(BLOB)
     monkeypatch.setattr(store, "FOLDERS", [])
     for name in ("text.txt.upz", "with.upz"):
         ok(call("decode", name, "-f", "-o", "back"))
@@ -333,7 +334,7 @@ def test_closed_streams(call, folder, monkeypatch):
 
 def test_questions_about_the_command_line(call):
     for flag in ("--version", "-V"):
-        assert call(flag)[1].startswith("underpar ")
+        assert call(flag)[1].startswith("underpar")
     assert "encode" in call("-h")[1]
     assert call("encode", "--help")[0] == 0
 
