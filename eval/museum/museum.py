@@ -41,7 +41,7 @@ FRESH = (66, 55, 85, 94, 72, 92, 62, 56, 17, 14, 76, 42, 105)
 """Numbers of documents in the same sample that no exhibit has seen."""
 
 MARGIN = 0.5
-"""Bits per byte that the fresh text may score above the claim's text; honest exhibits differ by less on such short texts."""
+"""Bits per byte that the fresh text may score above the claim's; honest exhibits differ by less on such short texts."""
 
 TRAINING_DOCUMENTS = 400
 
