@@ -60,7 +60,7 @@ def use_own_code() -> None:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """The decoded documents and all figures; `same_bytes` is False if coding the documents again changes the archive."""
+    """The decoded documents and all figures; `same_bytes` is False if coding them again changes the archive."""
 
     documents: list[bytes]
     same_bytes: bool
