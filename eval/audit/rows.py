@@ -91,7 +91,7 @@ def known_tokens(tokens: NDArray[np.int64], alphabet: Alphabet) -> NDArray[np.in
     """Check that the alphabet has all tokens, and return them. Raises MismatchError for an unknown token."""
     if len(tokens) and int(tokens.max()) >= alphabet.vocab_size:
         raise MismatchError(
-            f"claim: token {int(tokens.max())}, but the tokenizer has 0 to {alphabet.vocab_size - 1}; name its tokenizer"
+            f"claim: token {int(tokens.max())}, but the tokenizer has 0 to {alphabet.vocab_size - 1}; name its own"
         )
     return tokens
 
