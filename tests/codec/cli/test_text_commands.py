@@ -19,7 +19,6 @@ from tests.codec.cli.test_commands import TEXT, Call, damage
 from tests.support.by_heart import BLOB, PACK, by_heart
 from tests.support.helpers import ROOT
 
-
 pytestmark = pytest.mark.usefixtures("by_heart")
 __all__ = ["by_heart"]
 
