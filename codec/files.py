@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Read files with clear errors; write files and folders that appear whole or not at all."""
 
 import errno
 import os
@@ -110,16 +110,16 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(folder: Path, replaces: str | None = None) -> Iterator[Path]:
-    """Make a folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise.
+    """Make a folder to fill: it becomes `folder` if the block ends without an error, and is removed otherwise.
 
-    The folder is filled under another name in the same parent, where nobody else has put a link into it.
+    The block fills a new folder of another name in the same parent, so that no link in an existing folder is followed.
 
     Args:
-        folder: a path where nothing is, or an empty folder.
-        replaces: a file name; a folder that holds such a file is replaced.
+        folder: a path that does not exist, or an empty folder.
+        replaces: a file name; an existing folder that holds such a file is replaced.
 
     Raises:
-        OutputError: `folder` exists and is neither empty nor to be replaced, or is a link.
+        OutputError: `folder` is a link, or exists and is neither empty nor to be replaced.
     """
     folder = folder.absolute()
     ours = folder.is_dir() and (not any(folder.iterdir()) or (replaces is not None and (folder / replaces).is_file()))
@@ -144,7 +144,15 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
-    """The bytes of `path`. Raises FormatError that names `what` was wanted if it cannot be read."""
+    """Read a file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the error message.
+
+    Raises:
+        FormatError: the file cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -152,7 +160,15 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 
 def open_binary(path: str | Path, what: str) -> BinaryIO:
-    """`path` open for reading. Raises FormatError that names `what` was wanted if it cannot be opened."""
+    """Open a file for reading.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the error message.
+
+    Raises:
+        FormatError: the file cannot be opened.
+    """
     try:
         return Path(path).open("rb")
     except OSError as error:

@@ -15,7 +15,7 @@ def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[
 
     Args:
         roots: names of modules.
-        packages: those whose modules are followed.
+        packages: names of the packages whose modules are followed.
 
     Returns:
         The source file of each module, by the module's name; `roots` included.
@@ -34,7 +34,7 @@ def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[
 
 
 def imports(source: str) -> Iterator[str]:
-    """List every name that may be a module in the imports of `source`, but not those for type checkers alone."""
+    """List the imported names that may be modules; imports under `TYPE_CHECKING` are left out."""
     waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
@@ -50,6 +50,6 @@ def imports(source: str) -> Iterator[str]:
 
 
 def _file(name: str) -> Path | None:
-    """The source of a module; None for what is no module, such as a function that is imported from one."""
+    """Find the source file of a module; None for a name that is no module, such as an imported function."""
     path = ROOT / name.replace(".", "/")
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
