@@ -16,6 +16,7 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = (), force: boo
     """Check that a command may write `path`, before it spends time on the content.
 
     Args:
+        path: of the output.
         inputs: what the command reads; none of it may be overwritten.
         force: replace what is there, also where a link leads.
 
@@ -65,6 +66,7 @@ def atomic_write(path: str | Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     hands on its permissions.
 
     Args:
+        path: of the file to write.
         mode: permission bits of a new file, from which the umask takes some.
 
     Raises:

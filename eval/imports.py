@@ -10,12 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("codec", "trainer", "eval", "artifacts", "underpar")
 
 
-def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[str, Path]:
+def modules(
+    roots: Sequence[str], packages: Collection[str] = PACKAGES, without: Collection[str] = ()
+) -> dict[str, Path]:
     """Find the modules that `roots` import, directly or not, inside functions too.
 
     Args:
         roots: names of modules.
         packages: names of the packages whose modules are followed.
+        without: modules that are left out, with what they alone import.
 
     Returns:
         The source file of each module, by the module's name; `roots` included.
@@ -24,7 +27,7 @@ def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        if name in found or name.split(".")[0] not in packages or (path := _file(name)) is None:
+        if name in found or name in without or name.split(".")[0] not in packages or (path := _file(name)) is None:
             continue
         found[name] = path
         waiting += imports(path.read_text())

@@ -180,7 +180,8 @@ def _is_text_of(path: Path, packs: Collection[str]) -> bool:
     """Check by its content that a file is an archive of one of `packs` (hex SHA-256 of each)."""
     with path.open("rb") as stream:
         try:
-            return describe(stream).get("pack") in packs
+            pack = describe(stream)["pack"]  # the first bytes of the SHA-256
+            return pack is not None and any(known.startswith(pack) for known in packs)
         except FormatError:
             return False
 

@@ -22,6 +22,9 @@ TRAINER = ("codec.pack.writer", "trainer.run.loop", "trainer.fit.calibrate", "tr
 
 ROOMS = ("codec", "trainer")
 
+WITHOUT = ("codec.text.blocks",)
+"""The coder of solid blocks: the text of a submission is coded document by document."""
+
 BROUGHT = ("triton",)
 """Packages that torch installs in the version that torch needs, on systems that can use them."""
 
@@ -58,7 +61,7 @@ def _is_text(statement: ast.AST) -> bool:
 
 def modules(roots: Sequence[str] = DECODER) -> dict[str, Path]:
     """Find the modules of this project that `roots` import, directly or not, and their files."""
-    return imports.modules(roots, ROOMS)
+    return imports.modules(roots, ROOMS, WITHOUT)
 
 
 def sources(roots: Sequence[str] = DECODER) -> dict[str, bytes]:

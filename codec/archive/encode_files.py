@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache, reduce
 from operator import and_
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from codec.archive.format import Contents, Header, read_contents
 from codec.archive.journal import Journal
@@ -30,10 +30,11 @@ from codec.errors import MismatchError
 from codec.files import atomic_write, open_binary
 from codec.pack.reader import Pack
 from codec.text.base import DocumentCoder
-from codec.text.blocks import open_blocks
 from codec.text.open_coder import check_policy, default_policy, open_coder
 from codec.text.policy import Adaptation
-from codec.text.solid import SolidCoder
+
+if TYPE_CHECKING:
+    from codec.text.solid import SolidCoder
 
 _BLOCK = 1 << 20
 
@@ -204,11 +205,13 @@ def _opener(
 
 def _solid_opener(
     settings: Settings, before: "_Before | None", opener: Callable[[], DocumentCoder] | None
-) -> Callable[[], SolidCoder]:
+) -> "Callable[[], SolidCoder]":
     """Return a function that opens what codes blocks of solid streams at its first call."""
 
     @cache
-    def opened() -> SolidCoder:
+    def opened() -> "SolidCoder":
+        from codec.text.blocks import open_blocks
+
         if settings.pack is None or opener is None:
             return open_blocks()
         policy = before.policy if before else default_policy(settings.pack, settings.adaptation)

@@ -11,7 +11,7 @@ bytes 0xFF doubled. Where a literal is escaped in no usual way, the exceptions f
 import json
 import re
 from collections.abc import Iterator
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]
 
 from codec.entropy.varint import Fields, varint
 from codec.errors import FormatError

@@ -91,7 +91,8 @@ def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[M
         FormatError: what follows is no list of members, the members do not fit the records, or a name is refused by
             `check_names`.
     """
-    cursor, members = _Cursor(sizes), []
+    cursor = _Cursor(sizes)
+    members: list[Member] = []
     first: int | None = None  # number of the member that a following one may go on with
     totals: dict[int, int] = {}  # bytes of files by the numbers of their first members
     for n in range(count):

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import zstandard
 
@@ -24,10 +25,11 @@ from codec.devices import find_devices, group_bytes, kind_of
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
-from codec.text.blocks import encode_blocks
 from codec.text.documents import Record
-from codec.text.solid import SolidCoder
 from codec.text.stored import store
+
+if TYPE_CHECKING:
+    from codec.text.solid import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 16, "cuda": 1 << 24}
 """Bytes of text for each device that are coded together and committed: a second or two of a slow processor."""
@@ -62,7 +64,7 @@ class PartCoder:
     def __init__(
         self,
         coder: Callable[[], DocumentCoder] | None,
-        solid: Callable[[], SolidCoder],
+        solid: "Callable[[], SolidCoder]",
         device: str,
         independent: bool,
         block: int,
@@ -223,6 +225,8 @@ class PartCoder:
 
     def _blocks(self, blocks: Sequence[bytes], advance: Advance) -> Iterator[list[Record]]:
         """Code blocks, as many side by side as the device is worth."""
+        from codec.text.blocks import encode_blocks  # compiled code, which lines do without
+
         for at in range(0, len(blocks), self._side_by_side):
             yield encode_blocks(self._solid(), blocks[at : at + self._side_by_side], advance)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from threading import RLock
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -22,11 +22,12 @@ from codec.files import open_binary
 from codec.pack.reader import Pack
 from codec.pack.reader import open as open_pack
 from codec.text.base import DocumentCoder
-from codec.text.blocks import decode_blocks, open_blocks
 from codec.text.open_coder import default_policy, open_coder
 from codec.text.policy import Policy
-from codec.text.solid import SolidCoder
 from codec.text.stored import unstore
+
+if TYPE_CHECKING:
+    from codec.text.solid import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's slots."""
@@ -98,8 +99,10 @@ class ArchiveReader:
         return open_coder(self._opened(), self.policy, self._device)
 
     @cached_property
-    def solid(self) -> SolidCoder:
+    def solid(self) -> "SolidCoder":
         """What decodes blocks of solid streams; it has a model where the archive names a pack."""
+        from codec.text.blocks import open_blocks  # compiled code, which archives without blocks do without
+
         if self.contents.header.pack is None:
             return open_blocks()
         return open_blocks(self._opened(), self.policy, self._device, self.coder)
@@ -234,6 +237,8 @@ class ArchiveReader:
         blocks = {n: (c.tag, c.payload, int(sizes[n])) for n, c in chunks.items() if c.tag in (Tag.MIXED, Tag.BYTES)}
         if not blocks:
             return {}
+        from codec.text.blocks import decode_blocks, open_blocks
+
         needs_model = any(tag == Tag.MIXED for tag, _, _ in blocks.values())
         found = dict(decode_blocks(self.solid if needs_model else open_blocks(), blocks, advance))
         for number, data in found.items():

@@ -15,7 +15,6 @@ from codec.entropy.varint import Fields
 from codec.errors import CodecError, FormatError
 from codec.files import new_folder
 from codec.pack.reader import Pack
-from codec.text.blocks import decode_blocks, open_blocks
 from codec.text.documents import MODELLED
 from codec.text.stored import unstore
 
@@ -119,6 +118,8 @@ def _record(chunk: Chunk, reader: ArchiveReader | None, pack: Pack | None, devic
     elif chunk.tag == Tag.SAME:
         raise FormatError(f"it equals the record {Fields(chunk.payload, 'record').number()} before")
     else:
+        from codec.text.blocks import decode_blocks, open_blocks
+
         solid = reader.solid if reader else open_blocks(pack, device=device)
         ((_, data),) = decode_blocks(solid, {0: (chunk.tag, chunk.payload, None)})
     if crc32(data) != chunk.crc:

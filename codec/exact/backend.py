@@ -72,7 +72,10 @@ class Distributions(Protocol):
         """Run one more token of some slots.
 
         Args:
-            slots, tokens, previous, positions: as of `Lanes.step`.
+            slots: int64 [n]; the others are idle, and begin at position 0 if they run again.
+            tokens: int64 [n], the token at `positions` of each slot.
+            previous: int64 [n], the token before (any value at position 0).
+            positions: int64 [n].
 
         Returns:
             `codec.entropy.frequencies.ordered_sums` int64 [n, V + 1], overwritten by the next call.
@@ -156,7 +159,8 @@ class Backend(Protocol):
         """Start to compute the whole distributions behind the next chunks of documents; recall has no part in it.
 
         Args:
-            inputs, past: as of `score`; the past is never None.
+            inputs: int64 [T] each, the next chunks of the documents, as of `score`.
+            past: of the documents, as of `score`; never None.
             order: int64 [V], the order of the symbols.
 
         Returns:

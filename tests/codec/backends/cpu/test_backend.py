@@ -21,12 +21,12 @@ from codec.backends.cpu.backend import CpuBackend, CpuLanes
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide, project, split_digits
 from codec.backends.select import make_backend
 from codec.entropy import frequencies
-from codec.exact.attention import SOFTMAX_BITS
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend, TorchLanes
 from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.numerics import tables
+from codec.numerics.widths import SOFTMAX_BITS
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
