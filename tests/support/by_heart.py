@@ -92,9 +92,8 @@ def by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let archives be coded by heart."""
     for module in ("reader", "writer", "encode_files"):
         monkeypatch.setattr(f"codec.archive.{module}.open_coder", lambda *ignored: ByHeart())
-    for module in ("reader", "encode_files", "salvage"):
-        monkeypatch.setattr(
-            f"codec.archive.{module}.open_blocks", lambda pack=None, *ignored: BlocksByHeart(MIXED if pack else BYTES)
-        )
+    monkeypatch.setattr(
+        "codec.text.blocks.open_blocks", lambda pack=None, *ignored: BlocksByHeart(MIXED if pack else BYTES)
+    )
     monkeypatch.setattr("codec.archive.reader.open_pack", pack_of)
     monkeypatch.setattr("codec.open", pack_of, raising=False)
