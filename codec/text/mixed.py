@@ -88,14 +88,16 @@ class Mixing:
 
     backend: Backend
     tokenizer: Tokenizer
+    symbols: int  # of the model: as many as the tokenizer has tokens, or more
     window: int
     threads: int
     kind: str  # of the device: cpu or cuda
 
     @cached_property
     def order(self) -> Integers:
-        """Token ids by rank, int64 [V]."""
-        return vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+        """Symbols by rank, int64 [V]: tokens by their bytes, then the symbols that the tokenizer does not have."""
+        tokens = vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+        return np.concatenate((tokens, np.arange(len(tokens), self.symbols)))
 
     @cached_property
     def ranks(self) -> Integers:
@@ -105,7 +107,8 @@ class Mixing:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The vocabulary whose ids are ranks: distributions come in its order."""
-        return vocabulary.sort([self.tokenizer.token_bytes[n] for n in self.order.tolist()])
+        tokens = self.tokenizer.token_bytes
+        return vocabulary.sort([tokens[n] for n in self.order[: len(tokens)].tolist()])
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
         """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
