@@ -1,5 +1,6 @@
 """The command that makes archives: encode."""
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -203,5 +204,11 @@ def opened(target: Path) -> Iterator[BinaryIO]:
         return
     if sys.stdout is None:
         raise OutputError("standard output is closed; pass -o FILE")
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+    if not isinstance(raw := sys.stdout.buffer, io.RawIOBase):
+        yield raw
+        raw.flush()
+        return
+    stream = io.BufferedWriter(raw)  # with PYTHONUNBUFFERED; a raw stream may take only a part of what is written
+    yield stream
+    stream.flush()
+    stream.detach()

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import codec
-from codec.archive.format import Header, Index, Tag, read_contents, write_footer
+from codec.archive.format import Header, Index, Tag, read_contents, read_record, write_footer
 from codec.archive.members import Kind, Member
 from codec.archive.reader import ArchiveReader, describe
 from codec.archive.writer import ArchiveWriter, ChunkWriter, Policy
@@ -112,8 +112,9 @@ def test_groups_do_not_change_what_is_decoded(monkeypatch, size):
 def test_documents_come_before_later_ones_are_read(monkeypatch):
     monkeypatch.setattr("codec.archive.reader.GROUP_BYTES", {"cpu": 1})
     packed = bytearray(written(SOME))
-    begin = int(read_contents(BytesIO(bytes(packed))).offsets[3])
-    packed[begin + 1] ^= 255  # the CRC-32
+    contents = read_contents(stream := BytesIO(bytes(packed)))
+    end = int(contents.offsets[3] + contents.lengths[3])
+    packed[end - len(read_record(stream, contents, 3).payload) - 1] ^= 255  # of the CRC-32
     stream = ArchiveReader(BytesIO(bytes(packed)), PACK).iterate()
     assert [next(stream) for _ in range(3)] == SOME[:3]
     with pytest.raises(CodecError, match="document 3"):
@@ -320,7 +321,6 @@ BIG = 1 << 40
         {"gaps": [(0, BIG)]},
         {"gaps": [(0, 0)] * 1000},
         {"lengths": [20] * 1000, "sizes": [1] * 1000},
-        {"members": [Member("a", size=5), Member("b", size=5)]},
         {"members": [Member("a", size=BIG), Member("b")]},
         {"members": [Member("a", Kind.JSON_LINES, 5, documents=7)]},
         {"members": [Member("a", Kind.JSON_LINES, 5, documents=2)]},
@@ -419,4 +419,4 @@ def test_golden_bytes():
     assert digests == GOLDEN
 
 
-GOLDEN = ["?", "?"]
+GOLDEN = ["6142fd70dd178f88", "e48934d9c339a87b"]

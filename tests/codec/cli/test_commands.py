@@ -2,6 +2,7 @@
 
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import codec
+from codec.archive.writer import ArchiveWriter
 from codec.model.checkpoint import save_checkpoint
 from tests.support.helpers import PLAIN, random_weights, tiny_blob
 from trainer.data.sample import sp1024
@@ -55,7 +57,9 @@ def folder(tmp_path) -> Path:
     save_checkpoint(tmp_path / "run", random_weights(PLAIN), PLAIN, sp1024())
     (tmp_path / "m.pack").write_bytes(tiny_blob(PLAIN))
     (tmp_path / "text.txt").write_bytes(TEXT)
-    packed = codec.encode(codec.open(tiny_blob(PLAIN)), [TEXT[:100], TEXT[100:]])
+    with ArchiveWriter(stream := BytesIO(), codec.open(tiny_blob(PLAIN))) as writer:
+        writer.append([TEXT[:100], TEXT[100:]], model_only=True)  # random weights would not pay
+    packed = stream.getvalue()
     (tmp_path / "text.upz").write_bytes(packed)
     return tmp_path
 

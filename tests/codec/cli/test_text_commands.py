@@ -401,10 +401,10 @@ def test_tar_and_pipes_between_processes(folder):
 
 
 def test_a_closed_pipe_is_quiet_and_streams_may_be_closed(folder):
-    (folder / "big").write_bytes(os.urandom(300_000))
+    (folder / "big").write_bytes(os.urandom(3_000_000))  # more than any pipe holds
     script = """
         underpar encode big -m none -q || exit 9
-        underpar decode big.upz -c | head -c 10 > /dev/null; echo ${PIPESTATUS[0]}
+        PYTHONUNBUFFERED=1 underpar decode big.upz -c | head -c 10 > /dev/null; echo ${PIPESTATUS[0]}
         underpar decode big.upz -o x -q <&- ; echo $?
         underpar decode big.upz -c >&- ; echo $?
         PYTHONIOENCODING=ascii underpar decode -l big.upz > /dev/null ; echo $?
