@@ -38,7 +38,7 @@ def mix(s):
         x[j] = 0
     total = 0
     for m in range(SELECTORS):
-        product = dot(s.weights, s.sets[m] * INPUTS, x, vectors)  # type: ignore[call-arg]
+        product: int = dot(s.weights, s.sets[m] * INPUTS, x, vectors)  # type: ignore[call-arg]
         own = min(max((product + 32768) >> 16, -LIMIT), LIMIT)
         s.sums[m] = own
         total += own * s.final[row, m]
