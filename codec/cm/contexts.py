@@ -30,8 +30,8 @@ _SHAPES = np.array(
     ],
     np.int64,
 )
-"""Classes of bytes: letters, digits, parts of other characters, spaces; several classes of marks and controls. Classes up
-to `_RUNS` count once in a row."""
+"""Classes of bytes: letters, digits, parts of other characters, spaces; several classes of marks and
+controls. Classes up to `_RUNS` count once in a row."""
 
 
 @compiled
@@ -57,7 +57,7 @@ def _take_text(s, byte):
 
 @compiled
 def _hash_text(s):
-    """Orders 0 to 6, words and pairs of words, the expected byte, the byte above, indentation, shapes; returns how many."""
+    """Hash orders 0 to 6, words, pairs of words, the byte above, indentation and shapes; return how many."""
     r, h, history = s.registers, s.hashes, s.history
     last, above = r[LAST], r[LINE1] + r[PLACE] - r[LINE]
     up = np.int64(history[above & (len(history) - 1)]) if above < r[LINE] else 0
