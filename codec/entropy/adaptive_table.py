@@ -45,7 +45,7 @@ def _new_table(alphabet: Alphabet) -> NDArray[np.int64]:
     return table
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _rebuild(table: NDArray[np.int64]) -> None:
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -57,7 +57,7 @@ def _rebuild(table: NDArray[np.int64]) -> None:
             tree[parent] += tree[i]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _count(table: NDArray[np.int64], symbol: int) -> None:
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -72,7 +72,7 @@ def _count(table: NDArray[np.int64], symbol: int) -> None:
         _rebuild(table)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _encode(state, out, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -88,7 +88,7 @@ def _encode(state, out, table, symbols):
     return bits
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _decode(state, data, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
