@@ -1,103 +1,161 @@
 """Reading packs: a pack is a compressed model in one self-contained file (`codec.pack.writer` writes it)."""
 
-import hashlib
-import json
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
 from codec.exact.recall import Recall, read_recall
 from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
-from codec.model.parameters import Role, parameters
+from codec.model.parameters import parameters
 from codec.model.tokenizer import Tokenizer
-from codec.numerics.widths import ARITHMETIC
-from codec.pack import context_coder, golden
-from codec.pack.container import read_container
-from codec.quantization.quantized import OnTrellis, Quantized, StepGrid
-from codec.quantization.trellis import CODES
+from codec.pack import golden
+from codec.pack.container import Section, Source, check_digest, read_section, read_table
+from codec.pack.header import check_shapes, check_vocabulary, most_of, read_header
+from codec.pack.parts.batches import read_batch
+from codec.pack.parts.dtypes import FLOATS, size_of, slabs, width_of
+from codec.pack.parts.part import EXACT, decode_exact, decode_quantized, read_part
+from codec.quantization.quantized import Quantized
 from codec.zstd import unshrink
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # coding text needs no torch, which takes seconds to import
     import torch
 
     from codec.exact.model import ExactModel
 
-MAX_PARAMETERS = 1 << 28
-"""Elements that a pack may claim to hold: 1 GiB of float32, the bound on memory for a hostile file."""
+MAX_TEXT = 1 << 24
+"""Bytes of a config or of a tokenizer."""
 
-MAX_DIMENSIONS = 64
-"""Of a tensor: torch's limit."""
-
-OFF = np.uint16(512)
-"""Added to the exponent of the steps of a row or a column that is not on the trellis; exponents are smaller."""
-
-MAX_HEADER = 1 << 24
-MAX_TOKENIZER = 1 << 24
-
-TABLES: tuple[Role, ...] = ("embedding", "matrix", "hash")
-"""Roles that are quantized; matrices of one role share their adaptive models."""
-
-VECTOR_TYPES = ("float16", "float32", "int64", "int32", "int16", "int8", "uint8", "bool")
-"""In which all other tensors are kept."""
+IN_MEMORY = 1 << 26
+"""Files up to this size are read and checked whole; of larger ones, each tensor is read and checked when asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pack:
-    """An opened pack.
+    """An opened pack. Tensors are decoded when asked for; packs are equal if their files are.
 
     >>> import torch, codec
     >>> pack = codec.open(codec.compress({"w": torch.eye(128), "b": torch.zeros(128)}))
     >>> pack.config, pack.tokenizer, pack.parameter_count
     (None, None, 16512)
-    >>> [entry["name"] for entry in pack.manifest["tensors"] + pack.manifest["vectors"]]
+    >>> pack.names
     ['w', 'b']
     """
 
     config: ModelConfig | None
     tokenizer: Tokenizer | None
-    manifest: dict[str, Any]  # the JSON header: tensors, vectors, versions
-    matrices: dict[str, Quantized]  # flattened to [shape[0], everything else]
-    vectors: dict[str, NDArray[Any]]
-    sha256: str  # hex, of the whole file
-    size: int  # bytes of the file
+    manifest: dict[str, Any]  # the JSON header: tensors, vectors, batches, twins
+    source: Source
+    sections: dict[str, Section]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pack) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the file."""
+        return self.source.size
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file in hex. Raises FormatError for a damaged file."""
+        return check_digest(self.source)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the tensors."""
+        return [*(entry["name"] for entry in self._entries), *self.twins]
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """Return the tensors that are stored once, as another one, by name."""
+        return cast(dict[str, str], self.manifest.get("twins", {}))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return the metadata of the safetensors file that the weights came from."""
+        return cast(dict[str, str], self.manifest.get("metadata", {}))
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Return the other files of the model's folder by relative path. Raises FormatError for a damaged section."""
+        lengths: dict[str, int] = self.manifest.get("files", {})
+        if not lengths:
+            return {}
+        total = sum(lengths.values())
+        content = unshrink(read_section(self.source, self.sections, "files"), total, "pack: files")
+        if len(content) != total:
+            raise FormatError(f"pack: files of {len(content)} bytes, the header says {total}")
+        found, at = {}, 0
+        for name, length in lengths.items():
+            found[name], at = content[at : at + length], at + length
+        return found
+
+    def tensor(self, name: str) -> "torch.Tensor":
+        """Decode one tensor, in the dtype that it had.
+
+        Raises:
+            KeyError: no tensor of this name.
+            FormatError: a damaged part.
+
+        >>> import torch, codec
+        >>> codec.open(codec.compress({"w": torch.eye(128), "n": torch.tensor([3])})).tensor("n")
+        tensor([3])
+        """
+        name = self.twins.get(name, name)
+        if name in self._places:
+            entry, offset = self._places[name]
+            return self._decode(entry, offset)
+        entries, offset, length = self._batch_of[name]
+        return self._small(entries, offset, length)[name]
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """The weights: float32 of row step x integer x column step; vectors as float32, integers as they were.
+        """Decode all tensors, in the dtypes that they had; twins share their memory. Each call makes new tensors.
+
+        Raises:
+            FormatError: a damaged part.
 
         >>> import torch, codec
         >>> state = codec.open(codec.compress({"w": torch.eye(128), "n": torch.tensor([3])})).state_dict()
         >>> state["w"].shape, state["n"]
         (torch.Size([128, 128]), tensor([3]))
         """
-        import torch
-
-        found: dict[str, torch.Tensor] = {}
-        for entry in self.manifest["tensors"]:
-            found[entry["name"]] = torch.from_numpy(self.matrices[entry["name"]].dequantize()).reshape(entry["shape"])
-        for name, vector in self.vectors.items():
-            tensor = torch.from_numpy(vector)
-            found[name] = tensor.float() if tensor.is_floating_point() else tensor
-        return found
+        names = [entry["name"] for entry in self.manifest["tensors"]]
+        with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+            found = dict(zip(names, pool.map(self.tensor, names), strict=True))
+        for batch in self._batches:
+            found |= self._small(*batch)
+        return found | {name: found[other] for name, other in self.twins.items()}
 
     @property
     def weights(self) -> Weights:
-        """What the exact model that codes text is made of. Raises MismatchError for a pack that holds weights only."""
+        """Return what the exact model that codes text is made of.
+
+        Raises:
+            MismatchError: the pack holds weights only.
+            FormatError: a damaged part.
+        """
         return Weights(self.for_text()[0], self.matrices, self.vectors, self.sha256)
 
     def exact(self, device: "torch.device | str" = "cpu") -> "ExactModel":
-        """The exact model that codes text, on torch. Raises MismatchError for a pack that holds weights only.
+        """Make the exact model that codes text, on torch. Raises MismatchError for a pack that holds weights only.
 
         >>> from pathlib import Path
         >>> import codec
-        >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+        >>> pack = codec.open(Path("artifacts/models/small.pack"))
         >>> pack.exact().config.vocab_size
         2048
         """
@@ -106,7 +164,7 @@ class Pack:
         return ExactModel(self.weights, device)
 
     def for_text(self) -> tuple[ModelConfig, Tokenizer]:
-        """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only.
+        """Return what text coding needs beside weights. Raises MismatchError for a pack that holds weights only.
 
         >>> import torch, codec
         >>> codec.open(codec.compress({"w": torch.eye(128)})).for_text()
@@ -120,20 +178,157 @@ class Pack:
         return self.config, self.tokenizer
 
     @cached_property
+    def matrices(self) -> dict[str, Quantized]:
+        """Return the integers and steps of the tensors that are quantized in one piece.
+
+        Raises:
+            FormatError: a damaged part.
+        """
+        names = [entry["name"] for entry in self.manifest["tensors"] if len(entry["parts"]) == 1]
+        with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+            found = zip(names, pool.map(self._matrix, names), strict=True)
+            return {name: matrix for name, matrix in found if matrix is not None}
+
+    @cached_property
+    def vectors(self) -> dict[str, NDArray[Any]]:
+        """Return the tensors that are not parts of their own, as they were kept; bfloat16 and narrower as float32.
+
+        Raises:
+            FormatError: a damaged part; of a model, values that are not finite.
+        """
+        found: dict[str, NDArray[Any]] = {}
+        for entries, offset, length in self._batches:
+            found.update((kept.name, kept.array()) for kept in read_batch(self._read(offset, length), entries))
+        for name, values in found.items():
+            if self.config and not np.isfinite(values).all():
+                raise FormatError(f"pack: vector {name}: not all values are finite")
+        return found
+
+    @cached_property
     def recall(self) -> Recall | None:
-        """The tables of `codec.exact.recall`, if it has any."""
+        """Return the tables of `codec.exact.recall`, if the pack has any."""
         return read_recall(self.manifest["recall"]) if "recall" in self.manifest else None
 
     @cached_property
     def parameter_count(self) -> int:
-        return sum(prod(e["shape"]) for e in self.manifest["tensors"] + self.manifest["vectors"])
+        """Return the number of elements of all tensors, twins counted once."""
+        return sum(prod(entry["shape"]) for entry in self._entries)
+
+    @property
+    def _entries(self) -> list[dict[str, Any]]:
+        return [*self.manifest["tensors"], *self.manifest["vectors"]]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[dict[str, Any], int]]:
+        """The header's entry and the offset of each tensor that is a part, or several, of its own."""
+        found, at = {}, 0
+        for entry in self.manifest["tensors"]:
+            found[entry["name"]] = entry, at
+            at += sum(entry["parts"])
+        return found
+
+    @cached_property
+    def _batches(self) -> list[tuple[list[dict[str, Any]], int, int]]:
+        """The entries, offset and length of each batch."""
+        found, first = [], 0
+        at = sum(sum(entry["parts"]) for entry in self.manifest["tensors"])
+        for count, length in self.manifest["batches"]:
+            found.append((self.manifest["vectors"][first : first + count], at, length))
+            first, at = first + count, at + length
+        return found
+
+    @cached_property
+    def _batch_of(self) -> dict[str, tuple[list[dict[str, Any]], int, int]]:
+        return {entry["name"]: batch for batch in self._batches for entry in batch[0]}
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return self.source.read(self.sections["tensors"].offset + offset, length)
+
+    def slabs(self, name: str) -> "Iterator[torch.Tensor]":
+        """Decode a tensor in slabs, in the order of its elements: [rows, columns] each.
+
+        Raises:
+            FormatError: a damaged part.
+        """
+        name = self.twins.get(name, name)
+        if name not in self._places:
+            yield self.tensor(name)
+            return
+        entry, at = self._places[name]
+        for (_, rows, columns), length in zip(
+            slabs(entry["shape"], most_of(self.manifest)), entry["parts"], strict=True
+        ):
+            yield self._slab(entry, at, length, rows, columns)
+            at += length
+
+    def _small(self, entries: list[dict[str, Any]], offset: int, length: int) -> "dict[str, torch.Tensor]":
+        from codec.pack.parts.tensors import TYPES, from_bytes
+
+        kinds = {entry["name"]: TYPES[entry["dtype"]] for entry in entries}
+        batch = read_batch(self._read(offset, length), entries)
+        return {k.name: from_bytes(k.data, k.dtype, k.shape).to(kinds[k.name]) for k in batch}
+
+    def _decode(self, entry: dict[str, Any], offset: int) -> "torch.Tensor":
+        if len(entry["parts"]) == 1:
+            return next(self.slabs(entry["name"])).reshape(entry["shape"])
+        import torch
+
+        from codec.pack.parts.tensors import TYPES
+
+        whole = torch.empty(prod(entry["shape"]), dtype=TYPES[entry["dtype"]])
+        at = 0
+        for piece in self.slabs(entry["name"]):
+            whole[at : at + piece.numel()] = piece.reshape(-1)
+            at += piece.numel()
+        return whole.reshape(entry["shape"])
+
+    def _slab(self, entry: dict[str, Any], offset: int, length: int, rows: int, columns: int) -> "torch.Tensor":
+        import torch
+
+        from codec.pack.parts.tensors import cast_weights, from_bytes
+
+        dtype = entry["dtype"]
+        with _named(entry["name"]):
+            tag, content = read_part(self._read(offset, length))
+            if tag == EXACT:
+                data = decode_exact(content, size_of(dtype, (rows, columns)), width_of(dtype), dtype in FLOATS)
+                return from_bytes(data, dtype, (rows, columns))
+            if dtype not in FLOATS:
+                raise FormatError(f"quantized {dtype}; the file was not written by underpar")
+            return cast_weights(torch.from_numpy(decode_quantized(tag, content, rows, columns).dequantize()), dtype)
+
+    def _matrix(self, name: str) -> Quantized | None:
+        entry, offset = self._places[name]
+        with _named(name):
+            tag, content = read_part(self._read(offset, entry["parts"][0]))
+            if tag != EXACT:
+                ((_, rows, columns),) = slabs(entry["shape"], most_of(self.manifest))
+                return decode_quantized(tag, content, rows, columns)
+            if self.config:
+                raise FormatError("a matrix that is not quantized; the file was not written by underpar")
+            return None
 
 
-def open(blob: bytes) -> Pack:
-    """Read a pack.
+class _named:
+    """Puts a tensor's name before the FormatErrors of a block."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FormatError):
+            raise FormatError(f"pack: tensor {self._name}: {error}") from error
+
+
+def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | BinaryIO) -> Pack:
+    """Read a pack: bytes, a path, or a file that is open for reading.
 
     Raises:
-        FormatError: not a pack, of a later version, truncated or damaged.
+        FormatError: no such file; not a pack, of another version, truncated or damaged. Of a file larger than
+            `IN_MEMORY` only the header is checked here, and each tensor when asked for.
         CodecError: see `codec.pack.golden.check`.
 
     >>> import torch, codec
@@ -142,151 +337,68 @@ def open(blob: bytes) -> Pack:
     True
     >>> codec.open(blob[:-1])
     Traceback (most recent call last):
-    codec.errors.FormatError: pack: section ...
+    codec.errors.FormatError: pack: ...
     """
     golden.check()
-    sections = read_container(blob)
-    missing = {"header", "config", "tokenizer", "tensors", "scales", "vectors"} - set(sections)
-    if missing:
-        raise FormatError(f"pack: sections {sorted(missing)} are missing; the file was not written by underpar")
-    manifest = parse_header(unshrink(sections["header"], MAX_HEADER, "pack: header"))
-    config = None
-    if sections["config"]:
-        config = ModelConfig.from_json(
-            unshrink(sections["config"], MAX_HEADER, "pack: config").decode("utf-8", "replace")
-        )
-    tokenizer = None
-    if sections["tokenizer"]:
-        tokenizer = Tokenizer(unshrink(sections["tokenizer"], MAX_TOKENIZER, "pack: tokenizer"))
+    found = _source(source)
+    sections = read_table(found)
+    in_memory = isinstance(found.content, bytes)
+    if in_memory:
+        for name in sections:
+            read_section(found, sections, name)
+    manifest = read_header(read_section(found, sections, "header"), found.size)
+    parts = sum(sum(entry["parts"]) for entry in manifest["tensors"]) + sum(n for _, n in manifest["batches"])
+    if "tensors" not in sections or parts != sections["tensors"].length:
+        raise FormatError(f"pack: section 'tensors' is missing or not of the {parts} bytes that the header says")
+    config = tokenizer = None
+    if text := read_section(found, sections, "config"):
+        config = ModelConfig.from_json(unshrink(text, MAX_TEXT, "pack: config").decode("utf-8", "replace"))
+    if text := read_section(found, sections, "tokenizer"):
+        tokenizer = Tokenizer(unshrink(text, MAX_TEXT, "pack: tokenizer"))
     if config:
-        check_shapes(config, {e["name"]: tuple(e["shape"]) for e in manifest["tensors"] + manifest["vectors"]})
-        kept = {entry["name"] for entry in manifest["vectors"]}
-        misplaced = [name for name, p in parameters(config).items() if (name in kept) != (p.role == "vector")]
-        if misplaced:
-            raise FormatError(f"pack: matrices kept as vectors, or vectors as matrices: {misplaced[:3]}")
+        _check_model(config, manifest)
     if config and tokenizer:
         check_vocabulary(config, tokenizer)
-    matrices = _read_matrices(manifest, sections)
-    vectors = _read_vectors(manifest, sections["vectors"])
-    return Pack(config, tokenizer, manifest, matrices, vectors, hashlib.sha256(blob).hexdigest(), len(blob))
+    pack = Pack(config, tokenizer, manifest, found, sections)
+    if in_memory:
+        _ = pack.sha256
+    return pack
 
 
-def decompress(blob: bytes) -> "dict[str, torch.Tensor]":
-    """The state dict of a pack. Raises FormatError as `open` does.
+def decompress(source: bytes | str | Path | BinaryIO) -> "dict[str, torch.Tensor]":
+    """Return the state dict of a pack. Raises FormatError as `open` does.
 
     >>> import torch, codec
     >>> list(codec.decompress(codec.compress({"w": torch.eye(128)})))
     ['w']
     """
-    return open(blob).state_dict()
+    return open(source).state_dict()
 
 
-def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
-    if tokenizer.vocab_size > config.vocab_size:
-        raise MismatchError(
-            f"tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; pass the model's tokenizer"
-        )
-
-
-def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    expected = {name: parameter.shape for name, parameter in parameters(config).items()}
-    for name in sorted(set(expected) | set(found)):
-        if expected.get(name) != found.get(name):
-            raise MismatchError(
-                f"tensor {name}: found {found.get(name, 'none')}, the config expects {expected.get(name, 'none')}; "
-                "pass the state dict and the config of one model"
-            )
-
-
-def _read_steps(entry: dict[str, Any], words: NDArray[np.uint16]) -> Quantized:
-    """The matrix of a header entry with its steps and empty symbols; the counterpart of `_write_steps`."""
-    rows = entry["shape"][0]
-    empty = np.zeros((rows, prod(entry["shape"][1:])), np.int32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if "unit" not in entry:
-            halves = words.view(np.float16).astype(np.float32)
-            return Quantized(empty, np.ldexp(halves, max(-200, min(200, entry["exponent"]))), None, entry["states"])
-        if words.max(initial=0) >= 2 * OFF:
-            raise FormatError(f"pack: step {words.max()} of tensor {entry['name']}, expected less than {2 * OFF}")
-        exponents, on = (words % OFF).astype(np.int32), words < OFF
-        grid = StepGrid(entry["unit"], exponents[:rows] + entry["least"][0], exponents[rows:] + entry["least"][1])
-        visited = OnTrellis(on[:rows], on[rows:]) if entry["states"] else None
-        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid, visited)
-
-
-def parse_header(text: bytes) -> dict[str, Any]:
-    """The JSON header, every field that is used later checked."""
-    try:
-        header = json.loads(text)
-        if header["arithmetic"] != ARITHMETIC:
-            raise FormatError(f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {ARITHMETIC}")
-        for entry in header["tensors"]:
-            _check_entry(entry, entry["role"] in TABLES and len(entry["shape"]) > 0 and _good_steps(entry))
-        for entry in header["vectors"]:
-            _check_entry(entry, entry["dtype"] in VECTOR_TYPES)
-        entries = header["tensors"] + header["vectors"]
-        if len({entry["name"] for entry in entries}) != len(entries):
-            raise FormatError("pack: header names a tensor twice")
-        if "recall" in header:
-            read_recall(header["recall"])
-        total = sum(prod(max(1, n) for n in entry["shape"]) for entry in entries)  # rows of nothing have steps, too
-        if total > MAX_PARAMETERS:
-            raise FormatError(f"pack: header claims {total} parameters, expected at most {MAX_PARAMETERS}")
-    except FormatError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise FormatError(f"pack: header is not what underpar writes ({error!r})") from error
-    return header
-
-
-def _check_entry(entry: dict[str, Any], good: bool) -> None:
-    entry["name"].encode()  # refuses lone surrogates
-    shape = entry["shape"]
-    sized = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
-    if not (good and sized and all(type(n) is int and 0 <= n <= MAX_PARAMETERS for n in shape)):
-        raise FormatError(f"pack: header entry {str(entry)[:200]} is not what underpar writes")
-
-
-def _good_steps(entry: dict[str, Any]) -> bool:
-    """Whether the fields of `_write_steps` and of the context coder are there and in range."""
-    steps = entry["least"] if "unit" in entry else [entry["exponent"]]
-    numbers = [entry["typical"], entry["bits"], entry["states"], *steps]
-    whole = all(type(n) is int and abs(n) < 1 << 40 for n in numbers)
-    grid = "unit" not in entry or (
-        type(entry["unit"]) is float and len(entry["least"]) == 2 and all(abs(n) < 1 << 15 for n in entry["least"])
-    )
-    known = entry["states"] == 0 or entry["states"] in CODES
-    return whole and grid and known and 0 <= entry["typical"] < 1 << 10 and entry["bits"] >= 0
-
-
-def _read_matrices(manifest: dict[str, Any], sections: dict[str, bytes]) -> dict[str, Quantized]:
-    entries = manifest["tensors"]
-    counts = [e["shape"][0] + (prod(e["shape"][1:]) if "unit" in e else 0) for e in entries]
-    words = adaptive_table.decode_words(sections["scales"], sum(counts))
-    matrices, at = {}, 0
-    for entry, count in zip(entries, counts, strict=True):
-        matrix = matrices[entry["name"]] = _read_steps(entry, words[at : at + count])
-        at += count
-        columns = np.ones(1) if matrix.columns is None else matrix.columns
-        if not (np.isfinite(matrix.rows).all() and np.isfinite(columns).all()):
+def _source(source: Any) -> Source:
+    if isinstance(source, (str, Path)):
+        try:
+            path = Path(source)
+            return Source(path.absolute() if path.stat().st_size > IN_MEMORY else path.read_bytes())
+        except OSError as error:
             raise FormatError(
-                f"pack: tensor {entry['name']}: steps are not finite; the file was not written by underpar"
-            )
-    parts = [(TABLES.index(e["role"]), matrices[e["name"]], e["typical"]) for e in entries]
-    context_coder.decode_matrices(sections["tensors"], parts, len(TABLES))
-    return matrices
+                f"pack {source}: {error.strerror}; pass the path of an existing, readable file"
+            ) from error
+    if isinstance(source, (bytes, bytearray, memoryview, mmap.mmap)):
+        return Source(bytes(source))
+    if hasattr(source, "read"):
+        content = source.read()
+        if isinstance(content, bytes):
+            return Source(content)
+    raise FormatError(f"pack: a {type(source).__name__}, expected bytes, a path or a binary file")
 
 
-def _read_vectors(manifest: dict[str, Any], section: bytes) -> dict[str, NDArray[Any]]:
-    sizes = [prod(e["shape"]) * np.dtype(e["dtype"]).itemsize for e in manifest["vectors"]]
-    data = unshrink(section, sum(sizes), "pack: vectors")
-    if len(data) != sum(sizes):
-        raise FormatError(f"pack: vectors section holds {len(data)} bytes, the header says {sum(sizes)}")
-    vectors, offset = {}, 0
-    for entry, size in zip(manifest["vectors"], sizes, strict=True):
-        raw = np.frombuffer(data, np.dtype(entry["dtype"]).newbyteorder("<"), prod(entry["shape"]), offset)
-        if not np.isfinite(raw).all():
-            raise FormatError(f"pack: vector {entry['name']}: not all values are finite")
-        vectors[entry["name"]] = raw.reshape(entry["shape"]).copy()
-        offset += size
-    return vectors
+def _check_model(config: ModelConfig, manifest: Mapping[str, Any]) -> None:
+    """Raise MismatchError or FormatError unless the tensors are the config's, and matrices are parts of their own."""
+    entries = manifest["tensors"] + manifest["vectors"]
+    check_shapes(config, {e["name"]: tuple(e["shape"]) for e in entries})
+    kept = {entry["name"] for entry in manifest["vectors"]}
+    floating = all(e.get("kept", e["dtype"]) in FLOATS and e["dtype"] in FLOATS for e in entries)
+    misplaced = [name for name, p in parameters(config).items() if (name in kept) != (p.role == "vector")]
+    if misplaced or not floating or manifest.get("twins") or manifest.get("whole") is not True:
+        raise FormatError(f"pack: matrices kept as vectors, or vectors as matrices: {misplaced[:3]}")

@@ -1,42 +1,72 @@
-"""Writing packs: quantize a state dict, code its integers, meet a budget."""
+"""Writing packs: decide what becomes of each tensor, quantize and code slabs side by side, meet a budget."""
 
-import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from math import prod
-from typing import Any
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from codec.entropy import adaptive_table
-from codec.errors import FormatError, MismatchError
-from codec.exact.recall import Recall
+from codec.console import Advance, ignore_progress
+from codec.errors import BudgetError, FormatError
 from codec.model.config import ModelConfig
-from codec.model.parameters import Role, parameters
 from codec.model.tokenizer import Tokenizer
 from codec.numerics.widths import ARITHMETIC
-from codec.pack import context_coder
-from codec.pack.container import read_container, write_container
-from codec.pack.reader import MAX_HEADER, OFF, TABLES, VECTOR_TYPES, check_shapes, check_vocabulary, parse_header
-from codec.quantization.calibration import Calibration, moments_of
-from codec.quantization.quantized import Quantized
-from codec.quantization.quantizers import Matrix, Quantizer, RowAbsmax, Strategy, step_exponent
+from codec.pack.blas import one_blas_thread
+from codec.pack.container import container_chunks
+from codec.pack.header import MAX_ELEMENTS, check_vocabulary, write_header
+from codec.pack.parts.dtypes import SLAB, size_of, slabs
+from codec.pack.parts.tensors import plain
+from codec.pack.plan import Item, Plan, Rules, Vectors, make_plan
+from codec.pack.slab_coder import Coded, Slab, SlabCoder, matrix_of
+from codec.pack.vectors import batches
+from codec.quantization.calibration import Calibration
+from codec.quantization.quantizers import Quantizer, RowAbsmax, RowOctaves, Strategy
 from codec.quantization.rate import finest_within
 from codec.quantization.sensitivity import SensitivityGrid, unit_for
-from codec.zstd import shrink, unshrink
-
-SMALL = 4096
-"""In a plain state dict, tensors of fewer elements are kept as float16 vectors; the challenge's limit is 65,536 at
-512 columns, which would leave the projections of a small model unquantized."""
-
-HALF_LIMIT = 65_504
-"""Float16's largest number: vectors with entries from here on are kept as float32."""
+from codec.zstd import shrink
 
 FINEST_RATE = 12.0
 """Bits a weight beyond which no budget buys anything: rounding is then finer than bfloat16's."""
+
+_DEFAULT_BITS = 8
+_IN_MEMORY = 1 << 26  # bytes of a pack that wait in memory; a larger one waits in a file
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a pack carries along with the weights.
+
+    Attributes:
+        metadata: of the safetensors file that the weights came from.
+        files: other files of the model's folder by their relative path, such as config.json.
+    """
+
+    metadata: Mapping[str, str]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A pack in a temporary file that is gone when nobody refers to it."""
+
+    file: BinaryIO
+    size: int
+    error: float  # squared, over each tensor's mean square
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self) -> bytes:
+        """Return the pack's bytes."""
+        self.file.seek(0)
+        return self.file.read()
 
 
 def compress(
@@ -47,188 +77,258 @@ def compress(
     calibration: Calibration | None = None,
     quantizer: Quantizer | None = None,
     strategy: Strategy = SensitivityGrid,
+    *,
+    lossless: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    bits: Mapping[str, float] | None = None,
+    vectors: Vectors = "exact",
 ) -> bytes:
     """Compress a model into the bytes of a pack.
+
+    Without a config, floating tensors of two or more dimensions and 1,024 or more elements are quantized, unless they
+    are shorter as they are; all others come back exactly. With one, `codec.model.parameters` says which are quantized,
+    and the others become float16.
 
     Args:
         state_dict: the weights. With a config, exactly the tensors of `codec.model.parameters.parameters(config)`.
         config: the model's shape; without it the pack holds weights only.
         tokenizer: a Tokenizer or the content of a SentencePiece `.model`.
         budget: the largest allowed size of the pack in bytes. The finest unit of `strategy` that fits is taken, at most
-            `codec.quantization.rate.SLACK` bytes below the budget.
+            `codec.quantization.rate.slack_of(budget)` bytes below the budget.
         calibration: second moments by matrix (`trainer.fit.calibrate`), which say where a budget's bits matter most.
+            Without it, each tensor's error counts relative to its own mean square.
         quantizer: to use as it is, in place of one that fits a budget; without either, 8 bits a weight.
         strategy: the quantizers by their unit that a budget chooses from (`codec.quantization.strategies` has more by
             name).
+        lossless: shell patterns of names; these tensors come back exactly. `["*"]` keeps everything.
+        skip: shell patterns of names; these tensors are left out.
+        bits: about how many bits a weight, by shell pattern, whatever the budget.
+        vectors: "float16" keeps tensors that are not quantized in half precision.
 
     Returns:
         The pack. Without a budget it is the same bytes on every machine; error feedback sums in floating point, so with
         one, another machine's may differ in a few integers.
 
     Raises:
-        BudgetError: the budget cannot be met; `.smallest` says what was reached.
-        MismatchError: state dict and config, config and tokenizer, or calibration do not belong together.
-        FormatError: weights that are not finite.
+        BudgetError: the budget cannot be met; `.smallest` says what can.
+        MismatchError: state dict and config, config and tokenizer, or calibration do not belong together; a pattern
+            that matches nothing.
+        FormatError: entries that a pack cannot hold.
 
     >>> import torch, codec
     >>> blob = codec.compress({"w": 127 * torch.eye(128)})
     >>> torch.equal(codec.decompress(blob)["w"], 127 * torch.eye(128))
     True
     """
-    if isinstance(tokenizer, bytes):
-        tokenizer = Tokenizer(tokenizer)
-    roles = _roles(state_dict, config)
-    if config and tokenizer:
-        check_vocabulary(config, tokenizer)
-    names = [name for name, role in roles.items() if role != "vector"]
-    count = sum(state_dict[name].numel() for name in names)
-
-    def matrix(name: str) -> Matrix:
-        weights = _matrix(name, state_dict[name])
-        moments = moments_of(calibration, name, (weights.shape[0], weights.shape[1]))
-        if roles[name] == "hash":  # a row that no text visits needs no bits
-            weights = weights * (moments.row_weights > 0)[:, None]
-        return Matrix(name, roles[name], weights, moments)
-
-    def build(chosen: Quantizer) -> bytes:
-        # Threads of BLAS that wait for each other beside ours made this seven times slower.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            quantized = dict(zip(names, pool.map(lambda name: chosen(matrix(name)), names), strict=True))
-        return _write(state_dict, roles, quantized, config, tokenizer)
-
-    if quantizer or budget is None or not names:
-        blob = build(quantizer or RowAbsmax(8))
-        return blob if budget is None else finest_within(budget, lambda _: blob, 0, 1.0)
-    first, finest = 1.0, 0.0
-    if isinstance(one := strategy(1.0), SensitivityGrid):
-        rates = [(one.rates(matrix(name)), prod(state_dict[name].shape[1:])) for name in names]
-        first = unit_for(min(FINEST_RATE, 8 * budget / max(1, count)), rates, count)
-        finest = unit_for(FINEST_RATE, rates, count)
-    return finest_within(budget, lambda unit: build(strategy(unit)), count, first, finest)
+    rules = Rules(lossless, skip, bits or {}, vectors)
+    job = PackJob(state_dict, config, tokenizer, calibration, rules)
+    return job.run(budget, quantizer, strategy).read()
 
 
-def with_vectors(blob: bytes, vectors: Mapping[str, torch.Tensor]) -> bytes:
-    """The pack `blob` with other vectors: everything that is not quantized. Its integers and steps stay as they are.
+class PackJob:
+    """The work of `compress`, whose result may be too large for memory."""
 
-    Raises:
-        MismatchError: not exactly the pack's vectors, or of other shapes.
-        FormatError: not a pack, or values that are not finite.
-    """
-    sections = read_container(blob)
-    header = parse_header(unshrink(sections["header"], MAX_HEADER, "pack: header"))
-    expected = {entry["name"]: tuple(entry["shape"]) for entry in header["vectors"]}
-    if expected != {name: tuple(vector.shape) for name, vector in vectors.items()}:
-        raise MismatchError(f"vectors: found {sorted(vectors)}, the pack has {expected}; pass those of its model")
-    content = b""
-    for entry in header["vectors"]:
-        values = _vector(entry["name"], vectors[entry["name"]].detach().cpu())
-        entry["dtype"] = str(values.dtype)
-        content += values.tobytes()
-    sections["header"], sections["vectors"] = _shrunk(header), shrink(content)
-    return write_container(sections)
+    def __init__(
+        self,
+        state: Mapping[str, torch.Tensor],
+        config: ModelConfig | None = None,
+        tokenizer: Tokenizer | bytes | None = None,
+        calibration: Calibration | None = None,
+        rules: Rules = Rules(),  # frozen
+        extras: Extras = Extras({}, {}),
+        folder: Path | None = None,
+        advance: Advance = ignore_progress,
+    ):
+        """Check what goes into the pack, and plan.
 
+        Args:
+            state: as for `compress`; tensors are read on access, several times each.
+            config: as for `compress`.
+            tokenizer: as for `compress`.
+            calibration: as for `compress`.
+            rules: what becomes of which tensors.
+            extras: what the pack carries along.
+            folder: of the temporary file.
+            advance: called with the number of elements done.
 
-def with_recall(blob: bytes, recall: Recall) -> bytes:
-    """The pack `blob` with these tables of recall. Raises FormatError for what is no pack."""
-    sections = read_container(blob)
-    header = parse_header(unshrink(sections["header"], MAX_HEADER, "pack: header"))
-    header["recall"] = recall.to_json()
-    sections["header"] = _shrunk(header)
-    return write_container(sections)
+        Raises:
+            FormatError: an argument of another kind, or what a pack cannot hold.
+            MismatchError: things that do not belong together.
+        """
+        if config is not None and not hasattr(config, "to_json"):
+            raise FormatError(f"config: a {type(config).__name__}, expected a ModelConfig; pass ModelConfig(...)")
+        if isinstance(tokenizer, bytes):
+            tokenizer = Tokenizer(tokenizer)
+        if tokenizer is not None and not hasattr(tokenizer, "vocab_size"):
+            raise FormatError(
+                f"tokenizer: a {type(tokenizer).__name__}, expected a Tokenizer or the bytes of a SentencePiece model"
+            )
+        if calibration is not None and not isinstance(calibration, Mapping):
+            raise FormatError(
+                f"calibration: a {type(calibration).__name__}, expected Moments by name; pass load_calibration(path)"
+            )
+        self.plan: Plan = make_plan(state, config, rules)
+        if config and tokenizer:
+            check_vocabulary(config, tokenizer)
+        self._state, self._config, self._tokenizer = state, config, tokenizer
+        self._calibration, self._extras, self._folder, self._advance = calibration, extras, folder, advance
+        self._scales: dict[str, float] = {}
 
+    @property
+    def weights(self) -> int:
+        """Return how many weights a budget's unit applies to."""
+        return sum(int(np.prod(i.shape)) for i in self.plan.parts if i.how == "quantize" and i.bits is None)
 
-def _roles(state_dict: Mapping[str, torch.Tensor], config: ModelConfig | None) -> dict[str, Role]:
-    """The role of each tensor, in the order of the pack."""
-    if config:
-        check_shapes(config, {name: tuple(tensor.shape) for name, tensor in state_dict.items()})
-        return {name: parameter.role for name, parameter in parameters(config).items()}
-    roles: dict[str, Role] = {}
-    for name, tensor in sorted(state_dict.items()):
-        matrix = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= SMALL
-        roles[name] = "matrix" if matrix else "vector"
-    return roles
+    def run(
+        self, budget: int | None = None, quantizer: Quantizer | None = None, strategy: Strategy = SensitivityGrid
+    ) -> Written:
+        """Write the pack; the arguments and errors are those of `compress`."""
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float, np.integer))):
+            raise FormatError(f"budget: {budget!r}, expected a number of bytes")
+        if budget is not None and not budget > 0:
+            raise FormatError(f"budget of {budget} bytes, expected more than 0")
+        count = self.weights
+        if quantizer or budget is None or not count:
+            chosen = quantizer or (RowAbsmax(_DEFAULT_BITS) if self._config else RowOctaves(_DEFAULT_BITS))
+            written = self._build(chosen, quantizer is None)
+            if budget is not None and len(written) > budget:
+                raise BudgetError(self._too_big(budget, len(written)), len(written))
+            return written
+        rates = self._measure(strategy(1.0))
+        first, finest = 1.0, 0.0
+        if rates:
+            first = unit_for(min(FINEST_RATE, 8 * budget / count), rates, count)
+            finest = unit_for(FINEST_RATE, rates, count)
+        try:
+            best = finest_within(budget, lambda unit: self._build(strategy(unit), True), count, first, finest)
+        except BudgetError as error:
+            raise BudgetError(self._too_big(budget, error.smallest), error.smallest) from error
+        if self._calibration is None and not self._config and 8 * budget > (_DEFAULT_BITS - 2) * count:
+            default = self._build(RowOctaves(_DEFAULT_BITS), True)
+            if len(default) <= budget and default.error < best.error:
+                return default
+        return best
 
+    def _too_big(self, budget: float, smallest: int) -> str:
+        kept = sorted((i for i in self.plan.items if i.how == "exact"), key=lambda i: -size_of(i.dtype, i.shape))
+        size = sum(size_of(i.dtype, i.shape) for i in kept)
+        said = f"budget of {budget} bytes: the smallest pack has {smallest}; raise the budget to that or more"
+        if not kept or 2 * size < smallest:
+            return said
+        return f"{said}, or name in `bits` what is kept exactly: {size} bytes, the largest is {kept[0].name}"
 
-def _matrix(name: str, tensor: torch.Tensor) -> NDArray[np.float32]:
-    """A tensor as a float32 matrix [shape[0], everything else]. Raises FormatError for weights that are not finite."""
-    weights = tensor.detach().cpu().float().reshape(tensor.shape[0], -1).numpy()
-    if not np.isfinite(weights).all():
-        row, column = np.argwhere(~np.isfinite(weights))[0]
-        raise FormatError(
-            f"tensor {name}: weight [{row}, {column}] is {weights[row, column]}, expected finite weights; "
-            "repair the checkpoint"
+    def _slabs(self, kinds: Callable[[Item], bool]) -> Iterator[tuple[Slab, torch.Tensor]]:
+        """Yield the slabs of the tensors that are parts, with their elements."""
+        for item in filter(kinds, self.plan.parts):
+            flat = plain(item.name, self._state[item.name]).reshape(-1)
+            for place in slabs(item.shape, MAX_ELEMENTS if self._config else SLAB):
+                slab = Slab(item, *place)
+                yield slab, slab.of(flat)
+
+    def _measure(self, one: Quantizer) -> list[tuple[Any, int]]:
+        """Measure every tensor's root mean square, and return the rates of its slabs on steps of unit 1."""
+        sums: dict[str, float] = {}
+
+        wanted = [item.name for item in self.plan.parts if item.how == "quantize"]
+        if self._calibration is None:
+            for name, found in _ahead(self._slabs(lambda item: item.how == "quantize"), _finite_square):
+                sums[name] = sums.get(name, 0.0) + found
+            counts = {item.name: int(np.prod(item.shape)) for item in self.plan.parts}
+            self._scales.update({name: (sums.get(name, 0.0) / max(1, counts[name])) ** 0.5 for name in wanted})
+        if not isinstance(one, SensitivityGrid):
+            return []
+
+        def rate(work: tuple[Slab, torch.Tensor]) -> tuple[Any, int]:
+            slab, tensor = work
+            weights = np.nan_to_num(tensor.float().numpy(), posinf=0.0, neginf=0.0)
+            matrix = matrix_of(slab, weights, self._calibration, self._scales.get(slab.item.name))
+            try:
+                return one.rates(matrix), slab.columns
+            except FormatError as error:
+                raise FormatError(f"tensor {slab.item.name}: {error}") from error
+
+        return list(_ahead(self._slabs(lambda item: item.how == "quantize" and item.bits is None), rate))
+
+    def _build(self, quantizer: Quantizer, may_be_exact: bool) -> Written:
+        """Write a pack with a quantizer."""
+        if self._calibration is None and not self._scales:
+            self._measure(RowAbsmax(8))
+        coder = SlabCoder(
+            quantizer,
+            self._calibration,
+            self._scales,
+            may_be_exact and self._config is None,
+            self._config is not None,
         )
-    return weights
+        file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._folder and str(self._folder))  # noqa: SIM115  # closed with Written
+        errors: list[float] = []
+        size = 0
+        for chunk in container_chunks(self._sections(coder, errors)):
+            file.write(chunk)
+            size += len(chunk)
+        return Written(file, size, sum(errors))
 
-
-def _write(
-    state_dict: Mapping[str, torch.Tensor],
-    roles: Mapping[str, Role],
-    quantized: Mapping[str, Quantized],
-    config: ModelConfig | None,
-    tokenizer: Tokenizer | None,
-) -> bytes:
-    """The pack of quantized matrices and the other tensors of `state_dict`."""
-    tensors, vectors = [], []
-    words, vector_bytes = b"", b""
-    for name, role in roles.items():
-        tensor = state_dict[name].detach().cpu()
-        if role == "vector":
-            values = _vector(name, tensor)
-            vectors.append({"name": name, "shape": list(tensor.shape), "dtype": str(values.dtype)})
-            vector_bytes += values.tobytes()
-            continue
-        entry, steps = _write_steps(quantized[name])
-        words += steps.astype("<u2").tobytes()
-        tensors.append({"name": name, "shape": list(tensor.shape), "role": role, **entry})
-    groups = [(TABLES.index(roles[entry["name"]]), quantized[entry["name"]]) for entry in tensors]
-    stream, coded = context_coder.encode_matrices(groups, len(TABLES))
-    for entry, told in zip(tensors, coded, strict=True):
-        entry["typical"], entry["bits"] = told.typical, round(told.bits)
-    header = {"arithmetic": ARITHMETIC, "tensors": tensors, "vectors": vectors}
-    return write_container(
-        {
-            "header": _shrunk(header),
-            "config": shrink(config.to_json().encode()) if config else b"",
-            "tokenizer": shrink(tokenizer.model) if tokenizer else b"",
-            "tensors": stream,
-            "scales": adaptive_table.encode_words(np.frombuffer(words, "<u2")),
-            "vectors": shrink(vector_bytes),
+    def _sections(self, coder: SlabCoder, errors: list[float]) -> Iterator[tuple[str, Iterable[bytes]]]:
+        entries: dict[str, dict[str, Any]] = {
+            item.name: {"name": item.name, "shape": list(item.shape), "dtype": item.dtype, "parts": []}
+            for item in self.plan.parts
         }
-    )
+        vectors = batches(self.plan.vectors, self._state, self._config is None)
+
+        def parts() -> Iterator[bytes]:
+            def work(given: tuple[Slab, torch.Tensor]) -> tuple[Slab, Coded]:
+                return given[0], coder(*given)
+
+            for slab, coded in _ahead(self._slabs(lambda item: True), work):
+                entries[slab.item.name]["parts"].append(len(coded.part))
+                errors.append(coded.error)
+                self._advance(slab.rows * slab.columns)
+                yield coded.part
+            for batch in vectors:
+                yield batch.part
+
+        yield "tensors", parts()
+        header: dict[str, Any] = {
+            "arithmetic": ARITHMETIC,
+            "tensors": list(entries.values()),
+            "vectors": [entry for batch in vectors for entry in batch.entries],
+            "batches": [[len(batch.entries), len(batch.part)] for batch in vectors],
+        }
+        if self._config:
+            header["whole"] = True
+        if self.plan.twins:
+            header["twins"] = self.plan.twins
+        if self._extras.metadata:
+            header["metadata"] = dict(self._extras.metadata)
+        if self._extras.files:
+            header["files"] = {name: len(content) for name, content in self._extras.files.items()}
+        yield "header", [write_header(header)]
+        yield "config", [shrink(self._config.to_json().encode()) if self._config else b""]
+        yield "tokenizer", [shrink(self._tokenizer.model) if self._tokenizer else b""]
+        if self._extras.files:
+            yield "files", [shrink(b"".join(self._extras.files.values()))]
 
 
-def _shrunk(header: dict[str, Any]) -> bytes:
-    return shrink(json.dumps(header, separators=(",", ":")).encode())
+def _finite_square(work: tuple[Slab, torch.Tensor]) -> tuple[str, float]:
+    """Return the sum of squares of a slab's finite elements."""
+    weights = work[1].float().numpy()
+    return work[0].item.name, float(np.square(weights[np.isfinite(weights)], dtype=np.float64).sum())
 
 
-def _write_steps(matrix: Quantized) -> tuple[dict[str, Any], NDArray[np.uint16]]:
-    """The header entry of a matrix's steps, and their 16-bit words: [R] float16, or [R + C] exponents."""
-    if matrix.grid is None:
-        exponent = step_exponent(matrix.rows)
-        halves = np.ldexp(matrix.rows, -exponent).astype(np.float16)
-        return {"states": matrix.states, "exponent": exponent}, halves.view(np.uint16)
-    grid = matrix.grid
-    least = [int(exponents.min()) if exponents.size else 0 for exponents in (grid.rows, grid.columns)]
-    exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1])).astype(np.uint16)
-    if matrix.on:
-        exponents += OFF * ~np.concatenate(matrix.on)
-    steps = {"states": matrix.states, "unit": float(np.float32(grid.unit)), "least": least}
-    return steps, exponents
-
-
-def _vector(name: str, tensor: torch.Tensor) -> NDArray[Any]:
-    """A vector as it is kept: float16, float32 where float16 would overflow, integers unchanged; little-endian."""
-    if tensor.is_floating_point():
-        values = tensor.double().numpy()
-        if not np.isfinite(values).all():
-            raise FormatError(f"tensor {name}: not all values are finite; repair the checkpoint")
-        if np.abs(values).max(initial=0) < HALF_LIMIT:
-            return values.astype("<f2")
-        if np.abs(values).max() > np.finfo(np.float32).max:
-            raise FormatError(f"tensor {name}: {np.abs(values).max():.3g} is too large for float32")
-        return values.astype("<f4")
-    values = tensor.numpy()
-    if str(values.dtype) not in VECTOR_TYPES:
-        raise FormatError(f"tensor {name}: dtype {values.dtype}, expected floating point or one of {VECTOR_TYPES[2:]}")
-    return values
+def _ahead(
+    works: Iterable[tuple[Slab, torch.Tensor]], function: Callable[[tuple[Slab, torch.Tensor]], T]
+) -> Iterator[T]:
+    """Yield a function's results in order, computed on all cores; few slabs lie in memory at a time."""
+    threads = torch.get_num_threads()
+    waiting: deque[Future[T]] = deque()
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        try:
+            for work in works:
+                waiting.append(pool.submit(function, work))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

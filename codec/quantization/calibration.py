@@ -109,9 +109,15 @@ def moments_of(calibration: Calibration | None, name: str, shape: tuple[int, int
     rows, columns = shape
     if calibration is None:
         return Moments(np.ones(columns, np.float32), np.ones(rows, np.float32))
+    if not isinstance(calibration, Mapping):
+        raise FormatError(
+            f"calibration: a {type(calibration).__name__}, expected Moments by tensor name; pass load_calibration(path)"
+        )
     if name not in calibration:
         raise MismatchError(f"calibration: no moments of {name}; calibrate this checkpoint")
     found = calibration[name]
+    if not (isinstance(found, Moments) and all(isinstance(m, np.ndarray) for m in (found.inputs, found.outputs))):
+        raise FormatError(f"calibration of {name}: expected Moments of two NumPy arrays")
     for moment, size in ((found.inputs, columns), (found.outputs, rows)):
         if moment.shape not in ((size,), (size, size)):
             raise MismatchError(
@@ -120,4 +126,8 @@ def moments_of(calibration: Calibration | None, name: str, shape: tuple[int, int
             )
         if not np.isfinite(moment).all():
             raise FormatError(f"calibration of {name}: not all moments are finite; calibrate again")
+        if (moment if moment.ndim == 1 else np.diagonal(moment)).min(initial=0) < 0:
+            raise FormatError(f"calibration of {name}: a mean square is negative; calibrate again")
+        if moment.ndim == 2 and not np.allclose(moment, moment.T, rtol=1e-3, atol=1e-3 * np.abs(moment).max(initial=0)):
+            raise FormatError(f"calibration of {name}: a second moment is not symmetric; calibrate again")
     return found

@@ -60,6 +60,14 @@ class Quantized:
     on: OnTrellis | None = None  # None: all rows and columns
 
     def dequantize(self) -> NDArray[np.float32]:
-        """Return the weights, float32 [R, C]."""
-        weights = self.symbols.astype(np.float32) * self.rows[:, None]
-        return weights if self.columns is None else weights * self.columns
+        """Return the weights, float32 [R, C]; those beyond float32 become its largest number."""
+        with np.errstate(over="ignore"):
+            weights = self.symbols.astype(np.float32) * self.rows[:, None]
+            if self.columns is not None:
+                weights *= self.columns
+        if np.isfinite(weights).all():
+            return weights
+        columns = 1.0 if self.columns is None else self.columns.astype(np.float64)
+        exact = self.symbols * self.rows.astype(np.float64)[:, None] * columns
+        largest = float(np.finfo(np.float32).max)
+        return np.nan_to_num(exact, posinf=largest, neginf=-largest).clip(-largest, largest).astype(np.float32)

@@ -1,7 +1,7 @@
 """The quantizer for byte budgets: steps by sensitivity, error feedback, and a trellis at sufficient rates."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ states. On a Gaussian, 256 states save 0.25 bit at 1.2 to 2 bits, 0.2 at 1 bit a
 (tests/codec/quantization/test_trellis.py). Worse, a trellis gives weights to units that no text uses: dead units that
 the error of the matrix before woke up doubled the divergence of a small pack."""
 
+MOST_STEPS = float(1 << 20)
+"""Whole steps that the largest weight has at most: an eighth of what the entropy coder takes."""
+
 _GAUSSIAN = 2.047  # entropy in bits of a Gaussian over its standard deviation
 
 
@@ -25,7 +28,9 @@ class SensitivityGrid:
     """Integers on steps `unit` times a row factor times a column factor, with error feedback.
 
     `codec.quantization.steps` makes the factors. A whole step costs `unit` squared / 24 nats a weight, by the
-    calibration's account.
+    calibration's account. Without one, `unit` is relative to the matrix's scale, and the weights are those of least
+    squared error: all are multiplied by one factor, which is below 1 at low rates (the centroids of coarse cells lie
+    nearer to zero). With one they are not: errors that are aligned with the weights add up from layer to layer.
     """
 
     unit: float
@@ -43,21 +48,31 @@ class SensitivityGrid:
         weights = matrix.weights
         factor = upper_factor(damped(matrix.moments.inputs))
         chosen = self._steps(matrix, factor)
-        whole = StepGrid(self.unit, chosen.rows, chosen.columns)
+        whole = StepGrid(self._unit(matrix, chosen), chosen.rows, chosen.columns)
         on = on_trellis(weights, whole) if self.states else None
         states = self.states if on and on.rows.any() and on.columns.any() else 0
-        grid = StepGrid(self.unit / 2, chosen.rows, chosen.columns) if states else whole
+        grid = replace(whole, unit=whole.unit / 2) if states else whole
         on = on if states else None
         exact = weights.astype(np.float64)
         rows, columns = grid.row_steps(), grid.column_steps()
         codebook = Codebook(rows.astype(np.float64), columns.astype(np.float64), states, on)
         symbols = quantize_columns(exact, factor if self.feedback else np.sqrt(pivots(factor)), codebook)
-        return Quantized(symbols, rows, columns, states, grid, on)
+        if matrix.relative:
+            grid = replace(grid, unit=grid.unit * gain(exact, symbols, rows, columns))
+        return Quantized(symbols, grid.row_steps(), columns, states, grid, on)
 
     def rates(self, matrix: Matrix) -> NDArray[np.float64]:
         """Return `row_rates` on the steps of unit 1."""
         chosen = self._steps(matrix, upper_factor(damped(matrix.moments.inputs)))
-        return row_rates(matrix.weights, StepGrid(1.0, chosen.rows, chosen.columns))
+        return row_rates(matrix.weights, StepGrid(matrix.scale or 1.0, chosen.rows, chosen.columns))
+
+    def _unit(self, matrix: Matrix, chosen: Factors) -> float:
+        """Return the matrix's own unit: coarser where the entropy coder could not tell its integers apart."""
+        steps = np.log2(matrix.scale or 1.0) + chosen.rows.min(initial=1 << 14) / 4
+        steps += chosen.columns.min(initial=1 << 14) / 4
+        largest = float(np.abs(matrix.weights).max(initial=0))
+        least = np.log2(largest) - np.log2(MOST_STEPS) - steps if largest else -np.inf
+        return float(matrix.scale or 1.0) * max(self.unit, float(2.0 ** min(least, 200.0)))
 
     def _steps(self, matrix: Matrix, factor: Doubles) -> Factors:
         """Compute step factors from the outputs' moments and the factor of the inputs'."""
@@ -67,6 +82,16 @@ class SensitivityGrid:
         if not self.by_column:
             columns = np.full(len(columns), columns.mean() if columns.size else 1.0)
         return factors(rows, columns)
+
+
+def gain(
+    weights: NDArray[np.float64], symbols: NDArray[np.int32], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> float:
+    """Return the factor of least squared error for reconstructed weights; 1 where all are zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = symbols * rows.astype(np.float64)[:, None] * columns
+        power, product = float(np.square(found).sum()), float((found * weights).sum())
+    return product / power if 0 < product < np.inf and 0 < power < np.inf else 1.0
 
 
 def on_trellis(weights: NDArray[np.float32], grid: StepGrid) -> OnTrellis:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec.console import Advance, ignore_progress, notes
 from codec.errors import CodecError, FormatError
-from codec.quantization.quantizers import Matrix, Strategy
+from codec.quantization.quantizers import Strategy
 from codec.quantization.sensitivity import SensitivityGrid, unit_for
 from codec.quantization.strategies import STRATEGIES
 from eval.ablate.divergence import Ruler
@@ -169,8 +169,7 @@ def unit_of_rate(subject: Subject, strategy: Strategy, rate: float) -> float:
         return float(2.0 ** (8 * len(_pack(subject, quantizer=one)) / subject.parameters - rate))
     rates = []
     for name, weights in subject.matrices.items():
-        matrix = Matrix(name, subject.roles[name], weights, subject.moments(name))
-        rates.append((one.rates(matrix), weights.shape[1]))
+        rates.append((one.rates(subject.matrix(name)), weights.shape[1]))
     return unit_for(rate, rates, sum(weights.size for weights in subject.matrices.values()))
 
 

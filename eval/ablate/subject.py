@@ -13,8 +13,9 @@ from codec.model.checkpoint import load_checkpoint
 from codec.model.config import ModelConfig
 from codec.model.parameters import Role, parameters
 from codec.model.tokenizer import Tokenizer
-from codec.pack.writer import SMALL
+from codec.pack.plan import QUANTIZED_FROM
 from codec.quantization.calibration import FILE, Calibration, Moments, load_calibration, moments_of
+from codec.quantization.quantizers import Matrix, root_mean_square
 from codec.zstd import shrink
 from eval.score.models import check_state
 
@@ -38,7 +39,7 @@ class Subject:
             return {name: parameter.role for name, parameter in parameters(self.config).items()}
         roles: dict[str, Role] = {}
         for name, tensor in sorted(self.state.items()):
-            matrix = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= SMALL
+            matrix = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= QUANTIZED_FROM
             roles[name] = "vector" if not matrix else "embedding" if "embed" in name.lower() else "matrix"
         return roles
 
@@ -68,6 +69,12 @@ class Subject:
         rows, columns = self.matrices[name].shape
         return moments_of(self.calibration, name, (rows, columns))
 
+    def matrix(self, name: str) -> Matrix:
+        """Return the input of a quantizer for a matrix; without a calibration, errors count relative to its size."""
+        weights, relative = self.matrices[name], self.calibration is None
+        scale = root_mean_square(weights) if relative else 1.0
+        return Matrix(name, self.roles[name], weights, self.moments(name), scale, relative)
+
     def relative_error(self, state: dict[str, torch.Tensor]) -> float:
         """Return the squared error of all matrices together over their squared norm."""
         error = norm = 0.0
@@ -96,5 +103,5 @@ def load_subject(path: Path) -> Subject:
     calibration = load_calibration(beside) if checkpoint.config and beside.is_file() else None
     subject = Subject(checkpoint.state_dict, checkpoint.config, checkpoint.tokenizer, calibration)
     if not subject.matrices:
-        raise FormatError(f"model {path}: no matrix of {SMALL} elements or more; there is nothing to quantize")
+        raise FormatError(f"model {path}: no matrix of {QUANTIZED_FROM} elements or more; there is nothing to quantize")
     return subject

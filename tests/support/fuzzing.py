@@ -172,7 +172,7 @@ def forge_pack(data: bytes, random: np.random.Generator) -> bytes:
     names = list(sections)
     name = names[random.integers(len(names))]
     section = sections[name]
-    if name in ("header", "config", "tokenizer", "vectors") and random.integers(4):
+    if name in ("header", "config", "tokenizer") and random.integers(4):
         plain = zstandard.ZstdDecompressor().decompress(section)
         if name in ("header", "config") and random.integers(4):
             plain = json.dumps(lie(json.loads(plain), random)).encode()

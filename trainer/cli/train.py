@@ -121,7 +121,7 @@ def recall(
     import codec
     from codec.cli.options import check_device
     from codec.files import atomic_write, check_output, read_bytes
-    from codec.pack.writer import with_recall
+    from codec.pack.change import with_recall
     from trainer.data.documents import read_documents
     from trainer.fit.recall import fit_recall
 

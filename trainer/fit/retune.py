@@ -18,7 +18,8 @@ from codec.console import Advance, ignore_progress, progress
 from codec.errors import FormatError, MismatchError
 from codec.model.checkpoint import Checkpoint
 from codec.model.parameters import parameters
-from codec.pack.writer import HALF_LIMIT, with_vectors
+from codec.pack.change import with_vectors
+from codec.pack.vectors import HALF_LIMIT
 from trainer.fit.calibrate import float_model, text_batches
 from trainer.fit.correct import divergence
 from trainer.model.gpt import GPT

@@ -22,9 +22,9 @@ from codec.exact.recall import SHAPES, UNIT, Recall, read_recall
 from codec.exact.recall_memory import Memory
 from codec.exact.reference import TorchBackend
 from codec.numerics import tables
+from codec.pack.change import with_recall
 from codec.pack.container import read_container
-from codec.pack.reader import parse_header
-from codec.pack.writer import with_recall
+from codec.pack.header import parse_header
 from codec.text.open_coder import default_policy, make_coder
 from codec.text.policy import Adaptation
 from codec.zstd import unshrink

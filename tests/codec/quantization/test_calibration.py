@@ -14,7 +14,8 @@ from codec.quantization.calibration import Moments, load_calibration, moments_of
 
 def moments(rows: int, columns: int) -> Moments:
     rng = np.random.default_rng(rows)
-    return Moments(rng.normal(size=(columns, columns)).astype(np.float32), rng.random(rows, np.float32))
+    inputs = rng.normal(size=(columns, columns)).astype(np.float32)
+    return Moments(inputs @ inputs.T, rng.random(rows, np.float32))
 
 
 def test_moments_come_back(tmp_path):
@@ -93,3 +94,17 @@ def test_moments_that_are_not_finite(value):
     for broken in (Moments(MATRIX * value, VECTOR), Moments(MATRIX, VECTOR * value)):
         with pytest.raises(FormatError, match="calibration of a: not all moments are finite"):
             moments_of({"a": broken}, "a", (2, 2))
+
+
+def test_moments_that_cannot_be():
+    for broken, message in (
+        (Moments(np.array([[-1, 0], [0, 1]], np.float32), VECTOR), "a mean square is negative"),
+        (Moments(MATRIX, -VECTOR), "a mean square is negative"),
+        (Moments(np.array([[1, 0.5], [0.1, 1]], np.float32), VECTOR), "not symmetric"),
+        ((MATRIX, VECTOR), "expected Moments of two NumPy arrays"),
+        (Moments(torch.ones(2, 2), VECTOR), "expected Moments of two NumPy arrays"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(FormatError, match=f"calibration of a: .*{message}"):
+            moments_of({"a": broken}, "a", (2, 2))  # type: ignore[dict-item]
+    with pytest.raises(FormatError, match="calibration: a tuple, expected Moments by tensor name"):
+        moments_of((MATRIX,), "a", (2, 2))  # type: ignore[arg-type]

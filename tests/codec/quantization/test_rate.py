@@ -59,9 +59,18 @@ def test_the_largest_that_fits_is_kept():
 @pytest.mark.parametrize("budget", [0, 4999, 20_000])
 def test_a_budget_that_cannot_be_met(budget):
     build, tried = sized(CURVES["less at low rates"], 5000 + (budget == 20_000) * 30_000)
-    with pytest.raises(BudgetError, match=f"budget of {budget} bytes: the smallest pack reached has") as caught:
+    with pytest.raises(BudgetError, match=f"budget of {budget} bytes: the smallest pack has") as caught:
         finest_within(budget, build, WEIGHTS, 0.5)
     assert caught.value.smallest == min(len(build(unit)) for unit in list(tried))
+    assert len(finest_within(caught.value.smallest, build, WEIGHTS, 0.5)) == caught.value.smallest
+
+
+@pytest.mark.parametrize("budget", [3_000, 30_000, 99_000])
+def test_little_of_a_small_budget_stays_unused(budget):
+    def build(unit: float) -> bytes:
+        return bytes(500 + int(20_000 * math.log2(1 + 1 / unit)))
+
+    assert budget - 200 <= len(finest_within(budget, build, 100_000, 1.0)) <= budget
 
 
 def test_what_has_one_size():

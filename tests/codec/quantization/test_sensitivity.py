@@ -2,6 +2,8 @@
 little in them.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -186,7 +188,36 @@ def test_no_information():
         quantized(SensitivityGrid(0.1), weights, Moments(impossible, np.ones(4, np.float32)))
 
 
-def test_integers_beyond_int32_do_not_wrap():
+def test_integers_stay_within_what_the_coder_takes():
+    """However fine the unit, and one weight a million times as large as the others."""
+    weights = gaussian(30, 30)
+    weights[3, 4] = 1e6
     for states in (0, 8):
-        found = quantized(SensitivityGrid(1e-12, states), gaussian(3, 3), identities((3, 3)))
-        assert np.abs(found.symbols).min() >= 1 << 29
+        found = quantized(SensitivityGrid(1e-12, states), weights, identities((30, 30)))
+        assert 1 << 19 < np.abs(found.symbols).max() <= 1 << 22
+        assert found.dequantize()[3, 4] == pytest.approx(1e6)
+
+
+def relative(weights: np.ndarray) -> Matrix:
+    scale = float(np.sqrt(np.square(weights, dtype=np.float64).mean()))
+    return Matrix("w", "matrix", weights.astype(np.float32), identities(weights.shape), scale, True)
+
+
+def test_errors_are_relative_to_the_scale():
+    weights = gaussian(60, 60)
+    for scale in (2.0**-60, 2.0**40):
+        found, plain = (SensitivityGrid(0.3)(relative(w)) for w in (weights * np.float32(scale), weights))
+        assert np.array_equal(found.symbols, plain.symbols)
+
+
+@pytest.mark.parametrize(("unit", "least"), [(1.2, 0.005), (2.0, 0.02)])
+def test_coarse_steps_shrink(unit, least):
+    """The factor of least squared error, which takes back part of the error at low rates."""
+    weights = gaussian(200, 200)
+    shrunk = SensitivityGrid(unit)(relative(weights))
+    plain = SensitivityGrid(unit)(replace(relative(weights), relative=False))
+    assert np.array_equal(shrunk.symbols, plain.symbols)
+    errors = [np.square(q.dequantize() - weights).sum() for q in (shrunk, plain)]
+    assert errors[0] < (1 - least) * errors[1]
+    for factor in (0.99, 1.01):
+        assert np.square(factor * shrunk.dequantize() - weights).sum() > errors[0]

@@ -16,7 +16,7 @@ from artifacts.share.packs import find
 from codec.backends.cpu.backend import CpuBackend, CpuLanes
 from codec.exact.recall import HISTORY
 from codec.exact.reference import TorchBackend
-from codec.pack.writer import with_recall
+from codec.pack.change import with_recall
 from codec.text.policy import Adaptation
 from eval.proof.agree import Agreement, agree, compare
 from tests.codec.exact.test_recall import TABLES

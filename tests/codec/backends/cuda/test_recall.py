@@ -23,7 +23,7 @@ from codec.exact.recall_memory import Memory as Reference
 from codec.exact.reference import TorchBackend
 from codec.model.config import ModelConfig
 from codec.numerics import tables
-from codec.pack.writer import with_recall
+from codec.pack.change import with_recall
 from codec.text.open_coder import make_coder
 from codec.text.policy import Adaptation
 from codec.text.scheduler import Decoding

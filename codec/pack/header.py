@@ -1,0 +1,153 @@
+"""The header of a pack: JSON that says which tensors there are and how long their parts are."""
+
+import json
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from codec.errors import FormatError, MismatchError
+from codec.exact.recall import read_recall
+from codec.model.config import ModelConfig
+from codec.model.parameters import parameters
+from codec.numerics.widths import ARITHMETIC
+from codec.pack.parts.batches import BATCH
+from codec.pack.parts.dtypes import BYTES, SLAB, slabs
+from codec.zstd import shrink, unshrink
+
+MAX_HEADER = 1 << 26
+"""Bytes of the header: a million tensors of short names."""
+
+MAX_ELEMENTS = 1 << 40
+"""Elements that a pack may claim to hold at all."""
+
+ELEMENTS = 1 << 28
+"""Elements that a pack may claim however small the file is: 1 GiB of float32."""
+
+ELEMENTS_A_BYTE = 1 << 16
+"""Elements that a larger pack may claim for each byte. A slab of 2^22 zeros takes 100 bytes or more."""
+
+MAX_DIMENSIONS = 64
+"""Of a tensor: torch's limit."""
+
+
+def write_header(header: Mapping[str, Any]) -> bytes:
+    """Return the section of a header.
+
+    Raises:
+        FormatError: a header that `read_header` would refuse.
+    """
+    text = json.dumps(header, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER:
+        raise FormatError(f"pack: a header of {len(text)} bytes, expected at most {MAX_HEADER}; use shorter names")
+    return shrink(text)
+
+
+def read_header(section: bytes, size: int) -> dict[str, Any]:
+    """Return the header of a pack of `size` bytes, every field that is used later checked.
+
+    Raises:
+        FormatError: not a header that underpar writes.
+    """
+    header = parse_header(unshrink(section, MAX_HEADER, "pack: header"))
+    most = max(ELEMENTS, ELEMENTS_A_BYTE * size)
+    claimed = header["tensors"] + header["vectors"]
+    total = sum(prod(max(1, n) for n in entry["shape"]) for entry in claimed)  # rows of nothing have steps, too
+    if total > most:
+        raise FormatError(f"pack: header claims {total} parameters in {size} bytes, expected at most {most}")
+    return header
+
+
+def parse_header(text: bytes) -> dict[str, Any]:
+    """Return the JSON of a header.
+
+    Raises:
+        FormatError: fields that are missing, of other types, or out of range.
+    """
+    try:
+        header = json.loads(text)
+        if header["arithmetic"] != ARITHMETIC:
+            raise FormatError(f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {ARITHMETIC}")
+        for entry in header["tensors"]:
+            _check_entry(entry)
+            if not _lengths(entry["parts"]) or len(entry["parts"]) != len(slabs(entry["shape"], most_of(header))):
+                raise FormatError(f"pack: tensor {entry['name']} has {len(entry['parts'])} parts, not as many as slabs")
+        for entry in header["vectors"]:
+            _check_entry(entry)
+        names = [entry["name"] for entry in header["tensors"] + header["vectors"]]
+        if len(set(names)) != len(names):
+            raise FormatError("pack: header names a tensor twice")
+        _check_batches(header)
+        twins = header.get("twins", {})
+        if not set(twins.values()) <= set(names) or set(twins) & set(names) or not isinstance(twins, dict):
+            raise FormatError("pack: header has a name for a tensor that is not there")
+        metadata = header.get("metadata", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise FormatError("pack: header has metadata other than text")
+        if not all(_file_name(name) for name in header.get("files", {})) or not _lengths(
+            header.get("files", {}).values()
+        ):
+            raise FormatError("pack: header names files outside the pack's folder")
+        if "recall" in header:
+            read_recall(header["recall"])
+    except FormatError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+        raise FormatError(f"pack: header is not what underpar writes ({error!r})") from error
+    return header
+
+
+def most_of(header: Mapping[str, Any]) -> int:
+    """Return the most elements of a slab: where the header says `whole`, as for models, tensors are never cut."""
+    return MAX_ELEMENTS if header.get("whole") is True else SLAB
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: Any) -> None:
+    """Raise MismatchError for a tokenizer of more tokens than the model has."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise MismatchError(
+            f"tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; pass the model's tokenizer"
+        )
+
+
+def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise MismatchError for names or shapes other than the config's."""
+    expected = {name: parameter.shape for name, parameter in parameters(config).items()}
+    for name in sorted(set(expected) | set(found)):
+        if expected.get(name) != found.get(name):
+            raise MismatchError(
+                f"tensor {name}: found {found.get(name, 'none')}, the config expects {expected.get(name, 'none')}; "
+                "pass the state dict and the config of one model"
+            )
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    entry["name"].encode()  # refuses lone surrogates
+    shape = entry["shape"]
+    typed = entry["dtype"] in BYTES and entry.get("kept", entry["dtype"]) in BYTES
+    sized = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
+    sized = sized and all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape)
+    if not (typed and sized and prod(max(1, n) for n in shape) <= MAX_ELEMENTS):
+        raise FormatError(f"pack: header entry {str(entry)[:200]} is not what underpar writes")
+
+
+def _lengths(values: Any) -> bool:
+    return all(type(n) is int and 0 <= n < 1 << 48 for n in values)
+
+
+def _check_batches(header: Mapping[str, Any]) -> None:
+    """Raise FormatError unless the batches cover the vectors, each of one kept dtype and not too large."""
+    at, vectors = 0, header["vectors"]
+    for count, length in header["batches"]:
+        batch = vectors[at : at + count] if _lengths([count, length]) else []
+        kinds = {entry.get("kept", entry["dtype"]) for entry in batch}
+        size = sum(prod(e["shape"]) for e in batch) * (BYTES[kinds.pop()] if len(kinds) == 1 else BATCH)
+        if not batch or len(batch) != count or kinds or size > 2 * BATCH:
+            raise FormatError("pack: header has batches of vectors that underpar does not write")
+        at += count
+    if at != len(vectors):
+        raise FormatError(f"pack: header has {len(vectors)} vectors, and batches of {at}")
+
+
+def _file_name(name: str) -> bool:
+    parts = name.split("/")
+    return bool(name) and "\0" not in name and "\\" not in name and not any(p in ("", ".", "..") for p in parts)

@@ -1,0 +1,344 @@
+"""Entropy coding of a quantized matrix: adaptive tables whose context is the expected size of each integer.
+
+A matrix is coded down one column after the other, as the trellis path runs. The expected magnitude of a weight is the
+running mean of its row times how this column has run against the rows' means so far; over the weight's step it is the
+expected magnitude of the integer, and its logarithm in quarter octaves is the context. So the coder learns rows and
+columns of any scale without being sent one. Everything is integer arithmetic, the same on every machine.
+
+An integer q with parity z (0 off the trellis) is coded as k = (q - z) / 2 (q itself where there is none): k >> s is one
+of 32 symbols under the context's counts, and the s bits below are coded as they are. s is 0 up to an expected magnitude
+of 4. The two symbols at the ends are followed by how far k >> s lies beyond them. The steps come first, in the same
+stream.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.compiled import compiler
+from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import EVEN, MOST, code_adaptive
+from codec.errors import FormatError
+from codec.quantization.quantized import OnTrellis, Quantized
+from codec.quantization.trellis import transitions
+
+LIMIT = 1 << 23
+"""Largest |q| that can be coded."""
+
+SYMBOLS = 32
+"""Of every table: integers from -16 to 15, with those beyond at the ends."""
+
+_BINS = 64  # contexts: expected magnitudes from 2^-4 to 2^12 in quarter octaves
+_INCREMENT = 32  # added to the count of a symbol coded
+_PRIOR_TOTAL = 16 * _INCREMENT  # what a context's counts sum to, about, before it has seen anything
+_MOST_TOTAL = 1 << 20  # counts are halved here: 32,768 symbols of memory cost 0.1 % over a stationary distribution
+_LENGTHS = 25  # bit lengths of what lies beyond the ends of a table
+_DIGITS = 2 + 2 * SYMBOLS + 3  # tables of 5-bit digits of steps
+
+_PRIOR = 2  # columns that the matrix's mean counts for in a row's
+_PRIOR_ROWS = 8  # rows that "as the rows say" counts for in a column's
+_MEMORY = 1024  # columns that a row's mean remembers
+
+# Magnitudes are in units of 2^-16 of the matrix's least step; caps on them and on sums keep every product below 2^63,
+# so that no stream can make a context overflow.
+_OCTAVES = np.array([65536, 77936, 92682, 110218], np.int64)  # 2^(i/4) of the least step
+_FALLING = np.array([65536, 55109, 46341, 38968], np.int64)  # 2^(-i/4)
+_MOST_OCTAVES = 20  # between the least and the largest step; beyond, contexts are only less apt
+_MAGNITUDE = 1 << 38
+_SUM = np.int64(1 << 50)
+_LEAST_RATIO, _MOST_RATIO = 1 << 6, 1 << 20  # of a column to its rows' means, in units of 2^-12
+_REFRESH = 16  # rows between new estimates of that ratio
+_LEVEL = np.int64(4 * (1023 + 16 - 4))  # quarter octaves of a float64 of 2^-4 steps
+
+_beside = compiler(nogil=True)  # matrices are coded in threads
+_inlined = compiler(nogil=True, inline="always")
+
+
+class _Models(NamedTuple):
+    """What a stream has learnt."""
+
+    counts: NDArray[np.int32]  # [2 _BINS, SYMBOLS] of integers by context
+    totals: NDArray[np.int64]  # [2 _BINS]
+    bits: NDArray[np.int32]  # slots of `codec.entropy.adaptive_bit` for what lies beyond the tables
+    seen: NDArray[np.int16]
+
+
+def prior_counts(scale: int) -> NDArray[np.int32]:
+    """Return the counts of contexts that have seen nothing: about a two-sided exponential of the expected magnitude.
+
+    Args:
+        scale: 2 on a trellis, whose integers are in half steps, else 1.
+    """
+    counts = np.empty((_BINS, 2, SYMBOLS), np.int32)
+    centers = 2 * np.arange(-SYMBOLS // 2, SYMBOLS // 2) + 1
+    for b in range(_BINS):
+        expected = (int(4 * _OCTAVES[b & 3]) << (b >> 2)) >> 16  # in units of 2^-6
+        for parity in range(2):
+            distances = np.abs(scale * ((centers << shift_of(b, scale)) - 1) + 2 * parity)  # in half integers
+            exponents = distances * 185 // (expected + 19)  # quarter octaves; 185 is 4 / ln 2 / 2 in those units
+            weights = _FALLING[exponents & 3] >> np.minimum(exponents >> 2, 30)
+            counts[b, parity] = 1 + _PRIOR_TOTAL * weights // weights.sum()
+    return counts.reshape(2 * _BINS, SYMBOLS)
+
+
+@_inlined
+def _shift_of(b, scale):
+    return max(0, (b >> 2) - 4 - scale)
+
+
+def shift_of(b: int, scale: int) -> int:
+    """Return how many low bits of an integer in context `b` are coded as they are."""
+    return max(0, (b >> 2) - 4 - scale)
+
+
+def _new_models(scale: int) -> _Models:
+    counts = prior_counts(scale)
+    slots = 2 * _LENGTHS + _LENGTHS * _LENGTHS
+    return _Models(counts, counts.sum(1, dtype=np.int64), np.full(slots, EVEN, np.int32), np.zeros(slots, np.int16))
+
+
+def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
+    """4 log2 of positive steps, its fraction linear in the mantissa; the least of them for steps of 0: int64 [N]."""
+    bits = np.ascontiguousarray(steps, np.float32).view(np.uint32).astype(np.int64)
+    levels = bits >> 21
+    positive = levels[steps > 0]
+    return np.where(steps > 0, levels, positive.min() if positive.size else 0)
+
+
+@_inlined
+def _power(e):
+    return _OCTAVES[e & 3] << min(e >> 2, _MOST_OCTAVES)
+
+
+@_inlined
+def _code_symbol(state, stream, counts, totals, table, symbol, decode):
+    """Encode `symbol`, or decode and return it, under the counts of `table`, which learn from it."""
+    unit = state[1] // np.uint64(totals[table])
+    start = np.int64(0)
+    if decode:
+        symbol, code = 0, state[0]
+        while symbol < SYMBOLS - 1 and code >= unit * np.uint64(start + counts[table, symbol]):
+            start += counts[table, symbol]
+            symbol += 1
+        range_coder.take(state, stream, start, counts[table, symbol], unit)
+    else:
+        for s in range(symbol):
+            start += counts[table, s]
+        range_coder.put(state, stream, start, counts[table, symbol], unit)
+    counts[table, symbol] += _INCREMENT
+    totals[table] += _INCREMENT
+    if totals[table] > _MOST_TOTAL:
+        total = 0
+        for s in range(SYMBOLS):
+            counts[table, s] = (counts[table, s] + 1) >> 1
+            total += counts[table, s]
+        totals[table] = total
+    return symbol
+
+
+@_beside
+def _code_beyond(state, stream, bits, seen, end, size, decode):
+    """Code how far an integer lies beyond an end of its table: the bit length in unary, then the bits."""
+    length, more = 0, 1
+    while length < _LENGTHS - 1 and more:
+        more = 1 if size >> length else 0
+        more = code_adaptive(state, stream, bits, seen, end * _LENGTHS + length, more, MOST, decode)
+        length += more
+    found = 1 if length else 0
+    for n in range(length - 2, -1, -1):
+        slot = (2 + length) * _LENGTHS + n
+        found = 2 * found + code_adaptive(state, stream, bits, seen, slot, (size >> n) & 1, MOST, decode)
+    return found
+
+
+@_inlined
+def _code_low(state, stream, shift, low, decode):
+    """Code `shift` bits as they are."""
+    unit = state[1] >> np.uint64(shift)
+    if decode:
+        low = min(np.int64(state[0] // unit), (1 << shift) - 1)
+        range_coder.take(state, stream, low, 1, unit)
+    else:
+        range_coder.put(state, stream, low, 1, unit)
+    return low
+
+
+@_beside
+def _code_digits(state, stream, words, digits, kind, counts, totals, decode):
+    """Code words of 5-bit digits: of two, the second under the first; of three (float16), each by itself."""
+    for i in range(words.shape[0]):
+        table, word = kind, 0
+        for d in range(digits - 1, -1, -1):
+            digit = _code_symbol(state, stream, counts, totals, table, (words[i] >> (5 * d)) & 31, decode)
+            word = (word << 5) | digit
+            table = 2 + SYMBOLS * kind + digit if digits == 2 else 2 + 2 * SYMBOLS + d
+        words[i] = word
+
+
+@_beside
+def _code_columns(
+    state, stream, counts, totals, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns, means,
+    begin, trellis, decode,
+):  # fmt: skip  # arrays one by one: a tuple of them would be counted in and out at each call
+    """Code columns `begin` and on of `symbols` [C, R] while `stream` has room, or to its end when decoding.
+
+    `rows` and `columns` are the quarter octaves of their steps above the least; `means` the rows' expected magnitudes.
+
+    Returns:
+        (the next column, the trellis state there).
+    """
+    width, height = symbols.shape
+    scale = 2 if following.shape[0] else 1
+    room = np.uint64(stream.shape[0])
+    for j in range(begin, width):
+        if not decode and state[2] + np.uint64(16 * height + 64) > room:
+            return j, trellis
+        rate = max(65536 // (j + _PRIOR + 1), 65536 // _MEMORY)
+        seen = expected = np.int64(0)
+        ratio, inverse = np.int64(1 << 12), np.int64(1 << 12)
+        line = symbols[j]
+        trellised = scale == 2 and on_columns[j]
+        for r in range(height):
+            mean = means[r]
+            if r == 0:
+                seen = expected = _PRIOR_ROWS * mean
+            if r % _REFRESH == 0:
+                ratio = min(max(seen // ((expected >> 12) + 1), np.int64(_LEAST_RATIO)), np.int64(_MOST_RATIO))
+                inverse = (1 << 24) // ratio
+            e = rows[r] + columns[j]
+            level = (np.float64(((mean * ratio) >> 12) + 1).view(np.int64) >> 50) - _LEVEL - e
+            b = min(max(level, 0), _BINS - 1)
+            parity = trellis & 1 if trellised and on_rows[r] else 0
+            k = np.int64(0) if decode else np.int64(line[r] - parity) // scale
+            shift = _shift_of(b, scale)
+            index = min(max((k >> shift) + SYMBOLS // 2, 0), SYMBOLS - 1)
+            index = _code_symbol(state, stream, counts, totals, 2 * b + parity, index, decode)
+            cell = np.int64(index - SYMBOLS // 2)
+            if index == 0:
+                cell -= _code_beyond(state, stream, bits, seen_bits, 0, cell - (k >> shift), decode)
+            elif index == SYMBOLS - 1:
+                cell += _code_beyond(state, stream, bits, seen_bits, 1, (k >> shift) - cell, decode)
+            if shift:
+                low = _code_low(state, stream, shift, k - ((k >> shift) << shift), decode)
+                cell = (cell << shift) | low
+            q = scale * cell + parity
+            if decode:
+                q = min(max(q, -2 * LIMIT), 2 * LIMIT)
+                line[r] = q
+            if trellised and on_rows[r]:
+                trellis = following[trellis, (q >> 1) & 1]
+            size = min(abs(q) * _power(e), _MAGNITUDE)
+            seen = min(seen + size, _SUM)
+            expected = min(expected + mean, _SUM)
+            means[r] = mean + (((min((size * inverse) >> 12, _MAGNITUDE) - mean) * rate) >> 16)
+        if decode and state[2] > room + np.uint64(range_coder.CODE_BYTES):
+            return j, trellis
+    return width, trellis
+
+
+def _levels(matrix: Quantized) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Quarter octaves of row and column steps above the least."""
+    width = matrix.symbols.shape[1]
+    rows = quarter_octaves(matrix.rows)
+    columns = np.zeros(width, np.int64) if matrix.columns is None else quarter_octaves(matrix.columns)
+    return rows - rows.min(initial=1 << 30), columns - columns.min(initial=1 << 30)
+
+
+def _path(matrix: Quantized) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the trellis's transitions, and the rows and columns that are on its path."""
+    following = transitions(matrix.states) if matrix.states else np.zeros((0, 2), np.int64)
+    on = matrix.on or OnTrellis.everywhere(*matrix.symbols.shape)
+    return following, on.rows, on.columns
+
+
+def _first_means(typical: int, rows: int) -> NDArray[np.int64]:
+    return np.full(rows, min(int(_OCTAVES[typical & 3]) << min(typical >> 2, 24), _MAGNITUDE), np.int64)
+
+
+def typical_of(matrix: Quantized) -> int:
+    """Return the quarter octaves of the mean magnitude over the least step, the first guess of every row."""
+    if not matrix.symbols.size:
+        return 0
+    rows, columns = _levels(matrix)
+    by_row = np.abs(matrix.symbols) @ np.exp2(columns / 4)  # of sums, so that no second matrix is made
+    mean = float(by_row @ np.exp2(rows / 4)) / matrix.symbols.size
+    return max(0, min(4 * _MOST_OCTAVES, round(4 * float(np.log2(max(1.0, mean))))))
+
+
+def encode_matrix(matrix: Quantized, words: NDArray[np.uint16], rows: int, typical: int) -> bytes:
+    """Code the words of a matrix's steps, and its integers.
+
+    Args:
+        matrix: the integers, and the steps that the words stand for.
+        words: of 15 bits for steps by row, of 10 bits where columns have steps, too.
+        rows: how many of the words are for rows.
+        typical: `typical_of` the matrix.
+
+    Raises:
+        FormatError: an integer beyond LIMIT.
+    """
+    symbols = np.ascontiguousarray(matrix.symbols.T)
+    largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)))
+    if largest > LIMIT:
+        raise FormatError(f"integers up to {largest}, expected at most {LIMIT}; use coarser steps")
+    state = range_coder.new_encoder()
+    out = np.zeros(2 * symbols.size + 16 * len(words) + 16 * symbols.shape[1] + 256, np.uint8)
+    _code_steps(state, out, words.astype(np.int64), rows, False)
+    models = _new_models(2 if matrix.states else 1)
+    levels, means = _levels(matrix), _first_means(typical, symbols.shape[1])
+    column, trellis = 0, 0
+    while column < len(symbols):
+        column, trellis = _code_columns(
+            state, out, *models, symbols, *levels, *_path(matrix), means, column, trellis, False
+        )
+        if column < len(symbols):
+            out = np.concatenate((out, np.zeros(len(out) + 16 * symbols.shape[1] + 64, np.uint8)))
+    return out[: range_coder.finish(state, out)].tobytes()
+
+
+def _code_steps(
+    state: range_coder.State, stream: NDArray[np.uint8], words: NDArray[np.int64], rows: int, decode: bool
+) -> None:
+    """Code words of steps, or fill them in: those of rows, then those of columns."""
+    digits = 3 if rows == len(words) else 2
+    counts = np.full((_DIGITS, SYMBOLS), 16 if digits == 3 else 1, np.int32)
+    totals = counts.sum(1, dtype=np.int64)
+    for kind, part in enumerate((words[:rows], words[rows:])):
+        _code_digits(state, stream, part, digits, kind, counts, totals, decode)
+
+
+class Decoder:
+    """Reads a stream of `encode_matrix`: the steps' words first, then the integers of the matrix that has them."""
+
+    def __init__(self, stream: bytes):
+        self._size = len(stream)
+        self._data = np.frombuffer(stream, np.uint8).copy()  # one compiled function serves both ways: writable
+        self._state = range_coder.new_encoder()
+        range_coder.start_decoder(self._state, self._data)
+
+    def words(self, count: int, rows: int) -> NDArray[np.uint16]:
+        """Return `count` words, `rows` of them for rows: uint16 [count]."""
+        words = np.zeros(count, np.int64)
+        _code_steps(self._state, self._data, words, rows, True)
+        return words.astype(np.uint16)
+
+    def integers(self, matrix: Quantized, typical: int) -> None:
+        """Fill in the integers of a matrix whose steps are known.
+
+        Raises:
+            FormatError: the stream ends before its integers, or after them.
+        """
+        height, width = matrix.symbols.shape
+        symbols = np.zeros((width, height), np.int32)
+        models, means = _new_models(2 if matrix.states else 1), _first_means(typical, height)
+        found, _ = _code_columns(
+            self._state, self._data, *models, symbols, *_levels(matrix), *_path(matrix), means, 0, 0, True
+        )
+        if found < width:
+            raise FormatError(
+                f"stream of {self._size} bytes ends inside a matrix of {symbols.size} integers; the file is damaged"
+            )
+        if not range_coder.ended(self._state, self._size):
+            raise FormatError(f"stream of {self._size} bytes does not end with its matrix; the file is damaged")
+        matrix.symbols[:] = symbols.T

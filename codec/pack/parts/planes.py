@@ -1,0 +1,144 @@
+"""Lossless coding of numbers: planes of bytes, the most significant first, each by what suits it best.
+
+The bytes of one significance lie together, since those of exponents are alike and those of mantissas are noise. The
+sign of a floating-point number goes to the end of its bits, so that the first byte of a float32 or bfloat16 is its
+exponent (as ZipNN does, Hershcovitch et al. 2024). A plane is stored, or compressed by zstandard (which finds
+repetitions), or coded under one adaptive table (which comes closest to the entropy of exponents). Where all numbers
+together repeat, zstandard over the unsplit bytes may be shorter than any of that.
+"""
+
+import struct
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from codec.entropy.adaptive_table import Alphabet, decode_symbols, encode_symbols
+from codec.errors import FormatError
+
+BLOCK = 1 << 22
+"""Bytes whose planes are made together."""
+
+_STORED, _ZSTD, _TABLE, _WHOLE = range(4)
+_BYTES = (Alphabet(0, 255),)
+_HEAD = struct.Struct("<BI")  # method and length of a plane
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_SAMPLE = 1 << 16  # bytes of a plane whose entropy says whether coding pays
+
+
+def encode_planes(data: NDArray[np.uint8], width: int, floating: bool) -> bytes:
+    """Code the bytes of numbers.
+
+    Args:
+        data: uint8 [n].
+        width: bytes of a number: 1, 2, 4 or 8.
+        floating: whether the highest bit of a number is a sign.
+    """
+    parts = []
+    for begin in range(0, len(data), BLOCK):
+        block = data[begin : begin + BLOCK]
+        apart = b"".join(_plane(plane) for plane in _split(block, width, floating))
+        if width > 1 or len(apart) < len(block):
+            whole = _zstd(block)
+            if len(whole) < len(apart):
+                apart = _HEAD.pack(_WHOLE, len(whole)) + whole
+        parts.append(apart)
+    return b"".join(parts)
+
+
+def decode_planes(stream: bytes, size: int, width: int, floating: bool) -> NDArray[np.uint8]:
+    """Return the `size` bytes of `encode_planes`, uint8.
+
+    Raises:
+        FormatError: the stream is not one of so many bytes.
+    """
+    found, at = np.empty(size, np.uint8), 0
+    for begin in range(0, size, BLOCK):
+        block = min(BLOCK, size - begin)
+        planes: list[NDArray[np.uint8]] = []
+        while len(planes) < width:
+            if at + _HEAD.size > len(stream):
+                raise FormatError(f"planes: stream of {len(stream)} bytes ends too early; the file is damaged")
+            method, length = _HEAD.unpack_from(stream, at)
+            at += _HEAD.size
+            count = block if method == _WHOLE else block // width
+            planes.append(_read(method, stream[at : at + length], length, count))
+            at += length
+            if method == _WHOLE:
+                break
+        if len(planes) == width and len(planes[-1]) * width == block:
+            found[begin : begin + block] = _join(planes, width, floating)
+        elif len(planes) == 1 and len(planes[0]) == block:
+            found[begin : begin + block] = planes[0]
+        else:
+            raise FormatError("planes: a block of other bytes than expected; the file is damaged")
+    if at != len(stream):
+        raise FormatError(f"planes: {len(stream) - at} bytes too many; the file is damaged")
+    return found
+
+
+def entropy(data: NDArray[np.uint8], width: int, floating: bool) -> float:
+    """Return about how many bytes `encode_planes` would need, by the frequencies in a sample of each plane."""
+    step = max(1, len(data) // width // _SAMPLE)
+    sample = data.reshape(-1, width)[::step].reshape(-1)
+    return sum(_cost(plane) for plane in _split(sample, width, floating)) * len(data) / max(1, len(sample))
+
+
+def _cost(plane: NDArray[np.uint8]) -> float:
+    counts = np.bincount(plane, minlength=1)
+    counts = counts[counts > 0]
+    return float(counts @ np.log2(plane.size / counts)) / 8 if plane.size else 0.0
+
+
+def _split(data: NDArray[np.uint8], width: int, floating: bool) -> NDArray[np.uint8]:
+    """Return the planes of numbers, the most significant first: uint8 [width, n]."""
+    words = data.view(_WORDS[width])
+    if floating:
+        words = (words << 1) | (words >> (8 * width - 1))
+    return np.ascontiguousarray(words.view(np.uint8).reshape(-1, width)[:, ::-1].T)
+
+
+def _join(planes: list[NDArray[np.uint8]], width: int, floating: bool) -> NDArray[np.uint8]:
+    words = np.ascontiguousarray(np.stack(planes[::-1], 1)).reshape(-1).view(_WORDS[width])
+    if floating:
+        words = (words >> 1) | (words << (8 * width - 1))
+    return words.view(np.uint8)
+
+
+def _plane(plane: NDArray[np.uint8]) -> bytes:
+    """Code a plane by the method that makes it shortest."""
+    best, method = plane.tobytes(), _STORED
+    step = max(1, len(plane) // _SAMPLE)
+    if len(plane) and _cost(plane[::step]) * step < 0.995 * len(plane):
+        table = encode_symbols([(0, plane)], _BYTES)[0]
+        if len(table) < len(best):
+            best, method = table, _TABLE
+    if method == _TABLE or len(plane) <= _SAMPLE:
+        packed = _zstd(plane)
+        if len(packed) < len(best):
+            best, method = packed, _ZSTD
+    return _HEAD.pack(method, len(best)) + best
+
+
+def _read(method: int, stream: bytes, length: int, count: int) -> NDArray[np.uint8]:
+    if len(stream) != length:
+        raise FormatError(f"planes: {len(stream)} bytes, expected {length}; the file is damaged")
+    if method == _TABLE:
+        return decode_symbols(stream, [(0, count)], _BYTES)[0].astype(np.uint8)
+    if method in (_ZSTD, _WHOLE):
+        try:
+            stream = zstandard.ZstdDecompressor().decompress(stream, max_output_size=count)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"planes: not a zstandard frame ({error})") from error
+    elif method != _STORED:
+        raise FormatError(f"planes: method {method}, expected 0 to {_WHOLE}; the file is damaged")
+    if len(stream) != count:
+        raise FormatError(f"planes: a plane of {len(stream)} bytes, expected {count}; the file is damaged")
+    return np.frombuffer(stream, np.uint8)
+
+
+def _zstd(data: NDArray[np.uint8]) -> bytes:
+    level = 19 if len(data) <= _SAMPLE else 3
+    return zstandard.ZstdCompressor(level=level, write_content_size=False, write_checksum=False).compress(
+        data.tobytes()
+    )

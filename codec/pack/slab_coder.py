@@ -1,0 +1,124 @@
+"""One slab of a tensor, quantized or exact, as a part."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.errors import FormatError
+from codec.pack.parts.dtypes import FLOATS, matrix_shape, width_of
+from codec.pack.parts.part import exact_part, quantized_part
+from codec.pack.parts.planes import entropy
+from codec.pack.parts.tensors import to_bytes
+from codec.pack.plan import Item
+from codec.quantization.calibration import Calibration, Moments, moments_of
+from codec.quantization.quantized import Quantized
+from codec.quantization.quantizers import Matrix, Quantizer
+from codec.quantization.sensitivity import SensitivityGrid, unit_for
+
+LEAST, MOST = 2.0**-100, 2.0**120
+"""Largest weights of a slab that is quantized lie between these: steps then are normal float32 numbers."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Elements of a tensor: rows * columns of them from `first` on."""
+
+    item: Item
+    first: int
+    rows: int
+    columns: int
+
+    def of(self, flat: torch.Tensor) -> torch.Tensor:
+        """Return the slab [rows, columns] of a tensor's elements [n]."""
+        return flat[self.first : self.first + self.rows * self.columns].view(self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A part, and its squared error over the mean square of the tensor, by the weight."""
+
+    part: bytes
+    error: float
+
+
+@dataclass(frozen=True)
+class SlabCoder:
+    """Codes slabs with a quantizer.
+
+    Attributes:
+        quantizer: for slabs without a rate of their own.
+        calibration: second moments by tensor name.
+        scales: root mean squares by tensor name; errors without a calibration are relative to these.
+        may_be_exact: whether a slab stays as it is where that takes fewer bytes.
+        must_quantize: whether a slab that cannot be quantized is an error, as for models that compute with integers.
+    """
+
+    quantizer: Quantizer
+    calibration: Calibration | None
+    scales: dict[str, float]
+    may_be_exact: bool
+    must_quantize: bool
+
+    def __call__(self, slab: Slab, tensor: torch.Tensor) -> Coded:
+        """Code the slab `tensor` [rows, columns].
+
+        Raises:
+            FormatError: weights that are not finite where only finite weights can be kept.
+        """
+        item, width, floating = slab.item, width_of(slab.item.dtype), slab.item.dtype in FLOATS
+        data = to_bytes(tensor)
+        weights = None if item.how == "exact" else self._weights(slab, tensor)
+        if weights is None:
+            if floating and not item.listed and bool(torch.isnan(tensor).any()):
+                raise FormatError(f"tensor {item.name}: has NaN; repair the checkpoint or list the tensor as lossless")
+            return Coded(exact_part(data, width, floating), 0.0)
+        try:
+            matrix = matrix_of(slab, weights, self.calibration, self.scales.get(item.name))
+            quantized = self.quantizer(matrix) if item.bits is None else at_rate(matrix, item.bits)
+            part = quantized_part(quantized)
+        except FormatError as error:
+            raise FormatError(f"tensor {item.name}: {error}") from error
+        if self.may_be_exact and entropy(data, width, floating) <= 1.1 * len(part) + 200:
+            exact = exact_part(data, width, floating)
+            if len(exact) <= len(part):
+                return Coded(exact, 0.0)
+        scale = self.scales.get(item.name) or 1.0
+        return Coded(part, float(np.square(quantized.dequantize() - weights, dtype=np.float64).sum()) / scale**2)
+
+    def _weights(self, slab: Slab, tensor: torch.Tensor) -> NDArray[np.float32] | None:
+        """Return the weights of a slab, or None where they have to stay as they are."""
+        weights = tensor.float().numpy()
+        finite = np.isfinite(weights)
+        if self.must_quantize and not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise FormatError(
+                f"tensor {slab.item.name}: weight [{row + slab.first // max(1, slab.columns)}, {column}] is "
+                f"{weights[row, column]}, expected finite weights; repair the checkpoint"
+            )
+        largest = float(np.abs(weights).max(initial=0))
+        if self.must_quantize or largest == 0:
+            return weights
+        return weights if finite.all() and LEAST <= largest <= MOST else None
+
+
+def matrix_of(slab: Slab, weights: NDArray[np.float32], calibration: Calibration | None, scale: float | None) -> Matrix:
+    """Return the input of a quantizer: a slab's weights with its share of the tensor's moments."""
+    item = slab.item
+    if calibration is None:
+        moments = moments_of(None, item.name, (slab.rows, slab.columns))
+        return Matrix(item.name, item.role, weights, moments, scale or 1.0, True)
+    found = moments_of(calibration, item.name, matrix_shape(item.shape))
+    full = matrix_shape(item.shape)[1]
+    row, column = divmod(slab.first, full) if full else (0, 0)
+    inputs = found.inputs[(slice(column, column + slab.columns),) * found.inputs.ndim]
+    moments = Moments(inputs, found.row_weights[row : row + slab.rows])
+    return Matrix(item.name, item.role, weights, moments)
+
+
+def at_rate(matrix: Matrix, bits: float) -> Quantized:
+    """Quantize a matrix to about `bits` bits a weight."""
+    grid = SensitivityGrid(1.0)
+    unit = unit_for(bits, [(grid.rates(matrix), matrix.weights.shape[1])], matrix.weights.size)
+    return SensitivityGrid(unit)(matrix)
