@@ -1,14 +1,17 @@
 """Packs by name: the small ones that ship, any file, the store of this user, and the hub."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import codec
 from artifacts.share.store import MODELS, default_store, search_path
 from codec.errors import FormatError
 from codec.files import read_bytes
 from codec.pack import store as pack_store
-from codec.pack.reader import Pack
 from codec.run_folder import PACK
+
+if TYPE_CHECKING:  # every command imports this module
+    from codec.pack.reader import Pack
 
 
 def shipped() -> dict[str, Path]:
@@ -25,7 +28,7 @@ def find(name: str | Path) -> Path:
     return pack_store.find(name, search_path())
 
 
-def open(name: str | Path) -> Pack:
+def open(name: str | Path) -> "Pack":
     """Open the pack that `find` finds, or else the model `owner/name` of the hub, which the store keeps from then on.
 
     Raises:

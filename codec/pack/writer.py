@@ -260,7 +260,7 @@ class PackJob:
             may_be_exact and self._config is None,
             self._config is not None,
         )
-        file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._folder and str(self._folder))  # noqa: SIM115  # closed with Written
+        file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder) if self._folder else None)  # noqa: SIM115  # closed with Written
         errors: list[float] = []
         size = 0
         for chunk in container_chunks(self._sections(coder, errors)):

@@ -60,7 +60,7 @@ def test_help_lists_the_commands_of_the_rooms():
     assert "Usage: underpar" in done.stdout
     assert "bpb" in done.stdout
     assert "train" in done.stdout
-    assert "completion" not in done.stdout
+    assert "--install-completion" in done.stdout
 
 
 def test_help_needs_none_of_the_heavy_modules():

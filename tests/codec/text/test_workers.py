@@ -219,9 +219,10 @@ def test_a_dead_worker_leaves_no_output(tmp_path, monkeypatch, started):
 
 PARENT = """
 import os, sys, time
-from codec import workers
-from tests import fuzzing
-coder = workers.Workers(fuzzing.pack(), workers.Policy(8), ["cpu", "cpu"])
+from codec.text.policy import Policy
+from codec.text.workers import Workers
+from tests.support import fuzzing
+coder = Workers(fuzzing.pack(), Policy(8), ["cpu", "cpu"])
 coder.encode([b"a", b"b"])
 print(*(worker._process.pid for worker in coder._idle.values()), flush=True)
 coder.encode([b"some words " * 100_000, b"some words " * 100_000], model_only=True)

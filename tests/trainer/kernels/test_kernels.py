@@ -22,7 +22,8 @@ from dataclasses import replace
 from tests.support.helpers import EVERY_OPTION, random_weights
 from trainer.kernels.heads import fused_heads
 from trainer.kernels.mlp import fused_mlp
-from trainer import cross_entropy, loss_kernels
+from trainer.kernels import loss
+from trainer.model import cross_entropy
 from trainer.kernels.fusion import Fusion
 from trainer.model.layers import rms_norm, rotate
 from trainer.kernels.xsa import fused_without_own_value
@@ -68,7 +69,7 @@ for heads, kv_heads, dim, length in ((4, 2, 16, 37), (3, 3, 12, 5)):
 
 for vocab, cap, size in ((29, 30.0, 10.0), (2000, 30.0, 1000.0), (64, 1000.0, 1000.0)):
     logits, targets = size * torch.randn(40, vocab), torch.randint(vocab, (40,))
-    found, expected = (m.losses_and_slopes(logits, targets, cap, 7) for m in (loss_kernels, cross_entropy))
+    found, expected = (m.losses_and_slopes(logits, targets, cap, 7) for m in (loss, cross_entropy))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 config = replace(EVERY_OPTION, model_dim=64)
@@ -91,7 +92,7 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer import head_kernels, loss_kernels, mlp_kernels, xsa_kernels
+from trainer.kernels import heads, loss, mlp, xsa
 
 def compile_for_hopper(kernel, types, constants, warps):
     names = kernel.arg_names
@@ -102,31 +103,31 @@ def compile_for_hopper(kernel, types, constants, warps):
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": 3})
 
 numbers = {"tokens": "i32", "length": "i32", "eps": "fp32"}
-shape = {"H": 8, "KV": 4, "D": 64, "BLOCK": 64, "HALF": 8, "ROWS": head_kernels.ROWS}
-for kernel in (head_kernels._split, head_kernels._join):
+shape = {"H": 8, "KV": 4, "D": 64, "BLOCK": 64, "HALF": 8, "ROWS": heads.ROWS}
+for kernel in (heads._split, heads._join):
     tensors = {name: "*bf16" for name in kernel.arg_names if name not in numbers and name not in shape}
     tensors |= {name: "*fp32" for name in ("gain", "cos", "sin", "parts") if name in tensors}
     assert "ld.global.v4" in compile_for_hopper(kernel, tensors | numbers, shape, 4).asm["ptx"]
 
-shape = {"H": 8, "KV": 4, "D": 64, "BLOCK": 64, "ROWS": xsa_kernels.ROWS}
-for kernel in (xsa_kernels._without_value, xsa_kernels._without_value_back):
+shape = {"H": 8, "KV": 4, "D": 64, "BLOCK": 64, "ROWS": xsa.ROWS}
+for kernel in (xsa._without_value, xsa._without_value_back):
     tensors = {name: "*bf16" for name in kernel.arg_names if name not in numbers and name not in shape}
     types = tensors | {"tokens": "i32", "eps": "fp32"}
     assert "ld.global.v4" in compile_for_hopper(kernel, types, shape, 4).asm["ptx"]
 
 types = {"logits": "*bf16", "targets": "*i64", "losses": "*fp32", "slopes": "*bf16", "cap": "fp32", "count": "fp32"}
-found = compile_for_hopper(loss_kernels._slopes, types, {"V": 8192, "BLOCK": 8192}, 8192 // loss_kernels.NUMBERS)
+found = compile_for_hopper(loss._slopes, types, {"V": 8192, "BLOCK": 8192}, 8192 // loss.NUMBERS)
 assert "ld.global.v4" in found.asm["ptx"]
 
 for backward in (False, True):
-    for chosen in mlp_kernels.CONFIGURATIONS:
+    for chosen in mlp.CONFIGURATIONS:
         rows, columns, depth = (chosen.kwargs[name] for name in ("ROWS", "COLUMNS", "DEPTH"))
         right = (depth, columns) if backward else (columns, depth)
         blocks = {"left": (rows, depth), "right": right, "hidden": (rows, columns), "out": (rows, columns)}
         types = {name: f"tensordesc<bf16[{a},{b}]>" for name, (a, b) in blocks.items()}
         types |= {"tokens": "i32", "units": "i32"}
         constants = {"width": 512, "SLOPE": 0.5, "BACKWARD": backward, **chosen.kwargs}
-        found = compile_for_hopper(mlp_kernels._product, types, constants, chosen.num_warps)
+        found = compile_for_hopper(mlp._product, types, constants, chosen.num_warps)
         assert "wgmma.mma_async" in found.asm["ptx"] and "cp.async.bulk.tensor" in found.asm["ptx"]
         assert found.metadata.shared < 232448  # bytes that a multiprocessor has
 print("done")
