@@ -19,16 +19,16 @@ _QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the r
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, last: Tensor, window: int, scale: Tensor, exp2: Tensor
+    query: Tensor, keys: Tensor, values: Tensor, first: Tensor, last: Tensor, scale: Tensor, exp2: Tensor
 ) -> Tensor:
     """Softmax attention on integers.
 
     Args:
         query: [B, kv_heads, group, T, d].
         keys, values: [B, kv_heads, S, d].
-        last: int64 [B, T]; a query sees the keys from last - window + 1 to last. Sums have at most `window` terms,
-            which a model checks to be few enough, however long a document is.
-        scale: [kv_heads, group, 1, 1], from integer scores to 1/LEVELS_PER_BIT bit.
+        first, last: int64 [B, T], the keys that a query sees: at most a window, of which a model checks that sums are
+            exact, however long a document is.
+        scale: [kv_heads, group, 1, 1], or [B, kv_heads, group, T, 1], from integer scores to 1/LEVELS_PER_BIT bit.
         exp2: `tables.exp2_table(SOFTMAX_BITS)`.
 
     Returns:
@@ -37,16 +37,17 @@ def attend(
     batch, kv_heads, group, length, dim = query.shape
     chunks = []
     for start in range(0, length, _QUERY_CHUNK):
-        here = last[:, start : start + _QUERY_CHUNK, None]
-        first, end = max(0, int(here.min()) - window + 1), int(here.max()) + 1  # of the keys that any of them sees
+        here, since = (edge[:, start : start + _QUERY_CHUNK, None] for edge in (last, first))
+        begin, end = max(0, int(since.min())), int(here.max()) + 1  # of the keys that any of them sees
+        unit = scale if scale.shape[-2] == 1 else scale[..., start : start + _QUERY_CHUNK, :]
         q = query[:, :, :, start : start + _QUERY_CHUNK].reshape(batch, kv_heads, -1, dim)
-        scores = (q @ keys[:, :, first:end].transpose(2, 3)).view(batch, kv_heads, group, -1, end - first)
-        levels = torch.round(scores * scale)
-        key = torch.arange(first, end, device=query.device)
-        levels = levels.masked_fill(((key > here) | (key <= here - window))[:, None, None], -torch.inf)
+        scores = (q @ keys[:, :, begin:end].transpose(2, 3)).view(batch, kv_heads, group, -1, end - begin)
+        levels = torch.round(scores * unit)
+        key = torch.arange(begin, end, device=query.device)
+        levels = levels.masked_fill(((key > here) | (key < since))[:, None, None], -torch.inf)
         below = levels.amax(-1, keepdim=True) - levels
         weights = exp2[below.clamp(max=float(tables.EXP2_LENGTH - 1)).to(torch.int64)]
-        sums = weights.view(batch, kv_heads, -1, end - first) @ values[:, :, first:end]
+        sums = weights.view(batch, kv_heads, -1, end - begin) @ values[:, :, begin:end]
         chunks.append(sums.view(batch, kv_heads, group, -1, dim) / weights.sum(-1, keepdim=True))
     return torch.cat(chunks, 3)
 

@@ -17,6 +17,7 @@ class Cache:
 
     keys: list[Tensor]
     values: list[Tensor]
+    restarts: bool = False  # whether a sequence begins anew behind each window
 
 
 @dataclass
@@ -28,15 +29,17 @@ class Past:
     last: Tensor  # int64 [documents, 1], their last tokens
     keys: list[Tensor]  # of the last window - 1, per execution float64 [documents, kv_heads, tokens, head_dim]
     values: list[Tensor]
+    restarts: bool = False  # whether a document begins anew behind each window
 
 
 class Context(Protocol):
-    """What rows of tokens see. Query t of row b sees the keys s with last[b, t] - window < s <= last[b, t]."""
+    """What rows of tokens see. Query t of row b sees the keys from first[b, t] to last[b, t]."""
 
     positions: Tensor  # int64 [B, T]
+    places: Tensor  # int64 [B, T]: positions in what a token sees, where documents begin anew behind each window
     previous: Tensor | None  # int64 [B, 1], the tokens before the rows; None where they begin a document
+    first: Tensor  # int64 [B, T]
     last: Tensor  # int64 [B, T]
-    window: int
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values [B, kv_heads, S, head_dim], given those of the rows [B, kv_heads, T, head_dim]."""
@@ -48,14 +51,16 @@ class Sequences:
     previous: Tensor | None = None
 
     def __init__(self, tokens: Tensor, cache: Cache | None, lanes: Tensor | None):
-        self.window, self._cache, self._lanes = tokens.shape[1], cache, lanes
-        self.positions = self.last = torch.arange(self.window, device=tokens.device).expand(tokens.shape)
+        self._length, self._cache, self._lanes = tokens.shape[1], cache, lanes
+        own = torch.arange(self._length, device=tokens.device).expand(tokens.shape)
+        self.positions = self.places = self.last = own
+        self.first = torch.zeros_like(own)
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `Context`."""
         if self._cache is not None:
-            self._cache.keys[execution][self._lanes, :, : self.window] = keys
-            self._cache.values[execution][self._lanes, :, : self.window] = values
+            self._cache.keys[execution][self._lanes, :, : self._length] = keys
+            self._cache.values[execution][self._lanes, :, : self._length] = values
         return keys, values
 
 
@@ -65,9 +70,11 @@ class Steps:
     def __init__(self, previous: Tensor, positions: Tensor, cache: Cache):
         self.previous: Tensor | None = previous[:, None]
         self.positions, self._cache = positions[:, None], cache
-        self.window = cache.keys[0].shape[2]
-        self.last = self.positions.clamp(max=self.window - 1)
-        self._at = torch.arange(len(positions), device=positions.device), slice(None), positions % self.window
+        window = cache.keys[0].shape[2]
+        self.places = self.positions % window
+        self.last = self.places if cache.restarts else self.positions.clamp(max=window - 1)
+        self.first = torch.zeros_like(self.last)
+        self._at = torch.arange(len(positions), device=positions.device), slice(None), positions % window
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `Context`."""
@@ -84,9 +91,11 @@ class Chunks:
 
     def __init__(self, tokens: Tensor, past: Past):
         batch, length = tokens.shape
-        self._past, self._batch, self.window = past, batch, past.window
+        self._past, self._batch = past, batch
         own = torch.arange(length, device=tokens.device).expand(tokens.shape)
         self.positions, self.last = own + past.length, own + min(past.length, past.window - 1)
+        self.places = self.positions % past.window
+        self.first = self.last - (self.places if past.restarts else past.window - 1)
         self.previous = past.last[:batch] if past.length else None
         past.last, past.length = tokens[:, -1:], past.length + length
 
@@ -94,6 +103,6 @@ class Chunks:
         """See `Context`."""
         keys = torch.cat((self._past.keys[execution][: self._batch], keys), 2)
         values = torch.cat((self._past.values[execution][: self._batch], values), 2)
-        begin = max(0, keys.shape[2] - (self.window - 1))
+        begin = max(0, keys.shape[2] - (self._past.window - 1))
         self._past.keys[execution], self._past.values[execution] = keys[:, :, begin:], values[:, :, begin:]
         return keys, values

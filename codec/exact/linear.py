@@ -1,6 +1,7 @@
 """Products of snapped rows with small integers: the matrices of a pack, and gates."""
 
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,9 +28,14 @@ class ExactLinear:
                 f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; "
                 "use coarser steps"
             )
-        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64).T.contiguous()  # [C, R]
+        self.symbols = torch.from_numpy(weights.symbols.astype(np.int16 if _narrow(weights) else np.int32)).to(device)
         self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
         self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
+
+    @cached_property
+    def integers(self) -> Tensor:
+        """The matrix transposed, float64 [C, R]: made when the reference first runs, which a fast backend may not."""
+        return self.symbols.T.to(torch.float64).contiguous()
 
     def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """(y, step') with y * step' the product of the row x * step with the matrix, y already times its row steps."""
@@ -37,6 +43,11 @@ class ExactLinear:
             x, finer = snap(x * self.columns)
             step = step * finer
         return (x @ self.integers) * self.rows, step
+
+
+def _narrow(weights: Quantized) -> bool:
+    """Whether integers have 16 bits."""
+    return bool(np.abs(weights.symbols).max(initial=0) < 1 << 15)
 
 
 class ExactRandomMap(ExactLinear):

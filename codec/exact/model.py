@@ -27,7 +27,7 @@ from codec.exact.attention import (
     without_own_value,
 )
 from codec.exact.bounds import check_range
-from codec.exact.kv_cache import Cache, Chunks, Context, Past, Sequences, Steps
+from codec.exact.kv_cache import Context
 from codec.exact.linear import (
     OPERAND,
     ExactGate,
@@ -37,6 +37,7 @@ from codec.exact.linear import (
     sigmoid,
     transposed,
 )
+from codec.exact.network import ExactNetwork
 from codec.model.bigram import bigram_rows
 from codec.model.config import GATE_INPUTS, ModelConfig
 from codec.model.tokenizer import BOS
@@ -95,7 +96,7 @@ def check_known(config: ModelConfig) -> None:
         raise UnsupportedError(f"they know no {' and no '.join(rare)}")
 
 
-class ExactModel:
+class ExactModel(ExactNetwork):
     """The exact model of a pack.
 
     Args:
@@ -115,7 +116,7 @@ class ExactModel:
         vectors: Mapping[str, NDArray[np.floating]],
         device: torch.device | str = "cpu",
     ):
-        self.config = config
+        self.config: ModelConfig = config
         self.device = torch.device(device)
         self._matrices, self._vectors = matrices, vectors
         if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
@@ -210,50 +211,6 @@ class ExactModel:
             parallel=c.parallel(i),
         )
 
-    def new_cache(self, lanes: int, window: int) -> Cache:
-        """An empty cache for `lanes` sequences whose tokens see the last `window`, themselves included."""
-        return Cache(*(self._caches(lanes, window) for _ in range(2)))
-
-    def new_past(self, documents: int, window: int) -> Past:
-        """The past of documents that have had nothing; each token is to see the last `window`, itself included."""
-        last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
-        return Past(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
-
-    def _caches(self, count: int, places: int) -> list[Tensor]:
-        shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
-        return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
-
-    @torch.inference_mode()
-    def forward(
-        self, tokens: Tensor, cache: Cache | None = None, lanes: Tensor | None = None, past: Past | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Run whole sequences from position 0, or with a past the next chunks of its first documents.
-
-        Args:
-            tokens: int64 [B, T], T <= window without a past.
-            cache: if given, keys and values are also stored in its lanes `lanes` (int64 [B]).
-            past: takes the chunks in; those of documents that go on behind them have all T tokens of their own.
-
-        Returns:
-            The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
-        """
-        context: Context = Chunks(tokens, past) if past else Sequences(tokens, cache, lanes)
-        return self._run(tokens, context)
-
-    @torch.inference_mode()
-    def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
-        """Run one more token of every lane of the cache.
-
-        Args:
-            tokens: int64 [B], the token at `positions` of each lane.
-            previous: int64 [B], the token before it (any value at position 0).
-            positions: int64 [B]; the cache holds the tokens of the lane before it, or the last of them.
-
-        Returns:
-            As `forward`, with T = 1.
-        """
-        return self._run(tokens[:, None], Steps(previous, positions, cache))
-
     def _run(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         c = self.config
         x = first = self.start(tokens, context.previous, context.positions)
@@ -338,7 +295,7 @@ class ExactModel:
         value = snap_fixed(value, layer.value_fraction).transpose(1, 2)
         keys, values = context.take(n, key, value)
         query = query.reshape(batch, c.num_kv_heads, -1, length, c.head_dim)
-        mixed = attend(query, keys, values, context.last, context.window, layer.score_scale, self.exp2)
+        mixed = attend(query, keys, values, context.first, context.last, layer.score_scale, self.exp2)
         if layer.xsa:
             mixed = without_own_value(mixed, value[:, :, None])
         mixed = mixed * layer.value_step[:, None, None]

@@ -191,9 +191,7 @@ def serialize(
     """
     ids = [*words.values(), *controls]
     if not all(type(n) is int and 0 <= n < MAX_VOCABULARY for n in ids):
-        raise FormatError(
-            f"tokenizer: token ids {min(ids, default=0)} to {max(ids)}, expected 0 to {MAX_VOCABULARY - 1}"
-        )
+        raise FormatError(f"tokenizer: token ids up to {max(ids, default=0)!r}, expected less than {MAX_VOCABULARY}")
     table: list[str | None] = [None] * (1 + max([*ids, begin, end]))
     for word, n in words.items():
         table[n] = None if n in controls else word

@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
 from codec.exact import model as exact
+from codec.exact.build import exact_model
+from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall, read_recall
-from codec.model.config import ModelConfig
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
+from codec.model.config import AnyConfig, read_config
 from codec.model.parameters import Role, parameters
-from codec.model.tokenizer import Tokenizer
 from codec.pack import context_coder
 from codec.pack.container import read_container, unshrink
 from codec.quantization.quantized import OnTrellis, Path, Quantized, StepGrid
 from codec.quantization.trellis import CODES
 
-MAX_PARAMETERS = 1 << 28
-"""Elements that a pack may claim to hold: 1 GiB of float32, the bound on memory for a hostile file."""
+MAX_PARAMETERS = 5 << 27
+"""Elements that a pack may claim to hold: 2.5 GiB of float32, the bound on memory for a hostile file."""
 
 MAX_DIMENSIONS = 64
 """Of a tensor: torch's limit."""
@@ -47,8 +49,8 @@ VECTOR_TYPES = ("float16", "float32", "int64", "int32", "int16", "int8", "uint8"
 class Pack:
     """An opened pack."""
 
-    config: ModelConfig | None
-    tokenizer: Tokenizer | None
+    config: AnyConfig | None
+    tokenizer: AnyTokenizer | None
     manifest: dict[str, Any]  # the JSON header: tensors, vectors, versions
     matrices: dict[str, Quantized]  # flattened to [shape[0], everything else]
     vectors: dict[str, NDArray[Any]]
@@ -65,11 +67,11 @@ class Pack:
             found[name] = tensor.float() if tensor.is_floating_point() else tensor
         return found
 
-    def exact(self, device: torch.device | str = "cpu") -> exact.ExactModel:
+    def exact(self, device: torch.device | str = "cpu") -> ExactNetwork:
         """The exact model that codes text. Raises MismatchError for a pack that holds weights only."""
-        return exact.ExactModel(self.for_text()[0], self.matrices, self.vectors, device)
+        return exact_model(self.for_text()[0], self.matrices, self.vectors, device)
 
-    def for_text(self) -> tuple[ModelConfig, Tokenizer]:
+    def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
         """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only."""
         if self.config is None or self.tokenizer is None:
             raise MismatchError(
@@ -100,12 +102,10 @@ def open(blob: bytes) -> Pack:
     manifest = parse_header(unshrink(sections["header"], MAX_HEADER, "pack: header"))
     config = None
     if sections["config"]:
-        config = ModelConfig.from_json(
-            unshrink(sections["config"], MAX_HEADER, "pack: config").decode("utf-8", "replace")
-        )
+        config = read_config(unshrink(sections["config"], MAX_HEADER, "pack: config").decode("utf-8", "replace"))
     tokenizer = None
     if sections["tokenizer"]:
-        tokenizer = Tokenizer(unshrink(sections["tokenizer"], MAX_TOKENIZER, "pack: tokenizer"))
+        tokenizer = open_tokenizer(unshrink(sections["tokenizer"], MAX_TOKENIZER, "pack: tokenizer"))
     if config:
         check_shapes(config, {e["name"]: tuple(e["shape"]) for e in manifest["tensors"] + manifest["vectors"]})
         kept = {entry["name"] for entry in manifest["vectors"]}
@@ -124,14 +124,14 @@ def decompress(blob: bytes) -> dict[str, torch.Tensor]:
     return open(blob).state_dict()
 
 
-def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
+def check_vocabulary(config: AnyConfig, tokenizer: AnyTokenizer) -> None:
     if tokenizer.vocab_size > config.vocab_size:
         raise MismatchError(
             f"tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; pass the model's tokenizer"
         )
 
 
-def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(config: AnyConfig, found: Mapping[str, tuple[int, ...]]) -> None:
     expected = {name: parameter.shape for name, parameter in parameters(config).items()}
     for name in sorted(set(expected) | set(found)):
         if expected.get(name) != found.get(name):

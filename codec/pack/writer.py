@@ -15,9 +15,9 @@ from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
 from codec.exact import model as exact
 from codec.exact.recall import Recall
-from codec.model.config import ModelConfig
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
+from codec.model.config import AnyConfig
 from codec.model.parameters import Role, parameters
-from codec.model.tokenizer import Tokenizer
 from codec.pack import context_coder
 from codec.pack.container import read_container, shrink, unshrink, write_container
 from codec.pack.reader import MAX_HEADER, OFF, TABLES, VECTOR_TYPES, check_shapes, check_vocabulary, parse_header
@@ -40,8 +40,8 @@ FINEST_RATE = 12.0
 
 def compress(
     state_dict: Mapping[str, torch.Tensor],
-    config: ModelConfig | None = None,
-    tokenizer: Tokenizer | bytes | None = None,
+    config: AnyConfig | None = None,
+    tokenizer: AnyTokenizer | bytes | None = None,
     budget: int | None = None,
     calibration: Calibration | None = None,
     quantizer: Quantizer | None = None,
@@ -52,7 +52,7 @@ def compress(
     Args:
         state_dict: the weights. With a config, exactly the tensors of `codec.model.parameters.parameters(config)`.
         config: the model's shape; without it the pack holds weights only.
-        tokenizer: a Tokenizer or the content of a SentencePiece `.model`.
+        tokenizer: a tokenizer or its serialized form: a SentencePiece `.model`, or `BytePairs.model`.
         budget: the largest allowed size of the pack in bytes. The finest unit of `strategy` that fits is taken, at most
             `codec.quantization.rate.SLACK` bytes below the budget.
         calibration: second moments by matrix (`trainer.fit.calibrate`), which say where a budget's bits matter most.
@@ -75,7 +75,7 @@ def compress(
     True
     """
     if isinstance(tokenizer, bytes):
-        tokenizer = Tokenizer(tokenizer)
+        tokenizer = open_tokenizer(tokenizer)
     roles = _roles(state_dict, config)
     if config and tokenizer:
         check_vocabulary(config, tokenizer)
@@ -136,7 +136,7 @@ def with_recall(blob: bytes, recall: Recall) -> bytes:
     return write_container(sections)
 
 
-def _roles(state_dict: Mapping[str, torch.Tensor], config: ModelConfig | None) -> dict[str, Role]:
+def _roles(state_dict: Mapping[str, torch.Tensor], config: AnyConfig | None) -> dict[str, Role]:
     """The role of each tensor, in the order of the pack."""
     if config:
         check_shapes(config, {name: tuple(tensor.shape) for name, tensor in state_dict.items()})
@@ -164,8 +164,8 @@ def _write(
     state_dict: Mapping[str, torch.Tensor],
     roles: Mapping[str, Role],
     quantized: Mapping[str, Quantized],
-    config: ModelConfig | None,
-    tokenizer: Tokenizer | None,
+    config: AnyConfig | None,
+    tokenizer: AnyTokenizer | None,
 ) -> bytes:
     """The pack of quantized matrices and the other tensors of `state_dict`."""
     tensors, vectors = [], []

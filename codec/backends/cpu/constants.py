@@ -108,8 +108,8 @@ def network(model: ExactModel) -> Network:
 
 def linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
     """One matrix of every layer, for operands up to `operand`; raises as `network`."""
-    integers = np.stack([layer.integers.T.numpy() for layer in layers])
-    if np.abs(integers).max() >= 1 << 15:
+    integers = np.stack([layer.symbols.numpy() for layer in layers])
+    if integers.dtype != np.int16:
         raise UnsupportedError("integers of more than 16 bits")
     has_columns = np.array([layer.columns is not None for layer in layers])
     columns = np.ones((len(layers), integers.shape[2]))
@@ -117,7 +117,9 @@ def linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
     for i, layer in enumerate(layers):
         if layer.columns is not None:
             columns[i] = layer.columns.numpy()
-        digits.append(_digits(float(np.abs(integers[i]).sum(1).max()), OPERAND if has_columns[i] else operand))
+        digits.append(
+            _digits(float(np.abs(integers[i].astype(np.int64)).sum(1).max()), OPERAND if has_columns[i] else operand)
+        )
     bits, counts = np.array(digits).T.copy()
     rows = np.stack([layer.rows.numpy() for layer in layers])
     return Linear(blocks(integers), rows, columns, has_columns, bits, counts)

@@ -58,7 +58,7 @@ def limbs(linear: ExactLinear, operand: int = OPERAND) -> Limbs:
     Raises:
         UnsupportedError: integers of more than 16 bits, or too many inputs; no quantizer of this package makes them.
     """
-    integers = linear.integers.T.to(torch.int32)
+    integers = linear.symbols.to(torch.int32)
     rows, inputs = integers.shape
     peak = int(integers.abs().amax()) if integers.numel() else 0
     if peak > _LARGEST or inputs > _MOST_INPUTS:

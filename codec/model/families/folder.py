@@ -20,7 +20,7 @@ from codec.files import atomic_write, open_binary
 from codec.model.checkpoint import Checkpoint
 from codec.model.families.links import to_ours, to_theirs
 from codec.model.families.registry import by_model_type
-from codec.model.tokenizer_json import from_tokenizer_json, to_tokenizer_json
+from codec.model.families.tokenizer_json import from_tokenizer_json, to_tokenizer_json
 from codec.model.transformer import TransformerConfig, transformer_parameters
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -122,8 +122,11 @@ class _Tensors:
             raise FormatError(f"weights {path}: not a safetensors file ({error})") from error
 
     def take(self, name: str) -> Tensor:
-        """A tensor by its name, with or without the prefix `transformer.`. Raises FormatError for one that is not there,
-        or not floating point."""
+        """A tensor by its name, with or without the prefix `transformer.`.
+
+        Raises:
+            FormatError: it is missing, or not floating point.
+        """
         for found in (name, "transformer." + name):
             if (home := self.homes.get(found)) is not None:
                 try:

@@ -12,6 +12,16 @@ SEPARATOR = "<|endoftext|>"
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
+_KNOWN = {
+    "type": "BPE",
+    "continuing_subword_prefix": "",
+    "end_of_word_suffix": "",
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "dropout": None,
+}
+"""Keys of a model, and the value that changes nothing."""
+
 
 def _splits() -> dict[str, list[dict[str, Any]]]:
     """The pre-tokenizers of each split."""
@@ -39,10 +49,9 @@ def from_tokenizer_json(values: dict[str, Any], begin: int, end: int) -> BytePai
 
 def _from(values: dict[str, Any], begin: int, end: int) -> BytePairs:
     model = values["model"]
-    for key, known in (("type", ("BPE", None)), ("continuing_subword_prefix", ("", None)), ("fuse_unk", (False, None)),
-                       ("end_of_word_suffix", ("", None)), ("byte_fallback", (False, None)), ("dropout", (None,))):  # fmt: skip
-        if model.get(key) not in known:
-            raise FormatError(f"tokenizer.json: model.{key} is {model.get(key)!r}; underpar knows {known[0]!r}")
+    for key, known in _KNOWN.items():
+        if model.get(key) not in (known, None):
+            raise FormatError(f"tokenizer.json: model.{key} is {model.get(key)!r}; underpar knows {known!r}")
     vocabulary, merges = model["vocab"], model["merges"]
     if not isinstance(vocabulary, dict) or not 0 < len(vocabulary) <= MAX_VOCABULARY or len(merges) > MAX_VOCABULARY:
         raise FormatError(f"tokenizer.json: over {MAX_VOCABULARY} words or merges, or none")

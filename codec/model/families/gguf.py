@@ -22,7 +22,7 @@ from codec.model.byte_pairs import BytePairs, control_token, serialize
 from codec.model.checkpoint import Checkpoint
 from codec.model.families.links import to_ours
 from codec.model.families.registry import by_architecture
-from codec.model.tokenizer_json import SEPARATOR
+from codec.model.families.tokenizer_json import SEPARATOR
 from codec.model.transformer import transformer_parameters
 
 MAGIC = b"GGUF"
@@ -95,7 +95,7 @@ def load_gguf(path: str | Path) -> Checkpoint:
     where = f"GGUF {path}"
     with open_binary(path, "GGUF") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         reader = _Reader(data, where)
-        if reader.take(4) != MAGIC or (version := reader.number("<I")) not in (2, 3):
+        if reader.take(4) != MAGIC or reader.number("<I") not in (2, 3):
             raise FormatError(f"{where}: no GGUF of version 2 or 3")
         tensors, keys = reader.count(_MOST_TENSORS, "tensors"), reader.count(_MOST_KEYS, "keys")
         values = {}
