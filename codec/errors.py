@@ -19,7 +19,7 @@ class FormatError(CodecError):
     """A file or value that is not what its format says: truncated, corrupted, of a future version, not finite."""
 
 
-class UnsupportedError(OverflowError):
+class UnsupportedError(Exception):
     """A model that a fast backend does not compute, and why; the reference does
     (`codec.backends.select.make_backend`).
     """

@@ -1,6 +1,6 @@
 """The bytes of an archive (`.upz`): header, chunks, footer. What is in them is `codec.archive.writer`'s business.
 
-Layout, little-endian. Header: `UPTX`, u16 version, u32 length, JSON (SHA-256 of the pack, context policy, adaptation),
+Layout, little-endian. Header: `UPTX`, u16 version, u32 length, JSON (SHA-256 of the pack, window, adaptation),
 u32 CRC-32 of all of it. Then chunks: a varint `4 * length + tag`; tag 0 (stored) and 1 (modelled) are documents, with
 the CRC-32 of the original bytes and `length` bytes of payload; tag 2 is a footer: `length` bytes of
 zstandard-compressed JSON (the offset of every document so far, as differences, the size of the longest, and metadata),
@@ -24,7 +24,6 @@ from codec.text.policy import Adaptation
 MAGIC, END_MAGIC = b"UPTX", b"UPTE"
 VERSION = 2
 _FOOTER = 2
-_BAND, _WINDOWS = "band", "document"  # kinds of a policy
 _HEAD = struct.Struct("<4sHI")
 _U32 = struct.Struct("<I")
 _TRAILER = struct.Struct("<II4s")  # CRC-32, size of the footer chunk, END_MAGIC
@@ -35,14 +34,12 @@ _MAX_CHUNK = 1 << 30
 
 @dataclass(frozen=True)
 class Policy:
-    """How a document's tokens see each other: a band, in which each sees the last `window` tokens, itself included.
+    """What a document's tokens are predicted from.
 
-    With a stride: windows of `window` tokens, each `stride` after the one before. `adaptation` is what is learned from
-    tokens on the way.
+    Each token sees the last `window` tokens, itself included. `adaptation` is what is learned from tokens on the way.
     """
 
     window: int
-    stride: int | None = None
     adaptation: Adaptation = Adaptation.NONE
 
 
@@ -58,14 +55,12 @@ class Contents:
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.header["window"], self.header.get("stride"), Adaptation(self.header["adaptation"]))
+        return Policy(self.header["window"], Adaptation(self.header["adaptation"]))
 
 
 def write_header(pack: str, policy: Policy) -> bytes:
     """The header of an archive made with the pack whose SHA-256 is `pack`."""
-    kind = _BAND if policy.stride is None else _WINDOWS
-    fields = {name: value for name, value in vars(policy).items() if value is not None}
-    header = json.dumps({"pack": pack, "policy": kind, **fields}).encode()
+    header = json.dumps({"pack": pack, **vars(policy)}).encode()
     head = _HEAD.pack(MAGIC, VERSION, len(header)) + header
     return head + _U32.pack(zlib.crc32(head))
 
@@ -164,14 +159,13 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
         raise FormatError("archive: CRC-32 of the header is wrong; fetch the file again")
     try:
         header = json.loads(body[:length])
-        if not (isinstance(header["pack"], str) and header["policy"] in (_BAND, _WINDOWS)):
-            raise ValueError(f"pack or policy missing in {header}")
-        numbers = ("window", "stride") if header["policy"] == _WINDOWS else ("window",)
-        if not all(type(header[key]) is int for key in numbers) or "stride" in header.keys() - numbers:
-            raise ValueError(f"window or stride missing, or out of place, in {header}")
+        if header.keys() != {"pack", "window", "adaptation"}:
+            raise ValueError(f"expected pack, window and adaptation, found {header}")
+        if not (isinstance(header["pack"], str) and type(header["window"]) is int):
+            raise ValueError(f"no pack or no window: {header}")
         if header["adaptation"] not in list(Adaptation):
             raise ValueError(f"no such adaptation: {header}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise FormatError(f"archive: header is not what underpar writes ({error!r})") from error
     return header
 

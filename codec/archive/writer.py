@@ -39,8 +39,8 @@ encoded 472,000, 488,000 and 461,000 tokens/s; beside an H200, 24 of 64 processo
 
 
 def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Policy:
-    """A band as wide as the model's window. Raises MismatchError for a pack that holds weights only."""
-    return Policy(pack.for_text()[0].window, None, adaptation)
+    """The model's window. Raises MismatchError for a pack that holds weights only."""
+    return Policy(pack.for_text()[0].window, adaptation)
 
 
 def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
@@ -81,14 +81,13 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
     threads = threads or (torch.get_num_threads() if device == "cpu" else processors())
     if device == "cuda":
         threads = max(1, min(threads * 3 // 8, _MOST_THREADS))
-    return Coder(pack.exact(device), pack.for_text()[1], policy.window, policy.stride, recall, threads)
+    return Coder(pack.exact(device), pack.for_text()[1], policy.window, recall, threads)
 
 
 def _check_policy(pack: Pack, policy: Policy) -> None:
     config, tokenizer = pack.for_text()
-    stride = policy.window if policy.stride is None else policy.stride
-    if not 1 <= stride <= policy.window <= config.window:
-        raise FormatError(f"policy {policy}: expected 1 <= stride <= window <= {config.window}, the model's window")
+    if not 1 <= policy.window <= config.window:
+        raise FormatError(f"window of {policy.window} tokens: expected 1 to {config.window}, the model's window")
     try:
         len(tokenizer.token_bytes)
     except UnicodeDecodeError as error:

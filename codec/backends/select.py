@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.console import notes
-from codec.entropy import frequencies
+from codec.entropy import frequencies, range_coder
 from codec.errors import UnsupportedError
 from codec.exact.chunks import BAND_UNIT
 from codec.exact.host_decoder import Decoder, HostDecoder, Integers
@@ -23,9 +23,9 @@ from codec.exact.recall import HISTORY, Memory, Recall
 from codec.model.tokenizer import BOS
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
+_SELF_DOCUMENT = {"cpu": 24, "cuda": 136}  # of a document: above a block of keys, and a page of a cache
 _SELF_WINDOWS = {"cpu": 2, "cuda": 48}  # such windows: enough rows for the kernels that large batches take
-_SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents in a band; a GPU takes no shorter ones
-_SELF_STEPS = {"cpu": 4, "cuda": 16}  # of lanes
+_SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents; a GPU takes no shorter ones
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
 
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
         """Memory that a lane of a decoder takes while it has a document of so many tokens."""
 
     def memory(self, documents: int, tokens: int) -> Any:
-        """What recall is to know of so many documents, of `tokens` tokens at most, whose windows are scored in turn.
+        """What recall is to know of so many documents, of `tokens` tokens at most, whose chunks are scored in turn.
 
         None without recall.
         """
@@ -77,12 +77,11 @@ class Backend(Protocol):
         found = self.score(inputs, targets, memory, past)
         return lambda: found
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None) -> Decoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
         """`count` idle lanes that will decode parts of `data`.
 
-        Each token of a lane sees the last `window` tokens, itself included. In a band that goes on for ever; else a
-        lane whose window is full waits for `Decoder.refill`. With `room`, in bytes, for less than all lanes may take, a
-        lane waits while there is none; the longest document always has room.
+        Each token of a lane sees the last `window` tokens, itself included. With `room`, in bytes, for less than all
+        lanes may take, a lane waits while there is none; the longest document always has room.
         """
 
 
@@ -120,48 +119,60 @@ def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
 
 
 def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
-    """Whether two backends give the same integers on windows and chunks, and decode the same from a few bytes.
-
-    On a GPU windows are longer than a block of keys, and lanes are dropped, after which a step is captured anew. `b`
-    decodes one step at a time.
-    """
+    """Whether two backends give the same integers for windows and documents, and lanes of `a` decode the documents."""
     kind, window, vocabulary = model.device.type, model.config.window, model.config.vocab_size
-    size, chunk = min(window, _SELF_TEST[kind]), _SELF_CHUNK[kind]
-    many = np.arange(_SELF_WINDOWS[kind] * (max(size, chunk) + 1)).reshape(_SELF_WINDOWS[kind], -1) * 7919 % vocabulary
-    many[1] %= 5  # so that recall has much to find
-    tokens = many[:2]
-    whole, part = slice(0, size), slice(size - size // 2, size)
-    data = (np.arange(512) * 89 % 251).astype(np.uint8)
-    found: list[list[NDArray[Any]]] = []
-    for backend in (a, b):
-        targets = [many[0, 1:][whole], many[1, 1:][part], *many[2:, 1:][:, whole]]
-        found.append([backend.score(list(many[:, whole]), targets)[:2]])
-        past = backend.past(2, min(window, chunk * 3 // 4))
-        for rows in (tokens, tokens[1:]):
-            found[-1].append(backend.score(list(rows[:, :chunk]), list(rows[:, 1 : chunk + 1]), past=past)[:2])
-    same = all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
-    for places, band in ((window, False), (2, True)):
-        one, other = (backend.decoder(2, data, places, band) for backend in (a, b))
-        for decoder in (one, other):
-            decoder.load([0, 1], np.array([0, 256]), np.array([256, 512]))
-            if not band:
-                decoder.refill([1], tokens[1:, whole])
-        same = same and _same_steps(one, other, _SELF_STEPS[kind])
-        if kind == "cuda":
-            for decoder in (one, other):
-                decoder.keep([0])
-            same = same and _same_steps(one, other, _SELF_STEPS[kind])
-    return same
+    size = min(window, _SELF_TEST[kind])
+    tokens = np.arange(_SELF_WINDOWS[kind] * (size + 1)).reshape(-1, size + 1) * 7919 % vocabulary
+    documents = np.arange(2 * _SELF_DOCUMENT[kind]).reshape(2, -1) * 7919 % vocabulary
+    for rows in (tokens, documents):
+        rows[1] %= 5  # so that recall has much to find
+    documents[documents == BOS] = 0
+    documents[:, [0, -1]] = BOS
+    whole = [backend.score(list(tokens[:, :-1]), list(tokens[:, 1:]))[:2] for backend in (a, b)]
+    if not np.array_equal(*whole):
+        return False
+    for width in (window, min(window, _SELF_CHUNK[kind] * 3 // 4)):
+        one, other = (_in_chunks(backend, documents, width, _SELF_CHUNK[kind]) for backend in (a, b))
+        if not (np.array_equal(one, other) and _decodes(a, documents, one, width)):
+            return False
+    return True
 
 
-def _same_steps(a: Decoder, b: Decoder, count: int) -> bool:
-    """Whether lanes decode the same in `count` steps, or in as many as `a` makes until it looks."""
-    one, other = [a.launch()()[0]], [b.launch()()[0]]
-    while sum(map(len, one)) < count:
-        one.append(a.launch()()[0])
-    while len(other) < sum(map(len, one)):
-        other.append(b.launch()()[0])
-    return np.array_equal(np.concatenate(one), np.concatenate(other))
+def _in_chunks(backend: Backend, documents: Integers, window: int, chunk: int) -> Integers:
+    """(start, frequency) int64 [2, documents, T - 1] of documents [documents, T], scored in chunks of some tokens."""
+    count, length = documents.shape
+    memory, past = backend.memory(count, length), backend.past(count, window)
+    parts = []
+    for at in range(0, length - 1, chunk):
+        targets = documents[:, at + 1 : at + chunk + 1]
+        inputs = documents[:, at : at + targets.shape[1]]
+        parts.append(backend.score(list(inputs), list(targets), memory, past)[:2].reshape(2, *targets.shape))
+    return np.concatenate(parts, 2).astype(np.int64)
+
+
+def _decodes(backend: Backend, documents: Integers, intervals: Integers, window: int) -> bool:
+    """Whether lanes decode two documents, int64 [2, T], of these intervals; one of them is dropped on the way.
+
+    On a GPU a step is captured anew for the other.
+    """
+    payloads = []
+    for starts, shares in intervals.swapaxes(0, 1).copy():
+        state, out = range_coder.new_encoder(), np.empty(range_coder.MAX_SYMBOL_BYTES * len(starts) + 8, np.uint8)
+        range_coder.encode_intervals(state, out, starts, shares, frequencies.TOTAL_BITS)
+        payloads.append(out[: range_coder.finish(state, out)])
+    sizes = np.array(list(map(len, payloads)))
+    decoder = backend.decoder(2, np.concatenate(payloads), window)
+    decoder.load([0, 1], np.cumsum(sizes) - sizes, np.cumsum(sizes))
+    at, length = 1, documents.shape[1]
+    while at < length:
+        found = decoder.launch()()[0]
+        if not np.array_equal(found[: length - at], documents[:, at : at + len(found)].T):
+            return False
+        at += len(found)
+        if at > length // 2 and len(documents) == 2:
+            decoder.keep([1])
+            documents = documents[1:]
+    return True
 
 
 class TorchBackend(Backend):
@@ -247,12 +258,10 @@ class TorchBackend(Backend):
             out[:, begins[running] + places] = found.cpu().numpy()
         return out
 
-    def decoder(
-        self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
-    ) -> HostDecoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `Backend`; all lanes have room for whole windows."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
-        return HostDecoder(lanes, count, data, None if band else window)
+        return HostDecoder(lanes, count, data)
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
@@ -264,11 +273,6 @@ class TorchLanes:
     def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
         self._cache = model.new_cache(count, window)
-
-    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `codec.exact.host_decoder.Lanes`."""
-        device = self._model.device
-        self._model.forward(torch.from_numpy(tokens).to(device), self._cache, torch.tensor(lanes, device=device))
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers

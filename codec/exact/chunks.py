@@ -1,87 +1,26 @@
-"""Context policies: which tokens a model sees when it predicts each one. Pure arithmetic, for scores and archives.
+"""The chunks in which a document is scored: side by side, each one sees the tokens before it by a KV cache."""
 
-A model of a stream or document has `length` inputs; input i predicts target i, the token after it. A plan cuts the
-inputs into windows that fit the model, and says in each from where on its predictions count. In a band, windows are
-chunks that see the ones before, too.
-"""
+from dataclasses import dataclass
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
-
-from codec.errors import CodecError
-
-
-class Policy(StrEnum):
-    """What a score lets the model see: rows of the stream, overlapping rows, or one document at a time."""
-
-    FLAT = "flat"
-    SLIDING = "sliding"
-    DOCUMENT = "document"
+BAND_UNIT = 64
+"""Chunks are a multiple of this many tokens: blocks of keys, on all devices."""
 
 
 @dataclass(frozen=True)
-class Window:
-    """The model reads inputs [start, end); the predictions of inputs [score_from, end) count."""
+class Chunk:
+    """Inputs [start, end) of a document; input i predicts target i, the token after it."""
 
     start: int
     end: int
-    score_from: int
 
 
-def document_windows(length: int, window: int, stride: int) -> list[Window]:
-    """Windows of at most `window` inputs, each `stride` after the one before; every input is scored exactly once.
+def band_chunks(length: int, window: int) -> list[Chunk]:
+    """Cut a document of `length` inputs, whose tokens each see the last `window`, themselves included.
 
-    The first window scores all it reads, each later one its last `stride` inputs (fewer at the end), which have at
-    least `window - stride` inputs of context. No start depends on `length`, so a decoder follows without knowing it.
-
-    >>> document_windows(10, 6, 3)
-    [Window(start=0, end=6, score_from=0), Window(start=3, end=9, score_from=6), Window(start=6, end=10, score_from=9)]
-
-    Raises:
-        CodecError: `stride` is not in 1..`window`.
-    """
-    if not 1 <= stride <= window:
-        raise CodecError(f"stride {stride} with windows of {window} tokens; choose 1 to {window}")
-    plan: list[Window] = []
-    end = 0
-    while end < length:
-        start = max(0, end - (window - stride))
-        score_from, end = end, min(start + window, length)
-        plan.append(Window(start, end, score_from))
-    return plan
-
-
-BAND_UNIT = 64
-"""Chunks of a band are a multiple of this many tokens: blocks of keys, on all devices."""
-
-
-def band_chunks(length: int, window: int) -> list[Window]:
-    """Chunks side by side of a document whose tokens each see the last `window`, themselves included.
-
-    Each reads what it scores, as many tokens as there are in a window, or up to BAND_UNIT - 1 more.
+    Each chunk has as many tokens as there are in a window, or up to BAND_UNIT - 1 more.
 
     >>> band_chunks(200, 90)
-    [Window(start=0, end=128, score_from=0), Window(start=128, end=200, score_from=128)]
+    [Chunk(start=0, end=128), Chunk(start=128, end=200)]
     """
-    chunk = -(-window // BAND_UNIT) * BAND_UNIT
-    return document_windows(length, chunk, chunk)
-
-
-def sliding_windows(tokens: int, window: int, stride: int) -> list[Window]:
-    """The challenge's sliding evaluation of a stream of `tokens` tokens, whose first is no target and last no input.
-
-    Raises:
-        CodecError: `stride` is not in 1..`window`.
-    """
-    return document_windows(max(0, tokens - 1), window, stride)
-
-
-def flat_windows(tokens: int, window: int) -> list[Window]:
-    """The challenge's flat evaluation of a stream of `tokens` tokens: full rows side by side, the tail dropped."""
-    rows = max(0, tokens - 1) // window
-    return [Window(i * window, (i + 1) * window, i * window) for i in range(rows)]
-
-
-def first_targets(plan: list[Window], targets: int) -> list[Window]:
-    """The windows of `plan`, which scores inputs from 0 on without a gap, as far as they score the first `targets`."""
-    return [replace(w, end=min(w.end, targets)) for w in plan if w.score_from < targets]
+    size = -(-window // BAND_UNIT) * BAND_UNIT
+    return [Chunk(start, min(start + size, length)) for start in range(0, length, size)]

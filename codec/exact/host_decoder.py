@@ -19,19 +19,15 @@ States = NDArray[np.uint64]
 class Decoder(Protocol):
     """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.entropy.range_coder`'s.
 
-    A lane is idle until it is loaded, once it has decoded a BOS, while its window is full, if that can be, and while it
-    waits for memory.
+    A lane is idle until it is loaded, once it has decoded a BOS, and while it waits for memory.
     """
 
     ahead: int
-    """How many launches are worth having under way behind the one that is waited for. `load` and `refill` take effect
-    behind all of them."""
+    """How many launches are worth having under way behind the one that is waited for. `load` takes effect behind all
+    of them."""
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
         """Begin anew behind a BOS, with the data from `begins` to `ends`."""
-
-    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """Restart the windows of lanes with the rows of `tokens`, int64 [lanes, T], the last of which runs next."""
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
         """Decode a few tokens of every lane.
@@ -47,16 +43,13 @@ class Decoder(Protocol):
 class Lanes(Protocol):
     """Sequences that grow by single tokens, each in a lane numbered from 0."""
 
-    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """Start `lanes` anew with the rows of `tokens`, int64 [lanes, T]."""
-
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
         """Run one more token of some lanes and find what follows it.
 
         Args:
-            lanes: int64 [n]; the others are idle, and begin at position 0 or with `prefill` if they run again.
+            lanes: int64 [n]; the others are idle, and begin at position 0 if they run again.
             tokens: int64 [n], the token at `positions` of each lane, which sees the last of the lane's tokens.
             previous: int64 [n], the token before it (any value at position 0).
             targets: int64 [n], in [0, 2^24).
@@ -75,13 +68,12 @@ class HostDecoder:
     Args:
         lanes: `count` empty lanes.
         data: uint8, what the lanes decode parts of.
-        limit: tokens that a lane takes until it is refilled; None where it needs not be.
     """
 
     ahead = 0
 
-    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8], limit: int | None):
-        self._lanes, self._data, self._limit = lanes, data, limit
+    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8]):
+        self._lanes, self._data = lanes, data
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
         self._next = np.zeros((3, count), np.int64)  # the token that runs next, the one before, its position
@@ -95,15 +87,6 @@ class HostDecoder:
             range_coder.start_decoder(self._states[lane], self._data[begin:end])
         self._next[:, index] = np.array([[BOS], [BOS], [0]])
         self._runs[index] = True
-
-    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `Decoder`."""
-        keep = tokens.shape[1] - 1
-        if keep:
-            self._lanes.prefill(lanes, tokens[:, :-1])
-        for row, lane in zip(tokens, lanes, strict=True):
-            self._next[:, lane] = row[-1], row[-2:][0], keep
-        self._runs[list(lanes)] = True
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
         """See `Decoder`."""
@@ -120,8 +103,6 @@ class HostDecoder:
         _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
         self._next[:, lanes] = symbols, tokens, positions + 1
         self._runs[lanes] = symbols != BOS
-        if self._limit is not None:
-            self._runs[lanes] &= positions + 1 < self._limit
         return symbols
 
     def keep(self, lanes: Sequence[int]) -> None:

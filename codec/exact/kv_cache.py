@@ -46,21 +46,17 @@ class Context(Protocol):
 
 
 class Sequences:
-    """Whole sequences, which see themselves; stored in `lanes` int64 [B] of a cache if one is given."""
+    """Whole sequences, which see themselves."""
 
     previous: Tensor | None = None
 
-    def __init__(self, tokens: Tensor, cache: Cache | None, lanes: Tensor | None):
-        self._length, self._cache, self._lanes = tokens.shape[1], cache, lanes
-        own = torch.arange(self._length, device=tokens.device).expand(tokens.shape)
+    def __init__(self, tokens: Tensor):
+        own = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         self.positions = self.places = self.last = own
         self.first = torch.zeros_like(own)
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `Context`."""
-        if self._cache is not None:
-            self._cache.keys[execution][self._lanes, :, : self._length] = keys
-            self._cache.values[execution][self._lanes, :, : self._length] = values
         return keys, values
 
 

@@ -42,21 +42,17 @@ class ExactNetwork(ABC):
         return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
 
     @torch.inference_mode()
-    def forward(
-        self, tokens: Tensor, cache: Cache | None = None, lanes: Tensor | None = None, past: Past | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
         """Run whole sequences from position 0, or with a past the next chunks of its first documents.
 
         Args:
             tokens: int64 [B, T], T <= window without a past.
-            cache: if given, keys and values are also stored in its lanes `lanes` (int64 [B]).
             past: takes the chunks in; those of documents that go on behind them have all T tokens of their own.
 
         Returns:
             The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
         """
-        context: Context = Chunks(tokens, past) if past else Sequences(tokens, cache, lanes)
-        return self._run(tokens, context)
+        return self._run(tokens, Chunks(tokens, past) if past else Sequences(tokens))
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:

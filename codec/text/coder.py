@@ -4,9 +4,8 @@ The encoder knows every token, so it runs whole chunks in batches. The decoder r
 time: a document is a lane of the cache, a ring that keeps the last tokens, and a finished lane takes the next document.
 Exact arithmetic makes both produce the same integers.
 
-A token sees the last `window` tokens: a band over the document, of which nothing is computed twice; what tokens of one
-layer saw, those of the next see through them. Older archives have windows with a stride in place of it: a token sees
-its window only, and a lane whose window is full runs the last tokens of it again as the start of the next.
+A token sees the last `window` tokens (sliding-window attention), of which nothing is computed twice; what tokens of one
+layer saw, those of the next see through them.
 """
 
 import sys
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from codec.backends.select import Backend, make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
-from codec.exact.chunks import Window, band_chunks, document_windows
+from codec.exact.chunks import Chunk, band_chunks
 from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
 from codec.model.tokenizer import Tokenizer
@@ -140,7 +139,6 @@ class Coder:
     model: ExactModel
     tokenizer: Tokenizer
     window: int  # tokens of context, at most the model's window
-    stride: int | None  # new tokens for each further window of a long document; None: a band
     recall: Recall | None = None
     threads: int = 1  # that do what is not the model's part: tokens, edits, zstandard
 
@@ -264,24 +262,18 @@ class Coder:
     ) -> Iterator[Callable[[], None]]:
         """Score the documents numbered `company`, the longest first, which run side by side.
 
-        Yields what waits for each batch of windows and fills in its intervals, as soon as the model is at it.
+        Yields what waits for each batch of chunks and fills in its intervals, as soon as the model is at it.
         """
         longest = len(prepared[company[0]].stream) - 1
-        memory, past = self.backend.memory(len(company), longest + 1), None
-        if self.stride is None and longest > self.window:
-            past = self.backend.past(len(company), self.window)
-        plans = [self._plan(len(prepared[n].stream) - 1) for n in company]
+        memory = self.backend.memory(len(company), longest + 1)
+        past = self.backend.past(len(company), self.window) if longest > self.window else None
+        plans = [band_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
         for turn in range(len(plans[0])):
             batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
 
-    def _plan(self, tokens: int) -> list[Window]:
-        if self.stride is None:
-            return band_chunks(tokens, self.window)
-        return document_windows(tokens, self.window, self.stride)
-
     def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
-        """Documents whose windows run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
+        """Documents whose chunks run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
         lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
         limit = _BATCH_TOKENS[self.model.device.type]
         company: list[int] = []
@@ -295,23 +287,23 @@ class Coder:
 
     def _launch_batch(
         self,
-        batch: list[tuple[int, Window]],
+        batch: list[tuple[int, Chunk]],
         memory: Any,
         past: Any,
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Callable[[], None]:
-        """What fills in (start, frequency, bits) of the targets that the batch's windows score."""
-        inputs = [prepared[n].stream[w.start : w.end] for n, w in batch]
-        targets = [prepared[n].stream[w.score_from + 1 : w.end + 1] for n, w in batch]
+        """What fills in (start, frequency, bits) of the targets of the batch's chunks."""
+        inputs = [prepared[n].stream[chunk.start : chunk.end] for n, chunk in batch]
+        targets = [prepared[n].stream[chunk.start + 1 : chunk.end + 1] for n, chunk in batch]
         scores = self.backend.launch(inputs, targets, memory, past)
 
         def wait() -> None:
             found, at = scores(), 0
-            for n, w in batch:
-                count = w.end - w.score_from
-                intervals[n][:, w.score_from : w.end] = found[:, at : at + count]
+            for n, chunk in batch:
+                count = chunk.end - chunk.start
+                intervals[n][:, chunk.start : chunk.end] = found[:, at : at + count]
                 at += count
                 advance(len(prepared[n].original) * count / (len(prepared[n].stream) - 1))
 
@@ -338,7 +330,7 @@ class Coder:
         room, most_tokens = _cache_bytes(self.model.device), _MOST_TOKENS_A_BYTE * (longest + 1)
         count = self._lane_count([len(payload) for payload in payloads.values()], room)
         yield from Decoding(
-            self.backend, self.tokenizer, payloads, self.window, self.stride, count, room, most_tokens, self.threads
+            self.backend, self.tokenizer, payloads, self.window, count, room, most_tokens, self.threads
         ).documents(advance)
 
     def _lane_count(self, sizes: Sequence[int], room: int) -> int:

@@ -1,4 +1,4 @@
-"""Documents onto lanes: a finished lane takes the next document, one with a full window goes on with a new window."""
+"""Documents onto lanes: a finished lane takes the next document."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +17,7 @@ from codec.errors import DocumentError
 from codec.exact.host_decoder import Integers, States
 from codec.model.tokenizer import BOS, Tokenizer
 
-_REFILLED = 32  # lanes that are given a new window together
 _TOKEN = np.dtype(np.uint16)
-_BOS = np.array([BOS], _TOKEN).tobytes()
 
 
 @dataclass
@@ -28,18 +26,17 @@ class _Lane:
 
     number: int  # of the document
     size: int  # of its payload
-    data: bytearray = field(default_factory=lambda: bytearray(_BOS))  # its tokens, BOS first, as _TOKEN
-    count: int = 1  # of them
-    start: int = 0  # where its window begins
+    data: bytearray = field(default_factory=bytearray)  # the tokens that follow its BOS, as _TOKEN
 
     @property
-    def position(self) -> int:
-        """Place in the window of the token that runs next."""
-        return self.count - 1 - self.start
+    def count(self) -> int:
+        """How many tokens are decoded."""
+        return len(self.data) // _TOKEN.itemsize
 
-    def tokens(self, first: int = 0) -> Integers:
-        """What is decoded from token `first` on; BOS is token 0."""
-        return np.frombuffer(self.data, _TOKEN, offset=first * _TOKEN.itemsize).astype(np.int64)
+    @property
+    def tokens(self) -> Integers:
+        """What is decoded, int64 [count]."""
+        return np.frombuffer(self.data, _TOKEN).astype(np.int64)
 
 
 class Decoding:
@@ -47,7 +44,7 @@ class Decoding:
 
     Args:
         payloads: by document number, at least one.
-        window, stride: as of `codec.text.coder.Coder`.
+        window: as of `codec.text.coder.Coder`.
         lanes: at once.
         room: bytes that they may take, of a GPU; elsewhere each has room for its window.
         most_tokens: that a document has; one that goes on beyond is given up.
@@ -60,21 +57,19 @@ class Decoding:
         tokenizer: Tokenizer,
         payloads: Mapping[int, bytes],
         window: int,
-        stride: int | None,
         lanes: int,
         room: int,
         most_tokens: int,
         threads: int,
     ):
-        self._tokenizer, self._window, self._stride, self._most_tokens = tokenizer, window, stride, most_tokens
-        self._threads = threads
+        self._tokenizer, self._most_tokens, self._threads = tokenizer, most_tokens, threads
         self._payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
         self._waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
         ends = np.cumsum([len(payload) for payload in payloads.values()])
         self._ends = dict(zip(payloads, ends.tolist(), strict=True))  # in the data of all
         count = min(lanes, len(payloads))
         data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
-        self._decoder = backend.decoder(count, data, window, band=stride is None, room=room)
+        self._decoder = backend.decoder(count, data, window, room)
         self._lanes: list[_Lane | None] = [None] * count
         self._launched: deque[Callable[[], tuple[Integers, States]]] = deque()
         self._load(range(count))
@@ -98,7 +93,6 @@ class Decoding:
 
     def _run(self) -> list[tuple[int, Integers, NDArray[np.uint64]]]:
         """Decode a few tokens of every lane: number, tokens and range decoder of the documents that end."""
-        self._slide()
         self._launch()
         symbols, states = self._launched.popleft()()
         ended: dict[int, tuple[int, Integers, NDArray[np.uint64]]] = {}
@@ -110,11 +104,10 @@ class Decoding:
             if lane is None or not sizes[n]:  # idle: what it does came after these steps were launched, or it waits
                 continue
             lane.data += data[n * width : n * width + sizes[n]]
-            lane.count = len(lane.data) // _TOKEN.itemsize
             if read[n] > lane.size + range_coder.CODE_BYTES or lane.count > self._most_tokens:
                 raise self._failure(lane, read[n])
             if last[n] == BOS:
-                ended[n] = lane.number, lane.tokens(1)[:-1], states[n].copy()
+                ended[n] = lane.number, lane.tokens[:-1], states[n].copy()
         self._load(list(ended))
         return list(ended.values())
 
@@ -139,27 +132,11 @@ class Decoding:
         """What to raise for a lane that has read so many bytes of its payload, or decoded too many tokens."""
         spent = read > lane.size + range_coder.CODE_BYTES
         return DocumentError(
-            f"its record of {lane.size} bytes {'ends before' if spent else 'goes on after'} token {lane.count - 1}; "
+            f"its record of {lane.size} bytes {'ends before' if spent else 'goes on after'} token {lane.count}; "
             "the archive is damaged or was made with another pack",
             lane.number,
-            self._tokenizer.decode(lane.tokens(1)),
+            self._tokenizer.decode(lane.tokens),
         )
-
-    def _slide(self) -> None:
-        """Start a new window in every lane whose window is full: run its last window - stride tokens again.
-
-        In a band no window is ever full.
-        """
-        if self._stride is None:
-            return
-        full = [(n, lane) for n, lane in enumerate(self._lanes) if lane is not None and lane.position == self._window]
-        keep = self._window - self._stride
-        for at in range(0, len(full), _REFILLED):
-            part = full[at : at + _REFILLED]
-            for _, lane in part:
-                lane.start = lane.count - 1 - keep
-            tokens = np.array([lane.tokens(lane.count - 1 - keep) for _, lane in part])
-            self._decoder.refill([n for n, _ in part], tokens)
 
     def _launch(self) -> None:
         """Keep as many steps launched as are worth it.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
-from codec.exact.chunks import flat_windows
 from codec.model.tokenizer import Tokenizer
+from eval.score.windows import flat_windows
 from trainer.model.gpt import GPT
 
 MAX_LOGITS = 1 << 22

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import FormatError, MismatchError
-from codec.exact.chunks import flat_windows
 from codec.files import read_bytes
 from codec.model.tokenizer import BOS, Tokenizer
 from eval.audit.sandbox import Program
 from eval.score.streams import documents_of, token_stream
+from eval.score.windows import flat_windows
 from trainer.data.documents import read_documents
 
 FILE = "claim.toml"

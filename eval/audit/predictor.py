@@ -95,7 +95,7 @@ class _History:
         self.tokens = np.concatenate([self.tokens, came[:, None]], axis=1)
 
     def context(self, window: int, stride: int) -> NDArray[np.int64]:
-        """The inputs that predict the next token, in windows as `codec.exact.chunks.document_windows` lays them."""
+        """The inputs that predict the next token, in windows as `eval.score.windows.document_windows` lays them."""
         return self.tokens[:, context_start(self.tokens.shape[1], window, stride) :]
 
 

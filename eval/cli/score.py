@@ -7,8 +7,8 @@ import typer
 
 from codec import console
 from codec.cli.options import Adapt, Device, check_device
-from codec.exact.chunks import Policy
 from codec.text.policy import Adaptation
+from eval.score.windows import Policy
 
 
 def bpb(

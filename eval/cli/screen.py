@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codec import console
-from codec.exact.chunks import Policy
 from codec.files import write_files
+from eval.score.windows import Policy
 from trainer.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
-from codec.exact.chunks import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
 from codec.model.tokenizer import BOS, Tokenizer
 from eval.score.streams import documents_of
+from eval.score.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
 from trainer.model.attention import Band
 from trainer.model.gpt import GPT
 

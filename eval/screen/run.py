@@ -12,12 +12,12 @@ import torch
 
 from codec.console import CheckFailed
 from codec.errors import CodecError
-from codec.exact.chunks import Policy
 from codec.files import atomic_write
 from codec.model.checkpoint import WEIGHTS
 from eval.score.bpb import score
 from eval.score.models import load_model
 from eval.score.streams import token_stream
+from eval.score.windows import Policy
 from trainer.data.source import open_source
 from trainer.distributed import ALONE
 from trainer.recipe import Recipe

@@ -21,8 +21,8 @@ import codec
 from codec.console import Advance, ignore_progress, notes
 from codec.devices import visible_gpus
 from codec.errors import CodecError
-from codec.exact.chunks import Policy
 from codec.files import read_bytes
+from eval.score.windows import Policy
 from eval.screen.run import SCORE
 from eval.screen.variants import BASE
 from trainer.optim.schedule import phases

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from codec.exact.chunks import Policy
 from eval.ablate.tables import as_csv, markdown
+from eval.score.windows import Policy
 from eval.screen.screen import Outcome, Result
 from eval.screen.variants import BASE
 from eval.welch import holm, moments, student_tail, welch

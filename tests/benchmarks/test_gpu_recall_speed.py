@@ -48,7 +48,7 @@ def decode(model: CudaModel, words: torch.Tensor) -> None:
     torch.cuda.empty_cache()
     count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
     data = np.random.default_rng(0).integers(0, 256, DATA * count).astype(np.uint8)
-    lanes, begins = CudaLanes(model, count, data, model.config.window, band=True), DATA * np.arange(count)
+    lanes, begins = CudaLanes(model, count, data, model.config.window), DATA * np.arange(count)
 
     def start(position: int, places: int) -> None:
         lanes.load(range(count), begins, begins + DATA)

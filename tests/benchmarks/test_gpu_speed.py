@@ -131,7 +131,7 @@ def decode(model: CudaModel, card: Card) -> None:
     torch.cuda.empty_cache()
     count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
     data = np.random.default_rng(0).integers(0, 256, DATA * count).astype(np.uint8)
-    lanes, begins = CudaLanes(model, count, data, model.config.window, band=True), DATA * np.arange(count)
+    lanes, begins = CudaLanes(model, count, data, model.config.window), DATA * np.arange(count)
     for part in (*lanes._cache.keys, *lanes._cache.values):
         part[0].random_(-128, 128)
         part[1].random_(-8, 8)  # about as long as keys are: sums of products stay within 32 bits

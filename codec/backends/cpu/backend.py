@@ -168,11 +168,9 @@ class CpuModel(Backend):
             x = self._embedding[rows[0]]
         return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
 
-    def decoder(
-        self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
-    ) -> HostDecoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.backends.select.Backend`; all lanes have room for whole windows."""
-        return HostDecoder(CpuLanes(self, count, window), count, data, None if band else window)
+        return HostDecoder(CpuLanes(self, count, window), count, data)
 
 
 class CpuLanes:
@@ -183,11 +181,6 @@ class CpuLanes:
         self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)
         self._slots = np.arange(count)  # of each lane in the caches and the memory
-
-    def prefill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `codec.exact.host_decoder.Lanes`."""
-        rows = [_rows([row], [self._slots[n]]) for n, row in zip(lanes, tokens, strict=True)]
-        threaded([partial(self._model.run, row, self._cache) for row in rows])
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers

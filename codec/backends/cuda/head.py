@@ -179,15 +179,14 @@ def _take_byte(code, size, read, data, end):
 @triton.jit(do_not_specialize=["count"])
 def _decode_kernel(
     products, y_rows, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data, ends,
-    states, history, counter, count, stride, vocabulary, window, RECALL: tl.constexpr, BLOCK: tl.constexpr,
+    states, history, counter, count, stride, vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Decode each lane's next symbol, take it from the stream, and move the lane on.
 
     lanes: int64 [4, count]: token, the one before, position, and whether the lane has not stopped. runs: int64
     [count], whether it also runs in this step. states: int64 [3, count]: code - low, range, and the place in `data` of
     the next byte. history: int64 [steps, count], the symbols at step `counter`, -1 of idle lanes. A lane stops behind a
-    BOS, and where its window is full; behind a BOS it is at position 0, so that attention has little to do until it is
-    loaded again.
+    BOS, at position 0, so that attention has little to do until it is loaded again.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride
@@ -229,9 +228,8 @@ def _decode_kernel(
     token, position = tl.load(lanes + n), tl.load(lanes + 2 * count + n)
     tl.store(lanes + count + n, token, mask=active)
     tl.store(lanes + n, symbol, mask=active)
-    goes_on = (symbol != _BOS) & (position + 1 < window)
-    tl.store(lanes + 2 * count + n, tl.where(symbol == _BOS, 0, tl.minimum(position + 1, window - 1)), mask=active)
-    tl.store(lanes + 3 * count + n, goes_on.to(tl.int64), mask=active)
+    tl.store(lanes + 2 * count + n, tl.where(symbol == _BOS, 0, position + 1), mask=active)
+    tl.store(lanes + 3 * count + n, (symbol != _BOS).to(tl.int64), mask=active)
 
 
 class Head:
@@ -265,12 +263,12 @@ class Head:
 
     def decode(
         self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
-        states: Tensor, history: Tensor, counter: Tensor, window: int, measures: Measures | None = None,
+        states: Tensor, history: Tensor, counter: Tensor, measures: Measures | None = None,
     ) -> None:  # fmt: skip
         """One step of `_decode_kernel`."""
         count = lanes.shape[1]
         launch(
             _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions,
             *(measures or (lanes, lanes, lanes, 1)), lanes, runs, data, ends, states, history, counter, count,
-            products.shape[1], self._vocabulary, window, RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
+            products.shape[1], self._vocabulary, RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
         )  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from codec.backends.cuda.attention import CACHE_POSITIONS, POSITIONS, VALUE_PLACES, attend_rows, attend_step
 from codec.backends.cuda.matmul import padded
@@ -68,17 +67,6 @@ class Cache:
             self.keys.append(torch.zeros(*shape, heads.page, heads.padded, dtype=torch.int8, device=device))
             self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
-    def fill(self, execution: int, table: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put the first places of sequences into the pages int64 [B, P] of lanes; of one that is begun, all of it.
-
-        Keys int8 [2, B, kv_heads, places, D] and values in blocks.
-        """
-        for target, source in ((self.keys[execution], keys), (self.values[execution], values)):
-            rows = target.shape[3]  # places of a page, or blocks
-            whole = pad(source, [0, 0] * (source.dim() - 4) + [0, -source.shape[3] % rows])
-            parts = whole.unflatten(3, (-1, rows)).transpose(2, 3)
-            target[:, table[:, : parts.shape[2]]] = parts
-
 
 class Past:
     """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end.
@@ -124,13 +112,13 @@ class Chunks:
 
 
 class Sequences:
-    """Whole sequences, a multiple of POSITIONS long; also into a cache if one is given, by its table. A `Context`."""
+    """Whole sequences, a multiple of POSITIONS long; a `Context`."""
 
     run = VALUE_PLACES
 
-    def __init__(self, heads: Heads, batch: int, length: int, cache: Cache | None = None, into: Tensor | None = None):
+    def __init__(self, heads: Heads, batch: int, length: int):
         device = heads.device
-        self._heads, self._shape, self._cache, self._into = heads, (batch, length), cache, into
+        self._heads, self._shape = heads, (batch, length)
         self.rows = torch.arange(batch * length, device=device)
         self.positions = self.places = self.rows % length
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
@@ -145,8 +133,6 @@ class Sequences:
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
         """See `Context`."""
         batch, length = self._shape
-        if self._cache is not None and self._into is not None:
-            self._cache.fill(execution, self._into, self._keys, self._values)
         queries = queries.view(2, batch, length, *queries.shape[2:])
         h = self._heads
         return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)

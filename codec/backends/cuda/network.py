@@ -24,7 +24,7 @@ from codec.backends.cuda.elementwise import (
     value_kernel,
 )
 from codec.backends.cuda.head import Head
-from codec.backends.cuda.kv_cache import Cache, Chunks, Context, Heads, Past, Sequences
+from codec.backends.cuda.kv_cache import Chunks, Context, Heads, Past, Sequences
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.recall import Batch, Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
@@ -264,13 +264,9 @@ class CudaModel(Backend):
         return multiply(operand, self.head_matrix)
 
     @torch.inference_mode()
-    def forward(
-        self, tokens: Tensor, cache: Cache | None = None, table: Tensor | None = None, past: Past | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS.
-
-        With a cache, their keys and values also go into its pages int64 [B, P] of `table`. With a past, it is on the
-        next chunks of its first documents.
+    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS, or on the next chunks of a past's first
+        documents.
         """
         (batch, length), previous = tokens.shape, None
         context: Context
@@ -278,7 +274,7 @@ class CudaModel(Backend):
             context, previous = Chunks(self.heads, batch, length, past), past.last[:batch] if past.length else None
             past.last, past.length = tokens[:, -1:], past.length + length
         else:
-            context = Sequences(self.heads, batch, length, cache, table)
+            context = Sequences(self.heads, batch, length)
         return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
@@ -341,8 +337,8 @@ class CudaModel(Backend):
                 out[n, at : at + len(index)] = values
         return fetch(out)
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None) -> Decoder:
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
         """See `codec.backends.select.Backend`."""
         from codec.backends.cuda.slots import CudaLanes  # which knows this class
 
-        return CudaLanes(self, count, data, window, band, room)
+        return CudaLanes(self, count, data, window, room)

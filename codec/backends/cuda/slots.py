@@ -1,8 +1,8 @@
 """Lanes of a GPU that decode on their own: model, search and range decoder in one graph, many tokens without the host.
 
 A CUDA graph of one step is captured for the number of lanes. The host looks at what was decoded after STEPS of them,
-while the next ones run. A lane whose document has ended, or whose window is full, is idle until steps begin that are
-launched after that look; one for whose next place there is no page, until there is one.
+while the next ones run. A lane whose document has ended is idle until steps begin that are launched after that look;
+one for whose next place there is no page, until there is one.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.backends.cuda.attention import POSITIONS
 from codec.backends.cuda.kv_cache import Cache, Steps
-from codec.backends.cuda.matmul import padded
 from codec.backends.cuda.network import CudaModel
 from codec.backends.cuda.page_table import Pages
 from codec.backends.cuda.recall import Batch
@@ -28,19 +26,14 @@ STEPS = 4
 """Tokens of each lane between two looks: an idle lane wastes half of them and those that are launched already. A look
 at 2,048 lanes took the host 3 ms where so many steps took an H200 40."""
 
-_ENDLESS = 1 << 62
-
 
 class CudaLanes:
     """See `codec.exact.host_decoder.Decoder`."""
 
     ahead = 1
 
-    def __init__(
-        self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, band: bool, room: int | None = None
-    ):
+    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, room: int | None = None):
         self._model, self._window, device = model, window, model.device
-        self._limit = _ENDLESS if band else window  # of tokens until a lane is refilled
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
         most = model.heads.pages(window)  # of a lane
@@ -81,19 +74,6 @@ class CudaLanes:
 
     def _send(self, values: Integers) -> torch.Tensor:
         return send(values, self._model.device)
-
-    def refill(self, lanes: Sequence[int], tokens: Integers) -> None:
-        """See `codec.exact.host_decoder.Decoder`."""
-        index = self._send(np.array(lanes))
-        keep = tokens.shape[1] - 1
-        self._positions[list(lanes)] = keep
-        self._reach()  # gives none to lanes whose windows were full: they have all
-        if keep:
-            rows = np.full((len(lanes), padded(keep, POSITIONS)), BOS)
-            rows[:, :keep] = tokens[:, :-1]
-            self._model.forward(self._send(rows), self._cache, self._table[index])
-        now = np.stack((tokens[:, -1], tokens[:, -2:][:, 0], np.full(len(lanes), keep), np.ones(len(lanes), np.int64)))
-        self._lanes[:, index] = self._send(now)
 
     def _reach(self) -> None:
         """Give lanes the pages that they may need until the end of the next launch."""
@@ -159,7 +139,7 @@ class CudaLanes:
             measures = self._memory.measure(batch, 1)
         m.head.decode(
             m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, runs, self._data, self._ends,
-            self._states, self._history, self._counter, self._limit, measures,
+            self._states, self._history, self._counter, measures,
         )  # fmt: skip
         self._counter += 1
 

@@ -1,17 +1,18 @@
-"""The band: each token of a document sees the last `window`, however the document is cut and wherever it runs."""
+"""Sliding-window attention: each token sees the last `window`, however a document is cut and wherever it runs."""
 
-import hashlib
+import doctest
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import codec.exact.chunks
 from codec.archive.writer import Policy, make_coder
 from codec.backends.cpu.backend import CpuModel
 from codec.backends.select import Backend, TorchBackend
 from codec.entropy import frequencies
-from codec.exact.chunks import BAND_UNIT, Window, band_chunks, document_windows
+from codec.exact.chunks import BAND_UNIT, band_chunks
 from codec.pack.reader import Pack
 from codec.text.coder import Coder
 from codec.text.documents import prepare
@@ -23,11 +24,6 @@ WINDOW = EVERY_OPTION.window
 LENGTHS = (5 * WINDOW + 1, 2 * WINDOW + 3, 2 * WINDOW, WINDOW + 1, WINDOW, WINDOW - 1)
 ODD = replace(EVERY_OPTION, window=150)
 """A window that is no multiple of a block of keys, and longer than the rows that run at once."""
-
-
-def plan_of(tokens: int, window: int, stride: int | None) -> list[Window]:
-    """How a document is scored under a policy."""
-    return band_chunks(tokens, window) if stride is None else document_windows(tokens, window, stride)
 
 
 def whole(pack: Pack, tokens: torch.Tensor) -> np.ndarray:
@@ -97,16 +93,15 @@ def test_archives_of_either_backend_come_back_on_the_other(window):
         assert dict(coder.decode(dict(enumerate(payloads[0])))) == dict(enumerate(documents))
 
 
-def test_short_documents_cost_what_they_did_in_windows():
-    band, windows = (make_coder(tiny_pack(EVERY_OPTION), Policy(WINDOW, stride)) for stride in (None, WINDOW // 2))
-    documents = [cut(band, length) for length in (1, 5, WINDOW - 1, WINDOW, 2 * WINDOW)]
-    one, other = ([r.payload for r in coder.encode(documents, model_only=True)] for coder in (band, windows))
-    assert [a == b for a, b in zip(one, other, strict=True)] == [True] * 4 + [False]
+@pytest.mark.parametrize("window", [1, 63, 64, 65, 90])
+@pytest.mark.parametrize("length", [0, 1, 64, 128, 129, 200])
+def test_chunks_are_side_by_side(length, window):
+    plan = band_chunks(length, window)
+    assert [i for chunk in plan for i in range(chunk.start, chunk.end)] == list(range(length))
+    sizes = [chunk.end - chunk.start for chunk in plan]
+    assert all(size % BAND_UNIT == 0 and window <= size < window + BAND_UNIT for size in sizes[:-1])
+    assert all(0 < size <= window + BAND_UNIT - 1 for size in sizes[-1:])
 
 
-def test_old_archives_still_decode():
-    """The payload of a document in windows is what it was before there was a band."""
-    coder, text = make_coder(tiny_pack(PLAIN), Policy(WINDOW, WINDOW // 2)), next(val_documents())[:260]
-    (record,) = coder.encode([text], model_only=True)
-    assert (record.tokens, hashlib.sha256(record.payload).hexdigest()[:16]) == (109, "685d94fe1a077b37")
-    assert dict(coder.decode({0: record.payload})) == {0: text}
+def test_the_example_in_the_docstring_holds():
+    assert doctest.testmod(codec.exact.chunks).failed == 0

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import codec
 from codec.entropy import frequencies
 from codec.errors import FormatError
+from codec.exact.kv_cache import Cache
 from codec.exact.model import ExactLinear, ExactModel
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
@@ -257,15 +258,12 @@ def forward(model: ExactModel, tokens: torch.Tensor) -> torch.Tensor:
     return model.levels(*model.forward(tokens.to(model.device))).cpu()
 
 
-def stepped(model: ExactModel, tokens: torch.Tensor, prefill: int = 0) -> torch.Tensor:
-    """Levels by cached steps behind a prefilled beginning."""
+def stepped(model: ExactModel, tokens: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+    """Levels by cached steps."""
     tokens = tokens.to(model.device)
     batch, length = tokens.shape
-    cache, levels = model.new_cache(batch, model.config.window), []
-    if prefill:
-        lanes = torch.arange(batch, device=model.device)
-        levels.append(model.levels(*model.forward(tokens[:, :prefill], cache, lanes)))
-    for t in range(prefill, length):
+    cache, levels = cache or model.new_cache(batch, model.config.window), []
+    for t in range(length):
         position = torch.full((batch,), t, device=model.device)
         levels.append(model.levels(*model.step(tokens[:, t], tokens[:, max(0, t - 1)], position, cache)))
     return torch.cat(levels, 1).cpu()
@@ -297,8 +295,7 @@ def test_cached_steps_are_the_teacher_forced_pass(config):
     model = tiny_pack(config).exact()
     tokens = some_tokens(7, config.window)
     expected = forward(model, tokens)
-    for prefill in (0, 1, 13, config.window - 1) if config is EVERY_OPTION else (0, 13):
-        assert torch.equal(stepped(model, tokens, prefill), expected)
+    assert torch.equal(stepped(model, tokens), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -328,11 +325,8 @@ def test_a_lane_that_was_used_before_forgets():
     model = tiny_pack(EVERY_OPTION).exact()
     tokens, other = some_tokens(3, 32), some_tokens(3, 32, seed=9)
     cache = model.new_cache(3, model.config.window)
-    model.forward(other, cache, torch.arange(3))
-    model.forward(tokens[1:, :5], cache, torch.tensor([1, 2]))
-    position = torch.tensor([0, 5, 5])
-    hidden = model.step(tokens[[0, 1, 2], position], tokens[[0, 1, 2], (position - 1).clamp(min=0)], position, cache)
-    assert torch.equal(model.levels(*hidden)[:, 0], forward(model, tokens)[[0, 1, 2], position])
+    stepped(model, other, cache)
+    assert torch.equal(stepped(model, tokens, cache), forward(model, tokens))
 
 
 def test_chunks_of_attention_rows(monkeypatch):
@@ -350,8 +344,9 @@ LONG = replace(PLAIN, window=4096, num_layers=1, model_dim=16, num_heads=2, num_
 def test_a_window_of_4096():
     """A step sees the keys up to its position; those behind it are of the pass that it is compared with."""
     model, tokens = tiny_pack(LONG).exact(), some_tokens(1, 4096)
-    cache = model.new_cache(1, model.config.window)
-    expected = model.forward(tokens, cache, torch.tensor([0]))
+    past = model.new_past(1, 4097)  # which keeps all but one
+    expected = model.forward(tokens, past)
+    cache = Cache(past.keys, past.values)
     for t in (127, 2048, 4095):
         found = model.step(tokens[:, t], tokens[:, t - 1], torch.tensor([t]), cache)
         assert all(torch.equal(mine, whole[:, t : t + 1]) for mine, whole in zip(found, expected, strict=True))
@@ -485,7 +480,6 @@ def test_cuda_gives_the_same_levels(config):
     assert torch.equal(forward(model, tokens), expected)
     assert torch.equal(forward(model, tokens[:1]), expected[:1])
     assert torch.equal(stepped(model, tokens[:7]), expected[:7])
-    assert torch.equal(stepped(model, tokens, prefill=20), expected)
     targets = tokens.flatten()
     for here, there in zip(
         frequencies.intervals(expected.flatten(0, 1), targets)[:2],

@@ -17,13 +17,13 @@ from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.backend import CpuModel
 from codec.backends.select import TorchBackend, agree
 from codec.errors import FormatError, MismatchError
+from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Memory, Recall, read_recall
 from codec.numerics import tables
 from codec.pack.container import read_container, unshrink
 from codec.pack.reader import parse_header
 from codec.pack.writer import with_recall
 from codec.text.policy import Adaptation
-from tests.codec.exact.test_chunks import plan_of
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from trainer.data.sample import val_documents
 
@@ -94,21 +94,20 @@ def test_every_level_is_what_the_definition_says(history):
         assert np.array_equal(found[0], expected[t])
 
 
-@pytest.mark.parametrize("stride", [10, None])
 @pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
-def test_windows_in_turn_on_either_backend(config, stride):
+def test_chunks_in_turn_on_either_backend(config):
     model = tiny_pack(config).exact()
     fast, slow, plain = CpuModel(model, TABLES), TorchBackend(model, TABLES), TorchBackend(model)
     assert agree(fast, slow, model)
     generator = np.random.default_rng(2)
     documents = [generator.integers(0, 20, length) for length in (150, 97, 31, 5)]
-    plans = [plan_of(len(document) - 1, config.window, stride) for document in documents]
+    plans = [band_chunks(len(document) - 1, config.window) for document in documents]
     memories = fast.memory(4, 150), slow.memory(4, 200)
-    pasts = [None if stride else backend.past(4, config.window) for backend in (fast, slow, plain)]
+    pasts = [backend.past(4, config.window) for backend in (fast, slow, plain)]
     for turn in range(len(plans[0])):
-        windows = [(d, plan[turn]) for d, plan in zip(documents, plans, strict=True) if turn < len(plan)]
-        inputs = [d[w.start : w.end] for d, w in windows]
-        targets = [d[w.score_from + 1 : w.end + 1] for d, w in windows]
+        chunks = [(d, plan[turn]) for d, plan in zip(documents, plans, strict=True) if turn < len(plan)]
+        inputs = [d[c.start : c.end] for d, c in chunks]
+        targets = [d[c.start + 1 : c.end + 1] for d, c in chunks]
         found, expected, without = (
             fast.score(inputs, targets, memories[0], pasts[0]), slow.score(inputs, targets, memories[1], pasts[1]),
             plain.score(inputs, targets, past=pasts[2]),
@@ -153,9 +152,9 @@ def test_archives_with_recall_come_back_whole_and_alone():
     assert codec.decode(pack, stream.getvalue()) == WORDS + WORDS[3:]
 
 
-@pytest.mark.parametrize("window, stride", [(32, None), (20, None), (32, 16), (32, 32), (20, 7), (1, 1)])
-def test_neither_company_nor_backend_nor_threads_matter(window, stride):
-    coder = make_coder(recalling_pack(lossless=True), Policy(window, stride, Adaptation.RECALL))
+@pytest.mark.parametrize("window", [32, 20, 1])
+def test_neither_company_nor_backend_nor_threads_matter(window):
+    coder = make_coder(recalling_pack(lossless=True), Policy(window, Adaptation.RECALL))
     documents = [document[:300] for document in islice(val_documents(), 3)]
     payloads = [record.payload for record in coder.encode(documents, model_only=True)]
     assert payloads == [coder.encode([document], model_only=True)[0].payload for document in documents]

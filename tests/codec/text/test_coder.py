@@ -1,4 +1,4 @@
-"""codec.text.coder: the decoder finds what the encoder coded, in any company, through windows that slide."""
+"""codec.text.coder: the decoder finds what the encoder coded, in any company, however far beyond a window."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from codec.archive.writer import Policy, make_coder
 from codec.entropy import frequencies
 from codec.errors import CodecError, FormatError
-from codec.exact.chunks import document_windows
 from codec.text import coder as module
 from codec.text.coder import Coder
 from codec.text.documents import MODELLED, STORED
@@ -76,10 +75,10 @@ def test_one_byte_64_ki_times_as_single_tokens(byte):
     round_trip(make_coder(tiny_pack(replace(PLAIN, num_layers=1))), [bytes([byte]) * 65_536])
 
 
-@pytest.mark.parametrize("window, stride", [(32, 16), (32, 32), (32, 1), (2, 2), (7, 3), (1, 1), (2, None)])
-def test_long_documents_slide(window, stride):
+@pytest.mark.parametrize("window", [32, 7, 2, 1])
+def test_documents_longer_than_a_window(window):
     text = next(val_documents())
-    coder = make_coder(tiny_pack(EVERY_OPTION), Policy(window, stride))
+    coder = make_coder(tiny_pack(EVERY_OPTION), Policy(window))
     round_trip(coder, [text[:260], text[300:420], text[:40], b""])
 
 
@@ -93,19 +92,15 @@ def test_a_document_that_ends_where_a_window_does(coder):
         round_trip(coder, [text[:size]])
 
 
-def test_the_code_is_that_of_the_windows_one_by_one(coder):
-    """Against the levels of each window alone, with the frequencies of each target."""
-    coder = replace(coder, stride=coder.window // 2)
-    document = next(val_documents())[:300].rsplit(b" ", 1)[0]
+def test_the_code_is_that_of_the_levels(coder):
+    """Against the levels of a document that fits the window, with the frequencies of each target."""
+    document = next(val_documents())[:70]
     (record,) = coder.encode([document], model_only=True)
     stream = np.concatenate(([1], coder.tokenizer.encode(document).astype(np.int64), [1]))
-    bits = 0.0
-    for window in document_windows(len(stream) - 1, coder.window, coder.stride):
-        levels = coder.model.levels(*coder.model.forward(torch.from_numpy(stream[None, window.start : window.end])))
-        for i in range(window.score_from, window.end):
-            row, target = levels[:, i - window.start], torch.from_numpy(stream[i + 1 : i + 2])
-            _, frequency, _ = frequencies.intervals(row, target)
-            bits += 24 - np.log2(int(frequency))
+    assert len(stream) - 1 <= coder.window
+    levels = coder.model.levels(*coder.model.forward(torch.from_numpy(stream[None, :-1])))[0]
+    _, sizes, _ = frequencies.intervals(levels, torch.from_numpy(stream[1:]))
+    bits = float((24 - np.log2(sizes.numpy())).sum())
     assert record.ideal_bits == pytest.approx(bits, rel=1e-9)
     assert abs(record.exact_bits - bits) < 0.02 * bits  # random weights make symbols rarer than 2^-24
     assert 8 * len(record.payload) <= bits + 8 + 0.01
@@ -163,11 +158,10 @@ def test_a_batch_is_given_before_the_one_before_is_waited_for(coder, monkeypatch
 
 @pytest.mark.parametrize("lanes", [1, 2, 5, 64])
 def test_fewer_lanes_than_documents(coder, lanes, monkeypatch):
-    """Lanes take the next document when one ends, prefill in groups, and are dropped once half of them idle."""
+    """Lanes take the next document when one ends, and are dropped once half of them idle."""
     documents = [d[: 11 * n] for n, d in zip(range(12), val_documents(), strict=False)]
     payloads = {100 - n: r.payload for n, r in enumerate(coder.encode(documents, model_only=True))}
     monkeypatch.setattr(module, "_MOST_LANES", {"cpu": lanes})
-    monkeypatch.setattr("codec.text.scheduler._REFILLED", 2)
     found = dict(coder.decode(payloads))
     assert found == {100 - n: document for n, document in enumerate(documents)}
     few = {number: payloads[number] for number in (100, 91, 95)}
@@ -180,7 +174,7 @@ class Late:
     ahead = 1
 
     def __init__(self, decoder):
-        self.load, self.refill, self._decoder, self._flying = decoder.load, decoder.refill, decoder, 0
+        self.load, self._decoder, self._flying = decoder.load, decoder, 0
         self.launched_in_flight = 0
 
     def launch(self):
@@ -199,10 +193,9 @@ class Late:
         self._decoder.keep(lanes)
 
 
-@pytest.mark.parametrize("stride", [None, 2])
-def test_lanes_that_run_ahead_of_the_host(stride):
-    """Lanes end, are loaded, refilled and dropped while steps that were launched before run."""
-    coder = make_coder(tiny_pack(replace(PLAIN, num_layers=1)), Policy(4, stride))
+def test_lanes_that_run_ahead_of_the_host():
+    """Lanes end, are loaded and dropped while steps that were launched before run."""
+    coder = make_coder(tiny_pack(replace(PLAIN, num_layers=1)), Policy(4))
     documents = [d[:n] for n, d in zip((1, 120, 0, 9, 60, 33, 7), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     made = []
@@ -212,7 +205,7 @@ def test_lanes_that_run_ahead_of_the_host(stride):
         return made[0]
 
     backend = SimpleNamespace(decoder=decoder)
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=3, room=0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=3, room=0, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
     assert made[0].launched_in_flight > 10
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from codec.errors import CodecError
-from codec.exact.chunks import Policy
 from codec.model.config import ModelConfig
 from codec.model.tokenizer import BOS
 from eval.ablate import divergence
 from eval.ablate.divergence import Ruler, mean_of
 from eval.score.bpb import score
+from eval.score.windows import Policy
 from tests.support.helpers import random_weights
 from trainer.data.sample import sp1024, val_documents
 from trainer.model.gpt import GPT

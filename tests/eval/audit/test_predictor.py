@@ -1,4 +1,4 @@
-"""eval.audit.predictor: the adapters against models run token by token, and the windows of codec."""
+"""eval.audit.predictor: the adapters against models run token by token, and the windows of scores."""
 
 import doctest
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import eval.audit.predictor
-from codec.exact.chunks import document_windows
 from codec.model.config import ModelConfig
 from eval.audit.audit import audit
 from eval.audit.predictor import ENDED, FunctionPredictor, Predictor, TorchPredictor, context_start
+from eval.score.windows import document_windows
 from tests.support.helpers import random_weights
 from trainer.data.sample import sp1024
 from trainer.model.gpt import GPT
@@ -41,7 +41,7 @@ def said(predictor, text, peek=False):
 @pytest.mark.parametrize(
     "length, window, stride", [(30, 8, 4), (30, 8, 1), (9, 8, 8), (8, 8, 3), (23, 5, 2), (1, 1, 1)]
 )
-def test_windows_are_those_of_codec(length, window, stride):
+def test_windows_are_those_of_scores(length, window, stride):
     starts = {i: w.start for w in document_windows(length, window, stride) for i in range(w.score_from, w.end)}
     assert [context_start(n + 1, window, stride) for n in range(length)] == [starts[n] for n in range(length)]
 

@@ -13,11 +13,11 @@ import torch
 
 import eval.score.bpb
 from codec.errors import CodecError
-from codec.exact.chunks import Policy
 from codec.model.config import ModelConfig
 from codec.model.tokenizer import BOS
 from eval.score.bpb import Score, decoded_bytes, score, score_documents
 from eval.score.streams import documents_of
+from eval.score.windows import Policy
 from tests.support.helpers import shared
 from trainer.data.sample import sp1024
 from trainer.model.gpt import GPT

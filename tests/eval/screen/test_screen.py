@@ -19,8 +19,8 @@ import pytest
 
 from codec.console import CheckFailed
 from codec.errors import CodecError
-from codec.exact.chunks import Policy
 from eval import figures as plots
+from eval.score.windows import Policy
 from eval.screen import plots as screen_plots
 from eval.screen import run as screen_run
 from eval.screen import screen

@@ -17,7 +17,7 @@ from codec.backends.cuda.attention import VALUE_PLACES, attend_rows, attend_step
 from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_double
 from codec.backends.cuda.matmul import limbs, multiply
 from codec.backends.cuda.network import CudaModel
-from codec.backends.select import _SELF_CHUNK, TorchBackend, agree
+from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, TorchBackend, agree
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
 from codec.exact.chunks import BAND_UNIT
@@ -151,21 +151,21 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.long
 @pytest.mark.parametrize("config", [replace(PLAIN, window=80), EVERY_OPTION])
 def test_backends_agree(config, monkeypatch):
-    """What decides whether the backend is used: scores, and lanes with a refilled window."""
+    """What decides whether the backend is used: scores, and lanes that decode what is coded by them."""
     monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
+    monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
     model = tiny_pack(config).exact(DEVICE)
     assert agree(CudaModel(model), TorchBackend(model), model)
 
 
-@pytest.mark.parametrize("stride", [None, pytest.param(2, marks=pytest.mark.long)])
-def test_documents_decode_on_fewer_lanes(stride):
+def test_documents_decode_on_fewer_lanes():
     """Archives of the processor, by lanes that go far beyond a window, are loaded while others run, and are dropped."""
     pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))
-    coder = make_coder(pack, Policy(4, stride))
+    coder = make_coder(pack, Policy(4))
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaModel(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, stride, lanes=2, room=0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 

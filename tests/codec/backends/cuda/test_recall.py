@@ -15,9 +15,9 @@ from codec.backends.cuda import slots as cuda_lanes
 from codec.backends.cuda.head import Head
 from codec.backends.cuda.network import CudaModel
 from codec.backends.cuda.recall import Batch, Memory
-from codec.backends.select import _SELF_CHUNK, TorchBackend, agree
+from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, TorchBackend, agree
 from codec.entropy import frequencies
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import BAND_UNIT, band_chunks
 from codec.exact.model import ExactModel
 from codec.exact.recall import Memory as Reference
 from codec.model.config import ModelConfig
@@ -26,7 +26,6 @@ from codec.pack.writer import with_recall
 from codec.text.policy import Adaptation
 from codec.text.scheduler import Decoding
 from tests.codec.backends.cuda.test_backend import DEVICE, RECORD, split, with_columns
-from tests.codec.exact.test_chunks import plan_of
 from tests.codec.exact.test_recall import TABLES
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from trainer.data.sample import val_documents
@@ -111,22 +110,19 @@ def test_many_documents_in_pieces(history, tokens):
         at = ends
 
 
-def check_windows(model: ExactModel, lengths: list[int], window: int, stride: int | None) -> None:
-    """Intervals of documents scored window by window, or in a band, are the reference's, and recall changes them."""
+def check_chunks(model: ExactModel, lengths: list[int], window: int) -> None:
+    """Intervals of documents scored chunk by chunk are the reference's, and recall changes them."""
     generator = np.random.default_rng(2)
     streams = [np.append(generator.integers(0, 20, length), [0]) for length in sorted(lengths, reverse=True)]
-    plans = [plan_of(len(stream) - 1, window, stride) for stream in streams]
+    plans = [band_chunks(len(stream) - 1, window) for stream in streams]
     backends = CudaModel(model, TABLES), TorchBackend(model, TABLES)
-    states = [
-        (backend.memory(len(streams), len(streams[0])), None if stride else backend.past(len(streams), window))
-        for backend in backends
-    ]
-    plain, past = TorchBackend(model), None if stride else TorchBackend(model).past(len(streams), window)
+    states = [(b.memory(len(streams), len(streams[0])), b.past(len(streams), window)) for b in backends]
+    plain, past = TorchBackend(model), TorchBackend(model).past(len(streams), window)
     changed = False
     for turn in range(len(plans[0])):
-        windows = [(s, plan[turn]) for s, plan in zip(streams, plans, strict=True) if turn < len(plan)]
-        inputs = [s[w.start : w.end] for s, w in windows]
-        targets = [s[w.score_from + 1 : w.end + 1] for s, w in windows]
+        chunks = [(s, plan[turn]) for s, plan in zip(streams, plans, strict=True) if turn < len(plan)]
+        inputs = [s[c.start : c.end] for s, c in chunks]
+        targets = [s[c.start + 1 : c.end + 1] for s, c in chunks]
         found, expected = (b.score(inputs, targets, *state) for b, state in zip(backends, states, strict=True))
         assert np.array_equal(found[:2], expected[:2])
         assert np.abs(found[2] - expected[2]).max() < 1e-9
@@ -141,40 +137,37 @@ def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) 
     documents = [d[:n] for n, d in zip(sizes, val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend, lanes = CudaModel(pack.exact(DEVICE), pack.recall), len(sizes)
-    decoding = Decoding(
-        backend, coder.tokenizer, payloads, policy.window, policy.stride, lanes, 0, most_tokens=1000, threads=2
-    )
+    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
 def test_a_pack_scores_as_the_reference_does():
-    check_windows(tiny_pack(replace(PLAIN, num_layers=1)).exact(DEVICE), [9], 32, 32)
+    check_chunks(tiny_pack(replace(PLAIN, num_layers=1)).exact(DEVICE), [9], 32)
 
 
 def test_a_document_decodes(monkeypatch):
     monkeypatch.setattr(cuda_lanes, "STEPS", 2)
-    check_decoding(replace(PLAIN, num_layers=1), (8,), Policy(4, None, Adaptation.RECALL))
+    check_decoding(replace(PLAIN, num_layers=1), (8,), Policy(4, Adaptation.RECALL))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
-def test_windows_in_turn(config):
-    check_windows(tiny_pack(config).exact(DEVICE), [42, 3], 32, 10)
-    check_windows(with_columns(config), [9], 32, 32)
-    check_windows(tiny_pack(config).exact(DEVICE), [140, 70, 64], 32, None)
+def test_chunks_in_turn(config):
+    check_chunks(with_columns(config), [9], 32)
+    check_chunks(tiny_pack(config).exact(DEVICE), [140, 70, 64], 32)
 
 
 @pytest.mark.long
 def test_documents_decode_on_fewer_lanes(monkeypatch):
     """Lanes that go far beyond a window, and are dropped once half of them idle."""
     monkeypatch.setattr(cuda_lanes, "STEPS", 4)
-    check_decoding(replace(PLAIN, num_layers=1), (1, 16, 0, 9), Policy(8, None, Adaptation.RECALL))
-    check_decoding(replace(PLAIN, num_layers=1), (1, 16, 0, 9), Policy(8, 4, Adaptation.RECALL))
+    check_decoding(replace(PLAIN, num_layers=1), (1, 16, 0, 9), Policy(8, Adaptation.RECALL))
 
 
 @pytest.mark.long
 def test_backends_agree(monkeypatch):
     monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
+    monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
     model = tiny_pack(replace(PLAIN, window=80, num_layers=1)).exact(DEVICE)
     assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)
 
@@ -183,6 +176,5 @@ def test_backends_agree(monkeypatch):
 def test_record_class():
     """Scores and lanes of a whole graph, of few tokens: the reference measures one at a time."""
     model = with_columns(replace(RECORD, window=256))
-    check_windows(model, [600, 90], 256, 128)
-    check_windows(model, [600, 90], 256, None)
+    check_chunks(model, [600, 90], 256)
     assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)
