@@ -19,8 +19,10 @@ from codec.exact.chunks import BAND_UNIT
 from codec.exact.host_decoder import Decoder, HostDecoder, Integers
 from codec.exact.kv_cache import Cache, Past
 from codec.exact.model import ExactModel
+from codec.exact.network import ExactNetwork
+from codec.exact.transformer import ExactTransformer
 from codec.exact.recall import HISTORY, Memory, Recall
-from codec.model.tokenizer import BOS
+from codec.model.config import AnyConfig
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
 _SELF_DOCUMENT = {"cpu": 24, "cuda": 136}  # of a document: above a block of keys, and a page of a cache
@@ -85,7 +87,7 @@ class Backend(Protocol):
         """
 
 
-def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
+def make_backend(model: ExactNetwork, recall: Recall | None = None) -> Backend:
     """The fastest backend that agrees with the model; a note on stderr says if it is the slow one, and why.
 
     With `recall`, lanes remember what they have run: a document begins at position 0.
@@ -105,7 +107,7 @@ def make_backend(model: ExactModel, recall: Recall | None = None) -> Backend:
     return reference
 
 
-def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
+def _fast_backend(model: ExactNetwork, recall: Recall | None) -> Backend:
     """Compiled kernels for the model's device. Raises UnsupportedError where there are none, or not for this model."""
     if model.device.type == "cpu":
         from codec.backends.cpu.backend import CpuModel  # compiles or loads its kernels, which no other device needs
@@ -118,7 +120,7 @@ def _fast_backend(model: ExactModel, recall: Recall | None) -> Backend:
     raise UnsupportedError(f"there are none for {model.device.type}")
 
 
-def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
+def agree(a: Backend, b: Backend, model: ExactNetwork) -> bool:
     """Whether two backends give the same integers for windows and documents, and lanes of `a` decode the documents."""
     kind, window, vocabulary = model.device.type, model.config.window, model.config.vocab_size
     size = min(window, _SELF_TEST[kind])
@@ -126,14 +128,14 @@ def agree(a: Backend, b: Backend, model: ExactModel) -> bool:
     documents = np.arange(2 * _SELF_DOCUMENT[kind]).reshape(2, -1) * 7919 % vocabulary
     for rows in (tokens, documents):
         rows[1] %= 5  # so that recall has much to find
-    documents[documents == BOS] = 0
-    documents[:, [0, -1]] = BOS
+    documents[documents == model.config.end] = (model.config.end + 2) % vocabulary
+    documents[:, 0], documents[:, -1] = model.config.begin, model.config.end
     whole = [backend.score(list(tokens[:, :-1]), list(tokens[:, 1:]))[:2] for backend in (a, b)]
     if not np.array_equal(*whole):
         return False
     for width in (window, min(window, _SELF_CHUNK[kind] * 3 // 4)):
         one, other = (_in_chunks(backend, documents, width, _SELF_CHUNK[kind]) for backend in (a, b))
-        if not (np.array_equal(one, other) and _decodes(a, documents, one, width)):
+        if not (np.array_equal(one, other) and _decodes(a, model.config, documents, one, width)):
             return False
     return True
 
@@ -150,15 +152,15 @@ def _in_chunks(backend: Backend, documents: Integers, window: int, chunk: int) -
     return np.concatenate(parts, 2).astype(np.int64)
 
 
-def _decodes(backend: Backend, documents: Integers, intervals: Integers, window: int) -> bool:
+def _decodes(backend: Backend, config: AnyConfig, documents: Integers, intervals: Integers, window: int) -> bool:
     """Whether lanes decode two documents, int64 [2, T], of these intervals; one of them is dropped on the way.
 
     On a GPU a step is captured anew for the other.
     """
-    payloads = []
+    payloads, bits = [], frequencies.total_bits(config.vocab_size)
     for starts, shares in intervals.swapaxes(0, 1).copy():
         state, out = range_coder.new_encoder(), np.empty(range_coder.MAX_SYMBOL_BYTES * len(starts) + 8, np.uint8)
-        range_coder.encode_intervals(state, out, starts, shares, frequencies.TOTAL_BITS)
+        range_coder.encode_intervals(state, out, starts, shares, bits)
         payloads.append(out[: range_coder.finish(state, out)])
     sizes = np.array(list(map(len, payloads)))
     decoder = backend.decoder(2, np.concatenate(payloads), window)
@@ -178,7 +180,7 @@ def _decodes(backend: Backend, documents: Integers, intervals: Integers, window:
 class TorchBackend(Backend):
     """The reference, on the model's device."""
 
-    def __init__(self, model: ExactModel, recall: Recall | None = None):
+    def __init__(self, model: ExactNetwork, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
         self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
@@ -209,7 +211,7 @@ class TorchBackend(Backend):
         """See `Backend`."""
         begin = past.length if past else 0
         longest = max(map(len, inputs))
-        tokens = np.full((len(inputs), longest), BOS)
+        tokens = np.zeros((len(inputs), longest), np.int64)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
         hidden, step = self._model.forward(self._tensor(tokens), past=past)
@@ -261,7 +263,7 @@ class TorchBackend(Backend):
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `Backend`; all lanes have room for whole windows."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
-        return HostDecoder(lanes, count, data)
+        return HostDecoder(self._model.config, lanes, count, data)
 
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
@@ -270,7 +272,7 @@ class TorchBackend(Backend):
 class TorchLanes:
     """`codec.exact.host_decoder.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
 
-    def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
+    def __init__(self, model: ExactNetwork, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
         self._cache = model.new_cache(count, window)
 

@@ -1,8 +1,8 @@
 """A range coder with 56-bit state, byte by byte: the integer core below text and weights.
 
 The state is uint64[3]. Encoder: low, range, bytes written; decoder: code - low, range, bytes read. Invariants: after
-every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of up to 2^24 loses at most 2^-24 of its
-width. A carry out of low is added to the bytes already written. A stream ends with the shortest bytes whose value,
+every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of 2^24 loses at most 2^-24 of its
+width, one of 2^27 2^-21. A carry out of low is added to the bytes already written. A stream ends with the shortest bytes whose value,
 followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code length; the decoder
 reads zeros beyond the end, never more than CODE_BYTES of them, so a stream that lacks bytes can be told.
 
@@ -25,8 +25,8 @@ _ONE = np.uint64(1)
 CODE_BYTES = 7
 """Bytes of state: a decoder has read this many bytes when nothing is decoded yet."""
 
-MAX_SYMBOL_BYTES = 4
-"""Bytes that one symbol can add to a stream, for the size of output buffers (24 bits and a carried-over byte)."""
+MAX_SYMBOL_BYTES = 5
+"""Bytes that one symbol can add to a stream, for the size of output buffers (27 bits and a carried-over byte)."""
 
 
 def new_encoder() -> State:

@@ -8,8 +8,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.entropy import range_coder
-from codec.entropy.frequencies import TOTAL, TOTAL_BITS
-from codec.model.tokenizer import BOS
+from codec.entropy.frequencies import total_bits
+from codec.model.config import AnyConfig
 
 Integers = NDArray[np.int64]
 States = NDArray[np.uint64]
@@ -19,7 +19,7 @@ States = NDArray[np.uint64]
 class Decoder(Protocol):
     """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.entropy.range_coder`'s.
 
-    A lane is idle until it is loaded, once it has decoded a BOS, and while it waits for memory.
+    A lane is idle until it is loaded, once it has decoded the end of a document, and while it waits for memory.
     """
 
     ahead: int
@@ -27,7 +27,7 @@ class Decoder(Protocol):
     of them."""
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """Begin anew behind a BOS, with the data from `begins` to `ends`."""
+        """Begin a document, with the data from `begins` to `ends`."""
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
         """Decode a few tokens of every lane.
@@ -52,7 +52,7 @@ class Lanes(Protocol):
             lanes: int64 [n]; the others are idle, and begin at position 0 if they run again.
             tokens: int64 [n], the token at `positions` of each lane, which sees the last of the lane's tokens.
             previous: int64 [n], the token before it (any value at position 0).
-            targets: int64 [n], in [0, 2^24).
+            targets: int64 [n], in [0, 2^total_bits).
 
         Returns:
             (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
@@ -66,14 +66,16 @@ class HostDecoder:
     """Lanes of a model with range decoders on the host; a `Decoder`, one token at a time.
 
     Args:
+        config: of the model.
         lanes: `count` empty lanes.
         data: uint8, what the lanes decode parts of.
     """
 
     ahead = 0
 
-    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8]):
+    def __init__(self, config: AnyConfig, lanes: Lanes, count: int, data: NDArray[np.uint8]):
         self._lanes, self._data = lanes, data
+        self._begin, self._end, self._bits = config.begin, config.end, total_bits(config.vocab_size)
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
         self._next = np.zeros((3, count), np.int64)  # the token that runs next, the one before, its position
@@ -85,7 +87,7 @@ class HostDecoder:
         self._bounds[index] = np.stack((begins, ends), 1)
         for lane, begin, end in zip(lanes, begins, ends, strict=True):
             range_coder.start_decoder(self._states[lane], self._data[begin:end])
-        self._next[:, index] = np.array([[BOS], [BOS], [0]])
+        self._next[:, index] = np.array([[self._begin], [self._begin], [0]])
         self._runs[index] = True
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
@@ -99,10 +101,11 @@ class HostDecoder:
     def _step(self, lanes: Integers) -> Integers:
         """The next symbol of each of some lanes [n]."""
         tokens, previous, positions = self._next[:, lanes]
-        symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, _targets(self._states, lanes))
-        _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
+        targets = _targets(self._states, lanes, self._bits)
+        symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, targets)
+        _advance(self._states, lanes, self._data, self._bounds, starts, sizes, self._bits)
         self._next[:, lanes] = symbols, tokens, positions + 1
-        self._runs[lanes] = symbols != BOS
+        self._runs[lanes] = symbols != self._end
         return symbols
 
     def keep(self, lanes: Sequence[int]) -> None:
@@ -114,16 +117,16 @@ class HostDecoder:
 
 
 @njit(cache=True)
-def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^24)."""
+def _targets(states: States, lanes: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^bits)."""
     out = np.empty(len(lanes), np.int64)
     for i, lane in enumerate(lanes):
-        out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(TOTAL_BITS), TOTAL)
+        out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(bits), 1 << bits)
     return out
 
 
 @njit(cache=True)
-def _advance(states, lanes, data, bounds, starts, sizes):
+def _advance(states, lanes, data, bounds, starts, sizes, bits):
     for i, lane in enumerate(lanes):
         payload = data[bounds[lane, 0] : bounds[lane, 1]]
-        range_coder.take(states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(TOTAL_BITS))
+        range_coder.take(states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(bits))

@@ -24,9 +24,10 @@ from codec.backends.select import Backend, make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.exact.chunks import Chunk, band_chunks
-from codec.exact.model import ExactModel
+from codec.entropy.frequencies import total_bits
+from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall
-from codec.model.tokenizer import Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
 from codec.text.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.text.scheduler import Decoding
 
@@ -136,11 +137,16 @@ class _Part:
 class Coder:
     """A model, its tokenizer and the context policy of an archive, on one device."""
 
-    model: ExactModel
-    tokenizer: Tokenizer
+    model: ExactNetwork
+    tokenizer: AnyTokenizer
     window: int  # tokens of context, at most the model's window
     recall: Recall | None = None
     threads: int = 1  # that do what is not the model's part: tokens, edits, zstandard
+
+    @property
+    def total_bits(self) -> int:
+        """The power of two that frequencies sum to."""
+        return total_bits(self.model.config.vocab_size)
 
     @cached_property
     def backend(self) -> Backend:
@@ -152,7 +158,7 @@ class Coder:
         # Where the tokenizer loses any of it, this has edits, and compiles them; the backend compiles the model.
         document = prepare(_SAMPLE, self.tokenizer, model_only=True)
         count = len(document.stream) - 1
-        write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0)
+        write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0, self.total_bits)
         advance(0)
         _ = self.backend  # made when it is first asked for
         advance(0)
@@ -187,7 +193,7 @@ class Coder:
                 intervals: Sequence[NDArray[np.float64]],
             ) -> None:
                 for n in members:
-                    future = pool.submit(record_of, prepared[n], intervals[n], model_only)
+                    future = pool.submit(record_of, prepared[n], intervals[n], self.total_bits, model_only)
                     part.group.records[part.numbers[n]] = future
 
             for part in self._prepare_ahead(Ahead(documents, limit), pool, model_only):
@@ -347,10 +353,12 @@ class Coder:
         return min(_MOST_LANES[kind], fit, useful, len(sizes))
 
 
-def record_of(document: Prepared, intervals: NDArray[np.float64], model_only: bool = False) -> Record:
+def record_of(
+    document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False
+) -> Record:
     """The record of a document whose tokens have the (start, frequency, bits) float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
-    return write_record(document, starts, sizes, intervals[2].sum(), model_only)
+    return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)
 
 
 def _cache_bytes(device: torch.device) -> int:

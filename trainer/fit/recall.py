@@ -14,10 +14,9 @@ import torch
 from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.kernels import kernel
 from codec.console import Advance, ignore_progress
-from codec.entropy.frequencies import TOTAL_BITS
+from codec.entropy.frequencies import total_bits
 from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall
-from codec.model.tokenizer import BOS
 from codec.numerics import tables
 from codec.numerics.tables import LEVELS_PER_BIT
 from codec.pack.reader import Pack
@@ -51,11 +50,11 @@ def fit_recall(
     learned = np.zeros((sum(rows for rows, _ in shapes), shapes[0][1]))
     squares = np.ones_like(learned)
     memory = cpu_recall.new_memory(_as_tables(learned), 1, dim)
-    exp2 = tables.exp2_table(TOTAL_BITS).astype(np.int32)
+    exp2 = tables.exp2_table(total_bits(model.config.vocab_size)).astype(np.int32)
     bits, seen, size = np.zeros(2), 0, 0
     for document in documents:
         found = pack.tokenizer.encode(document).astype(np.int64)
-        stream = np.concatenate(([BOS], found, [BOS]))
+        stream = np.concatenate(([pack.tokenizer.begin], found, [pack.tokenizer.end]))
         past = model.new_past(1, window)
         for w in band_chunks(len(stream) - 1, window):
             inputs = torch.from_numpy(stream[None, w.start : w.end]).to(model.device)

@@ -19,7 +19,7 @@ from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.matmul import COLUMNS, WIDE
 from codec.backends.select import Backend
 from codec.devices import threaded
-from codec.entropy.frequencies import TOTAL_BITS
+from codec.entropy.frequencies import total_bits
 from codec.exact.host_decoder import HostDecoder
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import HISTORY, Recall
@@ -64,7 +64,7 @@ class CpuModel(Backend):
         check_known(model.config)
         self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
         self.head = cpu_network.linear([model.head])
-        self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(TOTAL_BITS)))
+        self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(total_bits(model.config.vocab_size))))
         self.octave = cpu_head.octave()
         self._embedding = None  # of every token, where it does not depend on the one before
         if model.starts_alone:
@@ -170,7 +170,7 @@ class CpuModel(Backend):
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.backends.select.Backend`; all lanes have room for whole windows."""
-        return HostDecoder(CpuLanes(self, count, window), count, data)
+        return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
 
 
 class CpuLanes:

@@ -8,28 +8,27 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from codec.entropy.frequencies import TOTAL, TOTAL_BITS
+from codec.entropy.frequencies import FEW, FEW_BITS, MANY_BITS, PRODUCT_BITS
 from codec.numerics import tables
 from codec.numerics.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
 
 _OCTAVE_BITS = 31
-_SHIFT = _OCTAVE_BITS - TOTAL_BITS - 1  # of the octave, to one bit more than weights have
-_LAST = (TOTAL_BITS + 2) * LEVELS_PER_BIT - 1  # from here on down, powers of two round to 0
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def octave() -> NDArray[np.uint32]:
-    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to TOTAL_BITS."""
+    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to weights."""
     return (tables.octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
 
 
 @kernel
-def weight(powers, below):
-    """`tables.exp2_table` of TOTAL_BITS at `below`, from `octave`, which is small enough for a first-level cache."""
-    index = min(below, _LAST)
-    return np.int64(((powers[index & (LEVELS_PER_BIT - 1)] >> np.uint32(_SHIFT + (index >> _OCTAVE))) + 1) >> 1)
+def weight(powers, below, bits):
+    """`tables.exp2_table` of `bits` at `below`, from `octave`, which is small enough for a first-level cache."""
+    index = min(below, (bits + 2) * LEVELS_PER_BIT - 1)  # from there on down, powers of two round to 0
+    shift = _OCTAVE_BITS - bits - 1 + (index >> _OCTAVE)  # to one bit more than weights have
+    return np.int64(((powers[index & (LEVELS_PER_BIT - 1)] >> np.uint32(shift)) + 1) >> 1)
 
 
 @kernel
@@ -45,8 +44,20 @@ def levels(logits, softcap):
 
 
 @kernel
-def _cumulative(below, symbol, z, vocabulary):
-    return below * (TOTAL - vocabulary) // z + symbol
+def _total_bits(vocabulary):
+    """`codec.entropy.frequencies.total_bits`."""
+    return FEW_BITS if vocabulary <= FEW else MANY_BITS
+
+
+@kernel
+def _dropped(z, bits):
+    """Bits of a sum of weights z that cumulative frequencies drop."""
+    return max(0, math.frexp(np.float64(z))[1] - (PRODUCT_BITS - bits))
+
+
+@kernel
+def _cumulative(below, symbol, z, vocabulary, bits, drop):
+    return (below >> drop) * ((1 << bits) - vocabulary) // (z >> drop) + symbol
 
 
 @kernel
@@ -55,19 +66,20 @@ def intervals(levels, targets, powers):
     n].
     """
     n, size = levels.shape
-    out = np.empty((3, n))
+    out, bits = np.empty((3, n)), _total_bits(size)
     for i in range(n):
         row, target = levels[i], targets[i]
         top = row.max()
         below = z = np.int64(0)
         for k in range(size):
-            share = weight(powers, top - row[k])
+            share = weight(powers, top - row[k], bits)
             z += share
             below += share if k < target else 0
         gap = top - row[target]
-        start = _cumulative(below, target, z, size)
-        end = _cumulative(below + weight(powers, gap), target + 1, z, size)
-        out[0, i], out[1, i], out[2, i] = start, end - start, gap / LEVELS_PER_BIT + math.log2(z / TOTAL)
+        drop = _dropped(z, bits)
+        start = _cumulative(below, target, z, size, bits, drop)
+        end = _cumulative(below + weight(powers, gap, bits), target + 1, z, size, bits, drop)
+        out[0, i], out[1, i], out[2, i] = start, end - start, gap / LEVELS_PER_BIT + math.log2(z) - bits
     return out
 
 
@@ -75,21 +87,22 @@ def intervals(levels, targets, powers):
 def find(levels, targets, powers):
     """`codec.entropy.frequencies.find` of levels [n, V], with `octave`: (symbol, start, frequency) int64 [3, n]."""
     n, size = levels.shape
-    out, sums = np.empty((3, n), np.int64), np.empty(size + 1, np.int64)
+    out, sums, bits = np.empty((3, n), np.int64), np.empty(size + 1, np.int64), _total_bits(size)
     for i in range(n):
         row = levels[i]
         top = row.max()
         sums[0] = 0
         for k in range(size):
-            sums[k + 1] = sums[k] + weight(powers, top - row[k])
+            sums[k + 1] = sums[k] + weight(powers, top - row[k], bits)
+        drop = _dropped(sums[size], bits)
         low, high = 0, size  # the symbol is at least `low` and below `high`
         while high - low > 1:
             middle = (low + high) // 2
-            if _cumulative(sums[middle], middle, sums[size], size) <= targets[i]:
+            if _cumulative(sums[middle], middle, sums[size], size, bits, drop) <= targets[i]:
                 low = middle
             else:
                 high = middle
-        start = _cumulative(sums[low], low, sums[size], size)
+        start = _cumulative(sums[low], low, sums[size], size, bits, drop)
         out[0, i], out[1, i] = low, start
-        out[2, i] = _cumulative(sums[low + 1], low + 1, sums[size], size) - start
+        out[2, i] = _cumulative(sums[low + 1], low + 1, sums[size], size, bits, drop) - start
     return out

@@ -34,7 +34,6 @@ from codec.exact.host_decoder import Decoder, Integers
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import Recall
 from codec.model.config import GATE_INPUTS
-from codec.model.tokenizer import BOS
 from codec.numerics import tables
 
 _HEAD_ROWS = 8192  # rows of logits at once
@@ -96,7 +95,7 @@ class CudaModel(Backend):
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
         self.head_matrix, self._head_columns = limbs(model.head), Columns.of(model.head, bare=recall is not None)
-        self.head = Head(model.softcap, c.vocab_size)
+        self.head = Head(c, self.head_matrix.rows, model.softcap)
         self._layers = [CudaLayer.of(layer) for layer in model.layers]
         self._first = None
         if model.starts_alone:
