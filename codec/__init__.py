@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 
 if TYPE_CHECKING:
-    from codec.archive.writer import ArchiveReader, ArchiveWriter, decode, encode
+    from codec.archive.reader import ArchiveReader, decode
+    from codec.archive.writer import ArchiveWriter, encode
     from codec.pack.reader import Pack, decompress, open
     from codec.pack.writer import compress
 
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "codec.archive.writer": ("ArchiveReader", "ArchiveWriter", "decode", "encode"),
+    "codec.archive.reader": ("ArchiveReader", "decode"),
+    "codec.archive.writer": ("ArchiveWriter", "encode"),
     "codec.pack.reader": ("Pack", "decompress", "open"),
     "codec.pack.writer": ("compress",),
 }

@@ -21,7 +21,7 @@ from artifacts.submission import minify
 from artifacts.submission.ledger import LIMIT, Ledger, folder_ledger
 from artifacts.submission.readme import readme
 from artifacts.submission.significance import Comparison, Record, compare, refusals
-from codec.archive.writer import describe
+from codec.archive.reader import describe
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.files import read_bytes

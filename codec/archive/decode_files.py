@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from codec.archive.members import Member, read_metadata
 from codec.archive.pieces import write_line
-from codec.archive.writer import ArchiveReader
+from codec.archive.reader import ArchiveReader
 from codec.console import Advance, ignore_progress
 from codec.errors import FormatError
 from codec.files import atomic_write

@@ -16,21 +16,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from codec.archive.format import (
-    Contents,
-    documents_of,
-    read_contents,
-    write_chunk,
-    write_footer,
-    write_header,
-)
+from codec.archive.format import Contents, documents_of, read_contents, write_chunk, write_footer, write_header
 from codec.archive.journal import Journal
 from codec.archive.members import Member, Reading, Source, check_names, read_metadata, write_metadata
-from codec.archive.writer import check_pack, default_policy, open_coder
+from codec.archive.reader import check_pack
 from codec.devices import group_bytes
 from codec.errors import MismatchError
 from codec.files import atomic_write, open_binary
 from codec.pack.reader import Pack
+from codec.text.open_coder import default_policy, open_coder
 from codec.text.policy import Adaptation
 
 GROUP_BYTES = {"cpu": 1 << 17, "cuda": 1 << 24}

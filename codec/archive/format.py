@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from codec.errors import FormatError
 from codec.pack.container import shrink, unshrink
 from codec.text.documents import MAX_DOCUMENT, MODELLED, STORED
-from codec.text.policy import Adaptation
+from codec.text.policy import Adaptation, Policy
 
 MAGIC, END_MAGIC = b"UPTX", b"UPTE"
 VERSION = 2
@@ -30,17 +30,6 @@ _TRAILER = struct.Struct("<II4s")  # CRC-32, size of the footer chunk, END_MAGIC
 _MAX_HEADER = 1 << 20
 _MAX_INDEX = 1 << 28
 _MAX_CHUNK = 1 << 30
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a document's tokens are predicted from.
-
-    Each token sees the last `window` tokens, itself included. `adaptation` is what is learned from tokens on the way.
-    """
-
-    window: int
-    adaptation: Adaptation = Adaptation.NONE
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def inspect(
 ) -> None:
     """Say what is inside a pack (bits for each tensor) or an archive."""
     from codec.archive.format import MAGIC
-    from codec.archive.writer import describe as describe_archive
+    from codec.archive.reader import describe as describe_archive
     from codec.files import open_binary
 
     with open_binary(file, "pack or archive") as stream:

@@ -89,7 +89,7 @@ def decode(
     import time
 
     from codec.archive.decode_files import decode_files
-    from codec.archive.writer import ArchiveReader
+    from codec.archive.reader import ArchiveReader
     from codec.errors import CodecError
     from codec.files import open_binary
 

@@ -2,9 +2,10 @@
 
 The state is uint64[3]. Encoder: low, range, bytes written; decoder: code - low, range, bytes read. Invariants: after
 every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of 2^24 loses at most 2^-24 of its
-width, one of 2^27 2^-21. A carry out of low is added to the bytes already written. A stream ends with the shortest bytes whose value,
-followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code length; the decoder
-reads zeros beyond the end, never more than CODE_BYTES of them, so a stream that lacks bytes can be told.
+width, one of 2^27 2^-21. A carry out of low is added to the bytes already written. A stream ends with the shortest
+bytes whose value, followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code
+length; the decoder reads zeros beyond the end, never more than CODE_BYTES of them, so a stream that lacks bytes can be
+told.
 
 Construction: range coding after G. N. N. Martin (1979), with carry propagation into the output.
 """

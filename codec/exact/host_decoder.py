@@ -1,7 +1,6 @@
-"""Lanes that decode: a model's steps and a range decoder for each, on the host or wherever the model is."""
+"""Decode on the host: range decoders beside the steps of a model, one token of every slot at a time."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numba import njit
@@ -9,57 +8,8 @@ from numpy.typing import NDArray
 
 from codec.entropy import range_coder
 from codec.entropy.frequencies import total_bits
+from codec.exact.backend import Integers, Lanes, States
 from codec.model.config import AnyConfig
-
-Integers = NDArray[np.int64]
-States = NDArray[np.uint64]
-"""Of the range decoders, uint64 [lanes, 3]."""
-
-
-class Decoder(Protocol):
-    """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.entropy.range_coder`'s.
-
-    A lane is idle until it is loaded, once it has decoded the end of a document, and while it waits for memory.
-    """
-
-    ahead: int
-    """How many launches are worth having under way behind the one that is waited for. `load` takes effect behind all
-    of them."""
-
-    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """Begin a document, with the data from `begins` to `ends`."""
-
-    def launch(self) -> Callable[[], tuple[Integers, States]]:
-        """Decode a few tokens of every lane.
-
-        Returns:
-            what waits for them: int64 [steps, lanes], -1 from where a lane is idle, and the states behind them.
-        """
-
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on. Every launch has been waited for."""
-
-
-class Lanes(Protocol):
-    """Sequences that grow by single tokens, each in a lane numbered from 0."""
-
-    def step(
-        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
-    ) -> Integers:
-        """Run one more token of some lanes and find what follows it.
-
-        Args:
-            lanes: int64 [n]; the others are idle, and begin at position 0 if they run again.
-            tokens: int64 [n], the token at `positions` of each lane, which sees the last of the lane's tokens.
-            previous: int64 [n], the token before it (any value at position 0).
-            targets: int64 [n], in [0, 2^total_bits).
-
-        Returns:
-            (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
-        """
-
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on."""
 
 
 class HostDecoder:

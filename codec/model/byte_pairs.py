@@ -62,7 +62,7 @@ class BytePairs:
         try:
             values = json.loads(model)
             self.words: list[str | None] = values["words"]
-            self.controls: dict[int, str] = {n: name for n, name in values["controls"]}
+            self.controls: dict[int, str] = dict(values["controls"])
             self.made, self.first = values["merges"]
             self.split_name, self.whole = values["split"], values["whole"]
             self.begin, self.end = values["begin"], values["end"]

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
 from codec.exact import model as exact
-from codec.exact.build import exact_model
 from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall, read_recall
+from codec.exact.transformer import ExactTransformer
 from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.config import AnyConfig, read_config
 from codec.model.parameters import Role, parameters
+from codec.model.transformer import TransformerConfig
 from codec.pack import context_coder
 from codec.pack.container import read_container, unshrink
 from codec.quantization.quantized import OnTrellis, Path, Quantized, StepGrid
@@ -69,7 +70,10 @@ class Pack:
 
     def exact(self, device: torch.device | str = "cpu") -> ExactNetwork:
         """The exact model that codes text. Raises MismatchError for a pack that holds weights only."""
-        return exact_model(self.for_text()[0], self.matrices, self.vectors, device)
+        config, _ = self.for_text()
+        if isinstance(config, TransformerConfig):
+            return ExactTransformer(config, self.matrices, self.vectors, device)
+        return exact.ExactModel(config, self.matrices, self.vectors, device)
 
     def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
         """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only."""

@@ -11,24 +11,26 @@ layer saw, those of the next see through them.
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.backends.select import Backend, make_backend
+from codec.backends.select import make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
-from codec.exact.chunks import Chunk, band_chunks
 from codec.entropy.frequencies import total_bits
+from codec.exact.backend import Backend
+from codec.exact.chunks import Chunk, band_chunks
 from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall
 from codec.model.byte_pairs import AnyTokenizer
 from codec.text.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
+from codec.text.pipeline import Ahead, _Group, _Part
 from codec.text.scheduler import Decoding
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -47,90 +49,6 @@ _TOKENS_A_BYTE = 2
 
 _MOST_TOKENS_A_BYTE = 16
 """That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
-
-
-class DocumentCoder(Protocol):
-    """Who codes documents: a `Coder` here, or `codec.text.workers.Workers` on several devices, to the same bytes."""
-
-    def start(self, advance: Advance = ignore_progress) -> None:
-        """Compile and compare what the first document would wait for; `advance` is told of nothing, now and then."""
-
-    def encode(
-        self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
-    ) -> list[Record]:
-        """See `Coder`."""
-
-    def encode_groups(
-        self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
-    ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
-        """See `Coder`."""
-
-    def decode(
-        self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
-    ) -> Iterator[tuple[int, bytes]]:
-        """See `Coder`."""
-
-
-class Ahead:
-    """Documents in groups of `limit` bytes, of which the next may be read bit by bit.
-
-    Attributes:
-        ended: whether no more can be read.
-        failure: why, where reading has failed; what was read of the group is dropped.
-    """
-
-    def __init__(self, documents: Iterator[bytes], limit: int):
-        self._documents, self._limit, self.ended = documents, limit, False
-        self._group: list[bytes] = []
-        self._size = 0
-        self.failure: Exception | None = None
-
-    def read(self, amount: int) -> None:
-        """Read so many bytes more of the next group, or what it lacks."""
-        goal = min(self._size + amount, self._limit)
-        while self._size < goal and not self.ended:
-            try:
-                document = next(self._documents)
-            except StopIteration:
-                self.ended = True
-            except Exception as error:
-                self.failure, self.ended, self._group = error, True, []
-            else:
-                self._group.append(document)
-                self._size += len(document)
-
-    def take(self) -> list[bytes]:
-        """The next group, read to its end; empty behind the last."""
-        self.read(self._limit)
-        group, self._group, self._size = self._group, [], 0
-        return group
-
-
-@dataclass(eq=False)
-class _Group:
-    """Documents, and the records of those that have been scored, by their numbers."""
-
-    documents: list[bytes]
-    records: dict[int, Future[Record]] = field(default_factory=dict)
-
-    @property
-    def done(self) -> bool:
-        """Whether all records are written."""
-        return len(self.records) == len(self.documents) and all(future.done() for future in self.records.values())
-
-    def result(self) -> tuple[list[bytes], list[Record]]:
-        """The documents and their records; waits for them."""
-        return self.documents, [self.records[n].result() for n in range(len(self.documents))]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Documents of a group, by their numbers, that are prepared together."""
-
-    group: _Group
-    numbers: Sequence[int]
-    prepared: Sequence[Future[Prepared]]
-    last: bool = False  # whether nothing follows
 
 
 @dataclass(frozen=True)
@@ -353,9 +271,7 @@ class Coder:
         return min(_MOST_LANES[kind], fit, useful, len(sizes))
 
 
-def record_of(
-    document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False
-) -> Record:
+def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False) -> Record:
     """The record of a document whose tokens have the (start, frequency, bits) float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
     return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)

@@ -1,8 +1,8 @@
 """A document as the coder sees it: tokens for the model, edits for what the tokenizer loses, or stored bytes.
 
-A document is coded on its own: the model sees the token that begins one and the document's earlier tokens, a token ends it, and
-the edits (`codec.edits.coder`) follow in the same range-coded stream. Where zstandard needs fewer bytes it is stored
-instead.
+A document is coded on its own: the model sees the token that begins one and the document's earlier tokens, a token
+ends it, and the edits (`codec.edits.coder`) follow in the same range-coded stream. Where zstandard needs fewer bytes it
+is stored instead.
 """
 
 import zlib

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.backends.select import Backend
 from codec.console import Advance
 from codec.devices import thread_pool
 from codec.edits import coder as patch
 from codec.entropy import range_coder
 from codec.errors import DocumentError
-from codec.exact.host_decoder import Integers, States
+from codec.exact.backend import Backend, Integers, States
 from codec.model.byte_pairs import AnyTokenizer
 
 _TOKEN = np.dtype(np.uint32)

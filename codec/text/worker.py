@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from codec import console
-from codec.archive.writer import make_coder
 from codec.errors import CodecError
 from codec.text.coder import Coder
+from codec.text.open_coder import make_coder
 
 _TELL_SECONDS = 0.1  # between two words of progress
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive.format import Policy
 from codec.console import Advance, ignore_progress
 from codec.devices import kind_of, processors, visible_gpus
 from codec.errors import WorkerError
 from codec.pack.reader import Pack
-from codec.text.coder import Ahead
 from codec.text.documents import MAX_DOCUMENT, Record
+from codec.text.pipeline import Ahead
+from codec.text.policy import Policy
 
 Requests = Mapping[int, tuple[Any, ...]]
 """What workers are asked, by their numbers; see `codec.text.worker`."""
@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.2  # after which a caller without news may look for an interru
 
 
 class Workers:
-    """Processes that code documents together, as a `codec.text.coder.DocumentCoder`.
+    """Processes that code documents together, as a `codec.text.base.DocumentCoder`.
 
     Args:
         devices: one for each process, as of `codec.devices.find_devices`.
@@ -47,7 +47,7 @@ class Workers:
         weakref.finalize(self, _stop, self._idle)
 
     def start(self, advance: Advance = ignore_progress) -> None:
-        """See `codec.text.coder.DocumentCoder`."""
+        """See `codec.text.base.DocumentCoder`."""
         requests = dict.fromkeys(range(len(self._devices)), ("start", (), None))
         with closing(self._answers(requests, advance)) as answers:
             list(answers)

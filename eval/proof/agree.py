@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.archive.writer import default_policy, make_coder
-from codec.backends.select import Backend, TorchBackend
 from codec.console import Advance, progress
 from codec.errors import CodecError
+from codec.exact.backend import Backend
 from codec.exact.chunks import BAND_UNIT
+from codec.exact.reference import TorchBackend
 from codec.pack.reader import Pack
 from codec.text.coder import Coder, record_of
 from codec.text.documents import Prepared, prepare
+from codec.text.open_coder import default_policy, make_coder
 from codec.text.policy import Adaptation
 
 COMPANIES = (1, 3, 17)

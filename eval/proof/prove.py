@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive.format import Policy
 from codec.archive.members import groups
-from codec.archive.writer import ArchiveWriter, default_policy, open_coder
+from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
 from codec.files import atomic_write
 from codec.text.documents import MODELLED, Record
-from codec.text.policy import Adaptation
+from codec.text.open_coder import default_policy, open_coder
+from codec.text.policy import Adaptation, Policy
 from eval.score.bpb import score_documents
 from trainer.model.gpt import GPT
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.archive.writer import make_coder
 from codec.pack.reader import Pack
 from codec.text.documents import prepare
+from codec.text.open_coder import make_coder
 
 SCALE = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)
 """Bits from which each colour of COLORS counts; what costs more has the last."""

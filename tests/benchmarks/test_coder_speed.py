@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import codec
-from codec.archive.writer import make_coder
 from codec.backends.cpu.backend import CpuLanes
-from codec.backends.select import TorchBackend
+from codec.exact.reference import TorchBackend
 from codec.text.coder import Coder
+from codec.text.open_coder import make_coder
 from trainer.data.sample import val_documents
 
 PACK = Path(__file__).resolve().parents[2] / "artifacts" / "models" / "small.pack"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.backends.cuda.network import CudaModel
+from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.recall import Memory
 from codec.backends.cuda.slots import STEPS, CudaLanes
 from tests.benchmarks.test_gpu_speed import DATA, LANES, kernels, seconds
@@ -29,7 +29,7 @@ def fill(memory: Memory | None, words: torch.Tensor, places: int) -> None:
         memory.places.fill_(places)
 
 
-def score(model: CudaModel, words: torch.Tensor) -> None:
+def score(model: CudaBackend, words: torch.Tensor) -> None:
     """Print the speed of windows whose tokens are known."""
     for count, length, places in ROWS:
         rows, memory = words[:count, :length].long().cpu().numpy(), model.memory(count, words.shape[1])
@@ -43,7 +43,7 @@ def score(model: CudaModel, words: torch.Tensor) -> None:
     kernels(run, 12)
 
 
-def decode(model: CudaModel, words: torch.Tensor) -> None:
+def decode(model: CudaBackend, words: torch.Tensor) -> None:
     """Print the speed of steps over keys and values of zero."""
     torch.cuda.empty_cache()
     count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
@@ -72,7 +72,7 @@ def decode(model: CudaModel, words: torch.Tensor) -> None:
 def test_recall_speed(recall):
     config = load_recipe("record").model
     words = np.random.default_rng(0).zipf(1.2, (LANES, 12_000)) % config.vocab_size
-    model = CudaModel(with_columns(config, "cuda"), recall)
+    model = CudaBackend(with_columns(config, "cuda"), recall)
     print(f"\n{torch.cuda.get_device_name()}, {'with' if recall else 'without'} recall")
     score(model, torch.from_numpy(words).to("cuda", torch.int32))
     decode(model, torch.from_numpy(words).to("cuda", torch.int32))

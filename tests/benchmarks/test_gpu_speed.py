@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.matmul import Limbs
-from codec.backends.cuda.network import CudaModel
 from codec.backends.cuda.slots import STEPS, CudaLanes
 from tests.codec.backends.cuda.test_backend import with_columns
 from trainer.recipe import load_recipe
@@ -64,13 +64,13 @@ class Work:
         return ", ".join(f"{taken / s:.1f} x the floor by {name} ({1e3 * s:.2f} ms)" for name, s in floors.items())
 
 
-def matrices(model: CudaModel) -> list[Limbs]:
+def matrices(model: CudaBackend) -> list[Limbs]:
     """Those that a token goes through: of each block execution, and the head's."""
     layers = [model._layers[i] for i in model.config.schedule]
     return [m for y in layers for m in (y.query, y.key, y.value, y.attention_out, y.up, y.down)] + [model.head_matrix]
 
 
-def work(model: CudaModel, tokens: int, keys: int, keys_moved: int) -> Work:
+def work(model: CudaBackend, tokens: int, keys: int, keys_moved: int) -> Work:
     """Of `tokens` tokens that see `keys` keys in all, and read or write `keys_moved` of them.
 
     Weights are read once; the residual stream is read and written once in each block.
@@ -110,7 +110,7 @@ def kernels(run: Callable[[], object], shown: int = 0) -> float:
     return sum(kernel.self_device_time_total for kernel in attention) / whole
 
 
-def score(model: CudaModel, card: Card) -> None:
+def score(model: CudaBackend, card: Card) -> None:
     """Print the speed of windows whose tokens are known."""
     generator = np.random.default_rng(0)
     for count, length in ROWS:
@@ -126,7 +126,7 @@ def score(model: CudaModel, card: Card) -> None:
     kernels(run, 12)
 
 
-def decode(model: CudaModel, card: Card) -> None:
+def decode(model: CudaBackend, card: Card) -> None:
     """Print the speed of steps, over keys and values of any value."""
     torch.cuda.empty_cache()
     count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
@@ -161,6 +161,6 @@ def test_gpu_speed():
     card = Card.measure()
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}: a copy moves {card.copied / 1e9:,.0f} GB/s,")
     print(f"int8 products of {card.multiplied * 2 / 1e12:,.0f} Top/s")
-    model = CudaModel(with_columns(load_recipe("record").model, "cuda"))
+    model = CudaBackend(with_columns(load_recipe("record").model, "cuda"))
     score(model, card)
     decode(model, card)

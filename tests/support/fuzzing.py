@@ -21,7 +21,8 @@ import zstandard
 import codec
 from codec.archive.format import VERSION, read_contents
 from codec.archive.members import read_metadata
-from codec.archive.writer import ArchiveReader, ArchiveWriter
+from codec.archive.reader import ArchiveReader
+from codec.archive.writer import ArchiveWriter
 from codec.errors import CodecError
 from codec.pack.container import read_container, write_container
 from codec.pack.reader import Pack

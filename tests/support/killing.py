@@ -21,7 +21,7 @@ from codec.archive import writer as archive
 from codec.archive.decode_files import decode_files
 from codec.archive.encode_files import encode_files, partial
 from codec.archive.members import find_sources
-from codec.archive.writer import ArchiveReader
+from codec.archive.reader import ArchiveReader
 from codec.errors import CodecError
 from tests.codec.archive.test_decode_files import tree
 from tests.support.fuzzing import pack

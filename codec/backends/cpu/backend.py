@@ -17,9 +17,9 @@ from codec.backends.cpu import head as cpu_head
 from codec.backends.cpu import kernels as cpu_kernels
 from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.matmul import COLUMNS, WIDE
-from codec.backends.select import Backend
 from codec.devices import threaded
 from codec.entropy.frequencies import total_bits
+from codec.exact.backend import Backend
 from codec.exact.host_decoder import HostDecoder
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import HISTORY, Recall
@@ -53,7 +53,7 @@ class Past:
 
 
 class CpuModel(Backend):
-    """A model on a processor, as a `codec.backends.select.Backend`.
+    """A model on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
         UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
@@ -64,7 +64,9 @@ class CpuModel(Backend):
         check_known(model.config)
         self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
         self.head = cpu_network.linear([model.head])
-        self._softcap, self.exp2 = (t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(total_bits(model.config.vocab_size))))
+        self._softcap, self.exp2 = (
+            t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(total_bits(model.config.vocab_size)))
+        )
         self.octave = cpu_head.octave()
         self._embedding = None  # of every token, where it does not depend on the one before
         if model.starts_alone:
@@ -75,17 +77,17 @@ class CpuModel(Backend):
             self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
 
     def lane_bytes(self, tokens: int) -> int:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         return self._lane_bytes
 
     def memory(self, documents: int, tokens: int) -> cpu_recall.Memory | None:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         if not self._recall:
             return None
         return cpu_recall.new_memory(self._recall, documents, self.config.model_dim, min(tokens, HISTORY))
 
     def past(self, documents: int, window: int) -> Past:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         return Past(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
 
     def score(
@@ -95,7 +97,7 @@ class CpuModel(Backend):
         memory: cpu_recall.Memory | None = None,
         past: Past | None = None,
     ) -> NDArray[np.float64]:
-        """See `codec.backends.select.Backend`."""
+        """See `codec.exact.backend.Backend`."""
         memory = memory or self.memory(len(inputs), max(map(len, inputs)))
         jobs: list[tuple[list[int], list[Integers], list[Integers]]] = []
         for n, (window, wanted) in enumerate(zip(inputs, targets, strict=True)):
@@ -169,12 +171,12 @@ class CpuModel(Backend):
         return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
-        """See `codec.backends.select.Backend`; all lanes have room for whole windows."""
+        """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
         return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
 
 
 class CpuLanes:
-    """Sequences that grow by single tokens, as `codec.exact.host_decoder.Lanes`."""
+    """Sequences that grow by single tokens, as `codec.exact.backend.Lanes`."""
 
     def __init__(self, model: CpuModel, count: int, window: int):
         self._model = model
@@ -185,7 +187,7 @@ class CpuLanes:
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.exact.host_decoder.Lanes`."""
+        """See `codec.exact.backend.Lanes`."""
         rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
         parts = min(torch.get_num_threads(), len(lanes))
         if parts == 1:
@@ -202,7 +204,7 @@ class CpuLanes:
         return cpu_head.find(levels, rows[4], self._model.octave)
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.host_decoder.Lanes`."""
+        """See `codec.exact.backend.Lanes`."""
         self._slots = self._slots[list(lanes)]
 
 

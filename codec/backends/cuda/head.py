@@ -146,8 +146,8 @@ def _raise_levels(
 
 @triton.jit(do_not_specialize=["count"])  # any number of rows, by one compiled kernel
 def _intervals_kernel(
-    products, y_rows, y_bias, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count, stride,
-    vocabulary, RECALL: tl.constexpr, BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
+    products, y_rows, y_bias, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count,
+    stride, vocabulary, RECALL: tl.constexpr, BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
 
@@ -172,7 +172,15 @@ def _intervals_kernel(
         before += tl.where(at < target, weights, 0)
     z, below = tl.sum(sums, 0), tl.sum(before, 0)
     gap = top - tl.load(row + target).to(tl.int32)
-    own = tl.sum(exp2(tl.zeros((1,), tl.int32) + tl.minimum(gap, _FARTHEST), fractions, _FRACTION_BITS - BITS, 62 - _FRACTION_BITS + BITS), 0)
+    own = tl.sum(
+        exp2(
+            tl.zeros((1,), tl.int32) + tl.minimum(gap, _FARTHEST),
+            fractions,
+            _FRACTION_BITS - BITS,
+            62 - _FRACTION_BITS + BITS,
+        ),
+        0,
+    )
     drop = _dropped(z, BITS)
     start = _cumulative(below, target, z, vocabulary, drop, BITS)
     tl.store(out + n, start)

@@ -1,18 +1,14 @@
-"""The exact model on a GPU: Triton kernels with a model's constants, as a `codec.backends.select.Backend`.
+"""Run the exact network on a GPU: Triton kernels with the constants of a model.
 
-It is built from the reference model, whose constants it shares, and compared with it before it is used.
+The network is built from the reference model, whose constants it shares.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import triton
-from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.backends.cuda.attention import POSITIONS
 from codec.backends.cuda.constants import Columns, CudaLayer
 from codec.backends.cuda.elementwise import (
     activate_kernel,
@@ -26,17 +22,12 @@ from codec.backends.cuda.elementwise import (
 from codec.backends.cuda.head import Head
 from codec.backends.cuda.kv_cache import Chunks, Context, Heads, Past, Sequences
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
-from codec.backends.cuda.recall import Batch, Memory, lane_bytes
+from codec.backends.cuda.recall import Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
-from codec.backends.select import Backend
-from codec.devices import fetch, send
-from codec.exact.host_decoder import Decoder, Integers
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import Recall
 from codec.model.config import GATE_INPUTS
 from codec.numerics import tables
-
-_HEAD_ROWS = 8192  # rows of logits at once
 
 
 @dataclass(frozen=True)
@@ -79,8 +70,8 @@ class _Rows:
     lead_steps: Tensor  # float64 [N]
 
 
-class CudaModel(Backend):
-    """A model on a GPU, as a `codec.backends.select.Backend`.
+class CudaNetwork:
+    """A model on a GPU: its constants, and the kernels that run rows of tokens.
 
     Raises:
         UnsupportedError: options or integers that the kernels do not know.
@@ -101,10 +92,6 @@ class CudaModel(Backend):
         if model.starts_alone:
             tokens = torch.arange(c.vocab_size, device=self.device)[:, None]
             self._first = model.start(tokens, tokens, torch.zeros_like(tokens))[:, 0].contiguous()
-
-    def lane_bytes(self, tokens: int) -> int:
-        """See `codec.backends.select.Backend`."""
-        return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
 
     def _tensor(self, *values: float) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -276,68 +263,9 @@ class CudaModel(Backend):
             context = Sequences(self.heads, batch, length)
         return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
-    def memory(self, documents: int, tokens: int) -> Memory | None:
-        """See `codec.backends.select.Backend`."""
-        fresh = min(tokens, padded(self.config.window, POSITIONS))
-        return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
-
     def new_memory(self, slots: int, fresh: int, rows: int, tokens: int = 1 << 62) -> Memory | None:
         """The memory of documents, None without recall; arguments as of `codec.backends.cuda.recall.Memory`."""
         c = self.config
         if not self._recall:
             return None
         return Memory(self._recall, slots, c.model_dim, c.vocab_size, fresh, rows, self.device, tokens)
-
-    def past(self, documents: int, window: int) -> Past:
-        """See `codec.backends.select.Backend`."""
-        return Past(self.heads, documents, window)
-
-    def score(
-        self,
-        inputs: Sequence[Integers],
-        targets: Sequence[Integers],
-        memory: Memory | None = None,
-        past: Past | None = None,
-    ) -> NDArray[np.float64]:
-        """See `codec.backends.select.Backend`."""
-        return self.launch(inputs, targets, memory, past)()
-
-    def launch(
-        self,
-        inputs: Sequence[Integers],
-        targets: Sequence[Integers],
-        memory: Memory | None = None,
-        past: Past | None = None,
-    ) -> Callable[[], NDArray[np.float64]]:
-        """See `codec.backends.select.Backend`."""
-        length = padded(max(map(len, inputs)), POSITIONS)
-        tokens = np.full((len(inputs), length), BOS)
-        for row, window in enumerate(inputs):
-            tokens[row, : len(window)] = window
-        ends = [row * length + len(window) for row, window in enumerate(inputs)]
-        rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
-        wanted = send(np.stack((rows, np.concatenate(targets))), self.device)
-        begin = past.length if past else 0
-        on_device = send(tokens, self.device)
-        operands, all_steps = self.forward(on_device, past=past)
-        operand, steps, measures = operands[0], all_steps[0], None
-        if memory := memory or self.memory(len(inputs), length):
-            batch = Batch.of(inputs, targets, length, begin, self.device)
-            memory.take(batch, on_device, operands[-1], all_steps[-1])
-        out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
-        for at in range(0, len(rows), _HEAD_ROWS):
-            index, symbols = wanted[:, at : at + _HEAD_ROWS]
-            part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
-            part[:, : len(index)] = operand[:, index]
-            if memory:
-                measures = memory.measure(batch, max(map(len, targets)), at)
-            found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols, measures)
-            for n, values in enumerate(found):
-                out[n, at : at + len(index)] = values
-        return fetch(out)
-
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
-        """See `codec.backends.select.Backend`."""
-        from codec.backends.cuda.slots import CudaLanes  # which knows this class
-
-        return CudaLanes(self, count, data, window, room)

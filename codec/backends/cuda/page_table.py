@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codec.exact.host_decoder import Integers
+from codec.exact.backend import Integers
 
 _NEVER = 1 << 62
 

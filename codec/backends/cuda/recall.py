@@ -20,7 +20,7 @@ from codec.backends.cuda.elementwise import launch, magnitude, reciprocal_sqrt, 
 from codec.backends.cuda.matmul import padded
 from codec.devices import send
 from codec.exact import recall
-from codec.exact.host_decoder import Integers
+from codec.exact.backend import Integers
 from codec.exact.model import NORM_EPSILON
 from codec.exact.recall import HISTORY, KEY_FRACTION, PATTERN_BITS, REST_BITS, Recall
 

@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cuda.kv_cache import Cache, Steps
-from codec.backends.cuda.network import CudaModel
+from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.page_table import Pages
 from codec.backends.cuda.recall import Batch
 from codec.backends.cuda.streams import side_stream
 from codec.devices import fetch, send
 from codec.entropy import range_coder
-from codec.exact.host_decoder import Integers, States
-from codec.model.tokenizer import BOS
+from codec.exact.backend import Integers, States
 
 STEPS = 4
 """Tokens of each lane between two looks: an idle lane wastes half of them and those that are launched already. A look
@@ -28,11 +27,11 @@ at 2,048 lanes took the host 3 ms where so many steps took an H200 40."""
 
 
 class CudaLanes:
-    """See `codec.exact.host_decoder.Decoder`."""
+    """See `codec.exact.backend.Decoder`."""
 
     ahead = 1
 
-    def __init__(self, model: CudaModel, count: int, data: NDArray[np.uint8], window: int, room: int | None = None):
+    def __init__(self, model: CudaNetwork, count: int, data: NDArray[np.uint8], window: int, room: int | None = None):
         self._model, self._window, device = model, window, model.device
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
@@ -59,7 +58,7 @@ class CudaLanes:
         self._ready = False
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """See `codec.exact.host_decoder.Decoder`."""
+        """See `codec.exact.backend.Decoder`."""
         states = np.zeros((len(lanes), 3), np.uint64)
         for state, begin, end in zip(states, begins, ends, strict=True):
             range_coder.start_decoder(state, self._host_data[begin:end])
@@ -68,7 +67,8 @@ class CudaLanes:
         index = self._send(np.array(lanes))
         self._states[:, index] = self._send(device_states)
         self._ends[index] = self._send(ends)
-        self._lanes[:, index] = self._send(np.array([[BOS], [BOS], [0], [1]])).expand(4, len(lanes))
+        begin = self._model.config.begin
+        self._lanes[:, index] = self._send(np.array([[begin], [begin], [0], [1]])).expand(4, len(lanes))
         self._begins[list(lanes)], self._positions[list(lanes)] = begins, 0
         self._pages.begin(lanes)
 
@@ -83,7 +83,7 @@ class CudaLanes:
             self._table.copy_(self._send(self._pages.table))
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
-        """See `codec.exact.host_decoder.Decoder`."""
+        """See `codec.exact.backend.Decoder`."""
         self._reach()
         if not self._ready:
             self._prepare()
@@ -102,7 +102,7 @@ class CudaLanes:
             found[:, 2] -= begins
             self._flying -= 1
             self._positions += (decoded >= 0).sum(0)
-            self._pages.end(np.flatnonzero((decoded == BOS).any(0)).tolist())
+            self._pages.end(np.flatnonzero((decoded == self._model.config.end).any(0)).tolist())
             return decoded, found.astype(np.uint64)
 
         return wait
@@ -138,13 +138,13 @@ class CudaLanes:
             self._memory.take(batch, tokens, operands[-1], steps[-1])
             measures = self._memory.measure(batch, 1)
         m.head.decode(
-            m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, runs, self._data, self._ends,
+            m.products(operands[0]), steps[0], self._lanes, runs, self._data, self._ends,
             self._states, self._history, self._counter, measures,
         )  # fmt: skip
         self._counter += 1
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.host_decoder.Decoder`."""
+        """See `codec.exact.backend.Decoder`."""
         index = self._send(np.array(lanes))
         self._begins, self._positions = self._begins[list(lanes)], self._positions[list(lanes)]
         self._pages.keep(lanes)

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 import codec
 from codec.archive.format import VERSION
-from codec.archive.writer import ArchiveReader, ArchiveWriter, Policy, describe, make_coder
+from codec.archive.reader import ArchiveReader, describe
+from codec.archive.writer import ArchiveWriter, Policy
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.pack.container import shrink
 from codec.pack.reader import Pack
 from codec.text.documents import MODELLED, STORED
+from codec.text.open_coder import make_coder
 from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, random_weights, tiny_pack
 from trainer.data.sample import sp1024, val_documents
 
@@ -100,7 +102,7 @@ def test_one_document_alone():
 
 @pytest.mark.parametrize("size", [1, 40, 300])
 def test_groups_do_not_change_what_is_decoded(monkeypatch, size):
-    monkeypatch.setattr("codec.archive.writer.GROUP_BYTES", {"cpu": size})
+    monkeypatch.setattr("codec.archive.reader.GROUP_BYTES", {"cpu": size})
     documents = [*SOME, *SOME[::-1]]
     reader = ArchiveReader(BytesIO(codec.encode(PACK, documents)), PACK)
     assert reader.decode() == documents
@@ -109,7 +111,7 @@ def test_groups_do_not_change_what_is_decoded(monkeypatch, size):
 
 
 def test_documents_come_before_later_ones_are_read(monkeypatch):
-    monkeypatch.setattr("codec.archive.writer.GROUP_BYTES", {"cpu": 1})
+    monkeypatch.setattr("codec.archive.reader.GROUP_BYTES", {"cpu": 1})
     packed = bytearray(written(SOME))
     begin = ArchiveReader(BytesIO(bytes(packed)), PACK).offsets[3]
     packed[begin + 1] ^= 255  # the CRC-32

@@ -9,7 +9,8 @@ import pytest
 from codec.archive.decode_files import decode_files
 from codec.archive.encode_files import encode_files
 from codec.archive.members import find_sources
-from codec.archive.writer import ArchiveReader, ArchiveWriter
+from codec.archive.reader import ArchiveReader
+from codec.archive.writer import ArchiveWriter
 from codec.errors import CodecError, FormatError
 from tests.codec.archive.test_members import HOSTILE
 from tests.support.fuzzing import pack

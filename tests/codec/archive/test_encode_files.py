@@ -11,8 +11,9 @@ from codec.archive import encode_files as encoding
 from codec.archive.encode_files import Tally, encode_files, partial
 from codec.archive.journal import Journal
 from codec.archive.members import find_sources
-from codec.archive.writer import ArchiveReader, make_coder
+from codec.archive.reader import ArchiveReader
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.text.open_coder import make_coder
 from tests.support.fuzzing import blob, pack
 from trainer.data.sample import val_documents
 

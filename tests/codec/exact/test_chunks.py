@@ -8,14 +8,16 @@ import pytest
 import torch
 
 import codec.exact.chunks
-from codec.archive.writer import Policy, make_coder
+from codec.archive.writer import Policy
 from codec.backends.cpu.backend import CpuModel
-from codec.backends.select import Backend, TorchBackend
 from codec.entropy import frequencies
+from codec.exact.backend import Backend
 from codec.exact.chunks import BAND_UNIT, band_chunks
+from codec.exact.reference import TorchBackend
 from codec.pack.reader import Pack
 from codec.text.coder import Coder
 from codec.text.documents import prepare
+from codec.text.open_coder import make_coder
 from tests.codec.exact.test_model import CONFIGS, Reference, some_tokens, threads
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack
 from trainer.data.sample import val_documents

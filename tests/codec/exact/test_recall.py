@@ -12,17 +12,19 @@ import pytest
 import torch
 
 import codec
-from codec.archive.writer import ArchiveWriter, Policy, default_policy, make_coder
+from codec.archive.writer import ArchiveWriter, Policy
 from codec.backends.cpu import recall as cpu_recall
 from codec.backends.cpu.backend import CpuModel
-from codec.backends.select import TorchBackend, agree
+from codec.backends.select import agree
 from codec.errors import FormatError, MismatchError
 from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Memory, Recall, read_recall
+from codec.exact.reference import TorchBackend
 from codec.numerics import tables
 from codec.pack.container import read_container, unshrink
 from codec.pack.reader import parse_header
 from codec.pack.writer import with_recall
+from codec.text.open_coder import default_policy, make_coder
 from codec.text.policy import Adaptation
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from trainer.data.sample import val_documents

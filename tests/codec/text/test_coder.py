@@ -11,12 +11,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codec.archive.writer import Policy, make_coder
+from codec.archive.writer import Policy
 from codec.entropy import frequencies
 from codec.errors import CodecError, FormatError
 from codec.text import coder as module
 from codec.text.coder import Coder
 from codec.text.documents import MODELLED, STORED
+from codec.text.open_coder import make_coder
 from codec.text.scheduler import Decoding
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack
 from trainer.data.sample import val_documents
@@ -111,7 +112,7 @@ def test_payloads_do_not_depend_on_company(coder, monkeypatch):
     together = [record.payload for record in coder.encode(documents, model_only=True)]
     assert [coder.encode([document], model_only=True)[0].payload for document in documents] == together
     monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 40})
-    monkeypatch.setattr("codec.backends.select._HEAD_ROWS", {"cpu": 7})
+    monkeypatch.setattr("codec.exact.reference._HEAD_ROWS", {"cpu": 7})
     assert [record.payload for record in coder.encode(documents, model_only=True)] == together
 
 

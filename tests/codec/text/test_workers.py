@@ -18,11 +18,12 @@ from codec.archive import encode_files as encoding
 from codec.archive import writer as archive
 from codec.archive.decode_files import decode_files
 from codec.archive.encode_files import encode_files, partial
-from codec.archive.format import Policy
 from codec.archive.members import find_sources
-from codec.archive.writer import ArchiveReader, default_policy, make_coder, open_coder
+from codec.archive.reader import ArchiveReader
 from codec.errors import CodecError, DocumentError, FormatError, MismatchError, WorkerError
 from codec.text import workers
+from codec.text.open_coder import default_policy, make_coder, open_coder
+from codec.text.policy import Policy
 from codec.text.workers import Workers, portions
 from eval.proof.prove import prove
 from tests.support import fuzzing, proofs

@@ -14,8 +14,8 @@ import torch
 import codec
 from artifacts.share.open import find
 from codec.backends.cpu.backend import CpuLanes, CpuModel
-from codec.backends.select import TorchBackend
 from codec.exact.recall import HISTORY
+from codec.exact.reference import TorchBackend
 from codec.pack.writer import with_recall
 from codec.text.policy import Adaptation
 from eval.proof.agree import Agreement, agree, compare

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.archive.writer import make_coder
+from codec.text.open_coder import make_coder
 from eval.proof.surprisal import COLORS, END, SCALE, Piece, characters, html, surprisal
 from tests.support.helpers import folding_pack, tiny_pack
 from trainer.data.sample import val_documents

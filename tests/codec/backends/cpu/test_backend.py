@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 import codec
-from codec.archive.writer import Policy, make_coder
+from codec.archive.writer import Policy
 from codec.backends import select as backend
 from codec.backends.cpu import backend as exact_cpu
 from codec.backends.cpu import constants as cpu_network
@@ -19,14 +19,16 @@ from codec.backends.cpu import head as cpu_head
 from codec.backends.cpu import kernels as cpu_kernels
 from codec.backends.cpu.backend import CpuLanes, CpuModel
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide
-from codec.backends.select import TorchBackend, TorchLanes, make_backend
+from codec.backends.select import make_backend
 from codec.entropy import frequencies
 from codec.exact.attention import SOFTMAX_BITS
 from codec.exact.model import ExactModel
+from codec.exact.reference import TorchBackend, TorchLanes
 from codec.model.config import ModelConfig
 from codec.numerics import tables
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
+from codec.text.open_coder import make_coder
 from tests.codec.exact.test_model import CONFIGS, LONG, some_tokens, threads
 from tests.support.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_pack
 from trainer.data.sample import val_documents

@@ -12,21 +12,23 @@ import torch
 import triton
 import triton.language as tl
 
-from codec.archive.writer import Policy, make_coder
+from codec.archive.writer import Policy
 from codec.backends.cuda.attention import VALUE_PLACES, attend_rows, attend_step
+from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_double
 from codec.backends.cuda.matmul import limbs, multiply
-from codec.backends.cuda.network import CudaModel
-from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, TorchBackend, agree
+from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, agree
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
 from codec.exact.chunks import BAND_UNIT
 from codec.exact.linear import ExactLinear
 from codec.exact.model import ExactModel, check_known
+from codec.exact.reference import TorchBackend
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
 from codec.numerics import tables
 from codec.quantization.quantized import Quantized, power
+from codec.text.open_coder import make_coder
 from codec.text.scheduler import Decoding
 from tests.codec.exact.test_chunks import in_chunks
 from tests.codec.exact.test_model import CONFIGS
@@ -64,7 +66,7 @@ def check_scores(model: ExactModel, lengths: list[tuple[int, int]]) -> None:
     generator, size = np.random.default_rng(1), model.config.vocab_size
     inputs = [generator.integers(0, size, length) for length, _ in lengths]
     targets = [generator.integers(0, size, scored) for _, scored in lengths]
-    found, expected = CudaModel(model).score(inputs, targets), TorchBackend(model).score(inputs, targets)
+    found, expected = CudaBackend(model).score(inputs, targets), TorchBackend(model).score(inputs, targets)
     assert np.array_equal(found[:2], expected[:2])
     assert np.abs(found[2] - expected[2]).max() < 1e-9
 
@@ -81,7 +83,7 @@ def test_packs_score_as_the_reference_does(name):
         check_known(CONFIGS[name])
     except UnsupportedError:
         with pytest.raises(UnsupportedError):
-            CudaModel(model)
+            CudaBackend(model)
         return
     check_scores(model, [(31, 31), (20, 7), (1, 1)])
 
@@ -90,7 +92,7 @@ def check_chunks(model: ExactModel, lengths: list[int], chunk: int, window: int)
     """Intervals of documents of so many tokens, the longest first, chunk by chunk, are the reference's."""
     generator, size = np.random.default_rng(1), model.config.vocab_size
     documents = [generator.integers(0, size, length + 1) for length in lengths]
-    fast, slow = (in_chunks(backend, documents, window, chunk) for backend in (CudaModel(model), TorchBackend(model)))
+    fast, slow = (in_chunks(backend, documents, window, chunk) for backend in (CudaBackend(model), TorchBackend(model)))
     for mine, reference in zip(fast, slow, strict=True):
         assert np.array_equal(mine[:2], reference[:2])
 
@@ -155,7 +157,7 @@ def test_backends_agree(config, monkeypatch):
     monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
     monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
     model = tiny_pack(config).exact(DEVICE)
-    assert agree(CudaModel(model), TorchBackend(model), model)
+    assert agree(CudaBackend(model), TorchBackend(model), model)
 
 
 def test_documents_decode_on_fewer_lanes():
@@ -164,7 +166,7 @@ def test_documents_decode_on_fewer_lanes():
     coder = make_coder(pack, Policy(4))
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
-    backend = CudaModel(pack.exact(DEVICE))
+    backend = CudaBackend(pack.exact(DEVICE))
     decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
@@ -178,7 +180,7 @@ def test_record_class():
 def test_record_class_decodes():
     """Lanes of a whole graph against the reference's steps."""
     model = with_columns(replace(RECORD, window=256))
-    assert agree(CudaModel(model), TorchBackend(model), model)
+    assert agree(CudaBackend(model), TorchBackend(model), model)
 
 
 @triton.jit

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.archive.writer import Policy, make_coder
+from codec.archive.writer import Policy
+from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.kv_cache import Cache, Heads, Steps
-from codec.backends.cuda.network import CudaModel
 from codec.backends.cuda.page_table import Pages
+from codec.text.open_coder import make_coder
 from codec.text.scheduler import Decoding
 from tests.codec.backends.cuda.test_backend import DEVICE
 from tests.support.helpers import PLAIN, tiny_pack
@@ -81,7 +82,7 @@ def test_lanes_wait_for_pages(pages):
     coder = make_coder(pack, Policy(128))
     documents = [d[:n] for n, d in zip((20, 2, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
-    backend = CudaModel(pack.exact(DEVICE))
+    backend = CudaBackend(pack.exact(DEVICE))
     backend.heads = replace(backend.heads, page=64)
     room = pages * backend.heads.page_bytes
     decoding = Decoding(backend, coder.tokenizer, payloads, 128, 3, room, most_tokens=1000, threads=2)

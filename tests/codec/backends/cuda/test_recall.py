@@ -10,19 +10,21 @@ import pytest
 import torch
 
 import codec
-from codec.archive.writer import Policy, make_coder
+from codec.archive.writer import Policy
 from codec.backends.cuda import slots as cuda_lanes
+from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.head import Head
-from codec.backends.cuda.network import CudaModel
 from codec.backends.cuda.recall import Batch, Memory
-from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, TorchBackend, agree
+from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, agree
 from codec.entropy import frequencies
 from codec.exact.chunks import BAND_UNIT, band_chunks
 from codec.exact.model import ExactModel
 from codec.exact.recall import Memory as Reference
+from codec.exact.reference import TorchBackend
 from codec.model.config import ModelConfig
 from codec.numerics import tables
 from codec.pack.writer import with_recall
+from codec.text.open_coder import make_coder
 from codec.text.policy import Adaptation
 from codec.text.scheduler import Decoding
 from tests.codec.backends.cuda.test_backend import DEVICE, RECORD, split, with_columns
@@ -115,7 +117,7 @@ def check_chunks(model: ExactModel, lengths: list[int], window: int) -> None:
     generator = np.random.default_rng(2)
     streams = [np.append(generator.integers(0, 20, length), [0]) for length in sorted(lengths, reverse=True)]
     plans = [band_chunks(len(stream) - 1, window) for stream in streams]
-    backends = CudaModel(model, TABLES), TorchBackend(model, TABLES)
+    backends = CudaBackend(model, TABLES), TorchBackend(model, TABLES)
     states = [(b.memory(len(streams), len(streams[0])), b.past(len(streams), window)) for b in backends]
     plain, past = TorchBackend(model), TorchBackend(model).past(len(streams), window)
     changed = False
@@ -136,7 +138,7 @@ def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) 
     coder = make_coder(pack, policy)
     documents = [d[:n] for n, d in zip(sizes, val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
-    backend, lanes = CudaModel(pack.exact(DEVICE), pack.recall), len(sizes)
+    backend, lanes = CudaBackend(pack.exact(DEVICE), pack.recall), len(sizes)
     decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, most_tokens=1000, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
@@ -169,7 +171,7 @@ def test_backends_agree(monkeypatch):
     monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
     monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
     model = tiny_pack(replace(PLAIN, window=80, num_layers=1)).exact(DEVICE)
-    assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)
+    assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model)
 
 
 @pytest.mark.gpu
@@ -177,4 +179,4 @@ def test_record_class():
     """Scores and lanes of a whole graph, of few tokens: the reference measures one at a time."""
     model = with_columns(replace(RECORD, window=256))
     check_chunks(model, [600, 90], 256)
-    assert agree(CudaModel(model, TABLES), TorchBackend(model, TABLES), model)
+    assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model)

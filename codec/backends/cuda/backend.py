@@ -1,0 +1,90 @@
+"""Score and decode on a GPU: a `codec.exact.backend.Backend` of Triton kernels.
+
+The backend is compared with the reference before it is used.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.backends.cuda.attention import POSITIONS
+from codec.backends.cuda.kv_cache import Past
+from codec.backends.cuda.matmul import padded
+from codec.backends.cuda.network import CudaNetwork
+from codec.backends.cuda.recall import Batch, Memory
+from codec.backends.cuda.slots import CudaLanes
+from codec.devices import fetch, send
+from codec.exact.backend import Backend, Decoder, Integers
+
+_HEAD_ROWS = 8192  # rows of logits at once
+
+
+class CudaBackend(CudaNetwork, Backend):
+    """A model on a GPU, as a `codec.exact.backend.Backend`.
+
+    Raises:
+        UnsupportedError: options or integers that the kernels do not know.
+    """
+
+    def lane_bytes(self, tokens: int) -> int:
+        """See `codec.exact.backend.Backend`."""
+        return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
+
+    def memory(self, documents: int, tokens: int) -> Memory | None:
+        """See `codec.exact.backend.Backend`."""
+        fresh = min(tokens, padded(self.config.window, POSITIONS))
+        return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
+
+    def past(self, documents: int, window: int) -> Past:
+        """See `codec.exact.backend.Backend`."""
+        return Past(self.heads, documents, window)
+
+    def score(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> NDArray[np.float64]:
+        """See `codec.exact.backend.Backend`."""
+        return self.launch(inputs, targets, memory, past)()
+
+    def launch(
+        self,
+        inputs: Sequence[Integers],
+        targets: Sequence[Integers],
+        memory: Memory | None = None,
+        past: Past | None = None,
+    ) -> Callable[[], NDArray[np.float64]]:
+        """See `codec.exact.backend.Backend`."""
+        length = padded(max(map(len, inputs)), POSITIONS)
+        tokens = np.zeros((len(inputs), length), np.int64)
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+        ends = [row * length + len(window) for row, window in enumerate(inputs)]
+        rows = np.concatenate([np.arange(end - len(t), end) for end, t in zip(ends, targets, strict=True)])
+        wanted = send(np.stack((rows, np.concatenate(targets))), self.device)
+        begin = past.length if past else 0
+        on_device = send(tokens, self.device)
+        operands, all_steps = self.forward(on_device, past=past)
+        operand, steps, measures = operands[0], all_steps[0], None
+        if memory := memory or self.memory(len(inputs), length):
+            batch = Batch.of(inputs, targets, length, begin, self.device)
+            memory.take(batch, on_device, operands[-1], all_steps[-1])
+        out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
+        for at in range(0, len(rows), _HEAD_ROWS):
+            index, symbols = wanted[:, at : at + _HEAD_ROWS]
+            part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
+            part[:, : len(index)] = operand[:, index]
+            if memory:
+                measures = memory.measure(batch, max(map(len, targets)), at)
+            found = self.head.intervals(self.products(part), steps[index], symbols, measures)
+            for n, values in enumerate(found):
+                out[n, at : at + len(index)] = values
+        return fetch(out)
+
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
+        """See `codec.exact.backend.Backend`."""
+        return CudaLanes(self, count, data, window, room)

@@ -1,0 +1,72 @@
+"""Open the coder of a pack on one device or many."""
+
+import torch
+
+from codec.devices import find_devices, kind_of, processors, visible_gpus
+from codec.errors import CodecError, FormatError, MismatchError
+from codec.pack.reader import Pack
+from codec.text.base import DocumentCoder
+from codec.text.coder import Coder
+from codec.text.policy import Adaptation, Policy
+
+_MOST_THREADS = 6
+"""That prepare text for a GPU: more keep the one that launches kernels from the interpreter. Beside an H100, 5, 6 and 7
+encoded 472,000, 488,000 and 461,000 tokens/s; beside an H200, 24 of 64 processors 428,000, 6 of 16 502,000."""
+
+
+def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Policy:
+    """The model's window. Raises MismatchError for a pack that holds weights only."""
+    return Policy(pack.for_text()[0].window, adaptation)
+
+
+def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
+    """Who codes with a pack on all devices of a name, by default with `default_policy`.
+
+    A processor, or a GPU that is the only one, is used from here; any others have a process each.
+
+    Args:
+        device: as of `codec.devices.find_devices`.
+
+    Raises:
+        MismatchError: the pack holds weights only, or no tables for the recall that the policy asks for.
+        FormatError: a window that the model does not have.
+        CodecError: no such device.
+    """
+    policy, devices = policy or default_policy(pack), find_devices(device)
+    if devices == ["cpu"] or (len(devices) == 1 and len(visible_gpus()) == 1):
+        return make_coder(pack, policy, kind_of(devices[0]))
+    from codec.text.workers import Workers  # which a decoder on one device does without
+
+    _check_policy(pack, policy)
+    return Workers(pack, policy, devices)
+
+
+def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", threads: int | None = None) -> Coder:
+    """The coder of a pack in this process; errors as of `open_coder`.
+
+    Args:
+        device: cpu, or cuda for torch's current GPU.
+        threads: of the model and of what prepares text on a processor, by default as many as torch has. Beside a GPU,
+            by default one for each processor, of which three of eight prepare text, but not more than _MOST_THREADS.
+    """
+    if device not in ("cpu", "cuda"):
+        raise CodecError(f"device {device!r}: expected cpu or cuda, of which CUDA_VISIBLE_DEVICES chooses one")
+    policy = policy or default_policy(pack)
+    _check_policy(pack, policy)
+    recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
+    threads = threads or (torch.get_num_threads() if device == "cpu" else processors())
+    if device == "cuda":
+        threads = max(1, min(threads * 3 // 8, _MOST_THREADS))
+    return Coder(pack.exact(device), pack.for_text()[1], policy.window, recall, threads)
+
+
+def _check_policy(pack: Pack, policy: Policy) -> None:
+    config, tokenizer = pack.for_text()
+    if not 1 <= policy.window <= config.window:
+        raise FormatError(f"window of {policy.window} tokens: expected 1 to {config.window}, the model's window")
+    try:
+        len(tokenizer.token_bytes)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"pack: a piece of its tokenizer is not UTF-8 ({error}); fetch the pack again") from error
+    if policy.adaptation == Adaptation.RECALL and not pack.recall:
+        raise MismatchError("pack: it has no tables of recall; learn them from text with: underpar recall")
