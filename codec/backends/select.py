@@ -13,10 +13,14 @@ from codec.entropy import frequencies, range_coder
 from codec.errors import UnsupportedError
 from codec.exact.backend import Backend, Integers
 from codec.exact.chunks import BAND_UNIT
+from codec.exact.model import ExactModel
 from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall
 from codec.exact.reference import TorchBackend
+from codec.exact.transformer import ExactTransformer
 from codec.model.config import AnyConfig
+
+AnyExact = ExactModel | ExactTransformer
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
 _SELF_DOCUMENT = {"cpu": 24, "cuda": 136}  # of a document: above a block of keys, and a page of a cache
@@ -24,7 +28,7 @@ _SELF_WINDOWS = {"cpu": 2, "cuda": 48}  # such windows: enough rows for the kern
 _SELF_CHUNK = {"cpu": 8, "cuda": BAND_UNIT}  # of documents; a GPU takes no shorter ones
 
 
-def make_backend(model: ExactNetwork, recall: Recall | None = None) -> Backend:
+def make_backend(model: AnyExact, recall: Recall | None = None) -> Backend:
     """The fastest backend that agrees with the model; a note on stderr says if it is the slow one, and why.
 
     With `recall`, lanes remember what they have run: a document begins at position 0.
@@ -44,10 +48,15 @@ def make_backend(model: ExactNetwork, recall: Recall | None = None) -> Backend:
     return reference
 
 
-def _fast_backend(model: ExactNetwork, recall: Recall | None) -> Backend:
+def _fast_backend(model: AnyExact, recall: Recall | None) -> Backend:
     """Compiled kernels for the model's device. Raises UnsupportedError where there are none, or not for this model."""
     if model.device.type == "cpu":
-        from codec.backends.cpu.backend import CpuModel  # compiles or loads its kernels, which no other device needs
+        # These compile or load kernels, which no other device needs.
+        if isinstance(model, ExactTransformer):
+            from codec.backends.cpu.transformer import CpuTransformer
+
+            return CpuTransformer(model, recall)
+        from codec.backends.cpu.backend import CpuModel
 
         return CpuModel(model, recall)
     if model.device.type == "cuda" and find_spec("triton"):

@@ -91,13 +91,13 @@ class ExactTable:
     """The rows of an embedding or hash table."""
 
     def __init__(self, weights: Quantized, device: torch.device):
-        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64)  # [R, C]
+        self.symbols = torch.from_numpy(weights.symbols.astype(np.int16 if _narrow(weights) else np.int32)).to(device)
         self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
         self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
 
     def __call__(self, numbers: Tensor) -> Tensor:
         """Rows float64 [..., C] of int64 [...]."""
-        x = self.integers[numbers] * self.rows[numbers][..., None]
+        x = self.symbols[numbers].to(torch.float64) * self.rows[numbers][..., None]
         return x if self.columns is None else x * self.columns
 
 

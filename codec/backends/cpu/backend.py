@@ -3,6 +3,7 @@
 It is built from the reference model, whose constants it shares, and compared with it before it is used.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from codec.exact.backend import Backend
 from codec.exact.host_decoder import HostDecoder
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import HISTORY, Recall
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 from codec.numerics import tables
 
 Integers = NDArray[np.int64]
@@ -52,29 +53,23 @@ class Past:
     length: int = 0
 
 
-class CpuModel(Backend):
-    """A model on a processor, as a `codec.exact.backend.Backend`.
+class CpuBackend(Backend):
+    """What models of all families share on a processor, as a `codec.exact.backend.Backend`."""
 
-    Raises:
-        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
-            this package makes them.
-    """
-
-    def __init__(self, model: ExactModel, recall: Recall | None = None):
-        check_known(model.config)
-        self.config, self.network, self._model, self._recall = model.config, cpu_network.network(model), model, recall
-        self.head = cpu_network.linear([model.head])
-        self._softcap, self.exp2 = (
-            t.astype(np.int32) for t in (model.softcap.numpy(), tables.exp2_table(total_bits(model.config.vocab_size)))
-        )
-        self.octave = cpu_head.octave()
-        self._embedding = None  # of every token, where it does not depend on the one before
-        if model.starts_alone:
-            tokens = torch.arange(model.config.vocab_size)[:, None]
-            self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
-        self._lane_bytes = sum(part.nbytes for part in _cache(model.config, 1, model.config.window)[:2])
+    def __init__(self, config: AnyConfig, recall: Recall | None):
+        self.config, self._recall = config, recall
+        self.octave, self.exp2 = cpu_head.octave(), tables.exp2_table(total_bits(config.vocab_size)).astype(np.int32)
+        self._lane_bytes = sum(part.nbytes for part in _cache(config, 1, config.window)[:2])
         if recall:
-            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, model.config.model_dim))
+            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, config.model_dim))
+
+    @abstractmethod
+    def run(self, rows: Integers, cache: Cache) -> Hidden:
+        """The last hidden state of rows (token, token before, position, slot) [4, n], int32 [n, dim] and steps [n]."""
+
+    @abstractmethod
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """`ExactNetwork.levels` of what `run` returned, int32 [n, V]."""
 
     def lane_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
@@ -144,10 +139,6 @@ class CpuModel(Backend):
             parts.append(found)
         return np.concatenate(parts, axis=1)
 
-    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
-        """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
-        return cpu_head.levels(cpu_kernels.project(self.head, 0, hidden, steps), self._softcap)
-
     def recall(
         self,
         memory: cpu_recall.Memory,
@@ -160,6 +151,29 @@ class CpuModel(Backend):
         """`cpu_recall.step`: raises levels of tokens that the documents in the lanes have had."""
         cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
 
+    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
+        """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
+        return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
+
+
+class CpuModel(CpuBackend):
+    """A model of the challenge's family on a processor.
+
+    Raises:
+        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
+            this package makes them.
+    """
+
+    def __init__(self, model: ExactModel, recall: Recall | None = None):
+        check_known(model.config)
+        super().__init__(model.config, recall)
+        self.network, self._model = cpu_network.network(model), model
+        self.head, self._softcap = cpu_network.linear([model.head]), model.softcap.numpy().astype(np.int32)
+        self._embedding = None  # of every token, where it does not depend on the one before
+        if model.starts_alone:
+            tokens = torch.arange(model.config.vocab_size)[:, None]
+            self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
+
     def run(self, rows: Integers, cache: Cache) -> Hidden:
         """The last hidden state of rows (token, token before, position, slot) [4, n]; see
         `codec.backends.cpu.kernels.run`.
@@ -170,15 +184,15 @@ class CpuModel(Backend):
             x = self._embedding[rows[0]]
         return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
 
-    def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
-        """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
-        return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
+        return cpu_head.levels(cpu_kernels.project(self.head, 0, hidden, steps), self._softcap)
 
 
 class CpuLanes:
     """Sequences that grow by single tokens, as `codec.exact.backend.Lanes`."""
 
-    def __init__(self, model: CpuModel, count: int, window: int):
+    def __init__(self, model: CpuBackend, count: int, window: int):
         self._model = model
         self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)
@@ -208,7 +222,7 @@ class CpuLanes:
         self._slots = self._slots[list(lanes)]
 
 
-def _cache(c: ModelConfig, slots: int, window: int, ahead: int = 0) -> Cache:
+def _cache(c: AnyConfig, slots: int, window: int, ahead: int = 0) -> Cache:
     """Empty rings, `ahead` places longer than a window."""
     first = len(c.schedule), slots, c.num_kv_heads, -(-(window + ahead) // WIDE)
     keys = (*first, c.head_dim // 2, WIDE, 2)

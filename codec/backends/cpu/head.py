@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.entropy.frequencies import FEW, FEW_BITS, MANY_BITS, PRODUCT_BITS
+from codec.exact.transformer import LARGEST_LEVEL, LEVELS_PER_NAT
 from codec.numerics import tables
 from codec.numerics.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
 
@@ -40,6 +41,17 @@ def levels(logits, softcap):
             index = np.rint(abs(logits[i, k]) * float(LOGIT_GRID))
             capped = softcap[np.int64(index if index < last else last)]
             out[i, k] = -capped if logits[i, k] < 0.0 else capped
+    return out
+
+
+@kernel
+def plain_levels(logits, bias):
+    """`ExactTransformer.levels` of logits [n, V] before their bias [V]: int32 [n, V]."""
+    out = np.empty(logits.shape, np.int32)
+    for i in range(len(logits)):
+        for k in range(logits.shape[1]):
+            level = np.rint((logits[i, k] + bias[k]) * LEVELS_PER_NAT)
+            out[i, k] = np.int32(min(max(level, -float(LARGEST_LEVEL)), float(LARGEST_LEVEL)))
     return out
 
 

@@ -53,7 +53,7 @@ def _snap(x, out):
 
 
 @kernel
-def _reciprocal_sqrt(m):
+def reciprocal_sqrt(m):
     """`codec.numerics.fixed_point.reciprocal_sqrt`."""
     k = (52 - math.frexp(m)[1]) >> 1
     scaled = m * math.ldexp(1.0, 2 * k)
@@ -72,7 +72,7 @@ def norm_row(x, out, scale):
     for value in out:
         squares += np.int64(value) * np.int64(value)
     mean = np.float64(squares) * step * step * (1.0 / len(x)) + NORM_EPSILON
-    return step * _reciprocal_sqrt(mean) * scale
+    return step * reciprocal_sqrt(mean) * scale
 
 
 @kernel
@@ -148,7 +148,7 @@ def _turn_product(a, b, c, d):
 
 
 @kernel
-def _rotations(turns, positions):
+def rotations(turns, positions):
     """`codec.numerics.rotary.rotations`: cos and sin [n, pairs] of positions [n]."""
     cos, sin = np.empty((len(positions), turns.shape[2])), np.empty((len(positions), turns.shape[2]))
     low = turns.shape[1] - TURN_LEVELS * TURN_DIGITS
@@ -195,7 +195,7 @@ def _remember(new_keys, new_values, rows, value_scale, rope, cache):
 
 
 @kernel
-def _softmax(scores, scale, low, high):
+def softmax(scores, scale, low, high):
     """Fills in the digits of the attention weights of scores [n], `low` + 2^11 `high`, and returns their sum.
 
     A weight is an entry of `tables.exp2_table`: a polynomial's, shifted and rounded, in which look-ups, that processors
@@ -221,7 +221,7 @@ def _softmax(scores, scale, low, high):
 
 
 @kernel
-def _weighted_sum(digits, values, base, count, sums):
+def weighted_sum(digits, values, base, count, sums):
     """Fills in sums int64 [4, size], products of digits [4, count or more] with the values from position `base` on.
 
     Values are [places / WIDE, size / COLUMNS, WIDE / 2, COLUMNS, 2]; the base is a multiple of WIDE. Digits of 11 bits
@@ -294,8 +294,8 @@ def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, 
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
                 low, high, scale = digits[g, begin:count], digits[2 + g, begin:count], score_scale[h - place + g]
-                totals[g] = _softmax(scores[g, begin:count], scale, low, high)
-            _weighted_sum(digits, values[slot, kv], base, count, sums)
+                totals[g] = softmax(scores[g, begin:count], scale, low, high)
+            weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):
@@ -362,7 +362,7 @@ def run(network, x, positions, slots, keys, values, window):
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
     """
-    c, rows, (cos, sin) = network, (positions, slots), _rotations(network.turns, positions)
+    c, rows, (cos, sin) = network, (positions, slots), rotations(network.turns, positions)
     rope = cos, sin, network.query_scale
     hidden, steps = _norm(x, 1.0)
     for i in range(x.shape[0]):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from codec.entropy import frequencies
-from codec.entropy.frequencies import TOTAL
 from codec.numerics import tables
 
+TOTAL = 1 << frequencies.FEW_BITS
 LIMIT = int(1000 / math.log(2)) * tables.LEVELS_PER_BIT  # a logit of the largest softcap
 
 LEVELS = arrays(
@@ -25,7 +25,7 @@ LEVELS = arrays(
 def reference(levels: list[int]) -> list[int]:
     """The boundaries 0 .. 2^24 between the intervals of a row."""
     top = max(levels)
-    table = tables.exp2_table(frequencies.TOTAL_BITS).tolist()
+    table = tables.exp2_table(frequencies.FEW_BITS).tolist()
     weights = [table[min(top - level, len(table) - 1)] for level in levels]
     below = [sum(weights[:k]) for k in range(len(weights) + 1)]
     return [w * (TOTAL - len(levels)) // below[-1] + k for k, w in enumerate(below)]

@@ -1,0 +1,307 @@
+"""The networks of the open families on a processor: `codec.exact.transformer` in compiled loops.
+
+Arrays, caches and products are those of `codec.backends.cpu.kernels`; a document begins anew behind each window.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.backends.cpu.backend import Cache, CpuBackend, Hidden, Integers
+from codec.backends.cpu.constants import Linear, linear
+from codec.backends.cpu.head import plain_levels
+from codec.backends.cpu.kernels import (
+    kernel,
+    multiply_wide,
+    project,
+    reciprocal_sqrt,
+    rotations,
+    softmax,
+    weighted_sum,
+)
+from codec.backends.cpu.matmul import COLUMNS, WIDE
+from codec.exact.recall import Recall
+from codec.exact.transformer import GELU_CUBE, GELU_LINE, NORM_BITS, Biased, ExactTransformer
+from codec.numerics.fixed_point import SNAP_BITS
+from codec.numerics.tables import SIGMOID_GRID
+
+_LIMIT = float(1 << (SNAP_BITS - 1))
+_MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
+
+
+class Matrix(NamedTuple):
+    """The same matrix of every layer, and what is added to its products."""
+
+    linear: Linear
+    bias: NDArray[np.float64]  # [layers, R]
+
+
+class Network(NamedTuple):
+    """The constants of a model; `codec.exact.transformer` says what they are."""
+
+    query: Matrix
+    key: Matrix
+    value: Matrix
+    attention_out: Matrix
+    up: Matrix
+    down: Matrix
+    query_gain: NDArray[np.float64]  # [layers, head_dim]
+    key_gain: NDArray[np.float64]  # [layers, head_dim]
+    head_norm: bool  # whether heads of queries and keys are normalised
+    key_scale: NDArray[np.float64]  # [layers, kv_heads, head_dim]
+    value_scale: NDArray[np.float64]  # [layers, kv_heads]
+    query_bits: int
+    score_unit: float
+    epsilon: float
+    layer_norm: bool
+    gated: bool  # SwiGLU, else GELU
+    rotary: bool
+    turns: NDArray[np.int64]  # [2, rows, head_dim / 2]
+    sigmoid: NDArray[np.float64]
+
+
+def _matrix(layers: list[Biased]) -> Matrix:
+    bias = [np.zeros(len(m.linear.rows)) if m.bias is None else m.bias.numpy() for m in layers]
+    return Matrix(linear([m.linear for m in layers]), np.stack(bias))
+
+
+def network(model: ExactTransformer) -> Network:
+    """A model's constants. Raises UnsupportedError for integers of more than 16 bits."""
+    c, layers = model.config, model.layers
+    ones = torch.ones(c.head_dim, dtype=torch.float64)
+    gains = [
+        np.stack([(ones if gain is None else gain).numpy() for gain in found])
+        for found in ([layer.query_gain for layer in layers], [layer.key_gain for layer in layers])
+    ]
+    names = ("query", "key", "value", "attention_out", "up", "down")
+    return Network(
+        *(_matrix([getattr(layer, name) for layer in layers]) for name in names),
+        *gains,
+        head_norm=c.qk_norm,
+        key_scale=torch.stack([layer.key_scale for layer in layers]).numpy(),
+        value_scale=torch.stack([layer.value_scale[:, 0] for layer in layers]).numpy(),
+        query_bits=model.query_bits,
+        score_unit=model.score_unit,
+        epsilon=c.norm_epsilon,
+        layer_norm=c.norm == "layer",
+        gated=c.activation == "swiglu",
+        rotary=model.turns is not None,
+        turns=np.zeros((2, 1024, 0), np.int64) if model.turns is None else model.turns.numpy(),
+        sigmoid=model.sigmoid.numpy(),
+    )
+
+
+class CpuTransformer(CpuBackend):
+    """A model of an open family on a processor, as a `codec.exact.backend.Backend`.
+
+    Raises:
+        UnsupportedError: integers of more than 16 bits; no quantizer of this package makes them.
+    """
+
+    def __init__(self, model: ExactTransformer, recall: Recall | None = None):
+        super().__init__(model.config, recall)
+        self._model, self._network, self._head = model, network(model), _matrix([model.head])
+
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """See `CpuBackend`."""
+        return plain_levels(project(self._head.linear, 0, hidden, steps), self._head.bias[0])
+
+    def run(self, rows: Integers, cache: Cache) -> Hidden:
+        """See `CpuBackend`."""
+        places = rows[2] % cache.window
+        x = self._model.embed(torch.from_numpy(rows[0]), torch.from_numpy(places)).numpy()
+        return run(self._network, x, rows[2], places, rows[3], *cache)
+
+
+@kernel
+def _snap(x, out, bits):
+    """`codec.numerics.fixed_point.snap` of one row: fills `out`, returns the step."""
+    largest = np.int64(0)
+    for word in x.view(np.int64):
+        magnitude = word & _MAGNITUDE
+        largest = magnitude if magnitude > largest else largest
+    exponent = min(max(int(largest >> 52) - 1022, -64), 960)
+    scale = math.ldexp(1.0, bits - 1 - exponent)
+    for i in range(len(x)):
+        out[i] = np.int32(np.rint(x[i] * scale))
+    return math.ldexp(1.0, exponent - bits + 1)
+
+
+@kernel
+def _norm(x, layer_norm, epsilon):
+    """Snapped rows int32 [n, dim] of x [n, dim], and the steps [n] that normalise them."""
+    n, width = x.shape
+    out, steps, centred = np.empty(x.shape, np.int32), np.empty(n), np.empty(width)
+    inverse = 1.0 / width
+    for i in range(n):
+        step = _snap(x[i], out[i], NORM_BITS)
+        if layer_norm:
+            total = np.int64(0)
+            for value in out[i]:
+                total += np.int64(value)
+            for t in range(width):
+                centred[t] = np.float64(np.int64(out[i, t]) * width - total)
+            step = step * _snap(centred, out[i], NORM_BITS) * inverse
+        squares = np.int64(0)
+        for value in out[i]:
+            squares += np.int64(value) * np.int64(value)
+        mean = np.float64(squares) * step * step * inverse + epsilon
+        steps[i] = step * reciprocal_sqrt(mean)
+    return out, steps
+
+
+@kernel
+def _product(matrix, layer, x, steps):
+    """The product [n, R] of the rows x * steps with a matrix, plus its bias."""
+    out, bias = project(matrix.linear, layer, x, steps), matrix.bias[layer]
+    for i in range(out.shape[0]):
+        for r in range(out.shape[1]):
+            out[i, r] += bias[r]
+    return out
+
+
+@kernel
+def _turn(x, gain, cos, sin, network, snapped):
+    """Normalise, where the model does, and rotate one head x [head_dim] in place."""
+    if network.head_norm:
+        step, squares = _snap(x, snapped, SNAP_BITS), np.int64(0)
+        for value in snapped:
+            squares += np.int64(value) * np.int64(value)
+        mean = np.float64(squares) * step * step * (1.0 / len(x)) + network.epsilon
+        step = step * reciprocal_sqrt(mean)
+        for t in range(len(x)):
+            x[t] = np.float64(snapped[t]) * step * gain[t]
+    if network.rotary:
+        half = len(x) // 2
+        for t in range(half):
+            a, b = x[t], x[half + t]
+            x[t], x[half + t] = a * cos[t] + b * sin[t], b * cos[t] - a * sin[t]
+
+
+@kernel
+def _saturated(x):
+    return np.int16(min(max(np.rint(x), -_LIMIT), _LIMIT))
+
+
+@kernel
+def _remember(network, layer, new_keys, new_values, rows, turn, cache):
+    """Write the rows' keys and values, float64 [n, kv_dim], into the caches."""
+    (positions, slots), (cos, sin), (keys, values) = rows, turn, cache
+    key_scale, value_scale = network.key_scale[layer], network.value_scale[layer]
+    size = key_scale.shape[1]
+    snapped = np.empty(size, np.int32)
+    for i in range(len(positions)):
+        slot, p = slots[i], positions[i] % (keys.shape[2] * WIDE)
+        for h in range(len(key_scale)):
+            key = new_keys[i, h * size : (h + 1) * size]
+            _turn(key, network.key_gain[layer], cos[i], sin[i], network, snapped)
+            for t in range(size):
+                keys[slot, h, p // WIDE, t // 2, p % WIDE, t % 2] = _saturated(key[t] * key_scale[h, t])
+                value = _saturated(new_values[i, h * size + t] * value_scale[h])
+                values[slot, h, p // WIDE, t // COLUMNS, p % WIDE // 2, t % COLUMNS, p % 2] = value
+
+
+@kernel
+def _attend(network, layer, queries, rows, window, turn, cache):
+    """Snapped rows int32 [n, q_dim] and steps of what attention mixes, for queries float64 [n, q_dim] (overwritten).
+
+    Two heads with the same keys are taken at a time; where one is left over, the other's places hold what was there
+    before, and nothing that is made of it is read.
+    """
+    (positions, slots), (cos, sin), (keys, values) = rows, turn, cache
+    key_scale, value_scale = network.key_scale[layer], network.value_scale[layer]
+    size, blocks = key_scale.shape[1], keys.shape[2]
+    heads = queries.shape[1] // size
+    group = heads // len(key_scale)
+    snapped, query, scale = np.empty(size, np.int32), np.zeros((2, size), np.int16), np.empty(2)
+    width = (blocks + 1) * WIDE  # of a window that begins within a block
+    scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
+    sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
+    mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
+    for i in range(len(queries)):
+        slot, p = slots[i], positions[i]
+        first = p // window * window
+        base = first // WIDE * WIDE
+        begin, count = first - base, p + 1 - base
+        digits[:, :begin] = 0
+        digits[:, count : count + 1] = 0  # the other of a pair
+        for h in range(heads):
+            kv, place = h // group, h % group % 2
+            out = queries[i, h * size : (h + 1) * size]
+            _turn(out, network.query_gain[layer], cos[i], sin[i], network, snapped)
+            for t in range(size):
+                out[t] = out[t] / key_scale[kv, t]
+            scale[place] = _snap(out, snapped, network.query_bits) * network.score_unit
+            for t in range(size):
+                query[place, t] = np.int16(snapped[t])
+            if place == 0 and h % group < group - 1:
+                continue  # until there are two
+            for at in range(0, count, WIDE):
+                multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
+            for g in range(place + 1):
+                low, high = digits[g, begin:count], digits[2 + g, begin:count]
+                totals[g] = softmax(scores[g, begin:count], scale[g], low, high)
+            weighted_sum(digits, values[slot, kv], base, count, sums)
+            for g in range(place + 1):
+                at = (h - place + g) * size
+                for t in range(size):
+                    value = np.float64(sums[g, t] + (sums[2 + g, t] << 11)) / totals[g]
+                    queries[i, at + t] = value / value_scale[kv]
+        steps[i] = _snap(queries[i], mixed[i], SNAP_BITS)
+    return mixed, steps
+
+
+@kernel
+def _sigmoid(x, table):
+    """`codec.exact.linear.sigmoid` of one number."""
+    index = np.rint(abs(x) * float(SIGMOID_GRID))
+    found = table[int(min(index, float(len(table) - 1)))]
+    return 1.0 - found if x < 0.0 else found
+
+
+@kernel
+def _activate(network, hidden):
+    """Snapped rows int32 [n, hidden_dim] and steps of activations of `hidden`."""
+    n, width = hidden.shape[0], hidden.shape[1] // 2 if network.gated else hidden.shape[1]
+    out, steps, row = np.empty((n, width), np.int32), np.empty(n), np.empty(width)
+    for i in range(n):
+        for t in range(width):
+            x = hidden[i, t]
+            if network.gated:
+                row[t] = x * _sigmoid(x, network.sigmoid) * hidden[i, width + t]
+            else:
+                row[t] = x * _sigmoid((x * x * GELU_CUBE + GELU_LINE) * x, network.sigmoid)
+        steps[i] = _snap(row, out[i], SNAP_BITS)
+    return out, steps
+
+
+@kernel
+def run(network, x, positions, places, slots, keys, values, window):
+    """Run rows through the network.
+
+    Args:
+        network: a `Network`.
+        x: float64 [n, dim], embedded tokens; overwritten.
+        positions, places, slots: int64 [n]; a place is a position in its window.
+        keys, values, window: as of `codec.backends.cpu.kernels.run`.
+
+    Returns:
+        The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].
+    """
+    c, rows = network, (positions, slots)
+    cos, sin = rotations(c.turns, places)
+    turn = cos, -sin
+    for layer in range(len(c.key_scale)):
+        hidden, steps = _norm(x, c.layer_norm, c.epsilon)
+        new_keys, new_values = _product(c.key, layer, hidden, steps), _product(c.value, layer, hidden, steps)
+        queries, cache = _product(c.query, layer, hidden, steps), (keys[layer], values[layer])
+        _remember(c, layer, new_keys, new_values, rows, turn, cache)
+        hidden, steps = _attend(c, layer, queries, rows, window, turn, cache)
+        x += _product(c.attention_out, layer, hidden, steps)
+        hidden, steps = _norm(x, c.layer_norm, c.epsilon)
+        hidden, steps = _activate(c, _product(c.up, layer, hidden, steps))
+        x += _product(c.down, layer, hidden, steps)
+    return _norm(x, c.layer_norm, c.epsilon)
