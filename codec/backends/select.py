@@ -13,14 +13,11 @@ from codec.entropy import frequencies, range_coder
 from codec.errors import UnsupportedError
 from codec.exact.backend import Backend, Integers
 from codec.exact.chunks import BAND_UNIT
-from codec.exact.model import ExactModel
 from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall
 from codec.exact.reference import TorchBackend
-from codec.exact.transformer import ExactTransformer
+from codec.exact.transformer import AnyExact, ExactTransformer
 from codec.model.config import AnyConfig
-
-AnyExact = ExactModel | ExactTransformer
 
 _SELF_TEST = {"cpu": 20, "cuda": 100}  # tokens of a window on which backends are compared: above a block of keys
 _SELF_DOCUMENT = {"cpu": 24, "cuda": 136}  # of a document: above a block of keys, and a page of a cache

@@ -24,6 +24,7 @@ from codec.exact.attention import SOFTMAX_BITS, attend, value_fractions
 from codec.exact.bounds import check_transformer
 from codec.exact.kv_cache import Context
 from codec.exact.linear import OPERAND, ExactLinear, ExactTable, sigmoid
+from codec.exact.model import ExactModel
 from codec.exact.network import ExactNetwork
 from codec.model.transformer import TransformerConfig
 from codec.numerics import tables
@@ -256,3 +257,6 @@ def _saturated(x: Tensor) -> Tensor:
     """Integers of SNAP_BITS."""
     limit = float(1 << (SNAP_BITS - 1))
     return torch.round(x).clamp(-limit, limit)
+
+
+AnyExact = ExactModel | ExactTransformer

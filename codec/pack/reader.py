@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
 from codec.exact import model as exact
-from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall, read_recall
-from codec.exact.transformer import ExactTransformer
+from codec.exact.transformer import AnyExact, ExactTransformer
 from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.config import AnyConfig, read_config
 from codec.model.parameters import Role, parameters
@@ -68,7 +67,7 @@ class Pack:
             found[name] = tensor.float() if tensor.is_floating_point() else tensor
         return found
 
-    def exact(self, device: torch.device | str = "cpu") -> ExactNetwork:
+    def exact(self, device: torch.device | str = "cpu") -> AnyExact:
         """The exact model that codes text. Raises MismatchError for a pack that holds weights only."""
         config, _ = self.for_text()
         if isinstance(config, TransformerConfig):

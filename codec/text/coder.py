@@ -26,8 +26,8 @@ from codec.devices import thread_pool
 from codec.entropy.frequencies import total_bits
 from codec.exact.backend import Backend
 from codec.exact.chunks import Chunk, band_chunks
-from codec.exact.network import ExactNetwork
 from codec.exact.recall import Recall
+from codec.exact.transformer import AnyExact
 from codec.model.byte_pairs import AnyTokenizer
 from codec.text.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
 from codec.text.pipeline import Ahead, _Group, _Part
@@ -55,7 +55,7 @@ _MOST_TOKENS_A_BYTE = 16
 class Coder:
     """A model, its tokenizer and the context policy of an archive, on one device."""
 
-    model: ExactNetwork
+    model: AnyExact
     tokenizer: AnyTokenizer
     window: int  # tokens of context, at most the model's window
     recall: Recall | None = None

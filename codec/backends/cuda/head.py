@@ -147,7 +147,8 @@ def _raise_levels(
 @triton.jit(do_not_specialize=["count"])  # any number of rows, by one compiled kernel
 def _intervals_kernel(
     products, y_rows, y_bias, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count,
-    stride, vocabulary, RECALL: tl.constexpr, BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
+    stride, vocabulary, RECALL: tl.constexpr, BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
 

@@ -6,7 +6,6 @@ folder alone, and safetensors checks its own bounds.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from codec.errors import FormatError
 from codec.files import atomic_write, open_binary
-from codec.model.checkpoint import Checkpoint
+from codec.model.byte_pairs import BytePairs
 from codec.model.families.links import to_ours, to_theirs
 from codec.model.families.registry import by_model_type
 from codec.model.families.tokenizer_json import from_tokenizer_json, to_tokenizer_json
@@ -30,7 +29,7 @@ MAX_JSON = 1 << 26
 """Bytes of a JSON file: the largest tokenizer.json in use has 34 million."""
 
 
-def load_folder(folder: str | Path) -> Checkpoint:
+def load_folder(folder: str | Path) -> tuple[dict[str, Tensor], TransformerConfig, BytePairs]:
     """Read a folder of transformers.
 
     Raises:
@@ -46,10 +45,12 @@ def load_folder(folder: str | Path) -> Checkpoint:
     config = family.read_config(values, where)
     state = to_ours(family.links(config), tensors.take, transformer_parameters(config), f"weights {folder}")
     tokenizer = from_tokenizer_json(read_json(folder / TOKENIZER, "tokenizer"), config.begin, config.end)
-    return Checkpoint(state, replace(config, begin=tokenizer.begin, end=tokenizer.end), tokenizer)
+    return state, config, tokenizer
 
 
-def save_folder(folder: str | Path, state: Mapping[str, Tensor], config: TransformerConfig, tokenizer: Any) -> Path:
+def save_folder(
+    folder: str | Path, state: Mapping[str, Tensor], config: TransformerConfig, tokenizer: BytePairs | None
+) -> Path:
     """Write a folder that transformers loads; returns it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ The header is read here: a hostile file's counts are bounded by what the file ho
 import mmap
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from torch import Tensor
 from codec.errors import FormatError
 from codec.files import open_binary
 from codec.model.byte_pairs import BytePairs, control_token, serialize
-from codec.model.checkpoint import Checkpoint
 from codec.model.families.links import to_ours
 from codec.model.families.registry import by_architecture
 from codec.model.families.tokenizer_json import SEPARATOR
-from codec.model.transformer import transformer_parameters
+from codec.model.transformer import TransformerConfig, transformer_parameters
 
 MAGIC = b"GGUF"
 
@@ -86,7 +85,7 @@ class _Reader:
         return list(struct.unpack(f"<{count}{form[1]}", self.take(count * struct.calcsize(form))))
 
 
-def load_gguf(path: str | Path) -> Checkpoint:
+def load_gguf(path: str | Path) -> tuple[dict[str, Tensor], TransformerConfig, BytePairs]:
     """Read a GGUF file; its weights become float32.
 
     Raises:
@@ -115,7 +114,7 @@ def load_gguf(path: str | Path) -> Checkpoint:
         state = to_ours(
             family.gguf_links(config), _taker(data, begin, infos, where), transformer_parameters(config), where
         )
-    return Checkpoint(state, replace(config, begin=tokenizer.begin, end=tokenizer.end), tokenizer)
+    return state, config, tokenizer
 
 
 def _read_info(reader: _Reader, where: str) -> tuple[str, _Info]:
