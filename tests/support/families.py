@@ -46,7 +46,7 @@ def family_weights(config: TransformerConfig, seed: int = 0) -> dict[str, torch.
         elif tensor.ndim == 2:
             weights[name] = noise * tensor.shape[1] ** -0.5
         else:
-            weights[name] = tensor + 0.3 * noise
+            weights[name] = float(name.endswith(".weight")) + 0.3 * noise
     return weights
 
 
@@ -68,9 +68,8 @@ def tokenizer_json(controls: tuple[str, ...] = ("<|endoftext|>", "<a>", "<b>")) 
 @lru_cache
 def byte_pairs(begin: int = 0, end: int = 0) -> BytePairs:
     """The tokenizer of `tokenizer_json`; 1 and 2 are control tokens, too."""
-    return from_tokenizer_json(
-        dict(tokenizer_json() if begin == end == 0 else tokenizer_json(("<c>", "<a>", "<b>"))), begin, end
-    )
+    controls = ("<|endoftext|>" if begin == end == 0 else "<c>", "<a>", "<b>")
+    return from_tokenizer_json(dict(tokenizer_json(controls)), begin, end)
 
 
 @lru_cache

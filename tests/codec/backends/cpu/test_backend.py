@@ -219,7 +219,9 @@ def test_the_head_on_any_logits(values, data):
     assert np.array_equal(found_levels, levels.numpy())
     found = cpu_head.intervals(found_levels, np.array([symbol]), octave)
     assert np.array_equal(found[:2], expected[:2])
-    target = data.draw(st.sampled_from([0, (1 << frequencies.FEW_BITS) - 1]) | st.integers(0, (1 << frequencies.FEW_BITS) - 1))
+    target = data.draw(
+        st.sampled_from([0, (1 << frequencies.FEW_BITS) - 1]) | st.integers(0, (1 << frequencies.FEW_BITS) - 1)
+    )
     for wanted in (target, int(found[0, 0]), int(found[0, 0] + found[1, 0]) - 1):
         expected = torch.stack(frequencies.find(levels, torch.tensor([wanted]))).numpy()
         assert np.array_equal(cpu_head.find(found_levels, np.array([wanted]), octave), expected)
