@@ -5,6 +5,7 @@
 2048
 """
 
-from artifacts.share.open import Store, default_store, find, open, shipped
+from artifacts.share.packs import find, open, shipped
+from artifacts.share.store import Store, default_store
 
 __all__ = ["Store", "default_store", "find", "open", "shipped"]

@@ -1,33 +1,13 @@
-"""Folders that appear whole or not at all, and the list of SHA-256 sums that says what is in them."""
+"""The list of SHA-256 sums that says what is in a folder."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from codec.errors import CodecError, FormatError, MismatchError
+from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 
 SUMS = "SHA256SUMS"
 """The file of `write_sums`, in the form that `sha256sum -c` reads."""
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise.
-
-    Raises:
-        CodecError: `folder` is there already.
-    """
-    if folder.exists():
-        raise CodecError(f"{folder}: it exists; choose another folder or remove that one")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as name:
-        new = Path(name) / folder.name
-        new.mkdir()
-        yield new
-        new.rename(folder)
 
 
 def sums_of(folder: Path) -> dict[str, str]:

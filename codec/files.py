@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import os
 import tempfile
@@ -29,6 +29,34 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         with suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
+
+
+@contextmanager
+def new_folder(folder: Path, replaces: str | None = None) -> Iterator[Path]:
+    """Make a folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise.
+
+    The folder is filled under another name in the same parent, where nobody else has put a link into it.
+
+    Args:
+        folder: a path where nothing is, or an empty folder.
+        replaces: a file name; a folder that holds such a file is replaced.
+
+    Raises:
+        FormatError: `folder` exists and is neither empty nor to be replaced, or is a link.
+    """
+    folder = folder.absolute()
+    ours = folder.is_dir() and (not any(folder.iterdir()) or (replaces is not None and (folder / replaces).is_file()))
+    if folder.is_symlink() or (folder.exists() and not ours):
+        expected = f"an empty folder or one with a {replaces}" if replaces else "an empty folder"
+        raise FormatError(f"{folder}: it exists, expected {expected}; choose another folder or remove that one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -31,7 +31,7 @@ def demo_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Six minutes: prove the shipped pack, train a model on the embedded sample, pack it, prove it, report."""
-    from artifacts.share.open import find
+    from artifacts.share.packs import find
     from codec.files import read_bytes
     from trainer.data.sample import val_documents
     from trainer.recipe import load_recipe

@@ -5,7 +5,6 @@ training gets the time that is left, up to what its recipe asks for; the proofs 
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,8 +17,7 @@ from typing import Any
 import codec
 from codec.archive.writer import ArchiveWriter
 from codec.console import notes, progress
-from codec.errors import CodecError
-from codec.files import atomic_write
+from codec.files import atomic_write, new_folder
 from codec.model.checkpoint import load_checkpoint
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters as tensors_of
@@ -111,7 +109,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
     phases: dict[str, float] = {}
     timed = _stopwatch(phases)
     opened = codec.open(shipped)
-    with _new_folder(folder) as run:
+    with new_folder(folder, replaces=RESULT) as run:
         with timed("compile"):
             warm_up(opened, max(choose(documents, plan.first_bytes, plan.first_longest), key=len))
         with timed("shipped_proof"):
@@ -219,21 +217,6 @@ def _stopwatch(phases: dict[str, float]) -> Callable[[str], AbstractContextManag
         phases[name] = time.perf_counter() - begin
 
     return timed
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` if the block ends without an error and is gone otherwise."""
-    if folder.exists() and not (folder / RESULT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise CodecError(f"{folder}: it exists and no demo made it (it has no {RESULT}); choose another folder with -o")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as name:
-        new, old = Path(name) / folder.name, Path(name) / "old"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
 
 
 def _say(line: str) -> None:

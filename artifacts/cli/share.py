@@ -25,7 +25,8 @@ def list_packs(
     as_json: Json = False,
 ) -> None:
     """List the packs that ship and the models in the store."""
-    from artifacts.share.open import default_store, shipped
+    from artifacts.share.packs import shipped
+    from artifacts.share.store import default_store
 
     found = {**shipped(), **default_store().packs()}
     packs = [{"name": name, "path": str(path), "bytes": path.stat().st_size} for name, path in found.items()]
@@ -54,7 +55,7 @@ def push(
 ) -> None:
     """Publish a run: pack, checkpoint, config, recipe, metrics, proof and a model card, all of it or nothing."""
     from artifacts.share.bundle import Card
-    from artifacts.share.open import default_store
+    from artifacts.share.store import default_store
 
     card = Card(licence, data)
     if docs:
@@ -79,7 +80,8 @@ def pull(
 ) -> None:
     """Fetch a model from the Hugging Face hub into the store, and check every file, the pack and its proof."""
     from artifacts.share.hub import pull as fetch
-    from artifacts.share.open import PACK, default_store
+    from artifacts.share.store import default_store
+    from codec.run_folder import PACK
 
     folder = fetch(name, default_store(), revision)
     emit({"name": name, "pack": str(folder / PACK), "bytes": (folder / PACK).stat().st_size}, as_json)

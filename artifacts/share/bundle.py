@@ -25,7 +25,8 @@ from codec.files import read_bytes
 from codec.model.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
 from codec.model.config import ModelConfig
 from codec.pack.reader import Pack
-from eval.proof.saved import DOCUMENTS, PACK, PROOF, Evidence, load_proof
+from codec.run_folder import DOCUMENTS, PACK, PROOF
+from eval.proof.saved import Evidence, load_proof
 from trainer.recipe import RECIPE
 from trainer.run.log import LOG, METRICS
 

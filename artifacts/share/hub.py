@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from artifacts.folders import SUMS, read_sums
 from artifacts.share.bundle import CARD, CONFIG, OPTIONAL, Card, make_bundle
-from artifacts.share.open import Store
+from artifacts.share.store import Store
 from codec.console import notes
 from codec.errors import CodecError, FormatError, MismatchError
-from eval.proof.saved import DOCUMENTS, PACK, PROOF
+from codec.run_folder import DOCUMENTS, PACK, PROOF
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

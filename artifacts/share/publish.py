@@ -9,8 +9,9 @@ from codec.files import atomic_write, read_bytes
 from codec.model.checkpoint import load_checkpoint
 from codec.quantization.calibration import FILE as CALIBRATION
 from codec.quantization.calibration import load_calibration
+from codec.run_folder import PACK
 from eval.proof.prove import prove
-from eval.proof.saved import PACK, load_proof, save_proof
+from eval.proof.saved import load_proof, save_proof
 
 
 def complete(run: Path, documents: Sequence[bytes], budget: int | None = None) -> None:

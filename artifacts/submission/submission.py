@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import provenance
-from artifacts.folders import new_folder, write_sums
+from artifacts.folders import write_sums
 from artifacts.submission import minify
 from artifacts.submission.ledger import LIMIT, Ledger, folder_ledger
 from artifacts.submission.readme import readme
@@ -24,8 +24,9 @@ from artifacts.submission.significance import Comparison, Record, compare, refus
 from codec.archive.reader import describe
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
-from codec.files import read_bytes
-from eval.proof.saved import PACK, PROOF, load_proof
+from codec.files import new_folder, read_bytes
+from codec.run_folder import PACK, PROOF
+from eval.proof.saved import load_proof
 from eval.welch import moments
 from trainer.recipe import RECIPE
 from trainer.run.log import LOG

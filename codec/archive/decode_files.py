@@ -4,9 +4,6 @@ What is decoded is checked before it is written, and takes its name only when al
 exists is never half of one.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,8 +13,7 @@ from codec.archive.members import Member, read_metadata
 from codec.archive.pieces import write_line
 from codec.archive.reader import ArchiveReader
 from codec.console import Advance, ignore_progress
-from codec.errors import FormatError
-from codec.files import atomic_write
+from codec.files import atomic_write, new_folder
 
 
 def decode_files(
@@ -77,22 +73,10 @@ def _write(out: BinaryIO, member: Member, documents: Iterator[bytes]) -> None:
 
 
 def _write_tree(folder: Path, members: Sequence[Member], documents: Iterator[bytes]) -> None:
-    """Make a folder under another name and rename it: nobody else has put a link into it."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FormatError(f"{folder}: exists; the archive holds a tree of files, pass the name of a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with new_folder(folder) as new:
         for member in members:
-            path = temporary / member.name
+            path = new / member.name
             (path if member.kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
             if member.kind != "folder":
                 with path.open("xb") as out:
                     _write(out, member, documents)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from codec.errors import FormatError
-from codec.pack.container import shrink, unshrink
 from codec.text.documents import MAX_DOCUMENT, MODELLED, STORED
 from codec.text.policy import Adaptation, Policy
+from codec.zstd import shrink, unshrink
 
 MAGIC, END_MAGIC = b"UPTX", b"UPTE"
 VERSION = 2

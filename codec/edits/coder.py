@@ -18,6 +18,7 @@ from codec.edits import model as edit_model
 from codec.edits.contexts import look, new_lines, pass_space, words_of
 from codec.edits.model import BREAKS, BYTES, DELETE, INSERT, LENGTH_BITS, PHRASES, EditModel, decide
 from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
 from codec.entropy.range_coder import State
 from codec.errors import FormatError
 
@@ -301,7 +302,7 @@ def put_edits(
         lossy: whether the tokenizer loses something of most texts.
         model: what adapts, `edit_model.new_model()` where it is not given.
     """
-    edit_model.decide_bit(state, out, _EDITED[lossy], int(len(edits) > 0), False)
+    code_bit(state, out, _EDITED[lossy], int(len(edits) > 0), False)
     if len(edits):
         _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
 
@@ -314,7 +315,7 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: b
     """
     stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
     whole, original = True, text
-    if edit_model.decide_bit(state, stream, _EDITED[lossy], 0, True):
+    if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
         original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True)
     if not whole:

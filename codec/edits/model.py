@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from codec.edits.contexts import FINAL_SETS, SELECTORS, SIZES, Array
 from codec.edits.priors import PRIORS
-from codec.entropy import mixing, range_coder
-from codec.entropy.mixing import LIMIT, PRECISION, WEIGHT_ONE, Mixer, Tables
-from codec.pack.container import unshrink
+from codec.entropy import mixing
+from codec.entropy.adaptive_bit import PRECISION, SHARE_BITS, code_adaptive, code_bit, learn, share
+from codec.entropy.mixing import LIMIT, WEIGHT_ONE, Mixer, Tables
+from codec.zstd import unshrink
 
 BREAKS = (b"\n\n\n", b"\r\n", b" \n", b"\n ", b"\n\n", b"\n", b"  ", b"\t")
 """What a space often was; one that another begins with comes after it."""
@@ -84,7 +85,7 @@ def make_model(
 ) -> EditModel:
     """A model that begins with these priors; the mixer is not copied."""
     tables = mixing.tables()
-    probabilities = tables.squash[stretched + LIMIT] << (PRECISION - mixing.SHARE_BITS)
+    probabilities = tables.squash[stretched + LIMIT] << (PRECISION - SHARE_BITS)
     return EditModel(
         tables=tables,
         prior=stretched[:CONTEXTS].astype(np.int16),
@@ -118,26 +119,9 @@ def untrained() -> tuple[Array, Mixer]:
 
 
 @njit(cache=True)
-def decide_bit(state, stream, share, bit, decode):
-    """Code one bit whose probability of a one is `share` / 2^16; returns it."""
-    unit = state[1] >> np.uint64(mixing.SHARE_BITS)
-    zeros = (1 << mixing.SHARE_BITS) - share
-    if decode:
-        bit = 1 if range_coder.target(state, unit, 1 << mixing.SHARE_BITS) >= zeros else 0
-    start, size = (zeros, share) if bit else (0, zeros)
-    if decode:
-        range_coder.take(state, stream, start, size, unit)
-    else:
-        range_coder.put(state, stream, start, size, unit)
-    return bit
-
-
-@njit(cache=True)
 def decide(state, stream, model, slot, bit, decode):
     """Code one bit under one slot; returns it."""
-    bit = decide_bit(state, stream, mixing.share(model.probabilities[slot]), bit, decode)
-    mixing.learn(model.probabilities, model.counts, slot, bit, model.most)
-    return bit
+    return code_adaptive(state, stream, model.probabilities, model.counts, slot, bit, model.most, decode)
 
 
 @njit(cache=True)
@@ -147,15 +131,15 @@ def decide_space(state, stream, model, scratch, bit, decode):
     width, final = len(contexts), sets[0]
     for j in range(width):
         contexts[j] += model.begins[j]
-        inputs[j] = model.tables.stretch[mixing.share(model.probabilities[contexts[j]])]
+        inputs[j] = model.tables.stretch[share(model.probabilities[contexts[j]])]
         inputs[width + j] = model.prior[contexts[j]]
     inputs[2 * width] = 256
     for j in range(len(sets)):
         sets[j] += model.sets[j]
-    bit = decide_bit(state, stream, mixing.mix(model.mixer, model.tables, inputs, sets, final, sums), bit, decode)
+    bit = code_bit(state, stream, mixing.mix(model.mixer, model.tables, inputs, sets, final, sums), bit, decode)
     mixing.correct(model.mixer, model.tables, inputs, sets, final, sums, bit, model.rate)
     for slot in contexts:
-        mixing.learn(model.probabilities, model.counts, slot, bit, model.most)
+        learn(model.probabilities, model.counts, slot, bit, model.most)
     return bit
 
 

@@ -1,10 +1,10 @@
 """Binary decisions under many contexts: their probabilities are mixed where odds multiply, all in integers.
 
-Every context has a slot, the probability of a one in units of 2^-22 and a count. A decision's probabilities are
-stretched, ln(p / (1 - p)) in units of 1/256; sets of weights, one chosen by each of several selectors, sum them
-up; and the sums are summed once more with weights of their own. What is wrong with each sum moves its weights (logistic
-mixing: Mattern 2012; Mahoney 2005). Integers of 64 bits hold all of it: a document of 2^30 bytes cannot make weights
-outgrow 2^45 or a sum 2^63.
+Every context has a slot (`codec.entropy.adaptive_bit`). The probabilities of a decision's slots are stretched,
+ln(p / (1 - p)) in units of 1/256; sets of weights, one chosen by each of several selectors, sum them up; and the sums
+are summed once more with weights of their own. What is wrong with each sum moves its weights (logistic mixing: Mattern
+2012; Mahoney 2005). Integers of 64 bits hold all of it: a document of 2^30 bytes cannot make weights outgrow 2^45 or a
+sum 2^63.
 """
 
 from functools import lru_cache
@@ -14,21 +14,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from codec.entropy.adaptive_bit import SHARE_BITS
 from codec.numerics.tables import sigmoid
 
 Array = NDArray[np.int64]
 
-SHARE_BITS = 16
-"""What the range coder sees of a probability."""
-
 LIMIT = 3071
 """The largest stretched probability: 12 nats."""
 
-PRECISION = 22  # bits of a slot's probability
 WEIGHT_ONE = 1 << 16
 _HALF = 1 << 15
-_COUNTS = 1024
-_RECIPROCALS = np.array([(1 << 16) * 2 // (2 * n + 3) for n in range(_COUNTS)], np.int64)
 _STEP = 18  # of the weights: they move by input * error * rate / 2^_STEP
 
 
@@ -55,22 +50,6 @@ class Mixer(NamedTuple):
 
     weights: Array  # [sets, inputs], in units of 2^-16
     final: Array  # [final sets, selectors], likewise
-
-
-@njit(cache=True)
-def learn(probability, count, slot, bit, most):
-    """Move a slot's probability towards what happened; it remembers up to `most` < 1024 decisions."""
-    n = count[slot]
-    goal = (1 << PRECISION) - 1 if bit else 0
-    probability[slot] += ((goal - probability[slot]) * _RECIPROCALS[n]) >> 16
-    if n < most:
-        count[slot] = n + 1
-
-
-@njit(cache=True)
-def share(probability):
-    """What the range coder sees of a slot's probability: 1 to 2^16 - 1."""
-    return min(max(probability >> (PRECISION - SHARE_BITS), 1), (1 << SHARE_BITS) - 1)
 
 
 @njit(cache=True)

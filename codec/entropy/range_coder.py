@@ -104,6 +104,11 @@ def take(state: State, data: NDArray[np.uint8], start: int, frequency: int, unit
     state[0], state[1], state[2] = code, size, n
 
 
+def written_bits(state: State) -> float:
+    """Return the bits that an encoder has used up, those that it has not written yet included."""
+    return 8.0 * float(state[2]) + 56.0 - float(np.log2(float(state[1])))
+
+
 def ended(state: State, size: int) -> bool:
     """Whether a decoder that has taken every symbol stands where `finish` ends a stream of `size` bytes.
 

@@ -1,10 +1,9 @@
 """Entropy coding of a pack's integers: adaptive binary models whose context is the expected size of each integer.
 
-A matrix is coded in the order of the trellis path, down its columns or its anti-diagonals. The expected magnitude of a
-weight is the running mean of its row times how this column has run against the rows' means so far; over the weight's
-step it is the expected magnitude of the integer, and its logarithm in quarter octaves is the context. So the coder
-learns rows and columns of any scale without being sent one. Everything is integer arithmetic, the same on every
-machine.
+A matrix is coded down one column after the other, as the trellis path runs. The expected magnitude of a weight is the
+running mean of its row times how this column has run against the rows' means so far; over the weight's step it is the
+expected magnitude of the integer, and its logarithm in quarter octaves is the context. So the coder learns rows and
+columns of any scale without being sent one. Everything is integer arithmetic, the same on every machine.
 
 An integer q with parity z0 (0 off the trellis) is coded as k = (q - z0) / 2 (q itself where there is none): its sign
 bit, the bit length of its magnitude in unary, then the bits below the highest one, each under an adaptive probability.
@@ -12,13 +11,14 @@ bit, the bit length of its magnitude in unary, then the bits below the highest o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from codec.entropy import range_coder
-from codec.entropy.range_coder import State
+from codec.entropy.adaptive_bit import EVEN, MOST, code_adaptive
 from codec.errors import FormatError
 from codec.quantization.quantized import OnTrellis, Quantized
 from codec.quantization.trellis import transitions
@@ -30,15 +30,9 @@ _BINS = 64  # contexts: expected magnitudes from 2^-4 to 2^12 in quarter octaves
 _LENGTHS = 25  # bit lengths of a magnitude
 _TREE = 8  # nodes of the first three bits below the highest
 _NODES = _LENGTHS + _LENGTHS * _TREE  # of one context: unary lengths, then a tree for each length
-_TAIL = _BINS * 4 * _NODES + 2 * _BINS  # adaptive bits shared by all contexts: what is below the tree, by bit length
+_SIGNS = _BINS * 4 * _NODES  # where the sign bits of contexts begin
+_TAIL = _SIGNS + 2 * _BINS  # adaptive bits shared by all contexts: what is below the tree, by bit length
 _MODELS = _TAIL + _LENGTHS * _LENGTHS
-
-_PRECISION = 22  # bits of a probability
-_HALF = 1 << (_PRECISION - 1)
-_SHIFT = _PRECISION - 16  # the range coder sees 16 bits
-_MEMORY = 1023  # decisions that a probability remembers; a stationary source pays 0.0007 bit a decision for it
-
-_RECIPROCALS = np.array([(1 << 16) * 2 // (2 * n + 3) for n in range(_MEMORY + 1)], np.int64)
 
 _PRIOR = 2  # columns that the matrix's mean counts for in a row's
 _PRIOR_ROWS = 8  # rows that "as the rows say" counts for in a column's
@@ -53,11 +47,16 @@ _LEAST_RATIO, _MOST_RATIO = 1 << 6, 1 << 20  # of a column to its rows' means, i
 _REFRESH = 16  # rows between new estimates of that ratio
 
 
-def new_models() -> NDArray[np.int64]:
-    """Adaptive probabilities that have seen nothing: int64 [models, 2], the probability of a one and a count."""
-    models = np.zeros((_MODELS, 2), np.int64)
-    models[:, 0] = _HALF
-    return models
+class _Models(NamedTuple):
+    """Slots of `codec.entropy.adaptive_bit` that matrices of a group share."""
+
+    probabilities: NDArray[np.int32]  # [_MODELS]
+    counts: NDArray[np.int16]  # [_MODELS]
+
+
+def _new_models() -> _Models:
+    """Make models that have seen nothing."""
+    return _Models(np.full(_MODELS, EVEN, np.int32), np.zeros(_MODELS, np.int16))
 
 
 def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -85,82 +84,25 @@ def _bin(expected, power):
 
 
 @njit(cache=True)
-def _learn(model, bit):
-    n = model[1]
-    goal = (1 << _PRECISION) - 1 if bit else 0
-    model[0] += ((goal - model[0]) * _RECIPROCALS[n]) >> 16
-    if n < _MEMORY:
-        model[1] = n + 1
-
-
-@njit(cache=True)
-def _share(model):
-    """The part of 2^16 that a one gets."""
-    return min(max(model[0] >> _SHIFT, 1), (1 << 16) - 1)
-
-
-@njit(cache=True)
-def _put(state, out, model, bit):
-    ones = _share(model)
-    unit = state[1] >> np.uint64(16)
-    if bit:
-        range_coder.put(state, out, 0, ones, unit)
-    else:
-        range_coder.put(state, out, ones, (1 << 16) - ones, unit)
-    _learn(model, bit)
-
-
-@njit(cache=True)
-def _take(state, data, model):
-    ones = _share(model)
-    unit = state[1] >> np.uint64(16)
-    if range_coder.target(state, unit, 1 << 16) < ones:
-        range_coder.take(state, data, 0, ones, unit)
-        _learn(model, 1)
-        return 1
-    range_coder.take(state, data, ones, (1 << 16) - ones, unit)
-    _learn(model, 0)
-    return 0
-
-
-@njit(cache=True)
-def _put_integer(state, out, models, context, k):
-    negative = 1 if k < 0 else 0
-    size = -k - 1 if negative else k
-    _put(state, out, models[_BINS * 4 * _NODES + context], negative)
+def _code_integer(state, stream, probabilities, counts, context, k, decode):
+    """Encode `k`, or decode and return it, under the models of `context`."""
+    negative, size = (1, -k - 1) if k < 0 else (0, k)
+    negative = code_adaptive(state, stream, probabilities, counts, _SIGNS + context, negative, MOST, decode)
     base = (2 * context + negative) * _NODES
-    length = 0
-    while size >> length:
-        _put(state, out, models[base + length], 1)
-        length += 1
-    if length < _LENGTHS - 1:
-        _put(state, out, models[base + length], 0)
-    node = 1
+    length, more = 0, 1
+    while length < _LENGTHS - 1 and more:
+        more = 1 if size >> length else 0
+        more = code_adaptive(state, stream, probabilities, counts, base + length, more, MOST, decode)
+        length += more
+    magnitude, node = 1 if length else 0, 1
     for n in range(length - 2, -1, -1):
-        bit = (size >> n) & 1
-        if node < _TREE:
-            _put(state, out, models[base + _LENGTHS + length * _TREE + node], bit)
+        in_tree = node < _TREE
+        slot = base + _LENGTHS + length * _TREE + node if in_tree else _TAIL + length * _LENGTHS + n
+        bit = code_adaptive(state, stream, probabilities, counts, slot, (size >> n) & 1, MOST, decode)
+        if in_tree:
             node = 2 * node + bit
-        else:
-            _put(state, out, models[_TAIL + length * _LENGTHS + n], bit)
-
-
-@njit(cache=True)
-def _take_integer(state, data, models, context):
-    negative = _take(state, data, models[_BINS * 4 * _NODES + context])
-    base = (2 * context + negative) * _NODES
-    length = 0
-    while length < _LENGTHS - 1 and _take(state, data, models[base + length]):
-        length += 1
-    size, node = 1 if length else 0, 1
-    for n in range(length - 2, -1, -1):
-        if node < _TREE:
-            bit = _take(state, data, models[base + _LENGTHS + length * _TREE + node])
-            node = 2 * node + bit
-        else:
-            bit = _take(state, data, models[_TAIL + length * _LENGTHS + n])
-        size = 2 * size + bit
-    return -size - 1 if negative else size
+        magnitude = 2 * magnitude + bit
+    return -magnitude - 1 if negative else magnitude
 
 
 @njit(cache=True)
@@ -169,7 +111,9 @@ def _ratio(seen, expected):
 
 
 @njit(cache=True)
-def _code(state, stream, models, symbols, rows, columns, diagonals, following, on_rows, on_columns, typical, decode):
+def _code(
+    state, stream, probabilities, counts, symbols, rows, columns, following, on_rows, on_columns, typical, decode
+):  # arrays one by one: a tuple of them would be counted in and out at each call
     """Encode `symbols` [R, C] into `stream`, or decode them from it; False if the stream ends early.
 
     `rows` and `columns` are the quarter octaves of their steps above the least; `typical` that of a magnitude.
@@ -181,11 +125,8 @@ def _code(state, stream, models, symbols, rows, columns, diagonals, following, o
     ratios = np.full(width, np.int64(1 << 12))
     scale = 2 if following.shape[0] else 1
     trellis = 0
-    lines = height + width - 1 if diagonals else width
-    for line in range(lines if height else 0):
-        begin, end = (max(0, line - width + 1), min(height, line + 1)) if diagonals else (0, height)
-        for r in range(begin, end):
-            j = line - r if diagonals else line
+    for j in range(width):
+        for r in range(height):
             mean = sums[r] // (j + _PRIOR)
             if r == 0:
                 seen[j] = expected[j] = _PRIOR_ROWS * mean
@@ -195,11 +136,10 @@ def _code(state, stream, models, symbols, rows, columns, diagonals, following, o
             on = scale == 2 and on_rows[r] and on_columns[j]
             parity = trellis & 1 if on else 0
             context = 2 * _bin((mean * ratios[j]) >> 12, power) + parity
+            k = 0 if decode else (symbols[r, j] - parity) // scale
+            q = scale * _code_integer(state, stream, probabilities, counts, context, k, decode) + parity
             if decode:
-                symbols[r, j] = scale * _take_integer(state, stream, models, context) + parity
-            else:
-                _put_integer(state, stream, models, context, (symbols[r, j] - parity) // scale)
-            q = symbols[r, j]
+                symbols[r, j] = q
             if on:
                 trellis = following[trellis, (q >> 1) & 1]
             size = min(abs(q) * power, _MAGNITUDE)
@@ -227,11 +167,11 @@ def _levels(matrix: Quantized) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows - rows.min(initial=1 << 30), columns - columns.min(initial=1 << 30)
 
 
-def _path(matrix: Quantized) -> tuple[bool, NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether the path runs down anti-diagonals, the trellis's transitions, and the rows and columns that are on it."""
+def _path(matrix: Quantized) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the trellis's transitions, and the rows and columns that are on its path."""
     following = transitions(matrix.states) if matrix.states else np.zeros((0, 2), np.int64)
-    on = matrix.on or OnTrellis(*(np.ones(size, np.bool_) for size in matrix.symbols.shape))
-    return matrix.path == "diagonals", following, on.rows, on.columns
+    on = matrix.on or OnTrellis.everywhere(*matrix.symbols.shape)
+    return following, on.rows, on.columns
 
 
 def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> tuple[bytes, list[Coded]]:
@@ -247,7 +187,7 @@ def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> t
     Raises:
         FormatError: an integer beyond LIMIT.
     """
-    models = [new_models() for _ in range(groups)]
+    models = [_new_models() for _ in range(groups)]
     state = range_coder.new_encoder()
     size = sum(matrix.symbols.size for _, matrix in matrices)
     out = np.zeros(16 * size + 64, np.uint8)
@@ -259,9 +199,9 @@ def encode_matrices(matrices: Sequence[tuple[int, Quantized]], groups: int) -> t
             raise FormatError(f"integers up to {largest}, expected at most {LIMIT}; use coarser steps")
         rows, columns = _levels(matrix)
         typical = _typical(symbols, rows, columns)
-        before = _written_bits(state)
-        _code(state, out, models[group], symbols, rows, columns, *_path(matrix), typical, False)
-        coded.append(Coded(typical, _written_bits(state) - before))
+        before = range_coder.written_bits(state)
+        _code(state, out, *models[group], symbols, rows, columns, *_path(matrix), typical, False)
+        coded.append(Coded(typical, range_coder.written_bits(state) - before))
     return out[: range_coder.finish(state, out)].tobytes(), coded
 
 
@@ -271,11 +211,6 @@ def _typical(symbols: NDArray[np.int32], rows: NDArray[np.int64], columns: NDArr
     by_row = np.abs(symbols) @ np.exp2(columns / 4)  # of sums, so that no second matrix is made
     mean = float(by_row @ np.exp2(rows / 4)) / symbols.size
     return max(0, min(4 * _MOST_OCTAVES, round(4 * float(np.log2(max(1.0, mean))))))
-
-
-def _written_bits(state: State) -> float:
-    """Bits that an encoder has used up."""
-    return 8.0 * float(state[2]) + 56.0 - float(np.log2(float(state[1])))
 
 
 def decode_matrices(stream: bytes, shapes: Sequence[tuple[int, Quantized, int]], groups: int) -> None:
@@ -289,13 +224,13 @@ def decode_matrices(stream: bytes, shapes: Sequence[tuple[int, Quantized, int]],
     Raises:
         FormatError: the stream ends before its integers, or after them.
     """
-    models = [new_models() for _ in range(groups)]
+    models = [_new_models() for _ in range(groups)]
     data = np.frombuffer(stream, np.uint8).copy()  # one compiled function serves both ways, so it must be writable
     state = range_coder.new_encoder()
     range_coder.start_decoder(state, data)
     for group, matrix, typical in shapes:
         rows, columns = _levels(matrix)
-        if not _code(state, data, models[group], matrix.symbols, rows, columns, *_path(matrix), typical, True):
+        if not _code(state, data, *models[group], matrix.symbols, rows, columns, *_path(matrix), typical, True):
             raise FormatError(
                 f"stream of {len(stream)} bytes ends inside a matrix of {matrix.symbols.size} integers; "
                 "the file is damaged"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from codec.model.config import AnyConfig, read_config
 from codec.model.parameters import Role, parameters
 from codec.model.transformer import TransformerConfig
 from codec.pack import context_coder
-from codec.pack.container import read_container, unshrink
-from codec.quantization.quantized import OnTrellis, Path, Quantized, StepGrid
+from codec.pack.container import read_container
+from codec.quantization.quantized import OnTrellis, Quantized, StepGrid
 from codec.quantization.trellis import CODES
+from codec.zstd import unshrink
 
 MAX_PARAMETERS = 5 << 27
 """Elements that a pack may claim to hold: 2.5 GiB of float32, the bound on memory for a hostile file."""
@@ -157,7 +158,7 @@ def _read_steps(entry: dict[str, Any], words: NDArray[np.uint16]) -> Quantized:
         exponents, on = (words % OFF).astype(np.int32), words < OFF
         grid = StepGrid(entry["unit"], exponents[:rows] + entry["least"][0], exponents[rows:] + entry["least"][1])
         visited = OnTrellis(on[:rows], on[rows:]) if entry["states"] else None
-        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid, entry["path"], visited)
+        return Quantized(empty, grid.row_steps(), grid.column_steps(), entry["states"], grid, visited)
 
 
 def parse_header(text: bytes) -> dict[str, Any]:
@@ -201,10 +202,7 @@ def _good_steps(entry: dict[str, Any]) -> bool:
     numbers = [entry["typical"], entry["bits"], entry["states"], *steps]
     whole = all(type(n) is int and abs(n) < 1 << 40 for n in numbers)
     grid = "unit" not in entry or (
-        type(entry["unit"]) is float
-        and len(entry["least"]) == 2
-        and all(abs(n) < 1 << 15 for n in entry["least"])
-        and entry["path"] in get_args(Path)
+        type(entry["unit"]) is float and len(entry["least"]) == 2 and all(abs(n) < 1 << 15 for n in entry["least"])
     )
     known = entry["states"] == 0 or entry["states"] in CODES
     return whole and grid and known and 0 <= entry["typical"] < 1 << 10 and entry["bits"] >= 0

@@ -19,13 +19,14 @@ from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.config import AnyConfig
 from codec.model.parameters import Role, parameters
 from codec.pack import context_coder
-from codec.pack.container import read_container, shrink, unshrink, write_container
+from codec.pack.container import read_container, write_container
 from codec.pack.reader import MAX_HEADER, OFF, TABLES, VECTOR_TYPES, check_shapes, check_vocabulary, parse_header
 from codec.quantization.calibration import Calibration, moments_of
 from codec.quantization.quantized import Quantized
 from codec.quantization.quantizers import Matrix, Quantizer, RowAbsmax, Strategy, step_exponent
 from codec.quantization.rate import finest_within
 from codec.quantization.sensitivity import SensitivityGrid, unit_for
+from codec.zstd import shrink, unshrink
 
 SMALL = 4096
 """In a plain state dict, tensors of fewer elements are kept as float16 vectors; the challenge's limit is 65,536 at
@@ -212,7 +213,7 @@ def _write_steps(matrix: Quantized) -> tuple[dict[str, Any], NDArray[np.uint16]]
     exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1])).astype(np.uint16)
     if matrix.on:
         exponents += OFF * ~np.concatenate(matrix.on)
-    steps = {"states": matrix.states, "path": matrix.path, "unit": float(np.float32(grid.unit)), "least": least}
+    steps = {"states": matrix.states, "unit": float(np.float32(grid.unit)), "least": least}
     return steps, exponents
 
 

@@ -98,7 +98,7 @@ def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> N
     feedback = np.zeros((width, 0))
     if factor.ndim == 2:  # [j, i] = V_ij / V_jj
         feedback = np.divide(factor.T, np.diagonal(factor)[:, None], out=np.empty_like(factor))
-    c, before, on = codebook, codebook.before, codebook.on or everything(weights)
+    c, before, on = codebook, codebook.before, codebook.on or OnTrellis.everywhere(height, width)
     state = 0
     for begin in range(0, width, _BLOCK):
         end = min(begin + _BLOCK, width)
@@ -126,7 +126,7 @@ def _columns(
                     carried += errors[r, i] * feedback[j, i]
                 target[r, k] -= carried
         samples = target[:, k] / (rows * columns[j])
-        integers, state = to_integers(samples, before, on_rows & on_columns[j], limit, state)
+        integers, state = _to_integers(samples, before, on_rows & on_columns[j], limit, state)
         for r in range(height):
             symbols[r, j] = integers[r]
             errors[r, j] = integers[r] * rows[r] * columns[j] - weights[r, j]
@@ -134,7 +134,7 @@ def _columns(
 
 
 @njit(cache=True, nogil=True)
-def to_integers(samples, before, on, limit, state):
+def _to_integers(samples, before, on, limit, state):
     """Samples [N] in units of their steps to integers int32 [N]: along the trellis from `state`, or the nearest.
 
     `on` [N] says what is on the path; the other integers are the nearest even ones, which are whole steps.
@@ -149,8 +149,3 @@ def to_integers(samples, before, on, limit, state):
     integers = (2 * np.rint(samples / 2)).astype(np.int32)
     integers[on], state = search(samples[on], before, state)
     return integers, state
-
-
-def everything(weights: Doubles) -> OnTrellis:
-    """All rows and columns of weights [R, C]."""
-    return OnTrellis(np.ones(weights.shape[0], np.bool_), np.ones(weights.shape[1], np.bool_))

@@ -1,16 +1,13 @@
 """A matrix as a pack keeps it: integers between a step for every row and, optionally, a step for every column."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 """2^(i/4) as float32: constants of the format, so never computed by a library."""
-
-Path = Literal["columns", "diagonals"]
-"""Down one column after the other, or down one anti-diagonal after the other, beginning at [0, 0]."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,19 @@ class OnTrellis(NamedTuple):
     rows: NDArray[np.bool_]  # [R]
     columns: NDArray[np.bool_]  # [C]
 
+    @classmethod
+    def everywhere(cls, rows: int, columns: int) -> "OnTrellis":
+        """Visit every row and column."""
+        return cls(np.ones(rows, np.bool_), np.ones(columns, np.bool_))
+
 
 @dataclass(frozen=True)
 class Quantized:
     """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None).
 
     With a trellis of `states` states the symbols are in units of half a step, and those of `on` rows and columns are
-    its path; the others are even, whole steps. 0: no trellis. They are coded along the path either way. `grid` says how
-    the steps are made, None: rows are float16 times a power of two.
+    its path, down one column after the other; the others are even, whole steps. 0: no trellis. `grid` says how the
+    steps are made, None: rows are float16 times a power of two.
     """
 
     symbols: NDArray[np.int32]  # [R, C]
@@ -56,7 +58,6 @@ class Quantized:
     columns: NDArray[np.float32] | None = None  # [C]
     states: int = 0
     grid: StepGrid | None = None
-    path: Path = "columns"
     on: OnTrellis | None = None  # None: all rows and columns are
 
     def dequantize(self) -> NDArray[np.float32]:

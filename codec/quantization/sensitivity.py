@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,6 @@ from codec.quantization.feedback import Codebook, Doubles, damped, pivots, quant
 from codec.quantization.quantized import OnTrellis, Quantized, StepGrid
 from codec.quantization.quantizers import Matrix
 from codec.quantization.steps import Factors, factors
-from codec.quantization.two_sided import quantize_diagonals
 
 TRELLIS_RATE = 1.0
 """Bits a weight below which a row or a column is not on the trellis, whose union codebooks have no zero in half of the
@@ -20,8 +18,6 @@ states. On a Gaussian, 256 states save 0.25 bit at 1.2 to 2 bits, 0.2 at 1 bit a
 the error of the matrix before them wakes them up doubled the divergence of a small pack."""
 
 _GAUSSIAN = 2.047  # entropy in bits of a Gaussian over its standard deviation
-
-Feedback = Literal["none", "inputs", "both"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +33,14 @@ class SensitivityGrid:
 
     unit: float
     states: int = 256  # of the trellis; 0: none
-    feedback: Feedback = "inputs"  # "both": through the outputs, too, where their whole moment is known
+    feedback: bool = True  # whether later columns make up for the errors of earlier ones
     by_row: bool = True  # whether steps differ by row
     by_column: bool = True
 
     def __call__(self, matrix: Matrix) -> Quantized:
         weights = matrix.weights
-        inputs, outputs = self._factors(matrix)
-        chosen = self._steps(inputs, outputs)
+        factor = upper_factor(damped(matrix.moments.inputs))
+        chosen = self._steps(matrix, factor)
         whole = StepGrid(self.unit, chosen.rows, chosen.columns)
         on = on_trellis(weights, whole) if self.states else None
         states = self.states if on and on.rows.any() and on.columns.any() else 0
@@ -53,28 +49,17 @@ class SensitivityGrid:
         exact = weights.astype(np.float64)
         rows, columns = grid.row_steps(), grid.column_steps()
         codebook = Codebook(rows.astype(np.float64), columns.astype(np.float64), states, on)
-        if outputs.ndim == 2 and self.feedback == "both":
-            symbols = quantize_diagonals(exact, inputs, outputs, codebook)
-            return Quantized(symbols, rows, columns, states, grid, "diagonals", on)
-        used = inputs if self.feedback != "none" else np.sqrt(pivots(inputs))
-        return Quantized(quantize_columns(exact, used, codebook), rows, columns, states, grid, on=on)
+        symbols = quantize_columns(exact, factor if self.feedback else np.sqrt(pivots(factor)), codebook)
+        return Quantized(symbols, rows, columns, states, grid, on)
 
     def rates(self, matrix: Matrix) -> NDArray[np.float64]:
         """`row_rates` on the steps of unit 1."""
-        chosen = self._steps(*self._factors(matrix))
+        chosen = self._steps(matrix, upper_factor(damped(matrix.moments.inputs)))
         return row_rates(matrix.weights, StepGrid(1.0, chosen.rows, chosen.columns))
 
-    def _factors(self, matrix: Matrix) -> tuple[Doubles, Doubles]:
-        """Of both moments; of the outputs' only the roots of its diagonal [R] where there is to be no feedback."""
-        inputs, outputs = damped(matrix.moments.inputs), matrix.moments.row_weights
-        if self.feedback == "both" and matrix.moments.outputs.ndim == 2:
-            if inputs.ndim == 1:
-                inputs = np.diag(inputs)
-            return upper_factor(inputs), upper_factor(damped(matrix.moments.outputs))
-        return upper_factor(inputs), np.sqrt(np.maximum(outputs.astype(np.float64), 0))
-
-    def _steps(self, inputs: Doubles, outputs: Doubles) -> Factors:
-        rows, columns = pivots(outputs), pivots(inputs)
+    def _steps(self, matrix: Matrix, factor: Doubles) -> Factors:
+        """Compute step factors from the outputs' moments and the factor of the inputs'."""
+        rows, columns = np.maximum(matrix.moments.row_weights.astype(np.float64), 0), pivots(factor)
         if not self.by_row:
             rows = np.full(len(rows), rows.mean() if rows.size else 1.0)
         if not self.by_column:

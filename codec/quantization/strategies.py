@@ -68,15 +68,11 @@ STRATEGIES: Mapping[str, Strategy] = {
     "columns": partial(SensitivityGrid, states=0, by_row=False),
     "rows": partial(SensitivityGrid, states=0, by_column=False),
     "steps": partial(SensitivityGrid, states=0),
-    "steps-open": partial(SensitivityGrid, states=0, feedback="none"),
-    "steps-both": partial(SensitivityGrid, states=0, feedback="both"),
+    "steps-open": partial(SensitivityGrid, states=0, feedback=False),
     "trellis4": partial(SensitivityGrid, states=4),
     "trellis8": partial(SensitivityGrid, states=8),
     "trellis16": partial(SensitivityGrid, states=16),
     "trellis64": partial(SensitivityGrid, states=64),
     "trellis256": SensitivityGrid,
-    "both8": partial(SensitivityGrid, states=8, feedback="both"),
-    "both64": partial(SensitivityGrid, states=64, feedback="both"),
-    "both256": partial(SensitivityGrid, states=256, feedback="both"),
 }
-"""By name. "open": without error feedback; "both": feedback through inputs and outputs; a number: trellis states."""
+"""By name. "open": without error feedback; a number: trellis states."""

@@ -5,7 +5,6 @@ end with their coder, on any error and on an interrupt; should this process be k
 """
 
 import heapq
-import os
 import signal
 import subprocess
 import sys
@@ -14,14 +13,13 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-import codec
 from codec.console import Advance, ignore_progress
 from codec.devices import kind_of, processors, visible_gpus
 from codec.errors import WorkerError
 from codec.pack.reader import Pack
+from codec.processes import child_environment
 from codec.text.documents import MAX_DOCUMENT, Record
 from codec.text.pipeline import Ahead
 from codec.text.policy import Policy
@@ -112,8 +110,7 @@ class _Worker:
     def __init__(self, name: str, device: str):
         self.name = name
         self.connection, theirs = Pipe()
-        source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
+        environment = child_environment()
         if device != "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = visible_gpus()[int(device.partition(":")[2])]
         command = [sys.executable, "-m", "codec.text.worker", str(theirs.fileno())]

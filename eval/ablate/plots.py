@@ -20,7 +20,7 @@ from eval.ablate.tables import (
     reference,
     strategy_curves,
 )
-from eval.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, beside, new_figure
+from eval.figures import BLUE, GREEN, GREY, INK, PURPLE, STYLE, beside, new_figure
 
 TITLES: dict[Measure, tuple[str, str]] = {
     "kl": ("Divergence from the float model", "KL(float || packed), nats per token"),
@@ -31,12 +31,10 @@ TITLES: dict[Measure, tuple[str, str]] = {
 
 GROUPS = (
     (("int", "sdclip", "nearest", "ternary", "binary"), GREEN),
-    (("both",), ORANGE),
     (("trellis",), BLUE),
     (("",), PURPLE),
 )
-"""Colours of strategies, by parts of their names, the first that fits: hand-set steps, two-sided feedback, a trellis,
-scalar."""
+"""Colours of strategies, by parts of their names, the first that fits: hand-set steps, a trellis, scalar."""
 
 
 def pictures(points: Sequence[Measured]) -> dict[str, Figure]:

@@ -13,9 +13,9 @@ from codec.model.checkpoint import load_checkpoint
 from codec.model.config import ModelConfig
 from codec.model.parameters import Role, parameters
 from codec.model.tokenizer import Tokenizer
-from codec.pack.container import shrink
 from codec.pack.writer import SMALL
 from codec.quantization.calibration import FILE, Calibration, Moments, load_calibration, moments_of
+from codec.zstd import shrink
 from eval.score.models import check_state
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import CodecError
+from codec.processes import source_folder
 from eval.audit import worker
 
 
@@ -85,7 +86,7 @@ class Sandbox:
                 "HOME": str(home),
                 "USER": "audit",
                 "LANG": "C.UTF-8",
-                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "PYTHONPATH": source_folder(),
                 "PYTHONHASHSEED": "0",
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                 "OPENBLAS_NUM_THREADS": "1",

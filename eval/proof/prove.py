@@ -9,7 +9,6 @@ bits in the records. The last two are with the archive's adaptation, `bpb_unadap
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
 from codec.files import atomic_write
+from codec.processes import child_environment
+from codec.run_folder import PACK
 from codec.text.documents import MODELLED, Record
 from codec.text.open_coder import default_policy, open_coder
 from codec.text.policy import Adaptation, Policy
@@ -108,7 +109,7 @@ def prove(
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "model.pack").write_bytes(blob)
+        (folder / PACK).write_bytes(blob)
         policy = default_policy(pack, adaptation)
         records, framing = _encode(folder / "text.upz", pack, documents, device, policy)
         encode_seconds = time.perf_counter() - begin
@@ -204,9 +205,8 @@ def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> lis
 
 def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
     """The documents that a fresh process restores from `model.pack` and `text.upz`, and what it says of itself."""
-    command = [sys.executable, "-m", "codec.archive.restore", "model.pack", "text.upz", "restored", device]
-    source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
+    command = [sys.executable, "-m", "codec.archive.restore", PACK, "text.upz", "restored", device]
+    environment = child_environment()
     # In a session of its own it does not see a Ctrl-C, which ends it from here, without a traceback.
     finished = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=False, start_new_session=True

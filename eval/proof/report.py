@@ -22,9 +22,10 @@ from codec.files import read_bytes
 from codec.model.checkpoint import WEIGHTS, load_checkpoint
 from codec.model.parameters import parameters
 from codec.pack.reader import Pack
+from codec.run_folder import PACK
 from eval import figures as plots
 from eval.proof import surprisal
-from eval.proof.saved import PACK, Evidence, load_proof
+from eval.proof.saved import Evidence, load_proof
 from trainer.recipe import RECIPE
 from trainer.run.log import METRICS, read_metrics
 

@@ -13,13 +13,12 @@ from typing import Any
 from codec.errors import CodecError, FormatError
 from codec.files import atomic_write, read_bytes
 from codec.pack.reader import Pack
+from codec.run_folder import DOCUMENTS, PACK, PROOF
 from codec.text.documents import MODELLED
 from eval.bench.compressors import peer_sizes, zstd_size
 from eval.figures import DocumentSize
 from eval.proof.prove import Proof
 from eval.proof.surprisal import Piece, surprisal
-
-PACK, PROOF, DOCUMENTS = "model.pack", "proof.json", "documents.json"
 
 EXAMPLE_BYTES = 1500
 """The document whose length is nearest to this is shown in colours: about a page."""

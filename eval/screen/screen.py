@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import codec
 from codec.console import Advance, ignore_progress, notes
 from codec.devices import visible_gpus
 from codec.errors import CodecError
 from codec.files import read_bytes
+from codec.processes import child_environment
 from eval.score.windows import Policy
 from eval.screen.run import SCORE
 from eval.screen.variants import BASE
@@ -249,8 +249,7 @@ def _start(run: Run, folder: Path, slots: Sequence[str], slot: int) -> "subproce
     The cores are shared out to as many processes as there are slots, unless the environment has limits already.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    source = [str(Path(codec.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, source))}
+    environment = child_environment()
     if slots[slot]:
         environment["CUDA_VISIBLE_DEVICES"] = slots[slot]
     if len(slots) > 1:

@@ -2,15 +2,12 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
-import underpar.demo as demos
-from codec.console import CheckFailed
 from codec.errors import CodecError
 from codec.model.config import ModelConfig
 from tests.support.helpers import ROOT
@@ -55,36 +52,13 @@ def test_it_leaves_a_run_folder_with_its_report(done):
     assert json.loads((done.folder / RESULT).read_text()) == done.to_json()
 
 
-def test_a_demo_is_replaced_and_nothing_else_is(done, tmp_path):
-    earlier = shutil.copytree(done.folder, tmp_path / "demo")
-    with demos._new_folder(earlier) as new:
-        (new / RESULT).write_text("{}")
-    assert [path.name for path in earlier.iterdir()] == [RESULT]
+def test_no_other_folder_is_replaced(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("mine")
     for folder in (tmp_path / "precious", tmp_path / "precious" / "file"):
-        with pytest.raises(CodecError, match="no demo made it"):
+        with pytest.raises(CodecError, match="it exists"):
             demo(folder, blob(), RECIPE, val_documents(), PLAN)
     assert (tmp_path / "precious" / "file").read_text() == "mine"
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, CheckFailed, OSError])
-def test_what_breaks_off_leaves_the_earlier_demo(tmp_path, error):
-    folder = tmp_path / "demo"
-    folder.mkdir()
-    (folder / RESULT).write_text("earlier")
-    with pytest.raises(error), demos._new_folder(folder) as new:
-        (new / RESULT).write_text("later")
-        raise error
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
-    assert (folder / RESULT).read_text() == "earlier"
-
-
-def test_an_empty_folder_may_be_filled(tmp_path):
-    (tmp_path / "demo").mkdir()
-    with demos._new_folder(tmp_path / "demo") as new:
-        (new / RESULT).write_text("{}")
-    assert (tmp_path / "demo" / RESULT).exists()
 
 
 def test_documents_are_chosen_in_order_and_none_is_long():

@@ -5,14 +5,10 @@ whole or not at all.
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -23,7 +19,7 @@ import numpy as np
 
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError, FormatError
-from codec.files import atomic_write
+from codec.files import atomic_write, new_folder
 from codec.model.tokenizer import BOS, Tokenizer
 from trainer.data.documents import read_documents
 from trainer.data.shards import TOKENS_PER_SHARD, ShardWriter, Tokens
@@ -77,7 +73,7 @@ def prepare(
     """
     documents = chain.from_iterable(read_documents(path, advance=advance) for path in inputs)
     lengths = tokenizer.token_lengths
-    with _new_folder(Path(folder)) as new:
+    with new_folder(Path(folder)) as new:
         writers = {split: ShardWriter(new, PREFIX, split, tokens_per_shard) for split in ("train", "val")}
         counts = {split: dict.fromkeys(COUNTS, 0) for split in writers}
         with writers["train"], writers["val"]:
@@ -106,26 +102,6 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write `manifest.json` into `folder`."""
     with atomic_write(folder / MANIFEST) as file:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place when the block ends, and is removed if it raises."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FormatError(f"{folder}: exists and is not an empty folder; choose another or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield new
-        umask = os.umask(0)
-        os.umask(umask)
-        new.chmod(0o777 & ~umask)
-        if folder.exists():
-            folder.rmdir()
-        new.replace(folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
 
 
 def _chunks(documents: Iterator[bytes], val_documents: int) -> Iterator[Chunk]:

@@ -21,7 +21,7 @@ from codec.edits import coder as patch
 from codec.edits import priors as edit_priors
 from codec.edits.model import EditModel, make_model, quantized, untrained
 from codec.entropy import mixing, range_coder
-from codec.entropy.mixing import PRECISION, SHARE_BITS
+from codec.entropy.adaptive_bit import PRECISION, SHARE_BITS
 from trainer.data.documents import read_documents
 from trainer.data.sample import sp1024
 
@@ -62,7 +62,7 @@ def run(pair: Pair, model: EditModel) -> float:
     edits = patch.align(canonical, original)
     state, out = range_coder.new_encoder(), np.zeros(patch.edits_capacity(canonical, edits), np.uint8)
     patch.put_edits(state, out, canonical, original, edits, True, model)
-    return 8 * float(state[2]) + 56 - float(np.log2(float(state[1])))
+    return range_coder.written_bits(state)
 
 
 def main() -> None:

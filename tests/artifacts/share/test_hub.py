@@ -8,13 +8,14 @@ import pytest
 
 import artifacts
 import codec
-from artifacts.folders import check_sums, new_folder, read_sums, write_sums
+from artifacts.folders import check_sums, read_sums, write_sums
 from artifacts.share import hub
 from artifacts.share.bundle import Card, check_bundle
-from artifacts.share.open import Store, default_store, is_name
 from artifacts.share.publish import complete
+from artifacts.share.store import Store, default_store
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.model.checkpoint import save_checkpoint
+from codec.pack.store import is_name
 from eval.proof.prove import prove
 from eval.proof.saved import save_proof
 from tests.support.helpers import PLAIN, random_weights
@@ -366,17 +367,6 @@ def test_sums_see_what_is_missing_added_or_changed(tmp_path):
     (tmp_path / "b").unlink()
     with pytest.raises(MismatchError, match="missing"):
         check_sums(tmp_path)
-
-
-def test_a_new_folder_is_whole_or_absent(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "x") as folder:
-        (folder / "file").write_text("half")
-        raise RuntimeError
-    assert not list(tmp_path.iterdir())
-    with new_folder(tmp_path / "x") as folder:
-        (folder / "file").write_text("whole")
-    assert (tmp_path / "x" / "file").read_text() == "whole"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_the_commands(stub, run, monkeypatch, capsys):

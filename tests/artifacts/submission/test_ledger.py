@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.provenance import Source, TrainingOnly, load_provenance, save_provenance
-from artifacts.share.open import find
+from artifacts.share.packs import find
 from artifacts.submission.ledger import LIMIT, ledger, role_of
 from artifacts.submission.overlap import Repeat, overlap, shingles
 from codec.errors import FormatError, MismatchError

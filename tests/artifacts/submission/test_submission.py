@@ -19,15 +19,16 @@ import pytest
 import codec
 from artifacts.folders import check_sums
 from artifacts.provenance import Source, TrainingOnly, save_provenance
-from artifacts.share.open import find
+from artifacts.share.packs import find
 from artifacts.submission import minify
 from artifacts.submission.ledger import ledger
 from artifacts.submission.significance import Record
 from artifacts.submission.submission import TEXT, Author, load_run, submit
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.run_folder import PACK
 from eval.proof.prove import prove
-from eval.proof.saved import PACK, save_proof
+from eval.proof.saved import save_proof
 from tests.support.helpers import PLAIN, ROOT, random_weights
 from trainer.data.prepare import prepare
 from trainer.data.sample import sp1024, val_documents

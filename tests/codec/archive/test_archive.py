@@ -18,10 +18,10 @@ from codec.archive.format import VERSION
 from codec.archive.reader import ArchiveReader, describe
 from codec.archive.writer import ArchiveWriter, Policy
 from codec.errors import CodecError, FormatError, MismatchError
-from codec.pack.container import shrink
 from codec.pack.reader import Pack
 from codec.text.documents import MODELLED, STORED
 from codec.text.open_coder import make_coder
+from codec.zstd import shrink
 from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, random_weights, tiny_pack
 from trainer.data.sample import sp1024, val_documents
 

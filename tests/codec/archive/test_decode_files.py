@@ -51,9 +51,9 @@ def test_a_tree_comes_back(tmp_path):
         for name in ("out", "new/out", "there"):
             decode_files(reader, tmp_path / name)
             assert tree(tmp_path / name) == before
-        with pytest.raises(FormatError, match="pass the name of a new folder"):
+        with pytest.raises(FormatError, match="expected an empty folder"):
             decode_files(reader, root)
-        with pytest.raises(FormatError, match="pass the name of a new folder"):
+        with pytest.raises(FormatError, match="expected an empty folder"):
             decode_files(reader, target)
     assert tree(root) == before
 

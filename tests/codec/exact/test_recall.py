@@ -21,11 +21,12 @@ from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Memory, Recall, read_recall
 from codec.exact.reference import TorchBackend
 from codec.numerics import tables
-from codec.pack.container import read_container, unshrink
+from codec.pack.container import read_container
 from codec.pack.reader import parse_header
 from codec.pack.writer import with_recall
 from codec.text.open_coder import default_policy, make_coder
 from codec.text.policy import Adaptation
+from codec.zstd import unshrink
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_blob, tiny_pack
 from trainer.data.sample import val_documents
 

@@ -4,7 +4,6 @@ arithmetic.
 
 import hashlib
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from codec.errors import FormatError
 from codec.pack.context_coder import LIMIT, Coded, decode_matrices, encode_matrices, quarter_octaves
-from codec.quantization.quantized import OnTrellis, Path, Quantized
+from codec.quantization.quantized import OnTrellis, Quantized
 from codec.quantization.trellis import CODES, predecessors, search
 
 STEPS = st.sampled_from([0.0, 1e-38, 1e-45, 1e38, 3.4e38, 1.0]) | st.floats(0, 2.0**100, width=32)
@@ -28,34 +27,24 @@ def matrices(draw: st.DrawFn) -> Quantized:
     symbols = draw(arrays(np.int32, shape, elements=INTEGERS))
     rows = draw(arrays(np.float32, shape[0], elements=STEPS))
     columns = draw(st.none() | arrays(np.float32, shape[1], elements=STEPS))
-    states, path = draw(st.sampled_from([0, 0, 4, 8, 256])), draw(st.sampled_from(get_args(Path)))
+    states = draw(st.sampled_from([0, 0, 4, 8, 256]))
     masks = [draw(arrays(np.bool_, size)) for size in shape]
-    return on_path(symbols, rows, columns, states, path, draw(st.none() | st.just(OnTrellis(*masks))))
-
-
-def order(shape: tuple[int, ...], path: Path) -> list[tuple[int, int]]:
-    """The entries of a matrix along a path."""
-    cells = [(r, c) for c in range(shape[1]) for r in range(shape[0])]
-    return cells if path == "columns" else sorted(cells, key=lambda cell: (sum(cell), cell[0]))
+    return on_path(symbols, rows, columns, states, draw(st.none() | st.just(OnTrellis(*masks))))
 
 
 def on_path(
-    symbols: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray | None,
-    states: int,
-    path: Path = "columns",
-    on: OnTrellis | None = None,
+    symbols: np.ndarray, rows: np.ndarray, columns: np.ndarray | None, states: int, on: OnTrellis | None = None
 ) -> Quantized:
     """The integers themselves, or those on the trellis that are nearest to them."""
     found = symbols.astype(np.int32)
     if states and symbols.size:
-        cells = [(r, c) for r, c in order(symbols.shape, path) if not on or (on.rows[r] and on.columns[c])]
+        height, width = symbols.shape
+        cells = [(r, c) for c in range(width) for r in range(height) if not on or (on.rows[r] and on.columns[c])]
         at = tuple(np.array(cells, int).reshape(-1, 2).T)
         samples = symbols[at].astype(np.float64).clip(4 - LIMIT, LIMIT - 4)
         found = found & ~1  # whole steps off the path
         found[at] = search(samples, predecessors(states), 0)[0]
-    return Quantized(found, rows, columns, states, path=path, on=on)
+    return Quantized(found, rows, columns, states, on=on)
 
 
 def decoded(stream: bytes, parts: list[tuple[int, Quantized]], coded: list[Coded], groups: int) -> list[np.ndarray]:
@@ -86,11 +75,10 @@ def test_any_matrices(parts):
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 300), (300, 1)])
 @pytest.mark.parametrize("states", [0, *CODES])
 @pytest.mark.parametrize("columns", [False, True])
-@pytest.mark.parametrize("path", get_args(Path))
-def test_shapes(shape, states, columns, path):
+def test_shapes(shape, states, columns):
     symbols = np.random.default_rng(0).integers(-LIMIT, LIMIT, shape, endpoint=True).astype(np.int32)
     rows, scales = np.ones(shape[0], np.float32), np.full(shape[1], 1e-20, np.float32) if columns else None
-    round_trip([(0, on_path(symbols, rows, scales, states, path))])
+    round_trip([(0, on_path(symbols, rows, scales, states))])
 
 
 @given(st.lists(st.sampled_from([0, 0, 0, 1, -1, 5, LIMIT, -LIMIT]), min_size=1, max_size=12), st.integers(1, 400))
@@ -153,12 +141,11 @@ def test_stationary_matrices_cost_their_entropy(shape, number, deviation):
     assert len(round_trip(parts)) < 1.005 * sum(entropy(m.symbols) for _, m in parts)
 
 
-@pytest.mark.parametrize("path", get_args(Path))
-def test_scales_of_rows_and_columns_are_learnt(path):
+def test_scales_of_rows_and_columns_are_learnt():
     """Against the frequencies of all integers, and against those of each weight's true distribution."""
     rng = np.random.default_rng(0)
     scales = 6 * np.exp(0.4 * rng.normal(size=(768, 1)) + 0.4 * rng.normal(size=768))
-    matrix = replace(plain(np.rint(rng.normal(size=(768, 768)) * scales)), path=path)
+    matrix = plain(np.rint(rng.normal(size=(768, 768)) * scales))
     size = len(round_trip([(0, matrix)]))
     assert size < 0.95 * entropy(matrix.symbols)
     assert size < 1.01 * float(np.maximum(np.log2(scales) + 2.047, 0).sum()) / 8
@@ -200,5 +187,5 @@ def test_golden_bytes():
     symbols = ((n * 7919 % 251) - 125) // (1 + n % 7)
     rows, columns = (2.0 ** (np.arange(40) % 5)).astype(np.float32), (1 + np.arange(30) % 4 / 4).astype(np.float32)
     parts = [(0, plain(symbols)), (1, on_path(symbols, rows, columns, 8)), (0, Quantized(symbols[::2], rows[::2]))]
-    parts.append((1, on_path(symbols, rows, columns, 256, "diagonals")))
-    assert hashlib.sha256(round_trip(parts, 2)).hexdigest()[:16] == "5399860d2bd55bfe"
+    parts.append((1, on_path(symbols, rows, columns, 256)))
+    assert hashlib.sha256(round_trip(parts, 2)).hexdigest()[:16] == "6ba29aec0df845ad"

@@ -195,7 +195,7 @@ def made_up(name, kind, size, kl, **settings):
 def example():
     points = [made_up("sdclip+brotli", "peer", 16_000_000, 0.01, scale=1.0, embedding=1.0)]
     points += [made_up("sdclip+brotli", "peer", 14_000_000, 0.02, scale=1.3, embedding=1.0)]
-    for n, name in enumerate(("sdclip", "nearest", "steps", "trellis8", "both256")):
+    for n, name in enumerate(("sdclip", "nearest", "steps", "trellis8", "trellis256")):
         points += [made_up(name, "strategy", 12_000_000 - n * 400_000 + k * 1_000_000, 0.02 / 2**k, unit=k + 1.0)
                    for k in range(4)]  # fmt: skip
     return points
@@ -205,7 +205,7 @@ def test_pictures_are_the_same_bytes_every_time_and_name_every_curve():
     for name, figure in ablate_plots.pictures(example()).items():
         assert plots.svg(figure) == plots.svg(ablate_plots.pictures(example())[name])
         texts = {text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_yticklabels())}
-        for strategy in ("sdclip", "nearest", "steps", "trellis8", "both256", "sdclip+brotli"):
+        for strategy in ("sdclip", "nearest", "steps", "trellis8", "trellis256", "sdclip+brotli"):
             assert strategy in texts, name
 
 

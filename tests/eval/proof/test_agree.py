@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import codec
-from artifacts.share.open import find
+from artifacts.share.packs import find
 from codec.backends.cpu.backend import CpuLanes, CpuModel
 from codec.exact.recall import HISTORY
 from codec.exact.reference import TorchBackend

@@ -12,9 +12,10 @@ import pytest
 
 from codec.errors import CodecError, FormatError
 from codec.model.checkpoint import save_checkpoint
+from codec.run_folder import DOCUMENTS as SAVED_DOCUMENTS
+from codec.run_folder import PACK, PROOF
 from eval.proof.report import report, tensor_sizes
-from eval.proof.saved import DOCUMENTS as SAVED_DOCUMENTS
-from eval.proof.saved import PACK, PROOF, load_proof, save_proof
+from eval.proof.saved import load_proof, save_proof
 from tests.support.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_blob, tiny_pack
 from tests.support.proofs import DOCUMENTS, blob, pack, proof
 from trainer.data.sample import sp1024

@@ -1,0 +1,68 @@
+"""Adaptive binary coding: each bit is coded with the probability that the bits before it have left behind.
+
+A slot holds the probability of a one, in units of 2^-PRECISION, and how many bits it has learnt from, up to a bound.
+After a bit, the probability moves towards that bit by 2 / (2 n + 3) of the distance, n the count: below the bound, the
+probability is the frequency of ones with a quarter of a bit of each kind added. All arithmetic is in integers, so that
+every machine has the same probabilities. Probabilities may be int32 or int64, counts int16 or int64.
+
+Coding a bit is compiled into its callers: with calls, packs took 1.9 times as long to decode (2.8 million integers, one
+core of an EPYC), because counting references to the arrays costs more than the bit.
+"""
+
+import numpy as np
+from numba import njit
+
+from codec.entropy import range_coder
+
+PRECISION = 22
+"""Bits of a slot's probability."""
+
+SHARE_BITS = 16
+"""Bits of a probability that the range coder sees."""
+
+MOST = 1023
+"""The largest bound on a slot's count; a stationary source pays 0.0007 bit a decision for it."""
+
+EVEN = 1 << (PRECISION - 1)
+"""A slot's probability that has seen nothing: one half."""
+
+_RECIPROCALS = np.array([(1 << 16) * 2 // (2 * n + 3) for n in range(MOST + 1)], np.int64)
+
+
+@njit(cache=True)
+def share(probability):
+    """Return the part of 2^SHARE_BITS that a one gets: 1 to 2^SHARE_BITS - 1."""
+    return min(max(probability >> (PRECISION - SHARE_BITS), 1), (1 << SHARE_BITS) - 1)
+
+
+@njit(cache=True)
+def learn(probabilities, counts, slot, bit, most):
+    """Move a slot's probability towards `bit`; the slot remembers up to `most` <= MOST bits."""
+    n = counts[slot]
+    goal = (1 << PRECISION) - 1 if bit else 0
+    probabilities[slot] += ((goal - probabilities[slot]) * _RECIPROCALS[n]) >> 16
+    if n < most:
+        counts[slot] = n + 1
+
+
+@njit(cache=True, inline="always")
+def code_bit(state, stream, ones, bit, decode):
+    """Encode `bit`, or decode and return it, where a one has `ones` of 2^SHARE_BITS. Zeros lie below ones."""
+    unit = state[1] >> np.uint64(SHARE_BITS)
+    zeros = (1 << SHARE_BITS) - ones
+    if decode:
+        bit = 1 if range_coder.target(state, unit, 1 << SHARE_BITS) >= zeros else 0
+    start, size = zeros if bit else 0, ones if bit else zeros
+    if decode:
+        range_coder.take(state, stream, start, size, unit)
+    else:
+        range_coder.put(state, stream, start, size, unit)
+    return bit
+
+
+@njit(cache=True, inline="always")
+def code_adaptive(state, stream, probabilities, counts, slot, bit, most, decode):
+    """Code one bit under a slot, which learns from it; returns the bit."""
+    bit = code_bit(state, stream, share(probabilities[slot]), bit, decode)
+    learn(probabilities, counts, slot, bit, most)
+    return bit
