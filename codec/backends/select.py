@@ -57,6 +57,10 @@ def _fast_backend(model: AnyExact, recall: Recall | None) -> Backend:
 
         return CpuModel(model, recall)
     if model.device.type == "cuda" and find_spec("triton"):
+        if isinstance(model, ExactTransformer):
+            from codec.backends.cuda.families.network import CudaTransformer
+
+            return CudaTransformer(model, recall)
         from codec.backends.cuda.backend import CudaBackend
 
         return CudaBackend(model, recall)
@@ -76,7 +80,9 @@ def agree(a: Backend, b: Backend, model: ExactNetwork) -> bool:
     whole = [backend.score(list(tokens[:, :-1]), list(tokens[:, 1:]))[:2] for backend in (a, b)]
     if not np.array_equal(*whole):
         return False
-    for width in (window, min(window, _SELF_CHUNK[kind] * 3 // 4)):
+    # A GPU takes chunks that windows are multiples of, where documents begin anew behind each.
+    whole_chunks = model.config.restarts and kind == "cuda"
+    for width in (window, min(window, _SELF_CHUNK[kind] * (4 if whole_chunks else 3) // 4)):
         one, other = (_in_chunks(backend, documents, width, _SELF_CHUNK[kind]) for backend in (a, b))
         if not (np.array_equal(one, other) and _decodes(a, model.config, documents, one, width)):
             return False

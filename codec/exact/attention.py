@@ -12,6 +12,9 @@ from codec.numerics import tables
 from codec.numerics.fixed_point import SNAP_BITS, exponent
 from codec.quantization.quantized import Quantized
 
+LARGEST_SCORE = float(1 << 29)
+"""Levels of scores saturate there where queries have steps of their own, 131,072 bits from 0."""
+
 SOFTMAX_BITS = 20
 """Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
 
@@ -28,7 +31,8 @@ def attend(
         keys, values: [B, kv_heads, S, d].
         first, last: int64 [B, T], the keys that a query sees: at most a window, of which a model checks that sums are
             exact, however long a document is.
-        scale: [kv_heads, group, 1, 1], or [B, kv_heads, group, T, 1], from integer scores to 1/LEVELS_PER_BIT bit.
+        scale: [kv_heads, group, 1, 1], or [B, kv_heads, group, T, 1], from integer scores to
+            1/LEVELS_PER_BIT bit; with the latter, levels saturate at LARGEST_SCORE.
         exp2: `tables.exp2_table(SOFTMAX_BITS)`.
 
     Returns:
@@ -43,6 +47,8 @@ def attend(
         q = query[:, :, :, start : start + _QUERY_CHUNK].reshape(batch, kv_heads, -1, dim)
         scores = (q @ keys[:, :, begin:end].transpose(2, 3)).view(batch, kv_heads, group, -1, end - begin)
         levels = torch.round(scores * unit)
+        if scale.dim() > 4:
+            levels = levels.clamp(-LARGEST_SCORE, LARGEST_SCORE)
         key = torch.arange(begin, end, device=query.device)
         levels = levels.masked_fill(((key > here) | (key < since))[:, None, None], -torch.inf)
         below = levels.amax(-1, keepdim=True) - levels

@@ -19,6 +19,9 @@ MAX_VOCABULARY = 160_000
 
 MAX_WINDOW = 8192
 
+WINDOW_UNIT = 64
+"""Windows are multiples of it: the chunks of `codec.exact.chunks`, so that none lies in two windows."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -85,6 +88,8 @@ class TransformerConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise FormatError(f"config: {name} is {getattr(self, name)!r}, expected one of {allowed}")
+        if self.window % WINDOW_UNIT:
+            raise FormatError(f"config: window is {self.window}, expected a multiple of {WINDOW_UNIT}")
         if self.head_dim % 2:
             raise FormatError(f"config: head_dim is {self.head_dim}, expected an even number")
         if self.num_heads % self.num_kv_heads:

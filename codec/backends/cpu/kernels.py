@@ -195,8 +195,10 @@ def _remember(new_keys, new_values, rows, value_scale, rope, cache):
 
 
 @kernel
-def softmax(scores, scale, low, high):
+def softmax(scores, scale, limit, low, high):
     """Fills in the digits of the attention weights of scores [n], `low` + 2^11 `high`, and returns their sum.
+
+    Levels, scores times `scale`, saturate at `limit`.
 
     A weight is an entry of `tables.exp2_table`: a polynomial's, shifted and rounded, in which look-ups, that processors
     do one by one, have no part.
@@ -206,9 +208,9 @@ def softmax(scores, scale, low, high):
     for s in range(len(scores)):
         least = scores[s] if scores[s] < least else least
         most = scores[s] if scores[s] > most else most
-    top, total = np.rint(np.float64(most if scale >= 0 else least) * scale), np.int64(0)
+    top, total = min(max(np.rint(np.float64(most if scale >= 0 else least) * scale), -limit), limit), np.int64(0)
     for s in range(len(scores)):
-        below = top - np.rint(np.float64(scores[s]) * scale)
+        below = top - min(max(np.rint(np.float64(scores[s]) * scale), -limit), limit)
         index = np.int32(below if below < _LAST else _LAST)
         x = np.float64(index & (LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
         power = ((((((((a9 * x + a8) * x + a7) * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
@@ -294,7 +296,7 @@ def _attend(queries, gates, rows, window, score_scale, value_step, rope, cache, 
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
                 low, high, scale = digits[g, begin:count], digits[2 + g, begin:count], score_scale[h - place + g]
-                totals[g] = softmax(scores[g, begin:count], scale, low, high)
+                totals[g] = softmax(scores[g, begin:count], scale, np.inf, low, high)
             weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size

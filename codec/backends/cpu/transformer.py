@@ -23,6 +23,7 @@ from codec.backends.cpu.kernels import (
     weighted_sum,
 )
 from codec.backends.cpu.matmul import COLUMNS, WIDE
+from codec.exact.attention import LARGEST_SCORE
 from codec.exact.recall import Recall
 from codec.exact.transformer import GELU_CUBE, GELU_LINE, NORM_BITS, Biased, ExactTransformer
 from codec.numerics.fixed_point import SNAP_BITS
@@ -243,7 +244,7 @@ def _attend(network, layer, queries, rows, window, turn, cache):
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
                 low, high = digits[g, begin:count], digits[2 + g, begin:count]
-                totals[g] = softmax(scores[g, begin:count], scale[g], low, high)
+                totals[g] = softmax(scores[g, begin:count], scale[g], LARGEST_SCORE, low, high)
             weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size

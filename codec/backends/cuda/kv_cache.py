@@ -12,14 +12,14 @@ from torch import Tensor
 
 from codec.backends.cuda.attention import CACHE_POSITIONS, POSITIONS, VALUE_PLACES, attend_rows, attend_step
 from codec.backends.cuda.matmul import padded
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 
 
 @dataclass(frozen=True)
 class Heads:
     """What attention has to know of a model."""
 
-    config: ModelConfig
+    config: AnyConfig
     padded: int  # D: head_dim padded
     device: torch.device
     page: int = CACHE_POSITIONS  # places of a page of a cache
@@ -40,6 +40,7 @@ class Context(Protocol):
 
     rows: Tensor  # int64 [N], 0 to N - 1
     positions: Tensor  # int64 [N], in their documents
+    local: Tensor  # int64 [N], in their windows, where documents begin anew behind each
     places: Tensor  # int64 [N], of their keys and values
     slots: Tensor  # int64 [N]
     run: int  # rows that follow one another in a slot, in every block of so many rows
@@ -95,6 +96,7 @@ class Chunks:
         self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
         self.rows = torch.arange(batch * length, device=heads.device)
         self.positions = self.rows % length + past.length
+        self.local = self.positions % past.window
         self.places = self.positions % past.places
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
 
@@ -107,8 +109,10 @@ class Chunks:
         """See `Context`."""
         h, (keys, values) = self._heads, self.store(execution)
         queries = queries.view(2, *self._shape, *queries.shape[2:])
-        window = self._past.window
-        return attend_rows(queries, keys, values, self._begin, window, scales, h.config.head_dim)
+        window, since = self._past.window, 0
+        if h.config.restarts:  # windows are multiples of chunks
+            since = self._begin // window * window
+        return attend_rows(queries, keys, values, self._begin, window, scales, h.config.head_dim, since)
 
 
 class Sequences:
@@ -120,7 +124,7 @@ class Sequences:
         device = heads.device
         self._heads, self._shape = heads, (batch, length)
         self.rows = torch.arange(batch * length, device=device)
-        self.positions = self.places = self.rows % length
+        self.positions = self.local = self.places = self.rows % length
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
         shape = (2, batch, heads.config.num_kv_heads)
         self._keys = torch.empty(*shape, length, heads.padded, dtype=torch.int8, device=device)
@@ -149,7 +153,8 @@ class Steps:
 
     def __init__(self, heads: Heads, cache: Cache, positions: Tensor, table: Tensor, order: Tensor, window: int):
         self._heads, self._cache, self.positions, self._table, self._order = heads, cache, positions, table, order
-        place, self._last = positions % window, positions.clamp(max=window - 1)
+        place = self.local = positions % window
+        self._last = place if heads.config.restarts else positions.clamp(max=window - 1)
         page = torch.div(place, heads.page, rounding_mode="floor")
         self.slots, self.places = table.gather(1, page[:, None])[:, 0], place % heads.page
         self.rows = torch.arange(len(table), device=table.device)

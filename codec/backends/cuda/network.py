@@ -110,7 +110,7 @@ class CudaNetwork:
         """
         half = self.config.encoder_length
         x, skips, pending = first, [], _Pending()
-        turn = self._rotations(context.positions)
+        turn = self._rotations_of(self._model.turns, context.positions)
         for n, i in enumerate(self.config.schedule):
             layer = self._layers[i]
             pending = replace(pending, first=first, mix=layer.residual_mix)
@@ -163,9 +163,8 @@ class CudaNetwork:
         )  # fmt: skip
         return out, found
 
-    def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotations_of(self, turns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines float64 [N, pairs] of positions [N]."""
-        turns = self._model.turns
         cos, sin = torch.empty(2, len(positions), turns.shape[2], dtype=torch.float64, device=self.device)
         launch(
             turn_kernel, (len(positions),), turns, positions, cos, sin,
@@ -196,9 +195,9 @@ class CudaNetwork:
         c, (_, values) = self.config, context.store(n)
         products = multiply(rows.operands[2], layer.value)
         launch(
-            value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
+            value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, products, rows.steps[2],
             products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
-            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded,
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, BIAS=False, RUN=context.run, BLOCK=self.heads.padded,
             TOGETHER=values.shape[-1], num_warps=4,
         )  # fmt: skip
 

@@ -115,10 +115,12 @@ def test_refusals_name_key_and_value(changes, says, tmp_path):
 
 
 def test_a_smaller_window(tmp_path):
-    source = load_source(folder_of(tmp_path, "gpt2"), {"window": 40})
-    assert source.config.window == 40
-    assert source.state_dict["pos_emb.weight"].shape[0] == 40
-    for settings in ({"window": 65}, {"window": "40"}, {"num_layers": 1}):
+    config = replace(FAMILIES["gpt2"], window=192)
+    save_folder(tmp_path, family_weights(config), config, byte_pairs())
+    source = load_source(tmp_path, {"window": 128})
+    assert source.config.window == 128
+    assert source.state_dict["pos_emb.weight"].shape[0] == 128
+    for settings in ({"window": 256}, {"window": 100}, {"window": "64"}, {"num_layers": 1}):
         with pytest.raises(FormatError):
             load_source(tmp_path, settings)
 
