@@ -61,7 +61,7 @@ def bpb(
 
 def import_model(
     model: Annotated[
-        Path, typer.Argument(help="A folder of transformers, a .gguf, or a .pt or .ptz of one of the challenge's scripts.")
+        Path, typer.Argument(help="A folder of transformers, a .gguf, or a .pt or .ptz of the challenge's scripts.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
     overrides: Annotated[

@@ -118,8 +118,9 @@ def _rows_kernel(
 ):  # fmt: skip
     """A tile of queries of sequences from position `begin` on: GROUP heads (padded to GROUPS) of QUERIES positions.
 
-    A query sees the last `window` positions, but none before `since`, a multiple of KEYS, so sums have no more terms than within a window; the key and the value of
-    position p are at place p % places. In both passes, tiles of keys that all queries see need no mask.
+    A query sees the last `window` positions, but none before `since`, a multiple of KEYS, so sums have no more terms
+    than within a window; the key and the value of position p are at place p % places. In both passes, tiles of keys
+    that all queries see need no mask.
 
     q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, places / TOGETHER, D,
     TOGETHER]. out: float64 [B, length, heads, HEAD_DIM].
@@ -278,7 +279,8 @@ def attend_rows(
     launch(
         _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, out, length, begin, since, window,
         k.shape[3], q[0].numel(), k.stride(0), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim,
-        D=dim, QUERIES=queries, KEYS=POSITIONS, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1, num_warps=8, num_stages=2,
+        D=dim, QUERIES=queries, KEYS=POSITIONS, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1,
+        num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
 
@@ -309,6 +311,7 @@ def attend_step(
     launch(
         _step_kernel, (lanes * kv_heads,), q, k, v, positions, table, order, scales, scratch, out, pages,
         q[0].numel(), k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, LIMBS=max(4, 16 // groups),
-        HEAD_DIM=head_dim, D=dim, KEYS=places, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1, num_warps=4, num_stages=3,
+        HEAD_DIM=head_dim, D=dim, KEYS=places, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return out

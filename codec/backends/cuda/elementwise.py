@@ -260,7 +260,8 @@ def rotate_kernel(
 @triton.jit
 def value_kernel(
     y, y_rows, y_bias, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BIAS: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BIAS: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """One head's values of RUN tokens that follow one another, on their grid.
 
