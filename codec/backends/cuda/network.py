@@ -196,7 +196,8 @@ class CudaNetwork:
         products = multiply(rows.operands[2], layer.value)
         launch(
             value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, products,
-            rows.steps[2], products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
+            rows.steps[2], products.shape[1], context.places, context.slots, layer.value_scale, own, values,
+            *values.stride()[:3],
             HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, BIAS=False, RUN=context.run, BLOCK=self.heads.padded,
             TOGETHER=values.shape[-1], num_warps=4,
         )  # fmt: skip
