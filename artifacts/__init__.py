@@ -1,4 +1,4 @@
-"""What is kept and shared: models by name, the ledger, submissions, and the small packs that ship.
+"""Models to keep and share: models by name, the ledger, submissions, and the small packs that ship.
 
 >>> import artifacts
 >>> artifacts.open("small").config.vocab_size

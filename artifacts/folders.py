@@ -11,7 +11,7 @@ SUMS = "SHA256SUMS"
 
 
 def sums_of(folder: Path) -> dict[str, str]:
-    """Hex SHA-256 of every file of a folder, by its path in it; SUMS itself is left out."""
+    """Return the hex SHA-256 of every file of a folder by its path in the folder, except SUMS."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -22,13 +22,17 @@ def sums_of(folder: Path) -> dict[str, str]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SUMS of all that is in `folder`."""
+    """Write SUMS of all files in `folder`."""
     lines = [f"{digest}  {name}\n" for name, digest in sums_of(folder).items()]
     (folder / SUMS).write_text("".join(lines))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """What SUMS says: hex SHA-256 by path. Raises FormatError if it is not what `write_sums` writes."""
+    """Return the content of SUMS: hex SHA-256 by path.
+
+    Raises:
+        FormatError: SUMS is not a file of `write_sums`.
+    """
     found: dict[str, str] = {}
     text = read_bytes(folder / SUMS, "list of sums").decode("utf-8", "replace")
     for line in text.removesuffix("\n").split("\n"):
@@ -41,7 +45,11 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def check_sums(folder: Path) -> None:
-    """Raises MismatchError if a file of `folder` is not, or more or less is there than, what SUMS says."""
+    """Check the files of a folder against SUMS.
+
+    Raises:
+        MismatchError: a file is missing, additional or different.
+    """
     stated, found = read_sums(folder), sums_of(folder)
     for name in sorted(set(stated) | set(found)):
         if stated.get(name) != found.get(name):

@@ -1,8 +1,8 @@
-"""Files that exist only while training runs, and where they came from: `provenance.json` of a submission folder.
+"""Files that exist only while training runs, and their sources: `provenance.json` of a submission folder.
 
-A submission may bring a training set of its own beside its code, load it and delete it before anything is scored.
-Whether those bytes count has never been ruled, so they must at least be known: each has its size, its SHA-256, and the
-texts that it was derived from with theirs.
+A submission may bring its own training set beside its code, load the set, and delete it before anything is scored. No
+rule says whether those bytes count, so they must at least be known. Each file has its size, its SHA-256, and the texts
+from which it was derived, with their SHA-256.
 
     {"training_only": [{"path": "extra.jsonl", "bytes": 1234, "sha256": "…",
                         "derived_from": [{"name": "FineWeb, shard 7", "sha256": "…"}]}]}
@@ -18,12 +18,12 @@ from codec.files import atomic_write, read_bytes
 FILE = "provenance.json"
 
 MAX_BYTES = 1 << 24
-"""Of the manifest itself."""
+"""Largest size of the manifest itself."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text that something was derived from: a name that a person can find it by, and its hex SHA-256."""
+    """A source text: a name by which a person can find the text, and its hex SHA-256."""
 
     name: str
     sha256: str
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True)
 class TrainingOnly:
-    """A file that is gone when the score is made."""
+    """A file that is deleted before the score is made."""
 
     path: str  # in the folder, with forward slashes
     bytes: int
@@ -46,10 +46,10 @@ def save_provenance(folder: Path, files: tuple[TrainingOnly, ...]) -> None:
 
 
 def load_provenance(folder: Path) -> tuple[TrainingOnly, ...]:
-    """The manifest of `folder`, empty if it has none.
+    """Return the manifest of `folder`, empty without a file.
 
     Raises:
-        FormatError: it is not what `save_provenance` writes, or a file has no source.
+        FormatError: the file is not of `save_provenance`, or an entry has no source.
     """
     path = folder / FILE
     if not path.exists():
@@ -86,7 +86,11 @@ def _digest(value: object) -> str:
 
 
 def check(entry: TrainingOnly, size: int, sha256: str) -> None:
-    """Raises MismatchError if a file is not the one that the manifest describes."""
+    """Check a file against its entry in the manifest.
+
+    Raises:
+        MismatchError: size or SHA-256 differ.
+    """
     if (size, sha256) != (entry.bytes, entry.sha256):
         raise MismatchError(
             f"provenance: {entry.path} has {size} bytes and SHA-256 {sha256[:16]}…, the manifest says {entry.bytes} "

@@ -1,6 +1,6 @@
-"""What every command shares: progress on a terminal, one JSON object on stdout, exit status 0, 1 or 2.
+"""The output of every command: progress on a terminal, one JSON object on stdout, exit status 0, 1 or 2.
 
-Everything a person watches goes to stderr, so that stdout holds the result alone.
+Messages for people go to stderr, so that stdout holds the result alone.
 """
 
 import json
@@ -28,12 +28,12 @@ class CheckFailed(Exception):
 
 
 def ignore_progress(amount: float) -> None:
-    """The `Advance` of callers that watch nothing."""
+    """Ignore progress: the `Advance` of callers that show none."""
 
 
 @contextmanager
 def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
-    """A progress bar on stderr while the block runs; silent where stderr is no terminal.
+    """Show a progress bar on stderr while the block runs, unless stderr is no terminal.
 
     The block receives an `Advance`.
     """
@@ -58,7 +58,7 @@ def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
 
 
 def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | None = None) -> None:
-    """Print a command's result on stdout: one JSON object, or what `human` returns (default: a two-column table)."""
+    """Print a command's result on stdout: one JSON object, or the result of `human` (default: a two-column table)."""
     if as_json:
         print(json.dumps(result))
         return
@@ -67,7 +67,7 @@ def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | No
 
 
 def two_columns(result: Mapping[str, Any]) -> Table:
-    """A table of the scalar entries of `result`."""
+    """Return a table of the scalar entries of `result`."""
     table = Table(show_header=False)
     for name, value in result.items():
         if isinstance(value, (list, dict)):
@@ -77,7 +77,7 @@ def two_columns(result: Mapping[str, Any]) -> Table:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A table whose first column is text and whose other columns are right-aligned."""
+    """Return a table whose first column is text and whose other columns are right-aligned."""
     out = Table()
     for i, header in enumerate(headers):
         out.add_column(header, justify="left" if i == 0 else "right")
@@ -87,7 +87,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
 
 
 def readable(value: Any) -> str:
-    """A number as a person reads it: thousands separated, floats to six digits."""
+    """Format a number for people: thousands separated, floats to six digits."""
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):
@@ -98,7 +98,11 @@ def readable(value: Any) -> str:
 
 
 def listed(text: str, kind: Callable[[str], T]) -> list[T]:
-    """The values of an option that is a list separated by commas. Raises CodecError for one that is not of its kind."""
+    """Return the values of an option that is a list separated by commas.
+
+    Raises:
+        CodecError: a value is not of its kind.
+    """
     try:
         return [kind(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Welch's test of a difference of means.
 
-Nothing but `math` is needed: the tail of Student's distribution is an incomplete beta function (NIST Digital Library of
+The test needs only `math`: the tail of Student's distribution is an incomplete beta function (NIST Digital Library of
 Mathematical Functions, 8.17.22 and 26.5 of Abramowitz and Stegun).
 """
 
@@ -12,16 +12,21 @@ _PRECISION = 1e-15
 
 
 def moments(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample variance, 0 for a single value."""
+    """Return mean and sample variance; the variance of a single value is 0."""
     mean = math.fsum(values) / len(values)
     squares = math.fsum((value - mean) ** 2 for value in values)
     return mean, squares / max(1, len(values) - 1)
 
 
 def welch(difference: float, a: tuple[float, int], b: tuple[float, int]) -> tuple[float, float]:
-    """Welch's t of a difference of means, and its degrees of freedom (Welch 1947), from (variance, count) of each side.
+    """Return Welch's t of a difference of means, and its degrees of freedom (Welch 1947).
 
-    Degrees of freedom are 0 where neither side varies.
+    The degrees of freedom are 0 if neither side varies.
+
+    Args:
+        difference: of the means.
+        a: (variance, count) of one side.
+        b: (variance, count) of the other side.
 
     >>> t, degrees = welch(-1.58, (3.200556, 10), (4.009, 10))  # Student's sleep data
     >>> round(t, 4), round(degrees, 3)
@@ -36,7 +41,7 @@ def welch(difference: float, a: tuple[float, int], b: tuple[float, int]) -> tupl
 
 
 def student_tail(t: float, degrees: float) -> float:
-    """The probability that Student's t of so many degrees of freedom is greater than t.
+    """Return the probability that Student's t of so many degrees of freedom is greater than t.
 
     >>> round(student_tail(2.764, 10), 4)  # the tables' 99th percentile
     0.01
@@ -46,9 +51,10 @@ def student_tail(t: float, degrees: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b) for 0 <= x <= 1, by its continued fraction (DLMF 8.17.22).
+    """Return the regularised incomplete beta function I_x(a, b) for 0 <= x <= 1.
 
-    The fraction converges fast below (a + 1) / (a + b + 2); above, the symmetry I_x(a, b) = 1 - I_{1-x}(b, a) serves.
+    Its continued fraction (DLMF 8.17.22) converges fast below (a + 1) / (a + b + 2); above, the symmetry I_x(a, b) = 1
+    - I_{1-x}(b, a) serves.
     """
     if x in (0.0, 1.0):
         return x
@@ -74,7 +80,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def holm(tails: Sequence[float]) -> list[float]:
-    """Probabilities [N] of N tests adjusted so that one threshold bounds the chance of any false alarm (Holm 1979).
+    """Adjust probabilities [N] of N tests so that one threshold bounds the chance of any false alarm (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

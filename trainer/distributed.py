@@ -1,7 +1,7 @@
-"""The processes of a run: one alone, or several started by torchrun that hold equal replicas of the model.
+"""The processes of a run: a single process, or several that torchrun starts and that hold equal replicas of the model.
 
-Parallelism stays outside the model. What processes exchange travels while they compute: each exchange begins at once
-and gives a `Pending`, to be waited for where its result is needed.
+Parallelism stays outside the model. Processes exchange tensors while they compute: each exchange begins at once and
+returns a `Pending`, to be waited for where its result is needed.
 """
 
 import os
@@ -24,7 +24,7 @@ class Pending:
     work: dist.Work | None = None
 
     def wait(self) -> Tensor:
-        """The tensor. Holds up the device, not the host, where it is a GPU."""
+        """Return the tensor when complete; for a GPU tensor, only the device waits, not the host."""
         if self.work is not None:
             self.work.wait()
         return self.tensor
@@ -32,7 +32,7 @@ class Pending:
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among all: `rank` of `size`, computing on `device`."""
+    """This process among all: `rank` of `size`, computing on `device`."""
 
     rank: int = 0
     size: int = 1
@@ -40,23 +40,23 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Return whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> int:
-        """How many of `count` things each process takes; the last ones may find fewer left."""
+        """Return how many of `count` items each process takes; the last processes may find fewer left."""
         return -(-count // self.size)
 
     def summed(self, value: Tensor) -> Pending:
-        """The sum of a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         return Pending(value, dist.all_reduce(value, async_op=True) if self.size > 1 else None)
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
+        """Return the sum of a tensor over all processes."""
         return self.summed(value.clone()).wait() if self.size > 1 else value
 
     def summed_share(self, stack: Tensor) -> Pending:
-        """This process's part [n, ...] of the sum over all processes of stacks [size * n, ...]."""
+        """Return this process's part [n, ...] of the sum over all processes of stacks [size * n, ...]."""
         if self.size == 1:
             return Pending(stack)
         parts = list(stack.chunk(self.size))
@@ -64,14 +64,14 @@ class World:
         return Pending(mine, dist.reduce_scatter(mine, parts, async_op=True))
 
     def gathered(self, part: Tensor) -> Pending:
-        """The equal parts [n, ...] of all processes, in rank order: [size * n, ...]."""
+        """Return the equal parts [n, ...] of all processes, in rank order: [size * n, ...]."""
         if self.size == 1:
             return Pending(part)
         whole = part.new_empty(self.size * len(part), *part.shape[1:])
         return Pending(whole, dist.all_gather(list(whole.chunk(self.size)), part.contiguous(), async_op=True))
 
     def told(self, *values: float) -> list[float]:
-        """What the leading process passed: the others' values give way to its own. Waits for no GPU."""
+        """Return the values that the leading process passed, in every process; no GPU is waited for."""
         if self.size == 1:
             return list(values)
         told = torch.tensor(values, dtype=torch.float64)
@@ -85,7 +85,7 @@ ALONE = World()
 
 @contextmanager
 def join() -> Iterator[World]:
-    """The world that torchrun's environment variables describe; a single process where there are none.
+    """Enter the world that torchrun's environment variables describe; without them, the world is a single process.
 
     Each process takes the GPU of its local rank, or the CPU where there is no GPU.
     """

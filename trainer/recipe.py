@@ -20,13 +20,13 @@ RECIPE = "recipe.json"
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Where tokens come from."""
+    """The sources of tokens."""
 
     shards: str = "embedded"  # a folder of token shards; "embedded" is the sample that ships
     tokenizer: str = ""  # path of the SentencePiece model that made the shards; the sample brings its own
     seed: int = 0  # of the order in which training data is read
-    late_shards: str = ""  # a folder of token shards that the end of the run is trained on, of the same tokenizer
-    late_from: float = 0.8  # share of the run after which it is
+    late_shards: str = ""  # a folder of token shards of the same tokenizer, for the end of the run; "": none
+    late_from: float = 0.8  # share of the run after which training reads late_shards
 
 
 ORTHOGONAL = ("newton_schulz", "polar_express")
@@ -35,7 +35,7 @@ ORTHOGONAL = ("newton_schulz", "polar_express")
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """Optimizer settings. The defaults are the challenge's baseline."""
+    """Optimizer settings; the defaults are the challenge's baseline."""
 
     matrix_lr: float = 0.04
     embed_lr: float = 0.05
@@ -44,7 +44,7 @@ class OptimRecipe:
     momentum_start: float = 0.85
     momentum_warmup: int = 500  # steps
     orthogonal: str = "newton_schulz"  # how Muon makes updates orthogonal, one of ORTHOGONAL
-    level_rows: bool = False  # rows of an update get one length before that (MuonEq-R)
+    level_rows: bool = False  # before that, all rows of an update are scaled to one length (MuonEq-R)
     weight_decay: float = 0.0  # of matrices
     embed_weight_decay: float = 0.0  # of embeddings and hash tables
     beta1: float = 0.9
@@ -54,48 +54,48 @@ class OptimRecipe:
 
 
 KERNELS = ("heads", "loss", "mlp", "xsa")
-"""`trainer.kernels.heads`, `trainer.kernels.loss`, `trainer.kernels.mlp` and `trainer.kernels.xsa`."""
+"""The kernels of `trainer.kernels` that a recipe may switch on: modules `heads`, `loss`, `mlp` and `xsa`."""
 
 COMPILING = ("quick", "tuned", "searched")
-"""How long the compiler looks for faster kernels: not, a minute for its own, minutes for matrix products too."""
+"""How long the compiler searches for faster kernels: not, a minute for its own, minutes with matrix products."""
 
 QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
-"""Quantizers that training can see (`trainer.model.qat`)."""
+"""Quantizers of quantization-aware training (`trainer.model.qat`)."""
 
 
 Steps = tuple[tuple[float, int], ...]
-"""Values over a run: each is a share of the run, ascending from 0, and the value from there on."""
+"""Values over a run: pairs of a share of the run, ascending from 0, and the value from that share on."""
 
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """Length, batch and bookkeeping of a run. The defaults are the challenge's baseline."""
+    """Length, batch and bookkeeping of a run; the defaults are the challenge's baseline."""
 
     seed: int = 1337  # of the initial weights
     batch_tokens: int = 524_288  # tokens a step, over all processes
     batch_schedule: Steps = ()  # tokens a step over the run, such as [[0, 262144], [0.2, 524288]]; none: batch_tokens
     window_schedule: Steps = ()  # tokens a row over the run, of which a whole number make a window; none: model.window
-    micro_batches: int = 8  # parts of batch_tokens that are computed one after another, shared out over the processes
+    micro_batches: int = 8  # parts of batch_tokens computed one after another, divided among the processes
     iterations: int = 20_000  # steps at most; 0: no cap
     seconds: float = 600.0  # wall-clock seconds of training at most, checkpoints included; 0: no cap
-    reserved_seconds: float = 0.0  # of these, kept for what comes after the last step and has to fit in: calibration
+    reserved_seconds: float = 0.0  # part of `seconds` kept for the work after the last step, such as calibration
     fp8: bool = False  # the matrix products of blocks in 8 bits
-    kernels: str = "heads loss xsa"  # on a GPU, what kernels of our own compute, of KERNELS
+    kernels: str = "heads loss xsa"  # on a GPU, the Triton kernels that replace the compiler's, of KERNELS
     compiling: str = "quick"  # on a GPU, one of COMPILING
     prime_steps: int = 20  # untimed steps on a GPU whose effect is undone: they compile
     warmup_steps: int = 0  # steps over which the learning rate rises
-    warmdown_steps: int = 1200  # steps over which it falls at the end
-    warmdown_fraction: float = 0.0  # or the share of the run over which it falls
+    warmdown_steps: int = 1200  # steps at the end over which the learning rate falls
+    warmdown_fraction: float = 0.0  # or the share of the run over which the learning rate falls
     min_lr: float = 0.0  # share of the learning rate that is left at the end
-    qk_gain: float = 1.5  # what the query gains start from
-    document_masks: bool = False  # attention stays within documents, in training and in the validation after it
-    loop_from: float = 0.0  # share of the run after which the model's loops run; before it each layer runs once
+    qk_gain: float = 1.5  # initial value of the query gains
+    document_masks: bool = False  # attention stays within documents, in training and in validation
+    loop_from: float = 0.0  # share of the run after which the model's loops run; before, each layer runs once
     ema_decay: float = 0.0  # of the moving average of the weights that is saved; 0: none
     swa_every: int = 0  # steps between the weights whose plain mean is saved; 0: none
-    swa_fraction: float = 0.2  # the share of the run, at its end, that this mean is taken over
-    initial: str = "uniform"  # what matrices start from, one of INITIAL
-    qat: str = ""  # the quantizer that the end of the run sees, one of QAT; "": none
-    qat_fraction: float = 0.2  # the share of the run that sees it; 1: all of it
+    swa_fraction: float = 0.2  # the last share of the run, over which this mean is taken
+    initial: str = "uniform"  # distribution of the initial matrices, one of INITIAL
+    qat: str = ""  # the quantizer in the forward pass at the end of the run, one of QAT; "": none
+    qat_fraction: float = 0.2  # the last share of the run with that quantizer; 1: all of the run
     qat_calibration: str = ""  # moments of a run of this model, for the steps of a grid; "": from the weights alone
     log_every: int = 200  # steps
     checkpoint_seconds: float = 60.0  # between resumable checkpoints; 0: none by time
@@ -104,7 +104,7 @@ class TrainRecipe:
 
 
 INITIAL = ("uniform", "orthogonal", "spectral")
-"""Ways to draw the matrices that do not start at 0 (`trainer.model.init`)."""
+"""Distributions of the initial matrices that do not start at 0 (`trainer.model.init`)."""
 
 
 LENGTH = {
@@ -123,7 +123,7 @@ LENGTH = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run.
+    """All settings of a training run.
 
     Raises:
         FormatError: settings that contradict each other.
@@ -185,12 +185,16 @@ class Recipe:
             raise FormatError("recipe: train.log_every and train.micro_batches must be at least 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` is the way back."""
+        """Return the settings as plain values, for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """Raises FormatError for unknown sections or entries and for values of another type."""
+        """Make a recipe of plain values.
+
+        Raises:
+            FormatError: an unknown section or entry, or a value of another type.
+        """
         known = {"model": ModelConfig, "data": DataRecipe, "optim": OptimRecipe, "train": TrainRecipe}
         if unknown := sorted(set(values) - set(known)):
             raise FormatError(f"recipe: unknown sections {unknown}, expected some of {sorted(known)}")
@@ -206,7 +210,11 @@ class Recipe:
 
 
 def check_steps(name: str, steps: Steps, unit: int) -> None:
-    """Raise FormatError for `steps` whose shares do not ascend from 0, or with a value that `unit` does not divide."""
+    """Check a schedule.
+
+    Raises:
+        FormatError: shares do not ascend from 0, or `unit` does not divide a value.
+    """
     shares = [share for share, _ in steps]
     if steps and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
         raise FormatError(f"recipe: train.{name} begins at {shares}, expected shares of the run that ascend from 0")
@@ -219,7 +227,16 @@ Section = TypeVar("Section", DataRecipe, OptimRecipe, TrainRecipe)
 
 
 def section_of(kind: type[Section], section: str, values: dict[str, Any]) -> Section:
-    """`kind` filled with the entries of a table. Raises FormatError for unknown or ill-typed entries."""
+    """Make a section of the entries of a table.
+
+    Args:
+        kind: the class of the section.
+        section: its name, for messages.
+        values: entries by name.
+
+    Raises:
+        FormatError: an unknown or ill-typed entry.
+    """
     types = {entry.name: type(entry.default) for entry in fields(kind)}
     checked: dict[str, Any] = {}
     for name, value in values.items():
@@ -237,7 +254,11 @@ def section_of(kind: type[Section], section: str, values: dict[str, Any]) -> Sec
 
 
 def steps_of(name: str, value: Any) -> Steps:
-    """`Steps` from lists. Raises FormatError for anything else."""
+    """Make `Steps` of lists.
+
+    Raises:
+        FormatError: `value` is no list of pairs of a share and a whole number.
+    """
     if isinstance(value, list | tuple):
         pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in value]
         if all(len(pair) == 2 and type(pair[0]) in (int, float) and type(pair[1]) is int for pair in pairs):
@@ -246,9 +267,10 @@ def steps_of(name: str, value: Any) -> Steps:
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe `name`, one that ships (`baseline`) or the path of a TOML file.
+    """Load a recipe.
 
     Args:
+        name: of a recipe that ships, such as `baseline`, or the path of a TOML file.
         overrides: entries to set, each like `model.window=256`.
 
     Raises:
@@ -268,10 +290,10 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one entry of the nested `values` from `section.entry=value`; a value that is not TOML is taken as text.
+    """Set one entry of the nested `values` from `section.entry=value`; a value that is not TOML counts as text.
 
     Raises:
-        FormatError: not of that form.
+        FormatError: `override` has another form.
     """
     key, equals, text = override.partition("=")
     section, dot, entry = key.strip().partition(".")
@@ -285,7 +307,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def differences(saved: Recipe, wanted: Recipe) -> list[str]:
-    """Entries that differ between two recipes and that a resumed run may not change, as `section.entry: a -> b`."""
+    """Return the entries that differ and that a resumed run may not change, as `section.entry: a -> b`."""
     found = []
     for section, old in saved.to_dict().items():
         new = wanted.to_dict()[section]

@@ -1,1 +1,1 @@
-"""The command line: it assembles the commands of the rooms, nothing else."""
+"""The command line: assemble the commands of the rooms, nothing else."""

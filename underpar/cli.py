@@ -1,4 +1,4 @@
-"""The `underpar` command: the commands of all rooms, and what becomes of their errors."""
+"""The `underpar` command: the commands of all rooms, and the messages and exit statuses of their errors."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 @app.callback()
 def underpar() -> None:
-    """Pack a language model under 16 MB and prove, by really coding the bytes, what it is worth."""
+    """Pack a language model under 16 MB and prove its bits per byte by really coding text."""
 
 
 for room in (artifacts, codec, trainer, eval):
@@ -30,7 +30,7 @@ def demo_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the run and its report.")] = Path("demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Six minutes: prove the shipped pack, train a model on the embedded sample, pack it, prove it, report."""
+    """Prove the shipped pack, then train, pack and prove a model on the sample, in six minutes; write a report."""
     from artifacts.share.packs import find
     from codec.files import read_bytes
     from trainer.data.sample import val_documents
@@ -43,7 +43,7 @@ def demo_command(
     emit(done, as_json, lambda: table(headers, rows))
     for line in (
         "gzip, xz, zstd and brotli compress all pages as one stream; a pack codes each page alone.",
-        "So little text never pays for its model: the last column. Over gigabytes the model costs nothing.",
+        "So little text never pays for its model (last column). Over gigabytes, the model's cost vanishes.",
         f"Pictures: {done['report']}. It took {done['seconds']:.0f} seconds.",
     ):
         notes.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -53,8 +53,8 @@ def demo_command(
 
 def main() -> None:
     """Run the command line: exit status 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
-    # Threads that wait for each other must not spin: where cores are shared, a step of training would take 20 times
-    # as long. OpenMP reads this when torch is loaded.
+    # Threads that wait for each other must not spin: on shared cores, a step of training would take 20 times as long.
+    # OpenMP reads this variable when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="underpar")
@@ -67,5 +67,5 @@ def main() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error, whatever a file that caused it put there."""
+    """Return the message of an error on one line, whatever line breaks it holds."""
     return " ".join(str(error).split())

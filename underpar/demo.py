@@ -1,7 +1,7 @@
-"""The whole loop on the sample that ships: prove the shipped pack, train a model, pack it, prove it, report.
+"""The demo: the whole loop on the sample that ships. Prove the shipped pack, train a model, pack it, prove it, report.
 
-Two slow cores and six minutes are enough. What a machine needs for the proofs is forecast from the first of them, and
-training gets the time that is left, up to what its recipe asks for; the proofs are never cut.
+Two slow cores and six minutes are enough. The time of the second proof is forecast from the first. Training gets the
+time that is left, up to the length in its recipe; the proofs are never shortened.
 """
 
 import json
@@ -22,7 +22,7 @@ from codec.model.checkpoint import load_checkpoint
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters as tensors_of
 from codec.pack.reader import Pack
-from eval.bench.compressors import peer_sizes
+from eval.bench.compressors import baseline_sizes
 from eval.proof.prove import Proof, prove
 from eval.proof.report import report
 from eval.proof.saved import save_proof
@@ -30,18 +30,18 @@ from trainer.recipe import Recipe
 from trainer.run.loop import train
 
 RESULT, REPORT = "demo.json", "report.html"
-"""What a demo leaves beside the files of its run; a folder without RESULT is not a demo's and is left alone."""
+"""Files of a demo beside the files of its run. A folder without RESULT is no demo's and is never replaced."""
 
 LEAST_TRAINING = 20.0
-"""Seconds of training however slow the machine is."""
+"""Least seconds of training on any machine."""
 
 MARGIN, OVERHEAD = 1.3, 25.0
-"""What a forecast is multiplied with, and seconds for tokenizing, packing and the report."""
+"""Safety factor of a forecast, and seconds for tokenizing, packing and the report."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much a demo does. The longest documents are left out: decoding one takes as long as all others together."""
+    """The sizes of a demo. The longest documents are left out: decoding one takes as long as all others together."""
 
     first_bytes: int = 20_000  # of text for the shipped pack
     first_longest: int = 2_000
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the closing table, in bytes. `model_bytes` is what the decoder needs beside the coded text."""
+    """A line of the closing table, in bytes; `model_bytes` are needed for decoding beside the coded text."""
 
     name: str
     coded_bytes: int
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo found. `phases` are seconds."""
+    """The results of a demo; `phases` are seconds."""
 
     folder: Path
     shipped: Proof
@@ -70,7 +70,7 @@ class Demo:
     phases: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         text = self.trained.text_bytes
         return {
             "ok": self.shipped.ok and self.trained.ok,
@@ -98,8 +98,9 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
     Args:
         folder: of the run, its proof and its report.
         shipped: the pack that is proved first.
-        recipe: what to train; `train.seconds` may be lowered.
-        validation: documents to choose the text of both proofs from.
+        recipe: of the training; `train.seconds` may be lowered.
+        validation: documents from which the text of both proofs is chosen.
+        plan: the sizes; None: the defaults.
 
     Raises:
         CodecError: `folder` exists and no demo made it.
@@ -115,7 +116,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
         with timed("shipped_proof"):
             first_documents = choose(documents, plan.first_bytes, plan.first_longest)
             first = prove(shipped, first_documents)
-            for line in first_words(first, peer_sizes(first_documents)):
+            for line in first_words(first, baseline_sizes(first_documents)):
                 _say(line)
         with timed("training"):
             texts = choose(documents, plan.proof_bytes, plan.proof_longest)
@@ -148,7 +149,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
 
 
 def warm_up(pack: Pack, document: bytes) -> None:
-    """Code a document and back. On a new machine this compiles the coder, which is kept on disk from then on."""
+    """Encode and decode a document, which compiles the coder; compiled code stays on disk."""
     with progress("compiling, only the first time", 2) as advance:
         packed = codec.encode(pack, [document])
         advance(1)
@@ -156,7 +157,7 @@ def warm_up(pack: Pack, document: bytes) -> None:
 
 
 def choose(documents: Iterable[bytes], size: int, longest: int) -> list[bytes]:
-    """The first documents of at most `longest` bytes that have `size` bytes together, or all such."""
+    """Return the first documents of at most `longest` bytes that have `size` bytes together, or all such documents."""
     chosen: list[bytes] = []
     for document in documents:
         if sum(map(len, chosen)) >= size:
@@ -166,23 +167,23 @@ def choose(documents: Iterable[bytes], size: int, longest: int) -> list[bytes]:
     return chosen
 
 
-def first_words(proof: Proof, peers: Mapping[str, int]) -> tuple[str, str]:
-    """What the proof of the shipped pack shows, for someone who has never seen one."""
+def first_words(proof: Proof, baselines: Mapping[str, int]) -> tuple[str, str]:
+    """Return two lines on the proof of the shipped pack, for readers who have never seen a proof."""
     if not proof.ok:
         return "The shipped pack did not restore the text.", "This should not happen: please report it."
-    name, size = min(peers.items(), key=lambda item: item[1])
+    name, size = min(baselines.items(), key=lambda item: item[1])
     return (
         f"{proof.documents} web pages, {proof.text_bytes:,} bytes, were coded to {proof.archive_bytes:,} bytes with a "
         "language model's predictions, and a fresh process decoded them: every byte is the same.",
-        f"{name} needs {size:,} bytes, gzip -9 {peers['gzip -9']:,}. A better model writes fewer: "
+        f"{name} needs {size:,} bytes, gzip -9 {baselines['gzip -9']:,}. A better model writes fewer: "
         f"that is its score in bits per byte, here {proof.bpb_coded:.3f}, and these bits were really written.",
     )
 
 
 def forecast(first: Proof, parameters: int, model: ModelConfig, size: int) -> float:
-    """Seconds that everything but training will take after the proof `first`, of a pack of so many parameters.
+    """Return the seconds of everything but training, after the proof `first` of a pack of so many parameters.
 
-    A model's time is taken to grow as its parameters, and that of a text as its bytes.
+    A model's time is taken to grow with its parameters, and a text's time with its bytes.
     """
     weights = sum(prod(p.shape) for p in tensors_of(model).values() if p.role != "hash")
     share = size / max(1, first.text_bytes)
@@ -191,13 +192,13 @@ def forecast(first: Proof, parameters: int, model: ModelConfig, size: int) -> fl
 
 
 def shorten(recipe: Recipe, seconds: float) -> Recipe:
-    """The recipe with at most `seconds` of training, but never under LEAST_TRAINING if it asks for that."""
+    """Return the recipe with at most `seconds` of training, but at least LEAST_TRAINING if it asks for so much."""
     wanted = recipe.train.seconds
     return replace(recipe, train=replace(recipe.train, seconds=min(wanted, max(LEAST_TRAINING, seconds))))
 
 
 def archive_bytes(pack: Pack, documents: Sequence[bytes]) -> int:
-    """The size of the archive of documents under a pack."""
+    """Return the size of the archive of documents under a pack."""
     stream = BytesIO()
     with (
         progress("encoding with the shipped pack", sum(map(len, documents)), "byte") as advance,
@@ -208,7 +209,7 @@ def archive_bytes(pack: Pack, documents: Sequence[bytes]) -> int:
 
 
 def _stopwatch(phases: dict[str, float]) -> Callable[[str], AbstractContextManager[None]]:
-    """A context manager that notes in `phases` how many seconds its block took."""
+    """Return a context manager that writes the seconds of its block into `phases`."""
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:

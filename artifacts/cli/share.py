@@ -7,7 +7,7 @@ import typer
 
 from codec.console import emit, table
 
-hub = typer.Typer(no_args_is_help=True, help="Models that are kept and shared.")
+hub = typer.Typer(no_args_is_help=True, help="Keep and share models.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Name = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name.")]
@@ -15,13 +15,13 @@ Name = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's nam
 
 @hub.callback()
 def hub_group() -> None:
-    """Models that are kept and shared."""
+    """Keep and share models."""
 
 
 @hub.command("list")
 def list_packs(
-    on_hub: Annotated[bool, typer.Option("--hub", help="List those on the Hugging Face hub, too.")] = False,
-    owner: Annotated[str | None, typer.Option(help="On the hub, only this owner's.")] = None,
+    on_hub: Annotated[bool, typer.Option("--hub", help="List models on the Hugging Face hub, too.")] = False,
+    owner: Annotated[str | None, typer.Option(help="List only this owner's models on the hub.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the packs that ship and the models in the store."""
@@ -45,12 +45,12 @@ def list_packs(
 def push(
     run: Annotated[Path, typer.Argument(help="A run folder: with a pack and its proof, or else with --docs.")],
     name: Name,
-    licence: Annotated[str, typer.Option(help="Of the model: an SPDX identifier such as mit.")],
-    data: Annotated[str, typer.Option(help="The training text: what, where from, under which licence.")],
+    licence: Annotated[str, typer.Option(help="Licence of the model: an SPDX identifier such as mit.")],
+    data: Annotated[str, typer.Option(help="The training text, its source and its licence.")],
     docs: Annotated[Path | None, typer.Option(help="Pack and prove a finished run first, on this text.")] = None,
-    budget: Annotated[int | None, typer.Option(min=1, help="With --docs: most bytes that the pack may have.")] = None,
-    to_hub: Annotated[bool, typer.Option("--hub", help="To the Hugging Face hub; else to the store.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Make a new model on the hub a private one.")] = False,
+    budget: Annotated[int | None, typer.Option(min=1, help="With --docs: largest size of the pack in bytes.")] = None,
+    to_hub: Annotated[bool, typer.Option("--hub", help="Publish on the hub instead of the store.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new model on the hub private.")] = False,
     as_json: Json = False,
 ) -> None:
     """Publish a run: pack, checkpoint, config, recipe, metrics, proof and a model card, all of it or nothing."""

@@ -13,7 +13,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def ledger(
     path: Annotated[Path, typer.Argument(help="A pack or a submission folder.")],
     validation: Annotated[
-        Path | None, typer.Option(help="Validation text, to compare training-only files with.")
+        Path | None, typer.Option(help="Validation text, for comparison with training-only files.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +47,7 @@ def ledger(
 
 
 def _overlaps(folder: Path, found: Any, validation: Path) -> dict[str, Any]:
-    """What each training-only file that is there has in common with the validation text."""
+    """Return the overlap of each training-only file in `folder` with the validation text."""
     from artifacts.submission.overlap import overlap
     from trainer.data.documents import read_documents
 
@@ -58,8 +58,8 @@ def _overlaps(folder: Path, found: Any, validation: Path) -> dict[str, Any]:
 def submit(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, one a seed, each with its proof.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
-    name: Annotated[str, typer.Option(help="Of the submission.")],
-    author: Annotated[str, typer.Option(help="Who submits.")],
+    name: Annotated[str, typer.Option(help="Name of the submission.")],
+    author: Annotated[str, typer.Option(help="Name of the author.")],
     github: Annotated[str, typer.Option(help="The author's GitHub name.")],
     record: Annotated[
         Path | None, typer.Option(help='A record to claim: {"name", "bpb", "bytes_per_token", "text_bytes"} as JSON.')

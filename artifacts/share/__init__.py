@@ -1,1 +1,1 @@
-"""Share packs and run folders."""
+"""Share packs and run folders: in a local store, or on the Hugging Face hub."""

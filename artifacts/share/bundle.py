@@ -1,12 +1,12 @@
-"""What is published of a model: one folder of files, a model card, and the list of their SHA-256 sums.
+"""The published form of a model: one folder of files, a model card, and the list of the files' SHA-256 sums.
 
 model.pack           the pack                              always
-proof.json           what it is worth, and documents.json  always: nothing is shared that has not been decoded
+proof.json           the proof, and documents.json         always: nothing is shared that has not been decoded
 model.safetensors    the weights before packing, and tokenizer.model   if the run has them
 config.json          the model's shape
 recipe.json, metrics.jsonl, train.log, provenance.json     if the run has them
 README.md            the model card
-SHA256SUMS           of all of these: a folder that agrees with it is whole
+SHA256SUMS           of all of these: a folder that agrees with its sums is whole
 """
 
 import hashlib
@@ -37,20 +37,22 @@ OPTIONAL = (WEIGHTS, TOKENIZER, RECIPE, METRICS, LOG, PROVENANCE)
 
 @dataclass(frozen=True)
 class Card:
-    """What a publisher says of a model beyond its figures. `data` names the training text, its source and licence."""
+    """A publisher's statements on a model; `data` names the training text, its source and licence."""
 
     licence: str  # an SPDX identifier in lower case, as the hub wants it
     data: str
 
 
 def make_bundle(run: Path, folder: Path, name: str, card: Card) -> None:
-    """Fill `folder` with what is published of a run, as `name`.
+    """Fill `folder` with the published form of a run, as `name`.
 
     Raises:
-        CodecError: the run has no pack, no proof that holds, or one of another pack; or the card says nothing.
+        CodecError: the run has no pack, no valid proof, or a proof of another pack; or an entry of the card is empty.
     """
     if not card.licence.strip() or not card.data.strip():
-        raise CodecError("card: licence or training data is empty; nobody may use what nobody licensed: name both")
+        raise CodecError(
+            "card: licence or training data is empty; name both, since nobody may use a model without a licence"
+        )
     blob = read_bytes(run / PACK, "pack")
     evidence = _evidence(run, blob)
     pack = codec.open(blob)
@@ -68,11 +70,11 @@ def make_bundle(run: Path, folder: Path, name: str, card: Card) -> None:
 
 
 def check_bundle(folder: Path) -> Pack:
-    """The pack of a bundle of which everything agrees: sums, pack, config, checkpoint, and what the proof was of.
+    """Return the pack of a bundle after a check that everything agrees: sums, pack, config, checkpoint and proof.
 
     Raises:
-        MismatchError: a file is missing, too many or another, or two files are not of one model.
-        FormatError: a file is not what its name says.
+        MismatchError: a file is missing, additional or different, or two files are of different models.
+        FormatError: a file is not of the kind that its name says.
     """
     check_sums(folder)
     blob = read_bytes(folder / PACK, "pack")
@@ -88,7 +90,7 @@ def check_bundle(folder: Path) -> Pack:
 
 
 def _evidence(folder: Path, blob: bytes) -> Evidence:
-    """The proof in a folder, if it holds and is of the pack `blob`."""
+    """Return the proof in a folder, after a check that it holds and is of the pack `blob`."""
     evidence = load_proof(folder)
     if evidence is None:
         raise FormatError(f"{folder}: no proof; make one with `underpar prove {PACK} --docs TEXT --save {folder}`")
@@ -98,12 +100,12 @@ def _evidence(folder: Path, blob: bytes) -> Evidence:
             f"{folder / PROOF}: a proof of pack {evidence.pack_sha256[:16]}…, {PACK} is {digest[:16]}…; prove it again"
         )
     if evidence.proof.get("ok") is not True:
-        raise CodecError(f"{folder / PROOF}: the proof does not hold; what cannot be decoded is not shared")
+        raise CodecError(f"{folder / PROOF}: the proof does not hold; only packs that decode are shared")
     return evidence
 
 
 def model_card(name: str, card: Card, pack: Pack, proof: Mapping[str, Any], checkpoint: bool) -> str:
-    """The model card: YAML that the hub reads, then what a person wants to know."""
+    """Return the model card: YAML for the hub, then the text for people."""
     title = name.rpartition("/")[2]
     whole = f"`{WEIGHTS}` has the weights as they were before packing (float32, safetensors). " if checkpoint else ""
     return f"""---

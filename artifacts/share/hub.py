@@ -1,7 +1,7 @@
-"""Models on the Hugging Face hub: `push` publishes a bundle in one commit, `pull` fetches one and believes nothing.
+"""Models on the Hugging Face hub: `push` publishes a bundle in one commit, `pull` fetches and checks a bundle.
 
-The hub library retries requests, resumes what a broken connection left, and takes its token from HF_TOKEN or from the
-hub's own login; none is ever passed, kept or printed here. HF_ENDPOINT names another hub.
+The hub library retries requests, resumes broken transfers, and takes its token from HF_TOKEN or from the hub's own
+login; this module never passes, keeps or prints a token. HF_ENDPOINT names another hub.
 """
 
 import os
@@ -24,40 +24,46 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 FILES = {PACK, PROOF, DOCUMENTS, CONFIG, CARD, *OPTIONAL}
-"""What a bundle may hold besides its sums; nothing else is ever fetched."""
+"""Files that a bundle may hold besides its sums; nothing else is ever fetched."""
 
 TAG = "underpar"
-"""What the model card tags a model with, to be found by."""
+"""Tag of the model card, by which models are found."""
 
 TRIES, PAUSE = 4, 1.0
-"""How often something is tried that the hub library has given up on, and seconds before the second time."""
+"""Tries of a request that the hub library has given up, and seconds before the second try."""
 
 MAX_BYTES = 1 << 33
-"""Of a file that is fetched: more than the weights of any model that packs into 16 MB."""
+"""Largest size of a fetched file: more than the weights of any model that packs into 16 MB."""
 
 T = TypeVar("T")
 
 
 class HubError(CodecError):
-    """The hub could not be reached, refused, or has no such model."""
+    """An unreachable hub, a refusal, or a missing model."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A model on the hub, at the commit that its main branch is at."""
+    """A model on the hub, at the commit of its main branch."""
 
     name: str
     commit: str
 
 
 def push(name: str, run: Path, card: Card, private: bool = False) -> str:
-    """Publish a run as the model `owner/name` of the hub; returns the commit.
+    """Publish a run as the model `owner/name` of the hub and return the commit.
 
-    Everything appears in one commit or not at all. A second call goes on after a broken one: what has arrived is not
-    sent again, and nothing happens where the hub has the same bundle already.
+    Everything appears in one commit or not at all. A second call continues a broken one: files that arrived are not
+    sent again, and nothing happens if the hub has the same bundle already.
+
+    Args:
+        name: `owner/name`.
+        run: the run folder.
+        card: licence and training data.
+        private: whether a new model is private.
 
     Raises:
-        HubError: it could not be published.
+        HubError: publishing failed.
         CodecError: as `artifacts.share.bundle.make_bundle`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -85,14 +91,19 @@ def push(name: str, run: Path, card: Card, private: bool = False) -> str:
 
 
 def pull(name: str, store: Store, revision: str | None = None) -> Path:
-    """Fetch the model `owner/name` into a store and check all of it; returns its folder.
+    """Fetch the model `owner/name` into a store, check all of it, and return its folder.
 
-    What a broken call has fetched is used by the next.
+    The next call continues a broken one.
+
+    Args:
+        name: `owner/name`.
+        store: for the model.
+        revision: branch, tag or commit; None: the main branch.
 
     Raises:
-        HubError: it could not be fetched.
-        MismatchError: what arrived is not what was published; the store is as it was.
-        FormatError: it is no model of underpar's.
+        HubError: fetching failed.
+        MismatchError: the files are not those published; the store is as before.
+        FormatError: the hub's model is no model of this project.
     """
     api, target = _api(name), store.folder(name)
     commit = str(_ask(name, lambda: api.model_info(name, revision=revision)).sha)
@@ -108,14 +119,18 @@ def pull(name: str, store: Store, revision: str | None = None) -> Path:
         shutil.rmtree(room / ".cache")
         target = store.accept(name, room)
     except (MismatchError, FormatError):
-        shutil.rmtree(room)  # a wrong file would be found in place and believed by the next call
+        shutil.rmtree(room)  # the next call would take a wrong file as fetched
         raise
     shutil.rmtree(room.parent)
     return target
 
 
 def models(owner: str | None = None) -> list[Listed]:
-    """The models of underpar's on the hub, of one owner or all. Raises HubError."""
+    """Return this project's models on the hub, of one owner or all.
+
+    Raises:
+        HubError: the hub cannot be reached.
+    """
     api = _api(owner or "")
     found = _ask(owner or "the hub", lambda: list(api.list_models(filter=TAG, author=owner, full=True)))
     return [Listed(model.id, str(model.sha)) for model in found]
@@ -131,13 +146,13 @@ def _api(name: str) -> "HfApi":
 
 
 def _same_sums(api: "HfApi", name: str, commit: str, sums: bytes, room: str) -> bool:
-    """Whether the model at a commit has these sums."""
+    """Return whether the model at a commit has these sums."""
     with tempfile.TemporaryDirectory(dir=Path(room).parent) as folder:
         return Path(api.hf_hub_download(name, SUMS, revision=commit, local_dir=folder)).read_bytes() == sums
 
 
 def _fetch(api: "HfApi", name: str, file: str, commit: str, room: Path) -> None:
-    """Have a file in `room`, as it is at a commit."""
+    """Fetch a file into `room`, as it is at a commit."""
     url = f"{name}/{file}"
     found = _ask(url, lambda: api.get_paths_info(name, [file], revision=commit))
     size = getattr(found[0], "size", None) if found else None
@@ -147,7 +162,11 @@ def _fetch(api: "HfApi", name: str, file: str, commit: str, room: Path) -> None:
 
 
 def _ask(what: str, action: Callable[[], T]) -> T:
-    """What `action` returns, tried again while it fails for a reason that may pass. Raises HubError."""
+    """Return the result of `action`, tried again after failures that may pass.
+
+    Raises:
+        HubError: the last try failed.
+    """
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -158,7 +177,7 @@ def _ask(what: str, action: Callable[[], T]) -> T:
             raise
         except Exception as error:  # the library's errors have no common class
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            # 409 and 412: somebody else's commit came between; then the next try starts from theirs.
+            # 409 and 412: another commit came between; the next try starts from that commit.
             final = status is not None and 400 <= status < 500 and status not in (408, 409, 412, 429)
             if final or attempt == TRIES - 1:
                 reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""From a finished training run to what can be published: a pack of it, and the proof of what that is worth."""
+"""From a finished training run to a publishable run: a pack, and the proof of its bits per byte."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from eval.proof.saved import load_proof, save_proof
 
 
 def complete(run: Path, documents: Sequence[bytes], budget: int | None = None) -> None:
-    """Pack a run and prove the pack on documents, as far as the run folder has no pack or no proof of it.
+    """Pack a run and prove the pack on documents, unless the run folder has a pack and its proof already.
 
     Args:
-        run: a run folder; a calibration in it says where a budget's bits matter.
+        run: a run folder; with a calibration, a budget's bits go where they matter.
         documents: the text of the proof.
         budget: the largest allowed size of the pack in bytes.
 

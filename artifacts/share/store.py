@@ -1,8 +1,8 @@
 """A folder in which published models are kept.
 
-The store is a folder with one folder for each `owner/name` (`artifacts.share.bundle` says what is in it): the one that
-the environment variable UNDERPAR_STORE names, or `.underpar/models` in the home folder. It is as good a place to
-publish to as the hub, and what is pulled from the hub comes to lie in it.
+The store is a folder with one folder for each `owner/name` (`artifacts.share.bundle` lists its files). The environment
+variable UNDERPAR_STORE names the store; the default is `.underpar/models` in the home folder. Models can be published
+to the store as to the hub, and models pulled from the hub are kept in the store.
 """
 
 import os
@@ -19,31 +19,35 @@ if TYPE_CHECKING:
 
 
 def default_store() -> "Store":
-    """The store of this user."""
+    """Return the store of this user."""
     return Store(Path(os.environ.get("UNDERPAR_STORE") or Path.home() / ".underpar" / "models"))
 
 
 @dataclass(frozen=True)
 class Store:
-    """Published models in a folder."""
+    """A folder of published models."""
 
     root: Path
 
     def folder(self, name: str) -> Path:
-        """Where the model `owner/name` lies or would lie. Raises FormatError for another kind of name."""
+        """Return the folder of the model `owner/name`, whether it exists or not.
+
+        Raises:
+            FormatError: `name` has another form.
+        """
         if not is_name(name):
             raise FormatError(f"model {name!r}: expected owner/name of letters, digits, dots, hyphens and underscores")
         return self.root / name
 
     def packs(self) -> dict[str, Path]:
-        """The pack of every model that is kept, by its name."""
+        """Return the pack of every model in the store, by the model's name."""
         return packs([self.root])
 
     def put(self, name: str, run: Path, card: "Card") -> Path:
-        """Publish a run in this store, in place of a model of that name; returns its folder.
+        """Publish a run in this store, in place of any model of that name, and return its folder.
 
         Raises:
-            CodecError: as `artifacts.share.bundle.make_bundle`; then the store is as it was.
+            CodecError: as `artifacts.share.bundle.make_bundle`; the store is then as before.
         """
         from artifacts.share.bundle import make_bundle
 
@@ -55,10 +59,10 @@ class Store:
             return self.accept(name, bundle)
 
     def accept(self, name: str, bundle: Path) -> Path:
-        """Move a bundle that lies in `root` to its place, once all in it agrees; returns its folder.
+        """Move a bundle in `root` to its place, once all of it agrees, and return its folder.
 
         Raises:
-            CodecError: as `artifacts.share.bundle.check_bundle`; then the store is as it was.
+            CodecError: as `artifacts.share.bundle.check_bundle`; the store is then as before.
         """
         from artifacts.share.bundle import check_bundle
 

@@ -43,6 +43,14 @@ class ArchiveReader:
     Raises:
         MismatchError: made with another pack.
         FormatError: not an archive, of a later version, truncated or damaged.
+
+    >>> import io
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> reader = codec.ArchiveReader(io.BytesIO(codec.encode(pack, [b"one", b"two", b"three"])), pack)
+    >>> len(reader), reader.decode([2, 0])
+    (3, [b'three', b'one'])
     """
 
     def __init__(self, stream: BinaryIO, pack: Pack, device: str = "cpu"):
@@ -132,6 +140,13 @@ def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, d
     Raises:
         MismatchError: the archive was made with another pack.
         FormatError: it is not an archive, or damaged.
+
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> packed = codec.encode(pack, [b"any bytes", bytes([255, 0]), b""])
+    >>> codec.decode(pack, packed, documents=[1, 0])
+    [b'\\xff\\x00', b'any bytes']
     """
     return ArchiveReader(BytesIO(packed), model, device).decode(documents)
 

@@ -32,6 +32,18 @@ class ArchiveWriter:
         FormatError: it is damaged.
 
     An archive is complete when `close` has written its footer; leaving a `with` block closes it unless by an error.
+
+    >>> import io
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> stream = io.BytesIO()
+    >>> with codec.ArchiveWriter(stream, pack) as writer:
+    ...     records = writer.append([b"The first document.", b""])
+    >>> [record.text_bytes for record in records]
+    [19, 0]
+    >>> with codec.ArchiveWriter(stream, pack, append=True) as writer:
+    ...     records = writer.append([b"One more."])
     """
 
     def __init__(
@@ -95,6 +107,13 @@ def encode(
 
     Raises:
         MismatchError: the pack holds weights only, or not what the adaptation needs.
+
+    >>> from pathlib import Path
+    >>> import codec
+    >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+    >>> text = b"A language model is the probability source of an arithmetic coder. " * 10
+    >>> len(codec.encode(pack, [text])) < len(text)
+    True
     """
     stream = BytesIO()
     with ArchiveWriter(stream, model, default_policy(model, adaptation), device) as writer:

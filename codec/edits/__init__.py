@@ -1,1 +1,1 @@
-"""Code what a tokenizer loses, behind the tokens of a document."""
+"""Code what a tokenizer loses: edits that turn a document's canonical text into its original text."""

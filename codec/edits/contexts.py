@@ -1,7 +1,7 @@
-"""What surrounds a space of a document's canonical text, for the guess whether the original has a line break there.
+"""Contexts of a space in a document's canonical text, for the guess whether the original has a line break there.
 
-The decoder has all of the canonical text before its first edit, so contexts look both ways: at the words on both sides,
-at the sentences ahead, at the line so far, and at how the lines before it were made. Words are what is between spaces.
+The decoder knows all of the canonical text before its first edit, so contexts look both ways: at the words on both
+sides, the sentences ahead, the line so far, and the breaks of the lines before. Words are the parts between spaces.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ _LOWER, _UPPER, _DIGIT, _STOP, _MARK, _COMMA, _COLON, _QUOTE, _CLOSE, _OPEN = ra
 _DASH, _BULLET, _FOREIGN, _NOTHING, _RULE, _OTHER = range(10, 16)
 CLASSES = 16
 
-_HASH = 1024  # slots of a context that is a word
-_AHEAD = 40  # words that are looked at for the next possible break
+_HASH = 1024  # slots of a context that is the hash of a word
+_AHEAD = 40  # words searched for the next place of a possible break
 
 _ASCII = np.full(128, _OTHER, np.int64)
 for _kind, _characters in (
@@ -41,20 +41,20 @@ for _kind, _characters in (
 
 
 class Words(NamedTuple):
-    """The words of a text, each int64 [n]."""
+    """The words of a text, each array int64 [n]."""
 
     begins: Array  # first byte
     ends: Array  # byte after the last
     first: Array  # class of the first character
-    second: Array  # of the second
-    last: Array
+    second: Array  # class of the second character
+    last: Array  # class of the last character
     kind: Array  # 1 begins with a capital, 2 with a digit or a sign, 0 others
     closes: Array  # 1 where a sentence seems to end, else 0
     hashes: Array
-    stop: Array  # where the sentence ends that the word is in, in bytes
+    stop: Array  # byte at which the word's sentence ends
 
 
-# What has been seen of a document's lines, in an array.
+# Indices of the array that describes a document's lines so far.
 _BEGIN, _WORD, _BREAKS, _CLOSED, _CLOSED_BREAKS, _PASSED, _PASSED_BEFORE, _LENGTH, _WORDS = range(9)
 _LONGEST, _FIRST, _LAST, _CAPITALS, _STARTS = range(9, 14)
 _LINES = 4  # lines whose first words are remembered
@@ -63,7 +63,7 @@ SEEN = _STARTS + _LINES
 
 @njit(cache=True)
 def _class(text, i):
-    """The class of the character that has byte i."""
+    """Return the class of the character that contains byte i."""
     if text[i] < 128:
         return _ASCII[text[i]]
     while i > 0 and 128 <= text[i] < 192:
@@ -81,7 +81,7 @@ def _class(text, i):
 
 @njit(cache=True)
 def _hash(text, begin, end):
-    """FNV-1a of a word's first 12 bytes, digits taken for one another."""
+    """Return the FNV-1a hash of a word's first 12 bytes; all digits count as the same."""
     value = np.uint32(2166136261)
     for i in range(begin, min(end, begin + 12)):
         byte = np.uint32(48) if 48 <= text[i] <= 57 else np.uint32(text[i])
@@ -91,7 +91,7 @@ def _hash(text, begin, end):
 
 @njit(cache=True)
 def words_of(text: NDArray[np.uint8]) -> Words:
-    """The words of a text; one more than it has spaces."""
+    """Return the words of a text: the number of its spaces and one more."""
     words = 1
     for byte in text:
         words += byte == 32
@@ -128,7 +128,7 @@ def words_of(text: NDArray[np.uint8]) -> Words:
 
 @njit(cache=True)
 def new_lines() -> Array:
-    """What is seen of lines at a document's beginning."""
+    """Return the description of lines at a document's beginning: int64 [SEEN]."""
     seen = np.zeros(SEEN, np.int64)
     seen[_FIRST] = seen[_LAST] = _NOTHING
     seen[_STARTS:] = -1
@@ -137,7 +137,7 @@ def new_lines() -> Array:
 
 @njit(cache=True)
 def _size(value, most):
-    """Half octaves of a number >= 0, at most `most`."""
+    """Return the half octaves of a number >= 0, at most `most`."""
     value, length = value + 1, 0
     while value >> (length + 1):
         length += 1
@@ -146,7 +146,7 @@ def _size(value, most):
 
 @njit(cache=True)
 def _difference(value):
-    """Half octaves of a number of either sign: 0 to 43."""
+    """Return the half octaves of a number of either sign: 0 to 43."""
     return _size(abs(value), 21) + (22 if value < 0 else 0)
 
 
@@ -160,24 +160,33 @@ SIZES = np.array(
 """Slots of each context."""
 
 SELECTORS = np.array([36, 16, 12, 14, 9, 54, 32, 16])
-"""Sets of weights that each selector chooses from."""
+"""Sets of weights from which each selector chooses."""
 
 FINAL_SETS = 36
 
 
 @njit(cache=True)
 def look(w, k, size, seen, contexts, selected):
-    """Fill in the contexts of the space behind word k of a text of `size` bytes, and which sets of weights are used."""
+    """Write the contexts of the space behind word k, and the set of weights each selector chooses.
+
+    Args:
+        w: `words_of` the text.
+        k: the word before the space.
+        size: bytes of the text.
+        seen: the lines so far, of `new_lines` and `pass_space`.
+        contexts: output, int64 [len(SIZES)].
+        selected: output, int64 [len(SELECTORS)].
+    """
     n, left, right = len(w.begins), w.last[k], w.first[k + 1]
     closed, capital = w.closes[k], 1 if w.kind[k + 1] == 1 else 0
     length, words = w.ends[k] - seen[_BEGIN], k + 1 - seen[_WORD]
     third = w.hashes[k + 2] if k + 2 < n else 0
     others = seen[_BREAKS] - seen[_CLOSED_BREAKS]
-    rate = _size(16 * seen[_CLOSED_BREAKS] // (seen[_CLOSED] + 1), 15)  # of sentences that end a line
+    rate = _size(16 * seen[_CLOSED_BREAKS] // (seen[_CLOSED] + 1), 15)  # share of sentences that end a line
     ahead = w.stop[k + 1] - w.begins[k + 1]
     next_length = w.ends[k + 1] - w.begins[k + 1]
 
-    kinds = five = 0  # of the words behind and ahead, in digits of base 3
+    kinds = five = 0  # kinds of the words behind and ahead, as digits of base 3
     capitals = 0
     for j in range(1, 9):
         kind = w.kind[k + j] if k + j < n else 2
@@ -187,7 +196,7 @@ def look(w, k, size, seen, contexts, selected):
     for j in range(4):
         kind = w.kind[k - j] if k >= j else 2
         kinds, behind = (3 * kinds + kind if j < 3 else kinds), 3 * behind + kind
-    closing = 0  # whether sentences end with the next words
+    closing = 0  # a bit for each of the next words: whether a sentence ends with the word
     for j in range(1, 5):
         closing = 2 * closing + (w.closes[k + j] if k + j < n else int(j > 1))
     again = 0
@@ -251,7 +260,7 @@ def look(w, k, size, seen, contexts, selected):
 
 @njit(cache=True)
 def _side(kind):
-    """Six groups of classes."""
+    """Return the group of a class, one of six."""
     if kind <= _DIGIT:
         return kind
     if kind in (_STOP, _MARK):
@@ -261,7 +270,7 @@ def _side(kind):
 
 @njit(cache=True)
 def pass_space(w, k, seen, broken):
-    """Count in whether the space behind word k was a line break."""
+    """Update `seen` with the space behind word k, which was a line break if `broken`."""
     closed = w.closes[k]
     seen[_CAPITALS] += w.kind[k] == 1
     seen[_CLOSED] += closed

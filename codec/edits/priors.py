@@ -1,4 +1,4 @@
-"""What `codec.edits.model` begins with; `trainer.fit.edit_priors` makes this file."""
+"""Priors of `codec.edits.model`, made by `trainer.fit.edit_priors`."""
 
 PRIORS = r"""
 D77#BVDWH$=>h83rg%GGNs_byDN|&3cXw|>NNcS%Yyba06wn%W5d=Y)bQp$V7=~dOhEW^)>M*v5jfl|y*0$CNArjf$y#s>>mj{#w

@@ -1,6 +1,6 @@
 """Adaptive entropy coding of integer tensors: one range-coded stream, a frequency table for each kind of tensor.
 
-A table starts flat, counts what was coded, and halves its counts at `LIMIT`, so it follows the data within about
+A table starts flat, counts the symbols coded, and halves its counts at `LIMIT`, so it follows the data within about
 32,000 symbols. Everything is integer, so a stream decodes to the same symbols on every machine.
 """
 
@@ -15,7 +15,7 @@ from codec.entropy import range_coder
 from codec.errors import FormatError
 
 INCREMENT = 32
-"""Added to a symbol's count when it is coded; counts start at 1, so a table is learnt within a few hundred symbols."""
+"""Added to the count of each symbol coded; counts start at 1, so a table is learnt within a few hundred symbols."""
 
 LIMIT = 1 << 20
 """Total at which counts are halved. 2^20 / 32 symbols of memory cost about 0.1 % over a stationary distribution."""
@@ -25,7 +25,7 @@ MAX_ALPHABET = 1 << 16
 
 @dataclass(frozen=True)
 class Alphabet:
-    """Symbols low .. high of a table."""
+    """The symbols low .. high of a table."""
 
     low: int
     high: int
@@ -37,7 +37,7 @@ class Alphabet:
 
 
 def _new_table(alphabet: Alphabet) -> NDArray[np.int64]:
-    """A Fenwick tree over 2^k symbols in [0], their counts in [1]: int64 [2, 2^k + 1]."""
+    """Return a Fenwick tree over 2^k symbols in [0] and their counts in [1]: int64 [2, 2^k + 1]."""
     symbols = alphabet.high - alphabet.low + 1
     table = np.zeros((2, (1 << (symbols - 1).bit_length()) + 1), np.int64)
     table[1, :symbols] = 1
@@ -112,7 +112,7 @@ def _decode(state, data, table, symbols):
 def encode_symbols(
     parts: Sequence[tuple[int, NDArray[np.integer]]], alphabets: Sequence[Alphabet]
 ) -> tuple[bytes, list[float]]:
-    """Code integer arrays one after the other.
+    """Encode integer arrays one after the other.
 
     Args:
         parts: (index of its table, symbols of any shape) of each array.
@@ -139,12 +139,12 @@ def encode_symbols(
 def decode_symbols(
     stream: bytes, parts: Sequence[tuple[int, int]], alphabets: Sequence[Alphabet]
 ) -> list[NDArray[np.int32]]:
-    """The counterpart of `encode_symbols`.
+    """Decode a stream of `encode_symbols`.
 
     Args:
-        stream: what `encode_symbols` returned.
+        stream: the stream.
         parts: (index of its table, number of symbols) of each array.
-        alphabets: as they were when encoding.
+        alphabets: the symbols of each table, as for encoding.
 
     Returns:
         int32 [n] for each part.
@@ -172,11 +172,11 @@ _HALVES = (Alphabet(0, 255), Alphabet(0, 255))
 
 
 def encode_words(words: NDArray[np.uint16]) -> bytes:
-    """Code 16-bit words (float16 steps, vectors) as a plane of high and a plane of low bytes."""
+    """Encode 16-bit words (float16 steps, vectors) as a plane of high and a plane of low bytes."""
     return encode_symbols([(0, words >> 8), (1, words & 255)], _HALVES)[0]
 
 
 def decode_words(stream: bytes, count: int) -> NDArray[np.uint16]:
-    """The counterpart of `encode_words`: uint16 [count]."""
+    """Decode a stream of `encode_words` to uint16 [count]."""
     high, low = decode_symbols(stream, [(0, count), (1, count)], _HALVES)
     return ((high << 8) | low).astype(np.uint16)

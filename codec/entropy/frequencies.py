@@ -1,4 +1,4 @@
-"""Logits to integer frequencies: the one place where probabilities become what the arithmetic coder codes with.
+"""Logits to integer frequencies: the only place that turns probabilities into the integers of the arithmetic coder.
 
 The frequencies of a distribution over V symbols are integers of at least 1 that sum to T = 2^total_bits(V). The
 cumulative frequency below symbol k is floor((W_k >> r) (T - V) / (Z >> r)) + k, with W_k the sum of the integer weights
@@ -23,7 +23,7 @@ PRODUCT_BITS = 62
 
 
 def total_bits(vocabulary: int) -> int:
-    """The power of two that the frequencies of so many symbols sum to.
+    """Return the power of two that the frequencies of so many symbols sum to.
 
     >>> total_bits(8192), total_bits(49_152)
     (24, 27)
@@ -32,14 +32,21 @@ def total_bits(vocabulary: int) -> int:
 
 
 def weights(levels: Tensor) -> Tensor:
-    """int64 [..., V] weights of levels (int64 [..., V], in 1/LEVELS_PER_BIT bit); the largest is 2^total_bits(V)."""
+    """Return the weights of levels.
+
+    Args:
+        levels: int64 [..., V], in units of 1/LEVELS_PER_BIT bit.
+
+    Returns:
+        int64 [..., V]; the largest weight is 2^total_bits(V).
+    """
     table = torch.from_numpy(tables.exp2_table(total_bits(levels.shape[-1]))).to(levels.device)
     below = levels.amax(-1, keepdim=True) - levels
     return table[below.clamp(max=tables.EXP2_LENGTH - 1)]
 
 
 def _cumulative(below: Tensor, symbols: Tensor, z: Tensor, vocabulary: int) -> Tensor:
-    """The cumulative frequency below `symbols`, whose predecessors' weights sum to `below`."""
+    """Return the cumulative frequency below `symbols`, whose predecessors' weights sum to `below`."""
     bits = total_bits(vocabulary)
     drop = (exponent(z.double()) - (PRODUCT_BITS - bits)).clamp(min=0)
     product = (below >> drop) * ((1 << bits) - vocabulary)
@@ -47,15 +54,15 @@ def _cumulative(below: Tensor, symbols: Tensor, z: Tensor, vocabulary: int) -> T
 
 
 def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The coder's intervals of known symbols.
+    """Return the coder's intervals of known symbols.
 
     Args:
         levels: int64 [N, V].
         symbols: int64 [N].
 
     Returns:
-        (start, frequency), int64 [N] each, and the cross-entropy in bits, float64 [N], before probabilities become
-        frequencies (a report; nothing is coded with it).
+        (start, frequency), int64 [N] each, and the cross-entropy in bits, float64 [N], of the probabilities before they
+        become frequencies. The cross-entropy is for reports; nothing is coded with it.
     """
     w = weights(levels)
     size, index = w.shape[-1], symbols[:, None]
@@ -68,7 +75,7 @@ def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def find(levels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The symbols whose intervals contain `targets`.
+    """Return the symbols whose intervals contain `targets`.
 
     Args:
         levels: int64 [N, V].

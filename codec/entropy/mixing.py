@@ -1,10 +1,10 @@
-"""Binary decisions under many contexts: their probabilities are mixed where odds multiply, all in integers.
+"""Context mixing of binary decisions: the probabilities under many contexts become one, in integers alone.
 
-Every context has a slot (`codec.entropy.adaptive_bit`). The probabilities of a decision's slots are stretched,
-ln(p / (1 - p)) in units of 1/256; sets of weights, one chosen by each of several selectors, sum them up; and the sums
-are summed once more with weights of their own. What is wrong with each sum moves its weights (logistic mixing: Mattern
-2012; Mahoney 2005). Integers of 64 bits hold all of it: a document of 2^30 bytes cannot make weights outgrow 2^45 or a
-sum 2^63.
+Every context has a slot (`codec.entropy.adaptive_bit`). A decision's probabilities are stretched to ln(p / (1 - p)) in
+units of 1/256. Each of several selectors chooses a set of weights, with which it sums the stretched probabilities. A
+final set of weights sums those sums. The error of each sum moves the weights of that sum (logistic mixing: Mattern
+2012; Mahoney 2005). Integers of 64 bits hold all values: a document of 2^30 bytes cannot make weights outgrow 2^45 or
+a sum 2^63.
 """
 
 from functools import lru_cache
@@ -31,12 +31,12 @@ class Tables(NamedTuple):
     """The two functions between a probability and its stretched form."""
 
     squash: Array  # [2 LIMIT + 1]: the probability of x - LIMIT in units of 2^-16, from 1 to 2^16 - 1
-    stretch: NDArray[np.int16]  # [2^16]: its inverse
+    stretch: NDArray[np.int16]  # [2^16]: the inverse of `squash`
 
 
 @lru_cache
 def tables() -> Tables:
-    """Linear between exact values at every half nat, so that every machine has the same."""
+    """Return `Tables` that are linear between exact values at every half nat, so that every machine has the same."""
     knots = np.rint(sigmoid(np.arange(-24, 25) / 2) * (1 << SHARE_BITS)).astype(np.int64)
     at, rest = np.divmod(np.arange(-LIMIT, LIMIT + 1) + LIMIT + 1, 128)
     squash = (knots[at] * (128 - rest) + knots[at + 1] * rest + 64) >> 7
@@ -46,15 +46,18 @@ def tables() -> Tables:
 
 
 class Mixer(NamedTuple):
-    """What a document's decisions adapt."""
+    """The weights that adapt to a document's decisions."""
 
     weights: Array  # [sets, inputs], in units of 2^-16
-    final: Array  # [final sets, selectors], likewise
+    final: Array  # [final sets, selectors], in units of 2^-16
 
 
 @njit(cache=True)
 def mix(mixer, tables, inputs, sets, final_set, sums):
-    """The mixed probability in units of 2^-16; fills in `sums` [selectors], and adds the last sum behind them."""
+    """Return the mixed probability in units of 2^-16.
+
+    The sums of the selectors, then the final sum, are written into `sums` [selectors + 1].
+    """
     total = 0
     for m in range(len(sets)):
         weights, dot = mixer.weights[sets[m]], 0
@@ -68,7 +71,7 @@ def mix(mixer, tables, inputs, sets, final_set, sums):
 
 @njit(cache=True)
 def correct(mixer, tables, inputs, sets, final_set, sums, bit, rate):
-    """Move the weights after `mix` by what was wrong: those of the first layer by `rate`, of the last by 1."""
+    """Move the weights after `mix` by the errors of their sums: first-layer weights by `rate`, final weights by 1."""
     goal = (1 << SHARE_BITS) if bit else 0
     error = goal - tables.squash[sums[len(sets)] + LIMIT]
     for m in range(len(sets)):

@@ -1,11 +1,11 @@
 """A range coder with 56-bit state, byte by byte: the integer core below text and weights.
 
-The state is uint64[3]. Encoder: low, range, bytes written; decoder: code - low, range, bytes read. Invariants: after
-every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of 2^24 loses at most 2^-24 of its
-width, one of 2^27 2^-21. A carry out of low is added to the bytes already written. A stream ends with the shortest
-bytes whose value, followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code
-length; the decoder reads zeros beyond the end, never more than CODE_BYTES of them, so a stream that lacks bytes can be
-told.
+The state is uint64[3]: low, range and bytes written in an encoder; code - low, range and bytes read in a decoder.
+Invariants: after every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of 2^24 loses at most
+2^-24 of its width, one of 2^27 2^-21. A carry out of low is added to the bytes already written. A stream ends with the
+shortest bytes whose value, followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal
+code length.
+The decoder reads zeros beyond the end, at most CODE_BYTES of them for a whole stream, so a truncated stream is noticed.
 
 Construction: range coding after G. N. N. Martin (1979), with carry propagation into the output.
 """
@@ -24,14 +24,14 @@ _48 = np.uint64(48)
 _ONE = np.uint64(1)
 
 CODE_BYTES = 7
-"""Bytes of state: a decoder has read this many bytes when nothing is decoded yet."""
+"""Bytes of state: a decoder has read this many bytes before it decodes the first symbol."""
 
 MAX_SYMBOL_BYTES = 5
 """Bytes that one symbol can add to a stream, for the size of output buffers (27 bits and a carried-over byte)."""
 
 
 def new_encoder() -> State:
-    """The state of an encoder that has written nothing."""
+    """Return the state of an encoder that has written nothing."""
     return np.array([0, 1 << 56, 0], np.uint64)
 
 
@@ -63,7 +63,7 @@ def put(state: State, out: NDArray[np.uint8], start: int, frequency: int, unit: 
 
 @njit(cache=True)
 def finish(state: State, out: NDArray[np.uint8]) -> int:
-    """Write the shortest end of the stream; returns its total length in bytes. `out` needs 8 bytes to spare."""
+    """Write the shortest end of the stream and return the stream's length in bytes; `out` needs 8 bytes to spare."""
     low, n = state[0], state[2]
     end = low + state[1]
     for extra in range(CODE_BYTES + 1):
@@ -83,7 +83,7 @@ def finish(state: State, out: NDArray[np.uint8]) -> int:
 
 @njit(cache=True)
 def start_decoder(state: State, data: NDArray[np.uint8]) -> None:
-    """Make `state` that of a decoder at the beginning of `data`."""
+    """Set `state` to that of a decoder at the beginning of `data`."""
     code = np.uint64(0)
     for i in range(CODE_BYTES):
         code = (code << _EIGHT) | (np.uint64(data[i]) if i < data.shape[0] else np.uint64(0))
@@ -92,7 +92,7 @@ def start_decoder(state: State, data: NDArray[np.uint8]) -> None:
 
 @njit(cache=True)
 def take(state: State, data: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
-    """Remove the interval of the symbol that was found at code // unit; the counterpart of `put`."""
+    """Remove the interval of the symbol found at code // unit, as `put` added the interval."""
     code = state[0] - unit * np.uint64(start)
     size = unit * np.uint64(frequency)
     n = state[2]
@@ -110,10 +110,10 @@ def written_bits(state: State) -> float:
 
 
 def ended(state: State, size: int) -> bool:
-    """Whether a decoder that has taken every symbol stands where `finish` ends a stream of `size` bytes.
+    """Return whether a decoder that has taken every symbol stands where `finish` ends a stream of `size` bytes.
 
-    Several streams decode to the same symbols; `finish` writes the one of them that has the least value, so that no
-    other is taken for undamaged.
+    Several streams decode to the same symbols. `finish` writes the stream of least value; every other stream counts as
+    damaged.
     """
     left = size + CODE_BYTES - int(state[2])
     return left == 0 or (left == 1 and bool(state[0] < _BOTTOM))
@@ -121,7 +121,7 @@ def ended(state: State, size: int) -> bool:
 
 @njit(cache=True)
 def target(state: State, unit: np.uint64, total: int) -> int:
-    """The cumulative frequency that the next symbol's interval contains."""
+    """Return the cumulative frequency that the next symbol's interval contains."""
     return min(int(state[0] // unit), total - 1)
 
 
@@ -129,7 +129,7 @@ def target(state: State, unit: np.uint64, total: int) -> int:
 def encode_intervals(
     state: State, out: NDArray[np.uint8], starts: NDArray[np.int64], frequencies: NDArray[np.int64], bits: int
 ) -> None:
-    """Encode intervals [N] of a total of 2^bits; `out` needs MAX_SYMBOL_BYTES bytes for each beyond those written."""
+    """Encode intervals [N] of a total of 2^bits; `out` needs MAX_SYMBOL_BYTES free bytes for each interval."""
     shift = np.uint64(bits)
     for i in range(starts.shape[0]):
         put(state, out, starts[i], frequencies[i], state[1] >> shift)

@@ -96,6 +96,13 @@ def check_known(config: ModelConfig) -> None:
         raise UnsupportedError(f"they know no {' and no '.join(rare)}")
 
 
+def layer_scales(config: ModelConfig) -> list[float]:
+    """Return 1 / sqrt(layer + 1) on the grid 2^-16 for each layer, or 1 for each without `ln_scale`."""
+    if not config.ln_scale:
+        return [1.0] * config.num_layers
+    return [(math.isqrt((1 << 34) // (i + 1)) + 1) // 2 / (1 << 16) for i in range(config.num_layers)]
+
+
 class ExactModel(ExactNetwork):
     """The exact model of a pack.
 
@@ -137,7 +144,7 @@ class ExactModel(ExactNetwork):
         if config.value_dims:
             self.value_table = ExactTable(matrices["values.embed.weight"], self.device)
             self.value_out = self._linear("values.proj.weight")
-        scales = tables.layer_scales(config)
+        scales = layer_scales(config)
         check_range(config, matrices, vectors, scales)
         self.layers = [self._layer(i, scales[i]) for i in range(config.num_layers)]
         if config.encoder_length:

@@ -1,7 +1,7 @@
-"""State dicts as the challenge's later scripts keep them: our names, but matrices in banks and scalars.
+"""State dicts in the layout of the challenge's later scripts: the same names, but matrices in banks and scalars.
 
 A bank is a 3-D parameter: the matrices of one or two kinds, for every layer, the second kind behind the first. All
-other tensors have the names that `codec.model.parameters` gives them.
+other tensors have the names of `codec.model.parameters`.
 """
 
 import torch
@@ -17,14 +17,14 @@ BANKS = {
 """The kinds of matrices in each bank, in their order."""
 
 SCALARS = ("bigram.scale",)
-"""Tensors without dimensions there that have one entry here."""
+"""Tensors with one entry in this project and no dimensions in the challenge's scripts."""
 
 
 def to_challenge(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Put the matrices of all layers into banks.
 
     Raises:
-        FormatError: a layer lacks one of them.
+        FormatError: a layer lacks a matrix that belongs into a bank.
     """
     layers = sum(name.endswith(".attn.q_gain") for name in state)
     found = {name: tensor.reshape(()) if name in SCALARS else tensor for name, tensor in state.items()}
@@ -37,10 +37,10 @@ def to_challenge(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_challenge(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Take the matrices out of banks; a state dict without banks keeps its own.
+    """Take the matrices out of banks; a matrix that is in no bank stays as found.
 
     Raises:
-        FormatError: a bank that is not 3-D, or does not hold its kinds equally often.
+        FormatError: a bank is not 3-D, or does not hold its kinds equally often.
     """
     found = {name: tensor.reshape(-1) if name in SCALARS else tensor for name, tensor in state.items()}
     for bank, kinds in BANKS.items():

@@ -1,4 +1,4 @@
-"""BigramHash: the table row of a token and the one before it, for the float and the exact model alike."""
+"""BigramHash: the table row for a token and its predecessor, in the float and the exact model alike."""
 
 import torch
 
@@ -6,10 +6,10 @@ from codec.model.tokenizer import BOS
 
 
 def bigram_rows(tokens: torch.Tensor, buckets: int, previous: torch.Tensor | None = None) -> torch.Tensor:
-    """Rows of the hash table [buckets, ...] for each position.
+    """Return the rows of the hash table [buckets, ...] for each position.
 
     The pair (t, p) hashes to (36313 t XOR 27191 p) mod (buckets - 1), the challenge's function. The last row stands for
-    "no pair": a BOS, and the first position of a row of `tokens` unless `previous` says what came before it.
+    "no pair": a BOS, or the first position of a row of `tokens` when `previous` is None.
 
     Args:
         tokens: int64 [B, T].

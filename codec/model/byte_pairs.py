@@ -36,7 +36,7 @@ _INVALID = re.compile("[\udc80-\udcff]+")
 
 
 def _alphabet() -> dict[str, int]:
-    """The byte of each character of byte-level words, as GPT-2 has them: printable ones are themselves."""
+    """Return the byte of each character of byte-level words, as GPT-2 has them: printable ones are themselves."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
@@ -155,14 +155,14 @@ class BytePairs:
         return found
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
-        """The canonical bytes of token ids [T]. Raises FormatError for an id that the tokenizer does not have."""
+        """Return the canonical bytes of token ids [T]. Raises FormatError for an id that the tokenizer does not have."""
         table = self.token_bytes
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
             raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
         return b"".join([table[t] for t in tokens.tolist()])
 
     def split(self, tokens: NDArray[np.integer]) -> list[bytes]:
-        """The bytes of each of token ids [T]; errors as `decode`."""
+        """Return the bytes of each of token ids [T]; errors as `decode`."""
         self.decode(tokens)
         return [self.token_bytes[t] for t in tokens.tolist()]
 
@@ -171,7 +171,7 @@ AnyTokenizer = SentencePieces | BytePairs
 
 
 def open_tokenizer(model: bytes) -> AnyTokenizer:
-    """The tokenizer of a pack or checkpoint: byte-level BPE as canonical JSON, else a SentencePiece model."""
+    """Return the tokenizer of a pack or checkpoint: byte-level BPE as canonical JSON, else a SentencePiece model."""
     return BytePairs(model) if model[:1] == b"{" else SentencePieces(model)
 
 
@@ -214,5 +214,5 @@ def serialize(
 
 
 def control_token(controls: Mapping[int, str], name: str, otherwise: int) -> int:
-    """The id of a control token by its name, `otherwise` where there is none."""
+    """Return the id of a control token by its name, `otherwise` where there is none."""
     return next((n for n, found in controls.items() if found == name), otherwise)

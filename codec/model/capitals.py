@@ -1,14 +1,14 @@
-"""Capitals as marks: text in small letters with marks where capitals were, and back, exact on any bytes.
+"""Capitals as marks: text in small letters with marks for capitals, and back, exact on any bytes.
 
 With C, U and E for the control characters that are the marks, `By The NASA iPod` becomes `CbyC theU nasa iCpod`:
 
-- C: the next letter is a capital. Where a space is before the word, the mark goes before the space, so that the word
-  keeps the token it has elsewhere, and a full stop and the mark can be one token.
-- U: all letters up to the next other byte are capitals.
+- C: the next letter is a capital. With a space before the word, the mark goes before the space: the word keeps the
+  token of its small form, and a full stop and the mark can be one token.
+- U: all letters up to the next byte that is no letter are capitals.
 - E and a small letter: one of the three control characters itself.
 
-Only the letters of ASCII have marks, so that no version of Unicode is asked. A mark stands for no byte of text and
-every other byte for exactly one, whatever the order: lengths can be counted token by token.
+Only the letters of ASCII have marks, so the result depends on no version of Unicode. A mark stands for no byte of text
+and every other byte for exactly one, in any order: lengths can be counted token by token.
 """
 
 import re
@@ -19,14 +19,14 @@ MARKS = CAPITAL + CAPITALS + ESCAPE
 _CODES = {CAPITAL: b"a", CAPITALS: b"b", ESCAPE: b"c"}
 _LITERALS = {code: mark for mark, code in _CODES.items()}
 
-# What follows a letter does not begin a word; without that, a long run of small letters would be read again and again.
+# A word never begins behind a letter: otherwise a long run of small letters would be scanned from each of its letters.
 _WORD = re.compile(rb" ?(?<![A-Za-z])[a-z]*+[A-Z][A-Za-z]*+|[\x10-\x12]")
 _LETTER = re.compile(rb"[A-Z]")
 _MARKED = re.compile(rb"\x10( ?[a-z]?)|\x11( ?[a-z]*+)|\x12([^\x10-\x12]?)", re.DOTALL)
 
 
 def fold(text: bytes) -> bytes:
-    """Text with marks and without capitals.
+    r"""Replace capitals by small letters with marks.
 
     >>> fold(b"By The NASA")
     b'\\x10by\\x10 the\\x11 nasa'
@@ -35,12 +35,12 @@ def fold(text: bytes) -> bytes:
 
 
 def unfold(folded: bytes) -> bytes:
-    """The text that was folded; marks that `fold` would not have put there are dropped."""
+    """Restore the text that was folded; marks in places where `fold` never puts them are dropped."""
     return _MARKED.sub(_unfolded, folded)
 
 
 def count_text(folded: bytes) -> int:
-    """The number of bytes that `unfold` makes of them.
+    """Return the number of bytes that `unfold` would return.
 
     >>> count_text(fold(b"By The NASA"))
     11

@@ -1,7 +1,6 @@
-"""A float model on disk: safetensors, its config and tokenizer beside the weights in one folder.
+"""A float model on disk: safetensors, with the config and the tokenizer beside the weights in one folder.
 
-A run folder holds `model.safetensors` (whose metadata entry `config` is the config as JSON) and
-`tokenizer.model`.
+A run folder holds `model.safetensors` (whose metadata entry `config` is the config as JSON) and `tokenizer.model`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ TOKENIZER = "tokenizer.model"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`config` and `tokenizer` are None where the file does not say (weights of another project)."""
+    """A state dict, its config and its tokenizer; either is None where the files lack it (other projects' weights)."""
 
     state_dict: dict[str, torch.Tensor]
     config: AnyConfig | None
@@ -32,7 +31,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: str | Path, state: dict[str, torch.Tensor], config: AnyConfig, tokenizer: AnyTokenizer
 ) -> Path:
-    """Write `model.safetensors` and `tokenizer.model` into `folder`; returns the path of the former."""
+    """Write `model.safetensors` and `tokenizer.model` into `folder` and return the path of the former."""
     path = Path(folder) / WEIGHTS
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_write(Path(folder) / TOKENIZER) as file:
@@ -43,7 +42,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
-    """Read a run folder or a `.safetensors` file; the tokenizer is `tokenizer`, or `tokenizer.model` beside it.
+    """Read a run folder or a `.safetensors` file.
+
+    Args:
+        path: the folder or file.
+        tokenizer: path of the tokenizer; None: `tokenizer.model` beside the weights, where that file exists.
 
     Raises:
         FormatError: no such file, not safetensors, or a broken config.

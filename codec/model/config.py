@@ -1,4 +1,4 @@
-"""The shape of a model: every number that the float model, the exact model and a pack must agree on."""
+"""The shape of a model: every number on which the float model, the exact model and a pack must agree."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -8,19 +8,19 @@ from codec.errors import FormatError
 from codec.model.transformer import TransformerConfig
 
 GATE_INPUTS = 12
-"""Leading entries of a normalised row that a gate reads, as in the challenge's sparse gates."""
+"""Leading entries of a normalised row that a gate reads: the number of the challenge's sparse gates."""
 
 MAX_FIXED = 1 << 28
-"""Entries of random maps, which no byte of a pack stands for: a bound on memory for a hostile file."""
+"""Most entries of random maps. They take no byte of a pack, so this bounds the memory a hostile file can ask for."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer of the challenge's family. The defaults are the challenge's baseline."""
+    """A decoder-only transformer of the challenge's family; the defaults are the challenge's baseline."""
 
     vocab_size: int = 1024
-    embedding_dim: int = 0  # factorised embedding: width of the table, which a matrix takes to model_dim; 0: no matrix
-    tied_head: bool = True  # the table of the embedding is the last layer, too
+    embedding_dim: int = 0  # width of a factorised embedding, which a matrix maps to model_dim; 0: not factorised
+    tied_head: bool = True  # the output head is the embedding table
     window: int = 1024  # tokens of context in one forward pass
     num_layers: int = 9
     model_dim: int = 512
@@ -28,12 +28,12 @@ class ModelConfig:
     num_kv_heads: int = 4
     mlp_mult: int = 2
     activation: Literal["relu2", "leaky_relu2", "swiglu"] = "relu2"  # leaky: slope 0.5 before the square
-    random_rank: int = 0  # matrices of MLPs are fixed random maps and a learned product of this rank; 0: learned whole
+    random_rank: int = 0  # MLP matrices are fixed random maps plus a learned product of this rank; 0: learned whole
     rope_base: float = 10_000.0
     rope_dims: int = 0  # leading dimensions of a head that rotate; 0 means all
-    yarn: float = 1.0  # window over the window of training: slow rotations are stretched to it (YaRN)
+    yarn: float = 1.0  # window over the window of training; slow rotations are stretched to the new window (YaRN)
     logit_softcap: float = 30.0
-    skips: Literal["add", "gated"] = "add"  # how the second half mixes in the activations of the first
+    skips: Literal["add", "gated"] = "add"  # how blocks of the second half take in the activations of the first half
     xsa_layers: int = 0  # the last n layers remove the component of attention output along their own value
     ln_scale: bool = False  # scale normalised inputs of layer i by 1/sqrt(i + 1)
     parallel_from: int = 0  # from this layer on attention and MLP read the same input; 0: in no layer
@@ -43,9 +43,9 @@ class ModelConfig:
     bigram_buckets: int = 0  # rows of the BigramHash table; 0: no table
     bigram_dim: int = 128
     value_dims: int = 0  # width of a table of token embeddings that are projected onto values; 0: no table
-    value_layers: int = 2  # the last n layers, which add them
-    attention_gate: bool = False  # heads' outputs are multiplied with gates that the block's input opens
-    smear_gate: bool = False  # a token's embedding takes up a gated share of the one before it in its document
+    value_layers: int = 2  # the last n layers, which add the projected embeddings to their values
+    attention_gate: bool = False  # each head's output is multiplied by a sigmoid of the block's input
+    smear_gate: bool = False  # to a token's embedding, a gated share of its predecessor's in the document is added
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -98,33 +98,35 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """Return the dimensions of a head."""
         return self.model_dim // self.num_heads
 
     @property
     def kv_dim(self) -> int:
+        """Return the outputs of the key matrix, and of the value matrix."""
         return self.num_kv_heads * self.head_dim
 
     @property
     def hidden_dim(self) -> int:
-        """Activations of an MLP."""
+        """Return the number of activations of an MLP."""
         return self.mlp_mult * self.model_dim
 
     @property
     def up_dim(self) -> int:
-        """Outputs of an MLP's first matrix: with SwiGLU gates come first."""
+        """Return the outputs of an MLP's first matrix: with SwiGLU, gates, then values."""
         return (2 if self.activation == "swiglu" else 1) * self.hidden_dim
 
     @property
     def rotary_dims(self) -> int:
-        """Dimensions of a head that rotate."""
+        """Return the number of dimensions of a head that rotate."""
         return self.rope_dims or self.head_dim
 
     def parallel(self, layer: int) -> bool:
-        """Whether attention and MLP of a layer read the same input."""
+        """Return whether attention and MLP of a layer read the same input."""
         return 0 < self.parallel_from <= layer
 
     def adds_values(self, layer: int) -> bool:
-        """Whether a layer adds embeddings to its values."""
+        """Return whether a layer adds embeddings to its values."""
         return self.value_dims > 0 and layer >= self.num_layers - self.value_layers
 
     @property
@@ -144,22 +146,27 @@ class ModelConfig:
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """The layer of each block execution, loops unrolled."""
+        """Return the layer of each block execution, with loops unrolled."""
         layers = list(range(self.num_layers))
         loop = layers[self.loop_start : self.loop_end]
         return tuple(layers[: self.loop_start] + loop * self.loop_count + layers[self.loop_start + len(loop) :])
 
     @property
     def encoder_length(self) -> int:
-        """Block executions of the first half, whose outputs the second half takes up in reverse."""
+        """Return the block executions of the first half, whose outputs the second half takes in in reverse order."""
         return len(self.schedule) // 2
 
     def to_json(self) -> str:
+        """Return the config as JSON, for `from_json`."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Raises FormatError for unknown or ill-typed entries."""
+        """Make a config of named values.
+
+        Raises:
+            FormatError: an unknown or ill-typed entry.
+        """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise FormatError(f"config: unknown entries {unknown}, expected some of {sorted(known)}")
@@ -167,7 +174,11 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
-        """Raises FormatError if `text` is not a JSON object of known entries."""
+        """Make a config of the JSON object that `to_json` writes.
+
+        Raises:
+            FormatError: `text` is not a JSON object of known entries.
+        """
         return cls.from_dict(_json_object(text))
 
 

@@ -7,7 +7,7 @@ from codec.model.transformer import TransformerConfig, transformer_parameters
 
 
 def parameters(config: AnyConfig) -> dict[str, Parameter]:
-    """List every tensor of the model of `config`, in the order packs keep them."""
+    """Return every tensor of the model of `config`, in the order of packs."""
     return transformer_parameters(config) if isinstance(config, TransformerConfig) else _parameters(config)
 
 

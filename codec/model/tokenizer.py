@@ -1,12 +1,12 @@
-"""SentencePiece models: text to token ids, token ids to the exact bytes they stand for.
+"""SentencePiece models: text to token ids, and token ids to the exact bytes they stand for.
 
 Decoding never calls SentencePiece: a token has fixed bytes (its piece with U+2581 read as a space, or one raw byte),
-and a document's *canonical* bytes are the concatenation. What a normalising tokenizer loses on the way is
-`codec.edits.coder`'s business.
+and a document's *canonical* bytes are their concatenation. `codec.edits.coder` codes what a normalising tokenizer
+loses.
 
-A model may be one of folded text (`codec.model.capitals`): then that is what tokens are made of, and the canonical
-bytes are the concatenation unfolded. It says so in its last bytes, which SentencePiece reads as the name of its
-normalizer.
+A model may be a model of folded text (`codec.model.capitals`). Its tokens then stand for folded text, and the canonical
+bytes are the concatenation unfolded. The last bytes of the model file say so; SentencePiece reads them as the name of
+its normalizer.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from codec.errors import FormatError
 from codec.model.capitals import count_text, fold, unfold
 
 BOS = 1
-"""Id of the token that begins a document, in the challenge's tokenizers and ours; coded at a document's end as the
-next document's beginning."""
+"""Id of the token that begins a document, in the challenge's tokenizers and in this project's. The end of a document is
+coded as the BOS of the next."""
 
 SPACE = "▁"
 
@@ -63,31 +63,35 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Return the number of tokens."""
         return self._processor.vocab_size()
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the serialized model."""
+        """Return the hex SHA-256 of the serialized model."""
         return hashlib.sha256(self.model).hexdigest()
 
     @property
     def folds(self) -> bool:
-        """Whether tokens are of folded text."""
+        """Return whether tokens stand for folded text."""
         return self.model.endswith(FOLDED)
 
     @cached_property
     def lossy(self) -> bool:
-        """Whether decoding restores less than what was encoded, line breaks for example."""
+        """Return whether decoding restores less than the text encoded, for example no line breaks."""
         return self.decode(self.encode(_SAMPLE).astype(np.int64)) != _SAMPLE
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each token id, with marks where the tokenizer folds; empty for control and unknown tokens."""
+        """Return the bytes of each token id, with marks if the tokenizer folds.
+
+        Control and unknown tokens have no bytes.
+        """
         return [self._bytes_of(i) for i in range(self.vocab_size)]
 
     @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
-        """How many bytes of text each token id stands for [V]."""
+        """Return the number of bytes of text of each token id: int64 [V]."""
         return np.array([self._length(piece) for piece in self.token_bytes], np.int64)
 
     def _length(self, piece: bytes) -> int:
@@ -102,13 +106,17 @@ class Tokenizer:
         return p.IdToPiece(token).replace(SPACE, " ").encode()
 
     def encode(self, document: bytes) -> NDArray[np.uint16]:
-        """Token ids [T] of a document, without BOS. Invalid UTF-8 is read as U+FFFD."""
+        """Return the token ids [T] of a document, without BOS; invalid UTF-8 is read as U+FFFD."""
         text = fold(document) if self.folds else document
         ids = self._processor.EncodeAsIds(text.decode("utf-8", errors="replace"))
         return np.array(ids, dtype=np.uint16)
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
-        """The canonical bytes of token ids [T]. Raises FormatError for an id that the tokenizer does not have."""
+        """Return the canonical bytes of token ids [T].
+
+        Raises:
+            FormatError: an id that the tokenizer does not have.
+        """
         table = self.token_bytes
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
             raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
@@ -116,15 +124,19 @@ class Tokenizer:
         return unfold(joined) if self.folds else joined
 
     def split(self, tokens: NDArray[np.integer]) -> list[bytes]:
-        """The part of the canonical bytes that each of token ids [T] stands for; errors as `decode`."""
+        """Return the part of the canonical bytes for each of token ids [T].
+
+        Raises:
+            FormatError: an id that the tokenizer does not have.
+        """
         text, ends = self.decode(tokens), np.cumsum(self.token_lengths[tokens]).tolist()
         return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     def challenge_tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """The byte table of the challenge's accounting, for `flat` scores alone.
+        """Return the byte table of the challenge's accounting, for scores with the policy `flat` alone.
 
         Returns:
-            base [V]: bytes of a piece without one leading U+2581 (an inner one counts as its 3 UTF-8 bytes) and
+            base [V]: bytes of a piece without one leading U+2581 (an inner U+2581 counts as its 3 UTF-8 bytes) and
                 without marks; 0 for control, unknown and unused tokens.
             space [V]: whether the piece begins with U+2581, one byte unless the token before is a boundary.
             boundary [V]: whether the token is control, unknown or unused.
@@ -146,6 +158,6 @@ class Tokenizer:
         return base, space, boundary
 
     def challenge_bytes(self, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
-        """The bytes of targets [...], each after the token of the same place in `before`, by the challenge's table."""
+        """Return the bytes of targets [...], each after its token in `before` [...], by the challenge's table."""
         base, space, boundary = self.challenge_tables()
         return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())

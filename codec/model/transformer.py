@@ -138,7 +138,7 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
-        """Raises FormatError for unknown or ill-typed entries."""
+        """Make a config of its entries; raises FormatError for unknown or ill-typed entries."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise FormatError(f"config: unknown entries {unknown}, expected some of {sorted(known)}")

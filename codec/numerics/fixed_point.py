@@ -18,20 +18,21 @@ SNAP_BITS = 15
 
 
 def exponent(x: Tensor) -> Tensor:
-    """int64 e with 2^(e-1) <= |x| < 2^e for normal float64 x; -1022 or less for zero and subnormals."""
+    """Return int64 e with 2^(e-1) <= |x| < 2^e for normal float64 x; -1022 or less for zero and subnormal numbers."""
     return ((x.view(torch.int64) >> 52) & 0x7FF) - 1022
 
 
 def power_of_two(n: Tensor) -> Tensor:
-    """2^n as float64 for int64 n in [-1022, 1023]."""
+    """Return 2^n as float64 for int64 n in [-1022, 1023]."""
     return ((n + 1023) << 52).view(torch.float64)
 
 
 def snap(x: Tensor, bits: int = SNAP_BITS) -> tuple[Tensor, Tensor]:
-    """Round each last-dimension row to integers of `bits` bits on the finest grid of a power of two that fits it.
+    """Round each last-dimension row to integers of `bits` bits on the finest power-of-two grid that holds the row.
 
     Args:
         x: float64 [..., n].
+        bits: width of the integers, sign included.
 
     Returns:
         (integers float64 [..., n] with |X| <= 2^(bits-1), step float64 [..., 1]); x is about integers * step.
@@ -48,10 +49,10 @@ def snap_fixed(x: Tensor, fraction: int | Tensor, bits: int = SNAP_BITS) -> Tens
 
 
 def reciprocal_sqrt(m: Tensor) -> Tensor:
-    """1 / sqrt(m) for float64 m >= 2^-970, to a relative error below 2^-25, the same on every device.
+    """Return 1 / sqrt(m) for float64 m >= 2^-970, to a relative error below 2^-25, the same on every device.
 
-    m is scaled by a power of four to M in [2^50, 2^52); floor(sqrt(M)) is at most one off, whichever library took the
-    root, and is repaired with exact products.
+    m is scaled by a power of four to M in [2^50, 2^52). Whichever library takes the root, floor(sqrt(M)) is wrong by at
+    most 1; exact products repair that error.
     """
     k = (52 - exponent(m)) >> 1
     scaled = m * power_of_two(2 * k)

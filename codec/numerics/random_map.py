@@ -1,4 +1,4 @@
-"""Fixed random maps: matrices of signs that a decoder makes anew from their numbers, by integer arithmetic alone."""
+"""Fixed random maps: sign matrices that a decoder regenerates from their numbers, by integer arithmetic alone."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,10 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def signs(number: int, rows: int, columns: int) -> NDArray[np.int8]:
-    """The signs of map `number`, -1 or 1, [rows, columns].
+    """Return the signs of map `number`, -1 or 1, int8 [rows, columns].
 
-    Entry i in row order is bit i % 64 of the word i / 64 + 2^40 * number of SplitMix64 from seed 0 (Steele, Lea and
-    Flood 2014), 1 where it is set.
+    Entry i in row order is bit i % 64 of word i / 64 + 2^40 * number of the generator SplitMix64 started at 0 (Steele,
+    Lea and Flood 2014). A set bit means 1.
     """
     words = np.arange(-(-rows * columns // 64), dtype=np.uint64) + np.uint64((number << 40) + 1)
     mixed = words * np.uint64(_GOLDEN)

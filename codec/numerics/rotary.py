@@ -1,13 +1,14 @@
-"""Rotations of any position of a document, however long, from tables of fixed size: the reference.
+"""Rotary embedding of any position of a document, however long, from tables of fixed size: the reference.
 
-A position is a row of the first ones of `codec.numerics.tables.rope_turns` and a digit for each level, and its
-rotation is the product of theirs, complex numbers of magnitude 1. Products are integers of 64 bits, so they are the
-same on every machine. Where digits are 0 the factor is exactly 1: positions of the first rows, which a window never
-leaves, have the rotations of the table.
+A position is written as a row of the first part of `codec.numerics.tables.rope_turns` and one digit for each level. Its
+rotation is the product of the rotations of that row and those digits, complex numbers of magnitude 1. Products are
+integers of 64 bits, so they are the same on every machine. A digit of 0 has the factor 1 exactly: the positions of the
+first rows, which a training window never leaves, have the rotations of the table.
 
-A factor is rounded down to units of 2^-60, an error of at most 1.5 units in the plane; a product drops less than 2
-units of each coordinate. Errors add up: 4 factors and 3 products are within 15 units, 2^-56, of the rotation. It is
-rounded to ROPE_BITS then, to the nearest unless it lies within 2^-56 of the middle between two: for one in 2^40.
+A factor is rounded down to units of 2^-60, an error of at most 1.5 units in the plane. A product drops less than 2
+units of each coordinate. The errors add up: the product of 4 factors is within 15 units, 2^-56, of the rotation. The
+product is then rounded to ROPE_BITS; the result is the nearest value unless the product lies within 2^-56 of the middle
+between two values, which happens to 1 of 2^40.
 """
 
 from torch import Tensor
@@ -15,15 +16,18 @@ from torch import Tensor
 from codec.numerics.tables import ROPE_BITS, TURN_BITS, TURN_DIGITS, TURN_LEVELS
 
 LIMB_BITS = TURN_BITS // 2
-"""Of the halves in which factors are multiplied: sums of four products of halves stay within 2^62."""
+"""Bits of the halves in which factors are multiplied: sums of four products of halves stay within 2^62."""
 
 ROUND_SHIFT = TURN_BITS - ROPE_BITS
 ROUND_HALF = 1 << (ROUND_SHIFT - 1)
 
 
 def rotations(turns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """(cos, sin) float64 [..., pairs] of int64 positions [...], by `codec.numerics.tables.rope_turns` on their
-    device.
+    """Return (cos, sin), float64 [..., pairs] each, of int64 positions [...].
+
+    Args:
+        turns: `codec.numerics.tables.rope_turns` on the device of the positions.
+        positions: any integers from 0 to 2^34 - 1.
     """
     low = turns.shape[1] - TURN_LEVELS * TURN_DIGITS
     rest, (cos, sin) = positions // low, turns[:, positions % low]
@@ -35,7 +39,7 @@ def rotations(turns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """(a + bi) (c + di) in the units of the factors; what two low halves make is left out."""
+    """Return (a + bi) (c + di) in the units of the factors, without the product of the two low halves."""
     mask = (1 << LIMB_BITS) - 1
     a1, b1, c1, d1 = (part >> LIMB_BITS for part in (a, b, c, d))
     a0, b0, c0, d0 = (part & mask for part in (a, b, c, d))

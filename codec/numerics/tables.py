@@ -1,7 +1,8 @@
 """The constant tables of exact inference, computed with integers and correctly rounded decimals alone.
 
-Library sine, exponential and tanh differ in the last bit between machines; a table that decides a decoder's integers
-may not. Python's big integers and `decimal` (whose exp and ln are correctly rounded by specification) do not differ.
+The sine, exponential and tanh of libraries differ in the last bit between machines, so no table that decides a
+decoder's integers may use them. Python's big integers and `decimal` (whose exp and ln are correctly rounded by
+specification) are the same everywhere.
 """
 
 from decimal import Context, Decimal
@@ -11,17 +12,15 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.model.config import ModelConfig
-
 LEVELS_PER_BIT = 4096
 """Logits and attention scores are whole numbers of 1/4096 bit: a relative error of at most 8.5e-5 in a probability,
 which costs about 2e-9 bit a symbol."""
 
 EXP2_LENGTH = 32 * LEVELS_PER_BIT + 1
-"""Entries of an exp2 table; the last one is 0 for up to 30 fractional bits, so it serves as "minus infinity"."""
+"""Entries of an exp2 table. The last entry is 0 for up to 30 fractional bits and serves as "minus infinity"."""
 
 FRACTION_BITS = 60
-"""Of `octave`: plenty for exp2 tables of up to 30 bits."""
+"""Fractional bits of `octave`: plenty for exp2 tables of up to 30 bits."""
 
 LOGIT_GRID = 1024
 """Logits are rounded to 1/1024 nat before the softcap table: an error of variance 8e-8 nat^2, 4e-8 nat a token."""
@@ -33,19 +32,19 @@ SIGMOID_BITS = 16
 """Fractional bits of a data-dependent sigmoid."""
 
 SIGMOID_LENGTH = 12 * SIGMOID_GRID + 1
-"""Entries of its table: at 12 all of it rounds to 1."""
+"""Entries of `sigmoid_table`: from the argument 12 on, the sigmoid rounds to 1."""
 
 ROPE_BITS = 15
 """Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
 
 TURN_BITS = 60
-"""Fractional bits of the rotations from which others are made."""
+"""Fractional bits of the rotations in `rope_turns`, whose products are the rotations of all positions."""
 
 TURN_ROWS, TURN_DIGITS, TURN_LEVELS = 1024, 256, 3
-"""What `rope_turns` holds: enough for 2^34 positions, more tokens than a document has."""
+"""First rows, rows of a level and levels of `rope_turns`: 2^34 positions, more tokens than a document has."""
 
 YARN_TURNS = (1, 32)
-"""Turns within the window of training between which rotations are slowed in part: the paper's choice."""
+"""Turns within the training window between which rotations are slowed in part: the choice of the YaRN paper."""
 
 _ONE = 1 << 160
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
@@ -53,13 +52,13 @@ _DECIMAL = Context(prec=60)
 
 
 def _fixed(value: Decimal) -> int:
-    """`value` in units of 2^-160."""
+    """Return `value` in units of 2^-160."""
     return int(_DECIMAL.multiply(value, Decimal(_ONE)))
 
 
 @lru_cache
 def octave() -> NDArray[np.int64]:
-    """Entry i is 2^(FRACTION_BITS - i / LEVELS_PER_BIT), rounded: int64 [LEVELS_PER_BIT]."""
+    """Return 2^(FRACTION_BITS - i / LEVELS_PER_BIT), rounded, as entry i: int64 [LEVELS_PER_BIT]."""
     root = _ONE >> 1
     for _ in range(LEVELS_PER_BIT.bit_length() - 1):
         root = isqrt(root << 160)
@@ -73,7 +72,7 @@ def octave() -> NDArray[np.int64]:
 
 @lru_cache
 def exp2_table(bits: int) -> NDArray[np.int64]:
-    """Entry i is 2^(bits - i / LEVELS_PER_BIT), rounded from `octave`: int64 [EXP2_LENGTH]."""
+    """Return 2^(bits - i / LEVELS_PER_BIT), rounded from `octave`, as entry i: int64 [EXP2_LENGTH]."""
     table = np.zeros(EXP2_LENGTH, np.int64)
     for n in range(32):
         shift = FRACTION_BITS - bits + n
@@ -84,12 +83,13 @@ def exp2_table(bits: int) -> NDArray[np.int64]:
 
 @lru_cache
 def exp2_series(bits: int) -> tuple[float, ...]:
-    """Coefficients of a polynomial that makes `exp2_table(bits)`, for up to 20 bits.
+    """Return the coefficients of a polynomial that reproduces `exp2_table(bits)`, for up to 20 bits.
 
-    At x = i % LEVELS_PER_BIT - LEVELS_PER_BIT / 2 it is 2^(bits - (i % LEVELS_PER_BIT) / LEVELS_PER_BIT), which over
-    2^(i // LEVELS_PER_BIT) rounds to entry i. Ten terms of the series of 2^-x, and 2^-36 more, so that the table's only
-    tie, 1/2 at 21 octaves, rounds to 1 as it does there. With 20 bits all values are farther from half integers than
-    2^-38 of themselves (tests/codec/numerics/test_tables.py), so float64 finds the same integers however it rounds.
+    The polynomial at x = i % LEVELS_PER_BIT - LEVELS_PER_BIT / 2 is 2^(bits - (i % LEVELS_PER_BIT) / LEVELS_PER_BIT).
+    That value over 2^(i // LEVELS_PER_BIT) rounds to entry i. The series is that of 2^-x with ten terms, times 1 +
+    2^-36: the table's only tie, 1/2 at 21 octaves, then rounds to 1 as in the table. With 20 bits, all values are
+    farther from half integers than 2^-38 of themselves (tests/codec/numerics/test_tables.py), so float64 finds the same
+    integers however it rounds.
     """
     unit = _DECIMAL.divide(_DECIMAL.ln(Decimal(2)), Decimal(-LEVELS_PER_BIT))
     term = _DECIMAL.multiply(_DECIMAL.power(Decimal(2), Decimal(bits) - Decimal("0.5")), 1 + Decimal(2) ** -36)
@@ -102,9 +102,9 @@ def exp2_series(bits: int) -> tuple[float, ...]:
 
 @lru_cache
 def softcap_table(cap: float) -> NDArray[np.int64]:
-    """Entry i is cap * tanh(i / LOGIT_GRID / cap) nats in units of 1/LEVELS_PER_BIT bit, rounded: int64.
+    """Return cap * tanh(i / LOGIT_GRID / cap) nats in units of 1/LEVELS_PER_BIT bit, rounded, as entry i: int64.
 
-    It ends at 9 cap, where tanh is 1 - 3e-8: larger logits take the last entry.
+    The table ends at 9 cap, where tanh is 1 - 3e-8: larger logits take the last entry.
     """
     c = Decimal(cap)
     ratio = _fixed(_DECIMAL.exp(_DECIMAL.divide(Decimal(-2), _DECIMAL.multiply(c, Decimal(LOGIT_GRID)))))
@@ -119,7 +119,7 @@ def softcap_table(cap: float) -> NDArray[np.int64]:
 
 
 def _cos_sin(angle: Decimal) -> tuple[int, int]:
-    """Cosine and sine of 0 <= angle <= 1 in units of 2^-160, by their Taylor series."""
+    """Return the cosine and sine of 0 <= angle <= 1 in units of 2^-160, by their Taylor series."""
     x = _fixed(angle)
     sums, term = [0, 0], _ONE
     for n in range(1, 42):
@@ -130,19 +130,26 @@ def _cos_sin(angle: Decimal) -> tuple[int, int]:
 
 @lru_cache
 def rope_turns(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArray[np.int64]:
-    """Cosines and sines of the rotary embedding from which `codec.numerics.rotary` makes those of any position.
+    """Return the cosines and sines from which `codec.numerics.rotary` makes the rotary embedding of any position.
 
-    Pair i of position p turns by p * base^(-2 i / dims), slowed by `yarn_slowing` for a model that was trained on
+    Pair i of position p turns by p * base^(-2 i / dims). `yarn_slowing` slows the turn for a model that was trained on
     length / yarn positions.
 
-    Returns:
-        int64 [2, rows, dims / 2] in units of 2^-TURN_BITS, rounded down. The first rows, `length` or TURN_ROWS, are
-        those of positions 0, 1, 2 ..; for each of TURN_LEVELS levels, TURN_DIGITS more are those of position 0, of the
-        one that follows the rows of the level before, and of its multiples.
+    A row is the row before times the rotation of one step: a product of complex numbers of magnitude 1, whose errors
+    add up and do not grow. The rotation of a step is within 2^-153 (42 terms of a series, rounded down), and each
+    product adds 2^-158. So the farthest row, of a position below 2^34 (times the rotation of a first row), is within
+    2^-118 before rounding.
 
-    A row is the one before it times that of one place: a product of complex numbers of magnitude 1, whose errors add up
-    and do not grow. A place is within 2^-153 (42 terms of a series, rounded down), and each product adds 2^-158, so the
-    farthest row, of a position below 2^34 (times what is in the first rows), is within 2^-118 before it is rounded.
+    Args:
+        base: of the geometric sequence of angles.
+        dims: dimensions of a head that rotate.
+        length: positions of the model's window.
+        yarn: `length` over the window of training.
+
+    Returns:
+        int64 [2, rows, dims / 2] in units of 2^-TURN_BITS, rounded down. The first rows, `length` or TURN_ROWS of them,
+        are the rotations of positions 0, 1, 2 .. Then each of TURN_LEVELS levels has TURN_DIGITS rows: the rotations of
+        position 0, of the position that follows the rows of the level before, and of the multiples of that position.
     """
     angles = []
     log_base = _DECIMAL.ln(Decimal(base))
@@ -169,11 +176,11 @@ def turn_table(angles: tuple[Decimal, ...], low: int = TURN_ROWS) -> NDArray[np.
 
 
 def yarn_slowing(angle: Decimal, length: int, yarn: float) -> Decimal:
-    """YaRN's factor of a rotation by `angle` a position, from 1 to 1 / yarn (Peng et al. 2023, "NTK-by-parts").
+    """Return YaRN's factor of a rotation by `angle` a position, from 1 to 1 / yarn (Peng et al. 2023, "NTK-by-parts").
 
-    Pairs that turn YARN_TURNS[1] times or more in the window of training stay as they are, those that turn at most
-    YARN_TURNS[0] times are stretched to the new window, with a line between. The paper's temperature is left out:
-    query gains are learned.
+    Pairs that turn YARN_TURNS[1] times or more in the window of training keep their rotation. Pairs that turn at most
+    YARN_TURNS[0] times are stretched to the new window. Between the two the factor is linear. The paper's temperature
+    is left out: query gains are learned.
     """
     few, many = (Decimal(turns) for turns in YARN_TURNS)
     trained = _DECIMAL.divide(Decimal(length), Decimal(yarn))
@@ -183,7 +190,7 @@ def yarn_slowing(angle: Decimal, length: int, yarn: float) -> Decimal:
 
 
 def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """1 / (1 + e^-x) on the grid 2^-16, elementwise and the same on every machine."""
+    """Return 1 / (1 + e^-x) on the grid 2^-16, elementwise and the same on every machine."""
     one = Decimal(1)
     flat = []
     for value in values.ravel().tolist():
@@ -195,9 +202,9 @@ def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 @lru_cache
 def sigmoid_table() -> NDArray[np.int64]:
-    """Entry i is 1 / (1 + e^(-i / SIGMOID_GRID)) in units of 2^-SIGMOID_BITS, rounded: int64.
+    """Return 1 / (1 + e^(-i / SIGMOID_GRID)) in units of 2^-SIGMOID_BITS, rounded, as entry i: int64 [SIGMOID_LENGTH].
 
-    It has SIGMOID_LENGTH entries: larger arguments take the last, negative ones 1 minus the entry of their size.
+    Larger arguments take the last entry; a negative argument takes 1 minus the entry of its magnitude.
     """
     ratio = _fixed(_DECIMAL.exp(_DECIMAL.divide(Decimal(-1), Decimal(SIGMOID_GRID))))
     table, power = [], _ONE
@@ -205,10 +212,3 @@ def sigmoid_table() -> NDArray[np.int64]:
         table.append(((_ONE << (SIGMOID_BITS + 1)) // (_ONE + power) + 1) >> 1)
         power = power * ratio >> 160
     return np.array(table, np.int64)
-
-
-def layer_scales(config: ModelConfig) -> list[float]:
-    """1 / sqrt(layer + 1) on the grid 2^-16 for each layer, or 1 where the config has no LN scale."""
-    if not config.ln_scale:
-        return [1.0] * config.num_layers
-    return [(isqrt((1 << 34) // (i + 1)) + 1) // 2 / (1 << 16) for i in range(config.num_layers)]

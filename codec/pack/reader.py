@@ -48,7 +48,15 @@ VECTOR_TYPES = ("float16", "float32", "int64", "int32", "int16", "int8", "uint8"
 
 @dataclass(frozen=True)
 class Pack:
-    """An opened pack."""
+    """An opened pack.
+
+    >>> import torch, codec
+    >>> pack = codec.open(codec.compress({"w": torch.eye(128), "b": torch.zeros(128)}))
+    >>> pack.config, pack.tokenizer, pack.parameter_count
+    (None, None, 16512)
+    >>> [entry["name"] for entry in pack.manifest["tensors"] + pack.manifest["vectors"]]
+    ['w', 'b']
+    """
 
     config: AnyConfig | None
     tokenizer: AnyTokenizer | None
@@ -59,7 +67,13 @@ class Pack:
     size: int  # bytes of the file
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights: float32 of row step x integer x column step; vectors as float32, integers as they were."""
+        """The weights: float32 of row step x integer x column step; vectors as float32, integers as they were.
+
+        >>> import torch, codec
+        >>> state = codec.open(codec.compress({"w": torch.eye(128), "n": torch.tensor([3])})).state_dict()
+        >>> state["w"].shape, state["n"]
+        (torch.Size([128, 128]), tensor([3]))
+        """
         found: dict[str, torch.Tensor] = {}
         for entry in self.manifest["tensors"]:
             found[entry["name"]] = torch.from_numpy(self.matrices[entry["name"]].dequantize()).reshape(entry["shape"])
@@ -69,14 +83,27 @@ class Pack:
         return found
 
     def exact(self, device: torch.device | str = "cpu") -> AnyExact:
-        """The exact model that codes text. Raises MismatchError for a pack that holds weights only."""
+        """The exact model that codes text. Raises MismatchError for a pack that holds weights only.
+
+        >>> from pathlib import Path
+        >>> import codec
+        >>> pack = codec.open(Path("artifacts/models/small.pack").read_bytes())
+        >>> pack.exact().config.vocab_size
+        2048
+        """
         config, _ = self.for_text()
         if isinstance(config, TransformerConfig):
             return ExactTransformer(config, self.matrices, self.vectors, device)
         return exact.ExactModel(config, self.matrices, self.vectors, device)
 
     def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
-        """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only."""
+        """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only.
+
+        >>> import torch, codec
+        >>> codec.open(codec.compress({"w": torch.eye(128)})).for_text()
+        Traceback (most recent call last):
+        codec.errors.MismatchError: pack: it holds weights only, ...
+        """
         if self.config is None or self.tokenizer is None:
             raise MismatchError(
                 "pack: it holds weights only, text coding needs a config and a tokenizer; pack a run folder"
@@ -98,6 +125,14 @@ def open(blob: bytes) -> Pack:
 
     Raises:
         FormatError: not a pack, of a later version, truncated or damaged.
+
+    >>> import torch, codec
+    >>> blob = codec.compress({"w": torch.eye(128)})
+    >>> codec.open(blob).size == len(blob)
+    True
+    >>> codec.open(blob[:-1])
+    Traceback (most recent call last):
+    codec.errors.FormatError: pack: section ...
     """
     sections = read_container(blob)
     missing = {"header", "config", "tokenizer", "tensors", "scales", "vectors"} - set(sections)
@@ -124,7 +159,12 @@ def open(blob: bytes) -> Pack:
 
 
 def decompress(blob: bytes) -> dict[str, torch.Tensor]:
-    """The state dict of a pack. Raises FormatError as `open` does."""
+    """The state dict of a pack. Raises FormatError as `open` does.
+
+    >>> import torch, codec
+    >>> list(codec.decompress(codec.compress({"w": torch.eye(128)})))
+    ['w']
+    """
     return open(blob).state_dict()
 
 

@@ -1,9 +1,9 @@
-"""What a model's layers see: second moments that say which errors of a weight cost how much.
+"""Second moments of a model's layers: the cost in nats of an error in each weight.
 
 The Fisher information of a weight matrix is approximated by a Kronecker product (Martens and Grosse 2015): an error E
-costs about tr(G E H E^T) / 2 nats, with H the second moment of the layer's inputs and G that of the loss's gradients at
-its outputs, labels sampled from the model. Without calibration both are identities: plain squared error. A diagonal
-stands for a matrix with nothing beside it.
+costs about tr(G E H E^T) / 2 nats. H is the second moment of the layer's inputs; G is the second moment of the loss's
+gradients at the layer's outputs, with labels sampled from the model. Without calibration both are identities: plain
+squared error. A diagonal stands for a diagonal matrix.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,24 +19,24 @@ from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
 
 FILE = "calibration.safetensors"
-"""Its name beside a checkpoint."""
+"""Name of the calibration file beside a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one matrix [R, C]."""
+    """The second moments of one matrix [R, C]."""
 
     inputs: NDArray[np.float32]  # H [C, C], or its diagonal [C]
     outputs: NDArray[np.float32]  # G [R, R], or its diagonal [R]
 
     @property
     def row_weights(self) -> NDArray[np.float32]:
-        """The diagonal of G [R]."""
+        """Return the diagonal of G [R]."""
         return self.outputs if self.outputs.ndim == 1 else np.diagonal(self.outputs)
 
 
 Calibration = Mapping[str, Moments]
-"""Moments by the name of the matrix."""
+"""Moments by matrix name."""
 
 
 def save_calibration(path: str | Path, calibration: Calibration) -> None:
@@ -50,7 +50,7 @@ def save_calibration(path: str | Path, calibration: Calibration) -> None:
 
 
 class _CalibrationFile(Mapping[str, Moments]):
-    """Moments that stay in their file until they are asked for."""
+    """A mapping that reads each entry from its file on every access."""
 
     def __init__(self, path: str | Path):
         self._path = str(path)
@@ -73,7 +73,7 @@ class _CalibrationFile(Mapping[str, Moments]):
     def __getitem__(self, name: str) -> Moments:
         if name not in self._names:
             raise KeyError(name)
-        with safe_open(self._path, "np") as file:  # closed again: pages that were read count as memory until then
+        with safe_open(self._path, "np") as file:  # closed at once: pages that were read count as memory until then
             return Moments(file.get_tensor(name + ".inputs"), file.get_tensor(name + ".outputs"))
 
     def __iter__(self) -> Iterator[str]:
@@ -84,23 +84,33 @@ class _CalibrationFile(Mapping[str, Moments]):
 
 
 def load_calibration(path: str | Path) -> Calibration:
-    """What `save_calibration` wrote; moments of 36 million weights are larger than the weights, so they are read one
-    by one when they are asked for. Raises FormatError for another file."""
+    """Open a file of `save_calibration`; the moments of a matrix are read on access.
+
+    The moments of 36 million weights are larger than the weights, so they never lie in memory together.
+
+    Raises:
+        FormatError: no such file, or tensors other than NAME.inputs and NAME.outputs in float32.
+    """
     return _CalibrationFile(path)
 
 
 def moments_of(calibration: Calibration | None, name: str, shape: tuple[int, int]) -> Moments:
-    """The moments of a matrix [R, C]; identities where there is no calibration.
+    """Return the moments of a matrix [R, C]; identities without a calibration.
+
+    Args:
+        calibration: moments by matrix name, or None.
+        name: of the matrix.
+        shape: (R, C).
 
     Raises:
-        MismatchError: moments of another shape, or none of this matrix.
-        FormatError: moments that are not finite.
+        MismatchError: the calibration lacks the matrix, or its moments have another shape.
+        FormatError: a moment is not finite.
     """
     rows, columns = shape
     if calibration is None:
         return Moments(np.ones(columns, np.float32), np.ones(rows, np.float32))
     if name not in calibration:
-        raise MismatchError(f"calibration: nothing of {name}; calibrate this checkpoint")
+        raise MismatchError(f"calibration: no moments of {name}; calibrate this checkpoint")
     found = calibration[name]
     for moment, size in ((found.inputs, columns), (found.outputs, rows)):
         if moment.shape not in ((size,), (size, size)):

@@ -1,9 +1,9 @@
-"""Error feedback: quantize a matrix column by column, and let later columns make up for the errors of earlier ones.
+"""Error feedback: quantize a matrix column by column; later columns make up for the errors of earlier columns.
 
-With H = E[x x^T] the second moment of a layer's input, an error e of a row costs e H e^T. H = V V^T with V upper
-triangular makes that sum_j V_jj^2 t_j^2 with t_j = e_j + sum_{i<j} e_i V_ij / V_jj: column j is quantized at the target
-w_j - sum_{i<j} e_i V_ij / V_jj, and its own rounding error counts with the weight d_j = V_jj^2 alone. This is GPTQ
-(Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural order, so that no order has to be sent.
+With H = E[x x^T] the second moment of a layer's input, an error e of a row costs e H e^T. With H = V V^T and V upper
+triangular, that is sum_j V_jj^2 t_j^2 with t_j = e_j + sum_{i<j} e_i V_ij / V_jj. So column j is quantized at the
+target w_j - sum_{i<j} e_i V_ij / V_jj, and its own rounding error counts with the weight d_j = V_jj^2 alone. This is
+GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural order, so that no order has to be sent.
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ DAMPING = 0.01
 more bytes at equal divergence with 0.03 and 0.1, and a prototype needed 0.027 bit a weight more with 0.001."""
 
 LARGEST = 1 << 30
-"""Bound on an integer, so that none wraps; the entropy coder refuses what is so large."""
+"""Bound on an integer, so that no integer wraps; the entropy coder refuses integers of this size."""
 
-_BLOCK = 64  # columns whose feedback is summed one by one; errors of whole blocks go through one matrix product
+_BLOCK = 64  # columns whose feedback is summed column by column; whole earlier blocks go through one matrix product
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """What weights [R, C] may become: integers on steps rows[r] * columns[c].
+    """The values that weights [R, C] may take: integers times rows[r] * columns[c].
 
     Attributes:
-        rows: [R], of half a step with a trellis.
+        rows: [R], half a step with a trellis, a whole step without.
         columns: [C].
-        states: of the trellis; 0: none, round to nearest.
-        on: what is on the trellis path; None: everything.
+        states: states of the trellis; 0: round to nearest, without a trellis.
+        on: rows and columns on the trellis path; None: all.
         limit: the largest integer without a trellis.
     """
 
@@ -48,12 +48,12 @@ class Codebook:
 
     @property
     def before(self) -> NDArray[np.uint64]:
-        """`codec.quantization.trellis.predecessors`, [2, states]."""
+        """Return `codec.quantization.trellis.predecessors`, uint64 [2, states]."""
         return predecessors(self.states) if self.states else np.zeros((2, 0), np.uint64)
 
 
 def damped(moment: NDArray[np.floating]) -> Doubles:
-    """A second moment, [n, n] or its diagonal [n], with DAMPING of its mean diagonal added; ones where it is zero."""
+    """Add DAMPING of the mean diagonal to a second moment, [n, n] or its diagonal [n]; a zero moment becomes ones."""
     moment = np.asarray(moment, np.float64).copy()
     diagonal = moment if moment.ndim == 1 else np.einsum("ii->i", moment)
     mean = float(diagonal.mean()) if diagonal.size else 0.0
@@ -65,7 +65,7 @@ def damped(moment: NDArray[np.floating]) -> Doubles:
 
 
 def upper_factor(moment: Doubles) -> Doubles:
-    """The upper triangular V with V V^T = moment [n, n]; of a diagonal [n], its root [n].
+    """Return the upper triangular V with V V^T = moment [n, n]; the root [n] of a diagonal [n].
 
     Raises:
         FormatError: the moment is not positive definite.
@@ -81,16 +81,17 @@ def upper_factor(moment: Doubles) -> Doubles:
 
 
 def pivots(factor: Doubles) -> Doubles:
-    """The squared diagonal [n] of what `upper_factor` returned."""
+    """Return the squared diagonal [n] of a factor of `upper_factor`."""
     return np.square(factor if factor.ndim == 1 else np.diagonal(factor))
 
 
 def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> NDArray[np.int32]:
-    """Integers of weights [R, C], each column with the feedback of those before it.
+    """Return the integers of weights [R, C], each column with the feedback of the columns before.
 
     Args:
-        factor: V [C, C] of `upper_factor`; [C] for no feedback.
-        codebook: its trellis path runs down one column after the other.
+        weights: [R, C].
+        factor: V [C, C] of `upper_factor`; a diagonal [C] means no feedback.
+        codebook: the values allowed; a trellis path runs down one column after the other.
     """
     height, width = weights.shape
     errors = np.zeros((height, width))
@@ -115,7 +116,7 @@ def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> N
 def _columns(
     weights, target, begin, feedback, rows, columns, before, on_rows, on_columns, limit, state, errors, symbols
 ):
-    """Quantize a block of columns, whose targets already have the feedback of earlier blocks."""
+    """Quantize a block of columns whose targets already hold the feedback of earlier blocks."""
     height, width = target.shape
     for k in range(width):
         j = begin + k
@@ -135,9 +136,10 @@ def _columns(
 
 @njit(cache=True, nogil=True)
 def _to_integers(samples, before, on, limit, state):
-    """Samples [N] in units of their steps to integers int32 [N]: along the trellis from `state`, or the nearest.
+    """Round samples [N], in units of their steps, to int32 [N]: along the trellis from `state`, or to the nearest.
 
-    `on` [N] says what is on the path; the other integers are the nearest even ones, which are whole steps.
+    `on` [N] says which samples are on the trellis path. The others become the nearest even integers, which are whole
+    steps.
 
     Returns:
         (integers, the trellis state at the end).

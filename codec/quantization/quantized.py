@@ -1,4 +1,4 @@
-"""A matrix as a pack keeps it: integers between a step for every row and, optionally, a step for every column."""
+"""A matrix as a pack stores it: integers, a step for every row and, optionally, a step for every column."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,26 +14,26 @@ QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 class StepGrid:
     """Steps unit * 2^(rows[r] / 4) * 2^(columns[c] / 4), exponents in quarter octaves."""
 
-    unit: float  # is rounded to float32
+    unit: float  # rounded to float32 on use
     rows: NDArray[np.int32]  # [R]
     columns: NDArray[np.int32]  # [C]
 
     def row_steps(self) -> NDArray[np.float32]:
-        """float32 [R], the unit included."""
+        """Return the row factors, the unit included: float32 [R]."""
         return np.float32(self.unit) * power(self.rows)
 
     def column_steps(self) -> NDArray[np.float32]:
-        """float32 [C]."""
+        """Return the column factors: float32 [C]."""
         return power(self.columns)
 
 
 def power(exponents: NDArray[np.int32]) -> NDArray[np.float32]:
-    """2^(e/4) of exponents in quarter octaves, the same float32 on every machine."""
+    """Return 2^(e/4) of exponents e in quarter octaves, the same float32 on every machine."""
     return np.ldexp(QUARTER[exponents & 3], exponents >> 2)
 
 
 class OnTrellis(NamedTuple):
-    """Which rows and columns the trellis path visits: a weight that is nearly always 0 has no place on it."""
+    """The rows and columns that the trellis path visits; weights that are nearly always 0 stay off the path."""
 
     rows: NDArray[np.bool_]  # [R]
     columns: NDArray[np.bool_]  # [C]
@@ -46,21 +46,20 @@ class OnTrellis(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantized:
-    """Weight [r, c] is rows[r] * symbols[r, c] * columns[c] (columns: all 1 where None).
+    """A quantized matrix: weight [r, c] is rows[r] * symbols[r, c] * columns[c].
 
-    With a trellis of `states` states the symbols are in units of half a step, and those of `on` rows and columns are
-    its path, down one column after the other; the others are even, whole steps. 0: no trellis. `grid` says how the
-    steps are made, None: rows are float16 times a power of two.
+    With a trellis, symbols are in units of half a step: the symbols of the rows and columns `on` form its path, down
+    one column after the other, and all other symbols are even, whole steps.
     """
 
     symbols: NDArray[np.int32]  # [R, C]
     rows: NDArray[np.float32]  # [R]
-    columns: NDArray[np.float32] | None = None  # [C]
-    states: int = 0
-    grid: StepGrid | None = None
-    on: OnTrellis | None = None  # None: all rows and columns are
+    columns: NDArray[np.float32] | None = None  # [C]; None: all 1
+    states: int = 0  # of the trellis; 0: no trellis
+    grid: StepGrid | None = None  # the source of the steps; None: rows are float16 times a power of two
+    on: OnTrellis | None = None  # None: all rows and columns
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The weights, float32 [R, C]."""
+        """Return the weights, float32 [R, C]."""
         weights = self.symbols.astype(np.float32) * self.rows[:, None]
         return weights if self.columns is None else weights * self.columns

@@ -1,4 +1,4 @@
-"""Weights to integers, the simple ways: what a quantizer is, and those that look at the weights alone."""
+"""The protocol of a quantizer, and the simple quantizers, which look at the weights alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from codec.quantization.quantized import Quantized
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a quantizer is given: finite weights float32 [R, C] of a tensor, and their moments."""
+    """The input of a quantizer: finite weights float32 [R, C] of a tensor, and their moments."""
 
     name: str
     role: Role
@@ -29,19 +29,21 @@ class Quantizer(Protocol):
 
 
 Strategy = Callable[[float], Quantizer]
-"""Quantizers by their unit: the larger, the coarser and the smaller the pack. A budget is met by choosing the unit."""
+"""A quantizer for each unit. A larger unit gives coarser steps and a smaller pack; a budget is met by its choice."""
 
 
 @dataclass(frozen=True)
 class RowAbsmax:
-    """Round to nearest with one step for each row, its largest absolute value / (2^(bits-1) - 1).
+    """Rounding to nearest with one step for each row, its largest absolute value / (2^(bits-1) - 1).
 
-    Steps are float16 times one power of two for the matrix, so that they cost two bytes and never under- or overflow.
+    Steps are float16 times one power of two for the matrix, so that a step costs two bytes and never under- or
+    overflows.
     """
 
     bits: int  # 2 to 8
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         limit = (1 << (self.bits - 1)) - 1
         largest = np.abs(matrix.weights).max(1, initial=0)
         return nearest(matrix.weights, half_precision_steps(largest / np.float32(limit)), limit)
@@ -49,23 +51,25 @@ class RowAbsmax:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Round to nearest with one step for the whole matrix: `unit` times the root of its mean square."""
+    """Rounding to nearest with one step for the whole matrix: `unit` times the root mean square of its weights."""
 
     unit: float
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         step = self.unit * root_mean_square(matrix.weights)
         return nearest(matrix.weights, half_precision_steps(np.full(len(matrix.weights), step, np.float32)))
 
 
 @dataclass(frozen=True)
 class Ternary:
-    """-1, 0 and 1 times the mean magnitude of each row's weights that are not rounded to 0.
+    """Rounding to -1, 0 or 1 times the mean magnitude of a row's weights that do not become 0.
 
-    What is below half of the row's mean magnitude is 0 (BitNet b1.58, Ma et al. 2024, by row).
+    Weights below half of the row's mean magnitude become 0 (BitNet b1.58, Ma et al. 2024, by row).
     """
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         sizes = np.abs(matrix.weights)
         mean = sizes.mean(1, keepdims=True) if sizes.size else np.zeros((len(sizes), 1), np.float32)
         symbols = (np.sign(matrix.weights) * (sizes > 0.5 * mean)).astype(np.int32)
@@ -74,39 +78,43 @@ class Ternary:
 
 @dataclass(frozen=True)
 class Binary:
-    """The sign times the row's mean magnitude (XNOR-Net, Rastegari et al. 2016, by row); weights of 0 stay 0."""
+    """Rounding to the sign times the row's mean magnitude (XNOR-Net, Rastegari et al. 2016, by row); 0 stays 0."""
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix."""
         symbols = np.sign(matrix.weights).astype(np.int32)
         return Quantized(symbols, half_precision_steps(_mean_magnitude(np.abs(matrix.weights), symbols != 0)))
 
 
 def nearest(weights: NDArray[np.float32], steps: NDArray[np.float32], limit: int = 1 << 22) -> Quantized:
-    """Weights [R, C] over their rows' steps [R], rounded and clipped to -limit .. limit; 0 where the step is."""
+    """Round weights [R, C] over their rows' steps [R] and clip to -limit .. limit; 0 where the step is 0."""
     safe = np.where(steps > 0, steps, np.float32(1))
     symbols = np.rint(weights / safe[:, None]).clip(-limit, limit) * (steps > 0)[:, None]
     return Quantized(symbols.astype(np.int32), steps)
 
 
 def root_mean_square(weights: NDArray[np.float32]) -> float:
-    """Of all weights; 0 for none."""
+    """Return the root mean square of all weights; 0 without weights."""
     return float(np.sqrt(np.square(weights, dtype=np.float64).mean())) if weights.size else 0.0
 
 
 def _mean_magnitude(sizes: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Of the kept weights of each row: float32 [R]."""
+    """Return the mean magnitude of the kept weights of each row: float32 [R]."""
     return ((sizes * kept).sum(1) / np.maximum(kept.sum(1), 1)).astype(np.float32)
 
 
 def step_exponent(steps: NDArray[np.float32]) -> int:
-    """The power of two that float16 steps are relative to: 2^(exponent-1) < max(steps) <= 2^exponent."""
+    """Return the power of two to which float16 steps are relative: 2^(exponent-1) < max(steps) <= 2^exponent."""
     mantissa, exponent = np.frexp(steps.max(initial=0))
     return int(exponent) - bool(mantissa == 0.5)
 
 
 def half_precision_steps(steps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Steps [R] rounded to float16 times 2^step_exponent; upwards among float16's subnormals, which are so far apart
-    that a step rounded down would clip its row, or be zero."""
+    """Round steps [R] to float16 times 2^step_exponent.
+
+    The subnormal numbers of float16 are far apart: a step rounded down would clip its row, or be 0. So steps among them
+    are rounded up.
+    """
     exponent = step_exponent(steps)
     scaled = np.ldexp(steps.astype(np.float64), -exponent)
     halves = scaled.astype(np.float16)

@@ -1,4 +1,4 @@
-"""Rate control: the finest step whose pack, really written, meets a byte budget."""
+"""Rate control: find the finest step whose pack, really written, meets a byte budget."""
 
 import math
 from collections.abc import Callable
@@ -15,17 +15,17 @@ _LEAST_RATE = 0.25  # bits a weight below which no model is worth packing
 def finest_within(
     budget: int, build: Callable[[float], bytes], weights: int, unit: float, finest: float = 0.0
 ) -> bytes:
-    """Find the pack of the finest unit step that fits.
+    """Return the pack of the finest unit that fits the budget.
 
-    Halving the step costs about one bit a weight, which makes each guess; the guesses close in on the budget from both
+    Halving the unit costs about one bit a weight, which gives each guess; the guesses close in on the budget from both
     sides.
 
     Args:
         budget: bytes.
-        build: the pack of a unit step.
+        build: returns the pack of a unit.
         weights: how many weights the unit applies to.
         unit: the first guess.
-        finest: the finest unit that is of use: its pack is taken where it fits.
+        finest: the finest useful unit: its pack is returned if it fits.
 
     Raises:
         BudgetError: even at a quarter of a bit a weight the pack is too big.

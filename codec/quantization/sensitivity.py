@@ -1,4 +1,4 @@
-"""The quantizer of budgets: steps by sensitivity, error feedback, a trellis where the rate is high enough for one."""
+"""The quantizer for byte budgets: steps by sensitivity, error feedback, and a trellis at sufficient rates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,21 +14,18 @@ from codec.quantization.steps import Factors, factors
 TRELLIS_RATE = 1.0
 """Bits a weight below which a row or a column is not on the trellis, whose union codebooks have no zero in half of the
 states. On a Gaussian, 256 states save 0.25 bit at 1.2 to 2 bits, 0.2 at 1 bit and nothing at 0.6
-(tests/codec/quantization/test_trellis.py). Worse, what no text uses would be given weights: units that are dead until
-the error of the matrix before them wakes them up doubled the divergence of a small pack."""
+(tests/codec/quantization/test_trellis.py). Worse, a trellis gives weights to units that no text uses: dead units that
+the error of the matrix before woke up doubled the divergence of a small pack."""
 
 _GAUSSIAN = 2.047  # entropy in bits of a Gaussian over its standard deviation
 
 
 @dataclass(frozen=True)
 class SensitivityGrid:
-    """Integers on steps `unit` times a row factor times a column factor (`codec.quantization.steps`), with error
-    feedback.
+    """Integers on steps `unit` times a row factor times a column factor, with error feedback.
 
-    A whole step costs `unit` squared / 24 nats a weight, by the calibration's account.
-
-    Raises, when called:
-        FormatError: a moment that is not positive semidefinite.
+    `codec.quantization.steps` makes the factors. A whole step costs `unit` squared / 24 nats a weight, by the
+    calibration's account.
     """
 
     unit: float
@@ -38,6 +35,11 @@ class SensitivityGrid:
     by_column: bool = True
 
     def __call__(self, matrix: Matrix) -> Quantized:
+        """Quantize a matrix.
+
+        Raises:
+            FormatError: a moment is not positive semidefinite.
+        """
         weights = matrix.weights
         factor = upper_factor(damped(matrix.moments.inputs))
         chosen = self._steps(matrix, factor)
@@ -53,7 +55,7 @@ class SensitivityGrid:
         return Quantized(symbols, rows, columns, states, grid, on)
 
     def rates(self, matrix: Matrix) -> NDArray[np.float64]:
-        """`row_rates` on the steps of unit 1."""
+        """Return `row_rates` on the steps of unit 1."""
         chosen = self._steps(matrix, upper_factor(damped(matrix.moments.inputs)))
         return row_rates(matrix.weights, StepGrid(1.0, chosen.rows, chosen.columns))
 
@@ -68,7 +70,7 @@ class SensitivityGrid:
 
 
 def on_trellis(weights: NDArray[np.float32], grid: StepGrid) -> OnTrellis:
-    """Rows and columns of weights [R, C] that, as if they were Gaussian, have a rate of TRELLIS_RATE on whole steps."""
+    """Return the rows and columns of weights [R, C] that would have TRELLIS_RATE on whole steps, as Gaussians."""
     squares = np.square(weights / grid.row_steps()[:, None] / grid.column_steps(), dtype=np.float64)
     least = 4.0 ** (TRELLIS_RATE - _GAUSSIAN)  # mean square, in whole steps
     rows, columns = (squares.sum(axis) / max(1, squares.shape[axis]) for axis in (1, 0))
@@ -76,9 +78,9 @@ def on_trellis(weights: NDArray[np.float32], grid: StepGrid) -> OnTrellis:
 
 
 def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float64]:
-    """Bits a weight that a uniform quantizer would need in each row that is not zero, as if rows were Gaussian.
+    """Return the bits a weight that a uniform quantizer would need in each nonzero row, if rows were Gaussian.
 
-    Rates below zero mean zero; they are left as they are so that another unit only adds to them.
+    A rate below zero means zero bits. Such rates are returned as they are: another unit then only adds to them.
     """
     deviations = np.sqrt(np.square(weights, dtype=np.float64).mean(1)) if weights.size else np.zeros(0)
     alive = deviations > 0
@@ -87,11 +89,11 @@ def row_rates(weights: NDArray[np.float32], grid: StepGrid) -> NDArray[np.float6
 
 
 def unit_for(bits: float, rates: Iterable[tuple[NDArray[np.float64], int]], weights: int) -> float:
-    """The unit at which `weights` weights need about `bits` bits each; 1 where all of them are zero.
+    """Return the unit at which `weights` weights need about `bits` bits each; 1 if all weights are zero.
 
     Args:
         bits: a weight.
-        rates: of every matrix, its `SensitivityGrid.rates` and its number of columns.
+        rates: `SensitivityGrid.rates` and the number of columns of every matrix.
         weights: of all matrices, rows of zeros included.
     """
     found = list(rates)
@@ -99,7 +101,7 @@ def unit_for(bits: float, rates: Iterable[tuple[NDArray[np.float64], int]], weig
     if not len(rate):
         return 1.0
     width = np.concatenate([np.full(len(each), columns) for each, columns in found])
-    low, high = float(rate.min()) - bits - 64.0, float(rate.max())  # log2 of a unit that is too fine, and too coarse
+    low, high = float(rate.min()) - bits - 64.0, float(rate.max())  # log2 of units: too fine, too coarse
     for _ in range(50):
         middle = (low + high) / 2
         if float((width * np.maximum(rate - middle, 0.0)).sum()) > bits * weights:

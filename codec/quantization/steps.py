@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROW_RANGE = 64.0
-"""Row sensitivities are clipped at 1/64 of the median of those above 0: a row of no gradient would get no bits."""
+"""Row sensitivities are at least 1/64 of the positive ones' median: a row without gradient would get no bits."""
 
 LARGEST = 160
 """Bound on an exponent: factors of 2^40 either way keep every step well inside float32."""
@@ -30,9 +30,14 @@ class Factors:
 
 
 def factors(outputs: NDArray[np.floating], pivots: NDArray[np.floating]) -> Factors:
-    """The factors of a matrix whose rows matter like `outputs` [R] and columns like `pivots` [C], neither negative."""
+    """Return the factors of a matrix's steps.
+
+    Args:
+        outputs: sensitivities of the rows [R], 0 or more.
+        pivots: sensitivities of the columns [C], 0 or more.
+    """
     alive = outputs[outputs > 0]
-    floor = max(float(np.median(alive)) / ROW_RANGE, _TINY) if alive.size else 1.0  # nothing known: rows alike
+    floor = max(float(np.median(alive)) / ROW_RANGE, _TINY) if alive.size else 1.0  # no sensitivity known: rows alike
     rows = -0.5 * np.log2(np.maximum(np.asarray(outputs, np.float64), floor))
     columns = -0.5 * np.log2(np.maximum(np.asarray(pivots, np.float64), _TINY))
     return Factors(_quarters(rows), _quarters(columns))

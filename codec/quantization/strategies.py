@@ -1,4 +1,4 @@
-"""Strategies by name, to compare and to ablate: hand-set widths, the challenge's, and ours part by part."""
+"""Quantization strategies by name, to compare and to ablate: fixed widths, the challenge's, this project's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from codec.quantization.sensitivity import SensitivityGrid
 class SDClip:
     """The challenge's recipe: a step for each row from its standard deviation, error feedback, clipping.
 
-    Rows of matrices and hash tables have steps of `matrix_clip` deviations / 31 (int6), those of the embedding of
+    Rows of matrices and hash tables have steps of `matrix_clip` deviations / 31 (int6), rows of the embedding of
     `embedding_clip` / 127 (int8), all times `unit`. The defaults are those of the challenge's record of 2026-04-05.
     """
 
@@ -35,7 +35,11 @@ class SDClip:
     feedback: bool = True
 
     def __call__(self, matrix: Matrix) -> Quantized:
-        """Raises FormatError for inputs' moments that are not positive semidefinite."""
+        """Quantize a matrix.
+
+        Raises:
+            FormatError: the inputs' moment is not positive semidefinite.
+        """
         weights = matrix.weights
         clip, limit = (self.embedding_clip, 127) if matrix.role == "embedding" else (self.matrix_clip, 31)
         deviations = weights.std(1, dtype=np.float64) if weights.size else np.zeros(len(weights))
@@ -50,7 +54,7 @@ class SDClip:
 
 
 def fixed(quantizer: RowAbsmax | Ternary | Binary) -> Strategy:
-    """The strategy that has one quantizer, whatever the unit."""
+    """Return a strategy of one quantizer for every unit."""
     return lambda unit: quantizer
 
 
@@ -75,4 +79,4 @@ STRATEGIES: Mapping[str, Strategy] = {
     "trellis64": partial(SensitivityGrid, states=64),
     "trellis256": SensitivityGrid,
 }
-"""By name. "open": without error feedback; a number: trellis states."""
+"""Strategies by name. "open": no error feedback; a number: trellis states."""

@@ -20,15 +20,16 @@ _REBASE = 32  # samples between subtractions of the least cost
 
 
 def transitions(states: int) -> NDArray[np.int64]:
-    """The state after each state and z1: int64 [states, 2]."""
+    """Return the state that follows each state with z1 = 0 and z1 = 1: int64 [states, 2]."""
     h0, h1 = CODES[states]
     return np.array([[(s >> 1) ^ ((s & 1) * (h0 >> 1)) ^ (z1 * (h1 >> 1)) for z1 in (0, 1)] for s in range(states)])
 
 
 def predecessors(states: int) -> NDArray[np.uint64]:
-    """The state before each state, for z1 = 0 and z1 = 1: uint64 [2, states].
+    """Return the state before each state, for z1 = 0 and z1 = 1: uint64 [2, states].
 
-    It exists and is one, since h0 has the highest bit: the upper half of the states is entered with z0 = 1.
+    Each state has exactly one predecessor for each z1, since h0 has the highest bit: the upper half of the states is
+    entered with z0 = 1.
     """
     found = np.empty((2, states), np.uint64)
     for z1 in (0, 1):
@@ -38,7 +39,7 @@ def predecessors(states: int) -> NDArray[np.uint64]:
 
 @njit(cache=True, nogil=True)
 def _enter(cost, new, came, before, without, with_z1):
-    """Costs of half of the states; unsigned indices and no branch, so that the compiler makes vectors of it."""
+    """Compute the costs of half of the states; unsigned indices and no branch let the compiler vectorize the loop."""
     for s in range(new.shape[0]):
         a = cost[before[0, s]] + without
         b = cost[before[1, s]] + with_z1
@@ -48,7 +49,7 @@ def _enter(cost, new, came, before, without, with_z1):
 
 @njit(cache=True, nogil=True)
 def search(samples: NDArray[np.float64], before: NDArray[np.uint64], state: int) -> tuple[NDArray[np.int32], int]:
-    """The allowed integers nearest to samples, by the Viterbi algorithm.
+    """Return the allowed integers nearest to samples, by the Viterbi algorithm.
 
     Args:
         samples: [N] in units of half a step.
@@ -73,7 +74,7 @@ def search(samples: NDArray[np.float64], before: NDArray[np.uint64], state: int)
             distance[subset] = error * error
         _enter(cost, new[:half], came[n, :half], lower, distance[0], distance[2])
         _enter(cost, new[half:], came[n, half:], upper, distance[1], distance[3])
-        if n % _REBASE == _REBASE - 1:  # differences of costs are small; float32 keeps them if costs are
+        if n % _REBASE == _REBASE - 1:  # float32 keeps small differences of costs only while costs are small
             new -= new.min()
         cost, new = new, cost
     last = int(np.argmin(cost))

@@ -1,1 +1,1 @@
-"""Measure weight codecs against each other."""
+"""Measure weight codecs against each other: bytes at equal distortion, distortion at equal bytes."""

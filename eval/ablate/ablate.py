@@ -1,7 +1,7 @@
-"""Ablations of weight codecs: a frozen plan of points, measured in parallel, kept line by line.
+"""Ablations of weight codecs: a frozen plan of points, measured in parallel, stored line by line.
 
-Workers quantize, write and read back; this process measures what came back, on a GPU where there is one, and appends
-each point to `points.jsonl`, so that a run that was stopped goes on where it was.
+Workers quantize, write and read back. This process measures the restored weights, on a GPU if there is one, and appends
+each point to `points.jsonl`, so that a stopped run can continue.
 """
 
 import hashlib
@@ -40,10 +40,10 @@ Kind = Literal["strategy", "peer"]
 
 @dataclass(frozen=True)
 class Point:
-    """One pack or peer's file to be made.
+    """One file to be made: a pack by a strategy, or a peer's file (a peer is another project's weight codec).
 
-    A strategy has a unit, or a rate in bits a weight that is about met, or a budget in bytes; a peer has a scale of all
-    steps, and one of the embedding's on top.
+    A strategy has a unit, or a rate in bits a weight that is met roughly, or a budget in bytes. A peer has a scale for
+    all steps, and another on top for the embedding's.
     """
 
     kind: Kind
@@ -56,7 +56,7 @@ class Point:
 
     @property
     def key(self) -> str:
-        """What tells it from all others, for people too."""
+        """Return a readable name that no other point has."""
         settings = {k: v for k, v in asdict(self).items() if k not in ("kind", "name") and v is not None}
         return " ".join(
             [self.name, *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())]
@@ -65,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker says of a point; the weights that came back are in the file `state` if they are to be measured."""
+    """A worker's result; the restored weights are in the file `state` if their divergence is to be measured."""
 
     bytes: int
     encode_seconds: float
@@ -76,7 +76,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished point. Per-window sums are empty where the distortion is the relative error."""
+    """A finished point; sums by window are empty if the distortion is the relative error."""
 
     point: Point
     bytes: int  # config and tokenizer included where the model has them
@@ -94,16 +94,16 @@ class Measured:
 
     @property
     def distortion(self) -> float:
-        """KL where the model can be run, the relative squared error where it cannot."""
+        """Return the KL divergence if the model can be run, else the relative squared error."""
         return self.relative_error if self.kl is None else self.kl
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Measured points in the plan's order; why others are not there, by key."""
+    """Measured points in the plan's order, and the reasons for missing points, by key."""
 
     points: list[Measured]
-    skipped: dict[str, str]  # a tool that is not installed
+    skipped: dict[str, str]  # for lack of a tool
     failed: dict[str, str]
 
 
@@ -116,12 +116,12 @@ def make_plan(
     scales: Sequence[float],
     embeddings: Sequence[float],
 ) -> tuple[Point, ...]:
-    """Every strategy at every unit, rate and budget, every peer at every scale and scale of the embedding.
+    """Return every strategy at every unit, rate and budget, and every peer at every scale and embedding's scale.
 
-    A strategy that has no unit, or a peer without steps, is one point.
+    A strategy without a unit, or a peer without steps, is one point.
 
     Raises:
-        CodecError: a name that does not exist, or settings out of range.
+        CodecError: an unknown name, or settings out of range.
     """
     for wanted, known, what in ((strategies, STRATEGIES, "strategy"), (peers, PEERS, "peer")):
         if unknown := [name for name in wanted if name not in known]:
@@ -163,7 +163,7 @@ def make(subject: Subject, point: Point) -> tuple[Made, dict[str, torch.Tensor]]
 
 
 def unit_of_rate(subject: Subject, strategy: Strategy, rate: float) -> float:
-    """The unit at which a strategy's pack has about `rate` bits a weight."""
+    """Return the unit at which a strategy's pack has about `rate` bits a weight."""
     one = strategy(1.0)
     if not isinstance(one, SensitivityGrid):
         return float(2.0 ** (8 * len(_pack(subject, quantizer=one)) / subject.parameters - rate))
@@ -187,13 +187,15 @@ def run_plan(
     processes: int,
     advance: Advance = ignore_progress,
 ) -> Outcome:
-    """Measure a plan's points, those in `folder` excepted, which were measured before.
+    """Measure a plan's points, except those that `folder` has already.
 
     Args:
         model: a run folder or a `.safetensors` file, read once by every worker.
-        ruler: measures KL and bpb; None: the relative squared error is all.
+        plan: the points.
+        folder: of the results.
+        ruler: measures KL and bpb; None: only the relative squared error is measured.
         processes: workers; 1 works in this process.
-        advance: told 1 for every point.
+        advance: called with 1 for every point.
 
     Raises:
         CodecError: `folder` holds points of another model or text.
@@ -221,7 +223,7 @@ def run_plan(
 
 
 def measure(point: Point, made: Made, ruler: Ruler | None, parameters: int) -> Measured:
-    """A made point with its distortion; its file of weights is deleted."""
+    """Measure a made point's distortion, and delete its file of weights."""
     bits = 8 * made.bytes / parameters
     plain = Measured(point, made.bytes, bits, made.encode_seconds, made.decode_seconds, made.relative_error)
     if ruler is None or made.state is None:
@@ -242,7 +244,7 @@ def measure(point: Point, made: Made, ruler: Ruler | None, parameters: int) -> M
 
 
 def fingerprint(subject: Subject, ruler: Ruler | None) -> str:
-    """What all points of a folder have in common: the weights, the calibration and the text."""
+    """Return a hash of what all points of a folder share: the weights, the calibration and the text."""
     digest = hashlib.sha256()
     for name, tensor in subject.state.items():
         digest.update(name.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -254,10 +256,10 @@ def fingerprint(subject: Subject, ruler: Ruler | None) -> str:
 
 
 def read_points(path: Path, origin: str) -> dict[Point, Measured]:
-    """The points of an earlier run; a last line that was cut off is left out.
+    """Read the points of an earlier run, without a truncated last line.
 
     Raises:
-        CodecError: they are of another model or text.
+        CodecError: the points are of another model or text.
         FormatError: a line is not what `run_plan` writes.
     """
     if not path.exists():
@@ -283,13 +285,13 @@ def read_points(path: Path, origin: str) -> dict[Point, Measured]:
 
 
 def _slow_first(point: Point) -> int:
-    """Archivers and byte budgets take minutes; begun last, they would be waited for alone."""
+    """Return an order that begins points of archivers and byte budgets first: they take minutes."""
     if point.kind == "peer":
         return 0 if "lrzip" in point.name or "zpaq" in point.name else 1 if "brotli" in point.name else 3
     return 2 if point.budget else 3
 
 
-_subject: Subject  # of a worker
+_subject: Subject  # of a worker process
 
 
 def _start_worker(model: Path) -> None:
@@ -299,7 +301,7 @@ def _start_worker(model: Path) -> None:
 
 
 def _work(point: Point, folder: Path | None) -> Made | str:
-    """Make a point in a worker; a failure as text, so that it costs no other point."""
+    """Make a point in a worker; a failure is returned as text, so that the other points go on."""
     return _attempt(_subject, point, folder)
 
 
@@ -318,7 +320,7 @@ def _attempt(subject: Subject, point: Point, folder: Path | None) -> Made | str:
 def _made(
     model: Path, subject: Subject, todo: Sequence[Point], folder: Path | None, processes: int
 ) -> Iterator[tuple[Point, Made | str]]:
-    """Points as they are made. Few are in flight beyond the workers, so that few files wait to be measured."""
+    """Yield points as they are made; few are in flight beyond the workers, so that few files wait for measurement."""
     if processes == 1:
         for point in todo:
             yield point, _attempt(subject, point, folder)
@@ -337,7 +339,7 @@ def _made(
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Environment in which a child process uses one thread."""
+    """Set the environment in which a child process uses one thread."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:

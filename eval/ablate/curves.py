@@ -1,8 +1,8 @@
 """Rate–distortion curves from measured points: bytes at equal distortion, distortion at equal bytes, with errors.
 
 Between neighbouring points the logarithm of the distortion is linear in the bytes: halving a step costs one bit a
-weight and divides the distortion by about four. Errors are those of the text that distortions were measured on, paired
-by window where two curves were measured on the same windows.
+weight and divides the distortion by about four. Errors come from the text of the measurement, paired by window if two
+curves were measured on the same windows.
 """
 
 import math
@@ -18,7 +18,7 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """A measured point. `windows` [W] are the parts that the distortion is the sum of, None where it has no error."""
+    """A measured point; `windows` [W] are the parts that sum to the distortion, None if it has no error."""
 
     bytes: int
     distortion: float
@@ -26,13 +26,13 @@ class Sample:
 
     @property
     def shares(self) -> Shares:
-        """Each window's share of the distortion; they sum to 1."""
+        """Return each window's share of the distortion; the shares sum to 1."""
         return np.zeros(1) if self.windows is None else self.windows / self.windows.sum()
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of rising bytes and falling distortion, at least two."""
+    """At least two points, of rising bytes and falling distortion."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -40,18 +40,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reading:
-    """A place on a curve."""
+    """A point on a curve, interpolated or extrapolated."""
 
     bytes: float
     distortion: float
-    slope: float  # bytes for one unit of the logarithm of the distortion, negative
+    slope: float  # bytes for one unit of the distortion's logarithm, negative
     shares: Shares
     extrapolated: bool  # beyond the measured points
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of two readings, with the standard error that the text leaves."""
+    """A ratio of two readings, with the standard error that is due to the text."""
 
     value: float
     error: float
@@ -59,7 +59,7 @@ class Ratio:
 
 
 def curve(name: str, samples: Sequence[Sample]) -> Curve | None:
-    """The curve through samples that no other one beats in both bytes and distortion; None of fewer than two.
+    """Return the curve through samples that no other sample beats in bytes and distortion; None for fewer than two.
 
     Samples without distortion, or below 0 (a tax may be, by chance), have no logarithm and are left out.
     """
@@ -73,7 +73,7 @@ def curve(name: str, samples: Sequence[Sample]) -> Curve | None:
 
 
 def envelope(name: str, samples: Sequence[Sample]) -> Curve | None:
-    """The lower convex hull of samples in bytes and logarithm of distortion: a codec whose settings are tuned."""
+    """Return the lower convex hull of samples in bytes and log distortion: a codec with tuned settings."""
     found = curve(name, samples)
     if found is None:
         return None
@@ -86,21 +86,21 @@ def envelope(name: str, samples: Sequence[Sample]) -> Curve | None:
 
 
 def at_distortion(curve: Curve, distortion: float) -> Reading:
-    """The bytes that a curve needs for a distortion above 0."""
+    """Return the bytes that a curve needs for a distortion above 0."""
     pairs = list(pairwise(curve.samples))
     a, b = next(((a, b) for a, b in pairs if distortion >= b.distortion), pairs[-1])
     return _read(a, b, math.log(distortion / a.distortion) / math.log(b.distortion / a.distortion))
 
 
 def at_bytes(curve: Curve, size: float) -> Reading:
-    """The distortion of a curve at a size in bytes."""
+    """Return the distortion of a curve at a size in bytes."""
     pairs = list(pairwise(curve.samples))
     a, b = next(((a, b) for a, b in pairs if size <= b.bytes), pairs[-1])
     return _read(a, b, (size - a.bytes) / (b.bytes - a.bytes))
 
 
 def bytes_ratio(one: Curve, other: Curve, distortion: float) -> Ratio:
-    """Bytes of `one` over bytes of `other` at the same distortion."""
+    """Return the bytes of `one` over the bytes of `other` at the same distortion."""
     a, b = at_distortion(one, distortion), at_distortion(other, distortion)
     if a.bytes <= 0 or b.bytes <= 0:  # far beyond a curve's end
         return Ratio(math.nan, math.nan, True)
@@ -110,7 +110,7 @@ def bytes_ratio(one: Curve, other: Curve, distortion: float) -> Ratio:
 
 
 def distortion_ratio(one: Curve, other: Curve, size: float) -> Ratio:
-    """Distortion of `one` over distortion of `other` at the same size in bytes."""
+    """Return the distortion of `one` over the distortion of `other` at the same size in bytes."""
     a, b = at_bytes(one, size), at_bytes(other, size)
     value = a.distortion / b.distortion
     return Ratio(value, value * _error(1.0, a.shares, 1.0, b.shares), a.extrapolated or b.extrapolated)
@@ -121,7 +121,7 @@ def _steepness(a: Sample, b: Sample) -> float:
 
 
 def _read(a: Sample, b: Sample, t: float) -> Reading:
-    """The place that divides the segment from a to b at the share t."""
+    """Return the point that divides the segment from a to b at the share t."""
     drop = math.log(b.distortion / a.distortion)
     return Reading(
         bytes=a.bytes + t * (b.bytes - a.bytes),
@@ -133,7 +133,7 @@ def _read(a: Sample, b: Sample, t: float) -> Reading:
 
 
 def _error(weight: float, shares: Shares, other_weight: float, others: Shares) -> float:
-    """The standard error of weight * log(distortion) - other_weight * log(other's), windows being independent."""
+    """Return the standard error of weight * log(distortion) - other_weight * log(other's), for independent windows."""
     if len(shares) != len(others):
         raise ValueError("curves of different windows cannot be compared in pairs")
     windows = len(shares)

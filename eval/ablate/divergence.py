@@ -1,7 +1,7 @@
-"""How far quantized weights move a model: KL(float || quantized) and cross-entropy on the same windows of one text.
+"""The effect of quantized weights on a model: KL(float || quantized) and cross-entropy on the same windows of a text.
 
-Sums are kept by window, so that two variants of one model are compared in pairs: most of what makes one window harder
-than another is common to both and cancels in their difference.
+Sums are kept by window, so that two variants of a model are compared in pairs. Most of the difference between windows
+is common to both variants and cancels.
 """
 
 import math
@@ -21,7 +21,7 @@ from eval.score.windows import flat_windows
 from trainer.model.gpt import GPT
 
 MAX_LOGITS = 1 << 22
-"""Elements of the logits whose divergence is computed at once: 32 MiB in float64, of which a few copies live."""
+"""Elements of logits in one computation: 32 MiB in float64, in a few copies."""
 
 BATCH_TOKENS = 1 << 14
 """Tokens of one forward pass, at least one window."""
@@ -37,7 +37,7 @@ class Mean(NamedTuple):
 
 
 def mean_of(sums: Sums, count: float) -> Mean:
-    """The sum of independent `sums` [W] over `count`, with the standard error that their spread says (nan for one)."""
+    """Return the sum of independent `sums` [W] over `count`, with its standard error (nan for one sum)."""
     windows = len(sums)
     spread = float(np.std(sums, ddof=1)) if windows > 1 else math.nan
     return Mean(float(sums.sum()) / count, spread * math.sqrt(windows) / count)
@@ -45,20 +45,20 @@ def mean_of(sums: Sums, count: float) -> Mean:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Of one variant, by window: float64 [W] each, in nats."""
+    """The sums of one variant by window: float64 [W] each, in nats."""
 
     kl: Sums  # sum over a window's positions of KL(float || variant)
     nats: Sums  # cross-entropy of its targets
 
 
 class Ruler:
-    """A float model and the text on which variants of it are measured.
+    """A float model and the text on which variants of the model are measured.
 
     Args:
-        model: the reference, in evaluation mode, on the device that is to do the work.
+        model: the reference, in evaluation mode, on the device of the computation.
         tokenizer: counts the bytes of the text.
         stream: tokens [N]; full windows of them are used, side by side, under the challenge's flat accounting.
-        tokens: use about so many, at least two windows.
+        tokens: about how many tokens to use, at least two windows.
 
     Raises:
         CodecError: fewer than two windows of text.
@@ -83,7 +83,7 @@ class Ruler:
         self.reference_nats = self.measure(model.state_dict()).nats
 
     def measure(self, state: Mapping[str, Tensor], advance: Advance = ignore_progress) -> Divergence:
-        """Measure a variant's weights, a state dict of the model. `advance` is told the tokens."""
+        """Measure a variant's weights, a state dict of the model; `advance` is called with tokens."""
         self._variant.load_state_dict(dict(state))
         kl, nats = [], []
         at = 0
@@ -98,15 +98,15 @@ class Ruler:
         return Divergence(torch.stack(kl).cpu().numpy(), torch.stack(nats).cpu().numpy())
 
     def kl(self, found: Divergence) -> Mean:
-        """KL in nats a token."""
+        """Return the KL divergence in nats a token."""
         return mean_of(found.kl, self.tokens)
 
     def bpb(self, found: Divergence) -> Mean:
-        """Bits per byte of the text."""
+        """Return the bits per byte of the text."""
         return mean_of(found.nats, math.log(2) * self.text_bytes)
 
     def tax(self, found: Divergence) -> Mean:
-        """Bits per byte over the float model's, paired by window."""
+        """Return the bits per byte over the float model's, paired by window."""
         return mean_of(found.nats - self.reference_nats, math.log(2) * self.text_bytes)
 
     def _batches(self) -> tuple[Tensor, ...]:
@@ -118,7 +118,7 @@ class Ruler:
 
     @torch.inference_mode()
     def _window(self, reference: Tensor, changed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of one window: hidden states [T, D] of both models, targets [T] -> (KL, nats), float64 scalars."""
+        """Return the sums (KL, nats) of one window, float64 scalars, of both hidden states [T, D] and targets [T]."""
         step = max(1, MAX_LOGITS // self._reference.config.vocab_size)
         kl = torch.zeros((), dtype=torch.float64, device=self._device)
         nats = torch.zeros_like(kl)

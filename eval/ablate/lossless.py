@@ -1,9 +1,9 @@
-"""Lossless stages that people put behind a quantizer, on the same integers: bytes out, the same integers back.
+"""Lossless stages behind a quantizer, all on the same integers: integers to bytes, and back to the same integers.
 
-A model is int8 tables with float16 row steps, and everything else as it is. Whole-stream stages (zlib, zstd, brotli)
-compress the tensors one after the other. Grouped stages follow the challenge's best submission: tables of one role
-together, columns first, the rows of some sorted so that neighbours resemble each other, each group through an archiver;
-brotli for the rest.
+A model is int8 tables with float16 row steps, and other tensors unchanged. Whole-stream stages (zlib, zstd, brotli)
+compress the tensors one after the other. Grouped stages follow the challenge's best submission. They take tables of one
+role together, columns first, and sort the rows of some tables so that neighbours are similar. Each group goes through
+an archiver, the rest through brotli.
 """
 
 import json
@@ -31,17 +31,17 @@ from codec.errors import CodecError
 Bytes2Bytes = Callable[[bytes], bytes]
 
 SORTED = ("emb", "c_q", "fc")
-"""Tables whose name has one of these are sorted by row: those that the challenge's submission sorts."""
+"""Parts of the names of tables whose rows are sorted, as in the challenge's submission."""
 
 ARCHIVERS_AT_ONCE = 4
-"""Groups that an archiver works on at once: each takes 800 MB and minutes of one core."""
+"""Groups archived at once: each takes 800 MB and minutes of one core."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Integers [R, C] of -127 to 127; weight [r, c] is steps[r] * symbols[r, c]."""
+    """Integers [R, C] of -127 to 127: weight [r, c] is steps[r] * symbols[r, c]."""
 
-    shape: tuple[int, ...]  # of the tensor; R is its first
+    shape: tuple[int, ...]  # of the tensor; R is the first entry
     symbols: NDArray[np.int8]
     steps: NDArray[np.float16]
 
@@ -56,7 +56,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Stage:
-    """A lossless stage. `missing` says why it cannot run here, or nothing."""
+    """A lossless stage; `missing` returns why the stage cannot run on this machine, or ""."""
 
     encode: Callable[[Tables], bytes]
     decode: Callable[[bytes], Tables]
@@ -64,12 +64,12 @@ class Stage:
 
 
 def identical(one: Tables, other: Tables) -> bool:
-    """Whether every bit of two models is the same."""
+    """Return whether two models are equal in every bit."""
     return _listing(one) == _listing(other) and _parts(one) == _parts(other)
 
 
 def stream_stage(compress: Bytes2Bytes, expand: Bytes2Bytes) -> Stage:
-    """All tensors, one after the other, through one compressor of bytes."""
+    """Return a stage that sends all tensors, one after the other, through one compressor of bytes."""
 
     def encode(tables: Tables) -> bytes:
         listing = json.dumps(_listing(tables)).encode()
@@ -83,7 +83,7 @@ def stream_stage(compress: Bytes2Bytes, expand: Bytes2Bytes) -> Stage:
 
 
 def grouped_stage(command: str, compress: Sequence[str], expand: Sequence[str]) -> Stage:
-    """Tables of a role together through the archiver `command`; its arguments name {plain} and {packed} files."""
+    """Return a stage that archives tables by role with `command`, whose arguments name {plain} and {packed} files."""
 
     def encode(tables: Tables) -> bytes:
         groups: dict[str, list[bytes]] = {}
@@ -151,7 +151,7 @@ STAGES: dict[str, Stage] = {
 
 @njit(cache=True)
 def similar_order(rows: NDArray[np.int8]) -> NDArray[np.int64]:
-    """An order of rows [R, C] in which each is followed by the nearest (L1) of those that are left; begins with 0."""
+    """Return an order of rows [R, C], row 0 first, in which each row is followed by the nearest (L1) of the rest."""
     count, width = rows.shape
     order = np.arange(count)
     for n in range(count - 1):
@@ -173,18 +173,18 @@ def _is_sorted(name: str) -> bool:
 
 
 def _group(name: str) -> str:
-    """A table's role: its name without the block's number."""
+    """Return a table's role: its name without the block's number."""
     return re.sub(r"\d+", "#", name)
 
 
 def _each(inputs: Sequence[bytes], command: Sequence[str], source: str, target: str) -> list[bytes]:
-    """Every input through an archiver, in a folder of its own."""
+    """Send every input through an archiver, each in its own folder."""
 
     def one(data: bytes) -> bytes:
         if not data:
             return b""
         with tempfile.TemporaryDirectory() as folder:
-            # zpaq keeps the name of a file and restores it into {folder}, relative to where it runs
+            # zpaq stores the name of a file and restores the file into {folder}, relative to its working folder
             names = {"plain": "plain.bin", "packed": "packed.zpaq", "folder": "."}
             Path(folder, names[source]).write_bytes(data)
             ran = subprocess.run(
@@ -200,7 +200,7 @@ def _each(inputs: Sequence[bytes], command: Sequence[str], source: str, target: 
 
 
 def _listing(tables: Tables) -> dict[str, Any]:
-    """What the parts are; steps and rows follow from it."""
+    """Describe the parts; steps and rows follow from the description."""
     return {
         "tables": [[name, list(table.shape)] for name, table in tables.tables.items()],
         "others": [[name, list(other.shape), str(other.dtype)] for name, other in tables.others.items()],
@@ -215,7 +215,7 @@ def _parts(tables: Tables) -> list[bytes]:
 
 
 def _rebuild(listing: dict[str, Any], parts: Sequence[bytes]) -> Tables:
-    """The counterpart of `_listing` and `_parts`."""
+    """Restore the tables of `_listing` and `_parts`."""
     tables, others = {}, {}
     for n, (name, shape) in enumerate(listing["tables"]):
         symbols = np.frombuffer(parts[2 * n], np.int8).reshape(shape[0], prod(shape[1:]))
@@ -226,7 +226,7 @@ def _rebuild(listing: dict[str, Any], parts: Sequence[bytes]) -> Tables:
 
 
 def _planes(values: NDArray[Any]) -> bytes:
-    """The first bytes of all values, then the second, and so on: signs and exponents compress together."""
+    """Return the first bytes of all values, then the second, and so on: signs and exponents compress together."""
     raw = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     return raw.reshape(-1, values.dtype.itemsize).T.tobytes()
 

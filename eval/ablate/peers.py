@@ -1,8 +1,8 @@
-"""Other people's weight codecs, each really encoding and decoding: bytes, and the weights that come back.
+"""Peers: weight codecs of other projects, each really encoding and decoding, for bytes and restored weights.
 
-The strongest is the challenge's: SDClip, GPTQ with one float16 step a row, `sigmas` standard deviations of the row over
-the largest integer (6 bits, 12.85 sigma for matrices; 8 bits, 20 sigma for the embedding), then brotli, `lrzip -z` or
-zpaq. Its steps can be re-tuned: all of them by `scale`, the embedding's by `embedding` on top.
+The strongest peer is the challenge's: SDClip, then brotli, `lrzip -z` or zpaq. SDClip is GPTQ with one float16 step a
+row, `sigmas` standard deviations of the row over the largest integer (6 bits, 12.85 sigma for matrices; 8 bits, 20
+sigma for the embedding). Its steps can be re-tuned: all of them by `scale`, the embedding's by `embedding` on top.
 """
 
 import importlib
@@ -30,7 +30,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Coded:
-    """A model through a peer and back."""
+    """A model encoded and decoded by a peer."""
 
     bytes: int  # of the weights alone
     state: State
@@ -42,8 +42,8 @@ class Coded:
 class Peer:
     """A weight codec.
 
-    `run` takes a subject, what all steps are multiplied by, and what the embedding's are on top; `missing` says why it
-    cannot run here, or nothing. A lossless peer has no steps.
+    `run` takes a subject, a factor for all steps, and another factor for the embedding's steps. `missing` returns why
+    the peer cannot run on this machine, or "". A lossless peer has no steps.
     """
 
     run: Callable[[Subject, float, float], Coded]
@@ -56,13 +56,13 @@ Rounding = Callable[[NDArray[np.float32], Role, Moments, float], tuple[NDArray[n
 
 
 def absmax_rows(bits: int) -> Rounding:
-    """Round to nearest, the step of a row its largest magnitude over 2^(bits-1) - 1."""
+    """Return a rounding to nearest, the step of a row its largest magnitude over 2^(bits-1) - 1."""
 
     def quantize(
         weights: NDArray[np.float32], role: Role, moments: Moments, factor: float
     ) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
         limit = 2 ** (bits - 1) - 1
-        finest = max(factor, limit / 127)  # finer steps would clip: int8 is what the lossless stages take
+        finest = max(factor, limit / 127)  # finer steps would clip to int8, the type of the lossless stages
         steps = _half(finest * np.abs(weights).max(1, initial=0) / limit)
         return np.rint(weights / steps[:, None].astype(np.float32)).clip(-127, 127).astype(np.int8), steps
 
@@ -70,13 +70,13 @@ def absmax_rows(bits: int) -> Rounding:
 
 
 SIGMAS: dict[Role, tuple[int, float]] = {"matrix": (6, 12.85), "hash": (6, 12.85), "embedding": (8, 20.0)}
-"""Bits, and the standard deviations of a row that the largest integer stands for (record of 2026-04-05)."""
+"""Bits, and the largest integer in standard deviations of a row (record of 2026-04-05)."""
 
 
 def sdclip(
     weights: NDArray[np.float32], role: Role, moments: Moments, factor: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """GPTQ with the challenge's steps; columns of large input moments first, as there."""
+    """Quantize by GPTQ with the challenge's steps; columns of large input moments come first, as in the challenge."""
     bits, sigmas = SIGMAS[role]
     limit = 2 ** (bits - 1) - 1
     steps = _half(factor * sigmas / limit * weights.std(1, ddof=1 if weights.shape[1] > 1 else 0))
@@ -94,7 +94,7 @@ def sdclip(
 
 
 def table_peer(rounding: Rounding, stage: Stage) -> Peer:
-    """Every matrix by `rounding`, other tensors as float16, all of it through a lossless stage."""
+    """Return a peer that rounds matrices by `rounding`, other tensors to float16, and applies a lossless stage."""
 
     def run(subject: Subject, scale: float, embedding: float) -> Coded:
         began = time.perf_counter()
@@ -103,14 +103,14 @@ def table_peer(rounding: Rounding, stage: Stage) -> Peer:
         encoded = time.perf_counter()
         back = stage.decode(blob)
         if not identical(back, tables):
-            raise CodecError("a peer's lossless stage does not give back what it was given")
+            raise CodecError("a peer's lossless stage does not restore its input")
         return Coded(len(blob), dequantize_tables(back), encoded - began, time.perf_counter() - encoded)
 
     return Peer(run, stage.missing)
 
 
 def quantize_tables(subject: Subject, rounding: Rounding, scale: float, embedding: float) -> Tables:
-    """A subject's matrices as tables, everything else as float16 or as it is."""
+    """Quantize a subject's matrices to tables; other tensors become float16 or stay as they are."""
     tables = {}
     for name, weights in subject.matrices.items():
         factor = scale * (embedding if subject.roles[name] == "embedding" else 1.0)
@@ -121,7 +121,7 @@ def quantize_tables(subject: Subject, rounding: Rounding, scale: float, embeddin
 
 
 def dequantize_tables(tables: Tables) -> State:
-    """The weights that tables stand for, float32."""
+    """Return the weights of tables, float32."""
     state = {}
     for name, table in tables.tables.items():
         weights = table.symbols * table.steps.astype(np.float32)[:, None]
@@ -133,9 +133,9 @@ def dequantize_tables(tables: Tables) -> State:
 
 
 def nncodec_peer(dependent: bool) -> Peer:
-    """Fraunhofer's NNC: every matrix through its own stream, its own quantizer, uniform or dependent.
+    """Return Fraunhofer's NNC: each matrix in its own stream, by NNC's own quantizer, uniform or dependent.
 
-    One step for all tensors, which its quantization parameter qp sets on a grid of quarter octaves.
+    All tensors have one step, which the quantization parameter qp sets on a grid of quarter octaves.
     """
 
     def run(subject: Subject, scale: float, embedding: float) -> Coded:
@@ -155,7 +155,7 @@ def nncodec_peer(dependent: bool) -> Peer:
                 step = max(NNC_STEP * factor * typical, 2.0**-60)
                 qp = round(4 * math.log2(step)) - (
                     4 if dependent else 0
-                )  # each of its two quantizers has steps twice as wide
+                )  # each of the two quantizers of NNC has steps twice as wide
                 streams[name] = bytearray(nnc.encode(weights, {"qp": qp, "use_dq": dependent}))
             encoded = time.perf_counter()
             state = dequantize_tables(STAGES["brotli-11"].decode(rest))
@@ -169,11 +169,11 @@ def nncodec_peer(dependent: bool) -> Peer:
 
 
 NNC_STEP = 0.4145
-"""The step at scale 1, over the geometric mean of the weights' sizes: 12.85 sigma / 31. NNC's own is 2^(qp / 4)."""
+"""The step at scale 1, over the geometric mean of the weights' magnitudes: 12.85 sigma / 31. NNC's is 2^(qp / 4)."""
 
 
 def zipnn_peer() -> Peer:
-    """ZipNN: lossless, on the weights as they are stored."""
+    """Return ZipNN: lossless, on the weights as stored."""
 
     def run(subject: Subject, scale: float, embedding: float) -> Coded:
         zipnn = importlib.import_module("zipnn").ZipNN(input_format="torch")
@@ -181,13 +181,13 @@ def zipnn_peer() -> Peer:
         blobs, plain = {}, {}
         for name, tensor in subject.state.items():
             if tensor.is_floating_point() and tensor.numel():
-                blobs[name] = zipnn.compress(tensor.clone())  # it works in place
+                blobs[name] = zipnn.compress(tensor.clone())  # zipnn works in place
             else:
                 plain[name] = tensor
         encoded = time.perf_counter()
         state = {name: zipnn.decompress(blob) for name, blob in blobs.items()}
         if any(not torch.equal(tensor, subject.state[name]) for name, tensor in state.items()):
-            raise CodecError("zipnn does not give back what it was given")
+            raise CodecError("zipnn does not restore its input")
         size = sum(map(len, blobs.values())) + sum(t.numel() * t.element_size() for t in plain.values())
         back = {name: tensor.float() for name, tensor in state.items()} | plain
         return Coded(size, back, encoded - began, time.perf_counter() - encoded)
@@ -205,16 +205,19 @@ PEERS: dict[str, Peer] = {
     "nncodec-dq": nncodec_peer(dependent=True),
     "zipnn": zipnn_peer(),
 }
-"""By name; the first is the challenge's baseline, the SDClip ones its records."""
+"""Peers by name: the first is the codec of the challenge's baseline, those with SDClip the codecs of its records."""
 
 
 def _half(steps: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Steps as float16; at least its least number above 0, so that a row of zeros has one, too."""
+    """Return steps as float16, at least the least positive float16, so that a row of zeros has a step, too."""
     return np.clip(steps, np.finfo(np.float16).smallest_subnormal, np.finfo(np.float16).max).astype(np.float16)
 
 
 def _passed(tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor that is no matrix: float16, float32 where float16 would overflow, integers as they are."""
+    """Return a tensor that is no matrix as float16, or float32 where float16 would overflow.
+
+    Integers stay as they are.
+    """
     values = tensor.detach().cpu()
     if not values.is_floating_point():
         return values.numpy()
@@ -223,7 +226,7 @@ def _passed(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def _absent(module: str) -> str:
-    """Why a module cannot be imported, or nothing."""
+    """Return why a module cannot be imported, or ""."""
     try:
         with redirect_stdout(io.StringIO()):
             importlib.import_module(module)

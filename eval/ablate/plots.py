@@ -1,4 +1,4 @@
-"""Pictures of an ablation: rate–distortion curves, and a ladder of what each part contributes in bytes."""
+"""Pictures of an ablation: rate–distortion curves, and a ladder of each part's contribution in bytes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ GROUPS = (
 
 
 def pictures(points: Sequence[Measured]) -> dict[str, Figure]:
-    """All pictures that these points are enough for, by file name."""
+    """Draw all pictures for which there are enough points, by file name."""
     found: dict[str, Figure] = {}
     measures: tuple[Measure, ...] = ("kl", "tax") if measure_of(points) == "kl" else ("relative_error",)
     for measure in measures:
@@ -50,9 +50,9 @@ def pictures(points: Sequence[Measured]) -> dict[str, Figure]:
 
 
 def rate_distortion(points: Sequence[Measured], measure: Measure) -> Figure | None:
-    """Bytes against a measure on a logarithmic scale, each curve labelled; None without a curve.
+    """Draw bytes against a measure on a logarithmic scale, each curve labelled; None without a curve.
 
-    Strategies are coloured lines, peers grey ones; a re-tuned peer is dashed. Bars are standard errors.
+    Strategies are coloured lines, peers grey lines; a re-tuned peer is dashed. Bars are standard errors.
     """
     strategies, peers = strategy_curves(points, measure), peer_curves(points, measure)
     curves = [*peers.values(), *strategies.values()]
@@ -76,7 +76,7 @@ def rate_distortion(points: Sequence[Measured], measure: Measure) -> Figure | No
             ends.append((one.name, x[-1], y[-1], color))
         widest, worst = (max(getattr(s, of) for c in curves for s in c.samples) for of in ("bytes", "distortion"))
         for point in (p for p in points if p.point.kind == "strategy" and p.point.name not in strategies):
-            value = getattr(point, measure)  # of fixed width; what is far from every curve would squeeze them all
+            value = getattr(point, measure)  # a point far from every curve would squeeze all curves
             if 0 < value <= 5 * worst and point.bytes <= 1.4 * widest:
                 axes.plot(point.bytes, value, "D", color=_color(point.point.name), markersize=4.5)
                 ends.append((point.point.name, point.bytes, value, _color(point.point.name)))
@@ -89,9 +89,10 @@ def rate_distortion(points: Sequence[Measured], measure: Measure) -> Figure | No
 
 
 def ladder(points: Sequence[Measured]) -> Figure | None:
-    """Bytes at the distortion of the documented peer: peers, then strategies in the plan's order; None without one.
+    """Draw bytes at the distortion of the documented peer: peers, then strategies in plan order.
 
-    Beside each bar: its bytes, the change over the reference, and the change over the strategy before it.
+    Beside each bar: its bytes, the change over the reference, and the change over the strategy before. The result is
+    None if no documented peer was measured.
     """
     measure = measure_of(points)
     anchor = reference(points)
@@ -134,7 +135,7 @@ def ladder(points: Sequence[Measured]) -> Figure | None:
 
 
 def _peer_bytes(points: Sequence[Measured], measure: Measure, level: float) -> Mapping[str, float]:
-    """Bytes of every peer's curves at a distortion, where it was measured there."""
+    """Return the bytes of every peer's curves at a distortion within their measured range."""
     readings = {name: at_distortion(c, level) for name, c in peer_curves(points, measure).items()}
     return {name: reading.bytes for name, reading in readings.items() if not reading.extrapolated}
 
@@ -154,11 +155,11 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> No
     gap = min(0.052, 1 / len(ends))
     ordered = sorted(ends, key=lambda end: -end[2])
     heights, at = [], 1.0 + gap
-    for _, _, y, _ in ordered:  # down, each below the one before it
+    for _, _, y, _ in ordered:  # down, each name below its predecessor
         at = min(at - gap, float((np.log10(y) - low) / (high - low)) + 0.3 * gap)
         heights.append(at)
     at = -gap
-    for n in reversed(range(len(heights))):  # up again, none below the axis
+    for n in reversed(range(len(heights))):  # up again, no name below the axis
         at = heights[n] = max(at + gap, heights[n])
     for (name, x, y, color), height in zip(ordered, heights, strict=True):
         axes.annotate(

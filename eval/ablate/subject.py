@@ -1,4 +1,4 @@
-"""What weight codecs are compared on: a model's weights, what each tensor is, and what is known beside them."""
+"""The subject of weight codecs: a model's weights, the role of each tensor, and the data known beside the weights."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,10 @@ class Subject:
 
     @cached_property
     def roles(self) -> dict[str, Role]:
-        """The role of every tensor. Without a config, a large matrix whose name says so is the embedding."""
+        """Return the role of every tensor.
+
+        Without a config, a large matrix named like an embedding is the embedding.
+        """
         if self.config:
             return {name: parameter.role for name, parameter in parameters(self.config).items()}
         roles: dict[str, Role] = {}
@@ -41,7 +44,7 @@ class Subject:
 
     @cached_property
     def matrices(self) -> dict[str, NDArray[np.float32]]:
-        """Everything that is not a vector, as float32 [shape[0], the rest]."""
+        """Return every tensor that is no vector, as float32 [shape[0], the rest]."""
         return {
             name: self.state[name].detach().float().reshape(self.state[name].shape[0], -1).numpy()
             for name, role in self.roles.items()
@@ -50,22 +53,23 @@ class Subject:
 
     @cached_property
     def parameters(self) -> int:
+        """Return the number of weights."""
         return sum(tensor.numel() for tensor in self.state.values())
 
     @cached_property
     def companions(self) -> int:
-        """Bytes of config and tokenizer in a pack: what a peer would have to send beside the weights, too."""
+        """Return the bytes of config and tokenizer in a pack, which a peer's file would need, too."""
         if self.config is None or self.tokenizer is None:
             return 0
         return len(shrink(self.config.to_json().encode())) + len(shrink(self.tokenizer.model))
 
     def moments(self, name: str) -> Moments:
-        """The calibration of a matrix; identities where there is none."""
+        """Return the calibration of a matrix; identities without a calibration."""
         rows, columns = self.matrices[name].shape
         return moments_of(self.calibration, name, (rows, columns))
 
     def relative_error(self, state: dict[str, torch.Tensor]) -> float:
-        """The squared error of all matrices together over their squared norm."""
+        """Return the squared error of all matrices together over their squared norm."""
         error = norm = 0.0
         for name, weights in self.matrices.items():
             other = state[name].float().reshape(weights.shape).numpy()
@@ -78,7 +82,7 @@ def load_subject(path: Path) -> Subject:
     """Read a run folder, or a `.safetensors` file of any project.
 
     Raises:
-        FormatError: unreadable, nothing to quantize, or weights that are not finite.
+        FormatError: unreadable, nothing to quantize, or a weight that is not finite.
         MismatchError: weights and config do not belong together.
     """
     checkpoint = load_checkpoint(path)

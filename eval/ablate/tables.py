@@ -1,11 +1,9 @@
-"""What an ablation shows: bytes at equal distortion and distortion at equal bytes, as rows for JSON, CSV and people.
+"""The results of an ablation: bytes at equal distortion and distortion at equal bytes, as rows for JSON and CSV.
 
-A peer has two curves: its documented form under a scale for all steps, and, where the embedding's scale was swept, too,
-`re-tuned`: the lower hull of everything that was tried.
+A peer has a curve of its documented form, with a scale for all steps. If the embedding's scale was swept, too, the peer
+has a second curve, `re-tuned`: the lower hull of all its points.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -23,11 +21,11 @@ RETUNED = ", re-tuned"
 Measure = Literal["kl", "tax", "relative_error"]
 
 REFERENCES = ("sdclip+brotli", "int6+zstd", "int8+zlib")
-"""Peers at whose documented form everything is compared, the first that was measured."""
+"""Peers whose documented form is the reference of comparisons: the first peer that was measured."""
 
 
 def summary(subject: Subject, ruler: Ruler | None, outcome: Outcome, sizes: Sequence[int]) -> dict[str, Any]:
-    """Everything about a run but the sums by window, as JSON.
+    """Return everything about a run but the sums by window, as JSON.
 
     Fields: `parameters`, `companion_bytes` (config and tokenizer, which every size includes), `tokens`, `windows`,
     `text_bytes`, `bpb_float`; `points`; `equal_distortion` and `equal_bytes`, the rows of the functions of these names;
@@ -50,41 +48,25 @@ def summary(subject: Subject, ruler: Ruler | None, outcome: Outcome, sizes: Sequ
 
 
 def row(point: Measured) -> dict[str, Any]:
-    """A point as one flat row, without its sums by window."""
+    """Return a point as one flat row, without its sums by window."""
     values = asdict(point)
     return {**values.pop("point"), **{k: v for k, v in values.items() if not k.startswith("windows")}}
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown whose first column is text and whose other columns are right-aligned."""
-    marks = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, marks, *rows))
-
-
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of the same fields as CSV, the first line their names; empty for none."""
-    out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return out.getvalue()
-
-
 def measure_of(points: Sequence[Measured]) -> Measure:
-    """What the distortion of these points is."""
+    """Return the measure of these points' distortion."""
     return "relative_error" if any(point.kl is None for point in points) else "kl"
 
 
 def strategy_curves(points: Sequence[Measured], measure: Measure) -> dict[str, Curve]:
-    """A curve of each strategy with at least two points, in the order of the plan."""
+    """Return a curve of each strategy with at least two points, in the order of the plan."""
     names = dict.fromkeys(p.point.name for p in points if p.point.kind == "strategy")
     found = (curve(n, _samples((p for p in points if p.point.name == n), measure)) for n in names)
     return {c.name: c for c in found if c}
 
 
 def peer_curves(points: Sequence[Measured], measure: Measure) -> dict[str, Curve]:
-    """Curves of each peer: its documented form, and `re-tuned` where the embedding's scale was swept."""
+    """Return the curves of each peer: its documented form, and `re-tuned` if the embedding's scale was swept."""
     found: dict[str, Curve] = {}
     for name in dict.fromkeys(p.point.name for p in points if p.point.kind == "peer"):
         own = [p for p in points if p.point.name == name]
@@ -97,13 +79,13 @@ def peer_curves(points: Sequence[Measured], measure: Measure) -> dict[str, Curve
 
 
 def reference(points: Sequence[Measured]) -> Measured | None:
-    """The point at whose distortion all are compared: a peer as it is documented."""
+    """Return the point of a documented peer whose distortion is the level of all comparisons."""
     documented = {p.point.name: p for p in points if p.point.scale == p.point.embedding == 1.0}
     return next((documented[name] for name in REFERENCES if name in documented), None)
 
 
 def equal_distortion(points: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Bytes of every strategy over bytes of every peer at the distortion of each documented point of that peer.
+    """Return bytes of every strategy over those of every peer, at the distortion of the peer's documented points.
 
     Fields: `measure` (`kl`, `tax` or `relative_error`), `level` (nats a token, bits per byte, or none), `reference`
     (whether the level is that of the peer at scale 1), `strategy`, `peer`, `strategy_bytes`, `peer_bytes`, `ratio`,
@@ -136,7 +118,7 @@ def equal_distortion(points: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def equal_bytes(points: Sequence[Measured], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Distortion of every strategy over that of every peer at each size in bytes.
+    """Return the distortion of every strategy over that of every peer, at each size in bytes.
 
     Fields: `measure`, `bytes`, `strategy`, `peer`, `strategy_distortion`, `peer_distortion`, `ratio`, `ratio_error`,
     `extrapolated`, as in `equal_distortion`.

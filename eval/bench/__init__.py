@@ -1,1 +1,1 @@
-"""Measure general compressors beside an archive."""
+"""Measure general compressors, the baselines of an archive."""

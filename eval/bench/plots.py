@@ -1,4 +1,4 @@
-"""The picture of text compressors: how small against how fast."""
+"""The picture of text compressors: size against speed."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -13,13 +13,13 @@ from eval.bench.text import OURS, Measured
 from eval.figures import BLUE, GREY, INK, STYLE, new_figure
 
 FONT, LINE, NEAR = 8, 11, 7
-"""Of labels, in points: the font's size, the distance of lines, and how far from its point the nearest one is."""
+"""Measures of labels, in points: font size, distance of lines, distance from the labelled point."""
 
-LINES = 12  # that a label is moved at the most
+LINES = 12  # by which a label is moved at most
 
 
 def ratio_against_speed(rows: Sequence[Measured]) -> Figure:
-    """A panel for each text: the ratio of each compressor over its speed, from encoding (ring) to decoding (dot)."""
+    """Draw a panel for each text: each compressor's ratio over its speed, from encoding (ring) to decoding (dot)."""
     texts = list(dict.fromkeys(row.text for row in rows))
     with rc_context(STYLE):
         figure = new_figure(2.9 * len(texts))
@@ -35,19 +35,19 @@ def ratio_against_speed(rows: Sequence[Measured]) -> Figure:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.margins(y=0.18)
         panels[-1].set_xlabel("kB of text for a second of processor time: encoding (ring), decoding (dot)")
-        figure.draw_without_rendering()  # which says where everything is
+        figure.draw_without_rendering()  # computes all positions
         for axes, text in zip(panels, texts, strict=True):
             _label(axes, sorted((row for row in rows if row.text == text), key=lambda row: -row.ratio), figure.dpi / 72)
     return figure
 
 
 def _speeds(row: Measured) -> tuple[float, float]:
-    """Of encoding and decoding, in kB a second."""
+    """Return the speeds of encoding and decoding, in kB a second."""
     return row.text_bytes / 1e3 / row.encode_seconds, row.text_bytes / 1e3 / row.decode_seconds
 
 
 def _label(axes: Axes, rows: Sequence[Measured], point: float) -> None:
-    """Name each compressor above or below the slower of its speeds, as near as no line and no other name is met.
+    """Name each compressor above or below its slower speed, as near as possible without meeting a line or a name.
 
     A `point` is so many pixels.
     """

@@ -1,8 +1,9 @@
-"""Our archive beside general-purpose compressors, on the same text in the same run: bytes, and speed both ways.
+"""This project's archive beside general-purpose compressors (baselines), on the same text in the same run.
 
-A peer compresses all documents as one stream, joined by nothing; the archive codes each alone and keeps the boundaries,
-which favours the peers. Each file is decompressed again and compared. Speeds are by processor time, ours and that of
-programs that are started, so that another job on the machine does not count; wall time is told beside.
+Measured are bytes, and speed both ways. A baseline compresses all documents as one stream, without separators. The
+archive codes each document alone and keeps the boundaries, which favours the baselines. Every result is decompressed
+and compared. Speeds are by processor time, of this process and of the programs started, so that other jobs on the
+machine do not count; wall time is given too.
 """
 
 import lzma
@@ -30,7 +31,7 @@ _ZSTD_WINDOW = 27  # --long: 128 MiB
 
 
 class Pair(NamedTuple):
-    """Both ways of a peer."""
+    """A baseline: both ways."""
 
     compress: Callable[[bytes], bytes]
     decompress: Callable[[bytes], bytes]
@@ -38,13 +39,13 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """One compressor on one text."""
+    """The measurements of one compressor on one text."""
 
     text: str
     name: str
     text_bytes: int
     bytes: int
-    model_bytes: int  # what a reader needs besides, once
+    model_bytes: int  # of the pack, which a reader needs once
     encode_seconds: float  # of processor time
     decode_seconds: float
     encode_wall: float
@@ -52,21 +53,21 @@ class Measured:
 
     @property
     def ratio(self) -> float:
-        """Text over compressed bytes, the model left out."""
+        """Return text over compressed bytes, the model left out."""
         return self.text_bytes / self.bytes
 
     @property
     def ratio_with_model(self) -> float:
-        """The same, with the model counted in full."""
+        """Return text over compressed bytes, the model counted in full."""
         return self.text_bytes / (self.bytes + self.model_bytes)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields and both ratios."""
+        """Return the fields and both ratios."""
         return asdict(self) | {"ratio": self.ratio, "ratio_with_model": self.ratio_with_model}
 
 
-def peers() -> tuple[dict[str, Pair], dict[str, str]]:
-    """The peers that are here, and why others are not."""
+def baselines() -> tuple[dict[str, Pair], dict[str, str]]:
+    """Return the baselines of this machine, and the reasons why others are missing."""
     found: dict[str, Pair] = {
         "zstd -22 --ultra --long": Pair(
             _zstd, lambda data: zstandard.ZstdDecompressor(max_window_size=1 << _ZSTD_WINDOW).decompress(data)
@@ -109,7 +110,7 @@ def _zstd(data: bytes) -> bytes:
 
 
 def _program(program: str, arguments: Sequence[str], back: int) -> Callable[[bytes], bytes]:
-    """One way of a program that works on files."""
+    """Return one way of a program that works on files."""
 
     def run(data: bytes) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +127,7 @@ def _program(program: str, arguments: Sequence[str], back: int) -> Callable[[byt
 
 
 def archive(pack: Pack) -> tuple[Callable[[list[bytes]], bytes], Callable[[bytes], list[bytes]]]:
-    """Both ways of ours; the first call compiles, so that the measured ones do not."""
+    """Return both ways of an archive; the first call compiles, so that the measured calls do not."""
     codec.decode(pack, codec.encode(pack, [b"Once, to compile."]))
     return lambda documents: codec.encode(pack, documents), lambda data: codec.decode(pack, data)
 
@@ -134,12 +135,17 @@ def archive(pack: Pack) -> tuple[Callable[[list[bytes]], bytes], Callable[[bytes
 def measure(
     texts: Mapping[str, Sequence[bytes]], pack: Pack, advance: Callable[[str], None] = lambda what: None
 ) -> list[Measured]:
-    """Every compressor on every text (documents); `advance` is told what comes next.
+    """Measure every compressor on every text.
+
+    Args:
+        texts: documents by the name of their text.
+        pack: of this project's archive.
+        advance: called with a description of the next measurement.
 
     Raises:
-        CodecError: a peer fails, or does not restore the text.
+        CodecError: a baseline fails, or does not restore the text.
     """
-    found, rows = peers()[0], []
+    found, rows = baselines()[0], []
     encode, decode = archive(pack)
     for text, documents in texts.items():
         joined = b"".join(documents)
@@ -159,7 +165,7 @@ def measure(
 
 
 def _timed(work: Callable, data: Any) -> tuple[Any, float, float]:
-    """What `work` returns, and its seconds of processor and wall time."""
+    """Return the result of `work`, and its seconds of processor and wall time."""
     before, own, began = os.times(), time.process_time(), time.perf_counter()
     result = work(data)
     own, after = time.process_time() - own, os.times()

@@ -39,6 +39,7 @@ def ablate(
     from eval.ablate.ablate import make_plan, run_plan
     from eval.ablate.peers import PEERS
     from eval.ablate.subject import load_subject
+    from eval.tables import as_csv
 
     subject = load_subject(model)
     chosen_budgets = console.listed(budgets, int)
@@ -68,9 +69,9 @@ def ablate(
     result = ablate_tables.summary(subject, ruler, outcome, sizes)
     files = {
         "results.json": json.dumps(result, indent=1).encode(),
-        "points.csv": ablate_tables.as_csv(result["points"]).encode(),
-        "equal_distortion.csv": ablate_tables.as_csv(result["equal_distortion"]).encode(),
-        "equal_bytes.csv": ablate_tables.as_csv(result["equal_bytes"]).encode(),
+        "points.csv": as_csv(result["points"]).encode(),
+        "equal_distortion.csv": as_csv(result["equal_distortion"]).encode(),
+        "equal_bytes.csv": as_csv(result["equal_bytes"]).encode(),
     }
     files |= plots.rendered(ablate_plots.pictures(outcome.points))
     write_files(out, files)

@@ -23,13 +23,13 @@ def bench(
     import codec
     from codec.files import read_bytes, write_files
     from eval.bench.plots import ratio_against_speed
-    from eval.bench.text import measure, peers
+    from eval.bench.text import baselines, measure
     from eval.figures import svg
 
     opened = codec.open(read_bytes(pack, "pack"))
     texts = {path.name.partition(".")[0]: cut(path, size) for path in docs}
     rows = measure(texts, opened, lambda what: console.notes.print(f"underpar: {what}", highlight=False))
-    missing = peers()[1]
+    missing = baselines()[1]
     result = {"rows": [row.to_json() for row in rows], "missing": missing}
     if output:
         picture = svg(ratio_against_speed(rows))

@@ -23,8 +23,8 @@ from codec.model.checkpoint import WEIGHTS, load_checkpoint
 from codec.model.parameters import parameters
 from codec.pack.reader import Pack
 from codec.run_folder import PACK
-from eval import figures as plots
-from eval.proof import surprisal
+from eval import figures
+from eval.proof import plots, surprisal
 from eval.proof.saved import Evidence, load_proof
 from trainer.recipe import RECIPE
 from trainer.run.log import METRICS, read_metrics
@@ -123,7 +123,7 @@ def _proof(run: Path, evidence: Evidence | None) -> str:
     ours = {"this pack": proof["archive_bytes"]}
     parts += [
         "<h3>Beside other compressors</h3>",
-        _picture(plots.peers(proof["text_bytes"], ours, evidence.peers), "coded size beside other compressors"),
+        _picture(plots.baselines(proof["text_bytes"], ours, evidence.peers), "coded size beside other compressors"),
         f"<p>{peers_note(proof['pack_bytes'])}</p>",
         _table(*peers_table(proof, evidence.peers)),
     ]
@@ -192,7 +192,7 @@ def _lacks(command: str) -> str:
 
 def _picture(figure: Figure, name: str) -> str:
     """The figure as an inline SVG; ids are made unique, since all pictures share one document."""
-    text = plots.svg(figure).decode()
+    text = figures.svg(figure).decode()
     text = text[text.index("<svg") :]
     for attribute in ('id="', 'href="#', "url(#"):
         text = text.replace(attribute, attribute + "".join(filter(str.isalnum, name)))

@@ -15,8 +15,8 @@ from codec.files import atomic_write, read_bytes
 from codec.pack.reader import Pack
 from codec.run_folder import DOCUMENTS, PACK, PROOF
 from codec.text.documents import MODELLED
-from eval.bench.compressors import peer_sizes, zstd_size
-from eval.figures import DocumentSize
+from eval.bench.compressors import baseline_sizes, zstd_size
+from eval.proof.plots import DocumentSize
 from eval.proof.prove import Proof
 from eval.proof.surprisal import Piece, surprisal
 
@@ -58,7 +58,7 @@ def save_proof(run: Path, blob: bytes, pack: Pack, documents: Sequence[bytes], p
     if candidates := [n for n, record in enumerate(proof.records) if record.mode == MODELLED]:
         example = min(candidates, key=lambda n: abs(len(documents[n]) - EXAMPLE_BYTES))
         pieces = surprisal(pack, documents[example])
-    evidence = Evidence(proof.to_json(), pack.sha256, sizes, peer_sizes(documents), example, pieces)
+    evidence = Evidence(proof.to_json(), pack.sha256, sizes, baseline_sizes(documents), example, pieces)
     _write(run / PACK, blob)
     _write(run / PROOF, json.dumps(evidence.proof, indent=1).encode())
     _write(run / DOCUMENTS, json.dumps(_to_json(evidence), indent=None).encode())

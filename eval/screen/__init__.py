@@ -1,1 +1,1 @@
-"""Screen training techniques against each other."""
+"""Screen training techniques: variants of a recipe, trained with several seeds and tested against the recipe."""

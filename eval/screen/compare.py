@@ -1,4 +1,4 @@
-"""Several training runs side by side: their losses in bits per byte, which any two vocabularies have in common."""
+"""Several training runs side by side: their losses in bits per byte, which do not depend on the vocabulary."""
 
 import json
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import CodecError, FormatError
-from eval.ablate.tables import markdown
+from eval.tables import markdown
 from trainer.run.log import METRICS, read_metrics
 
 NOTED = ("step", "seconds", "tokens", "tokens_per_second", "train_loss", "train_bpb")
-"""What every line of a step has to say."""
+"""Fields of every line of a step."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Where a run has arrived: the fields of its last step, and what its end scored.
+    """The state of a run: the fields of its last step, and its final scores.
 
     `tokens_per_second` is that of the whole run and `mfu` its mean over the time, None without a GPU whose peak is
-    known; `peak_memory_bytes` is of the leading process's GPU. Losses are nats per token; `train_loss` and `train_bpb`
-    are those of the last batch; `val_loss` and `val_bpb` are None where no validation tokens were scored.
+    known. `peak_memory_bytes` is of the leading process's GPU. Losses are nats per token; `train_loss` and `train_bpb`
+    are those of the last batch. `val_loss` and `val_bpb` are None if no validation tokens were scored.
     """
 
     run: str
@@ -41,7 +41,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run: the seconds, tokens and bits per byte of the training batches that it noted, float64 [N] each."""
+    """A run: the seconds, tokens and bits per byte of its logged training batches, float64 [N] each."""
 
     seconds: NDArray[np.float64]
     tokens: NDArray[np.float64]
@@ -50,11 +50,11 @@ class Trained:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Trained]:
-    """Runs, named as `names_of` says.
+    """Read runs; `names_of` gives their names.
 
     Raises:
         CodecError: a folder is named twice.
-        FormatError: a folder is no run, made no step, or noted something else than runs do now.
+        FormatError: a folder is no run, made no step, or lacks a field of the current log.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise CodecError("a run is named twice; pass each once")
@@ -62,7 +62,7 @@ def read_runs(folders: Sequence[Path]) -> list[Trained]:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The names of folders, or their whole paths where two have one name."""
+    """Return the names of folders, or their whole paths if two have the same name."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
@@ -99,23 +99,23 @@ def _read_run(folder: Path, name: str) -> Trained:
 
 
 def _mean_mfu(values: Sequence[float | None], lengths: NDArray[np.float64]) -> float | None:
-    """The mean of what is there, each counted as the seconds that it was measured over."""
+    """Return the mean of the known values, each weighted by the seconds of its measurement."""
     known = [(value, length) for value, length in zip(values, lengths.tolist(), strict=True) if value is not None]
     total = sum(length for _, length in known)
     return sum(value * length for value, length in known) / total if total else None
 
 
 def as_json(runs: Sequence[Trained]) -> dict[str, Any]:
-    """The fields of every run's `Summary` under `runs`."""
+    """Return the fields of every run's `Summary` under `runs`."""
     return {"runs": [asdict(run.summary) for run in runs]}
 
 
 HEADS = ["run", "steps", "tokens", "seconds", "tokens/s", "MFU", "memory", "loss", "bpb", "val loss", "val bpb"]
-"""Of `cells`."""
+"""Heads of the columns of `cells`."""
 
 
 def cells(run: Trained) -> list[str]:
-    """A run for people; empty where there is nothing."""
+    """Format a run for people; unknown values are empty."""
     s = run.summary
     memory = "" if s.peak_memory_bytes is None else f"{s.peak_memory_bytes / 2**30:.1f} GiB"
     mfu = "" if s.mfu is None else f"{s.mfu:.1%}"
@@ -125,6 +125,6 @@ def cells(run: Trained) -> list[str]:
 
 
 def files(runs: Sequence[Trained]) -> dict[str, bytes]:
-    """The tables by file name."""
+    """Return the tables by file name."""
     table = markdown(HEADS, [cells(run) for run in runs])
     return {"runs.json": json.dumps(as_json(runs), indent=1).encode(), "runs.md": table.encode()}

@@ -16,17 +16,17 @@ from eval.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, new_figu
 from eval.screen.compare import Trained
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, INK, GREY)
-"""Of the runs in turn, and again."""
+"""Colours of the runs in turn, repeated."""
 
 BEGINNING = 0.08
-"""Share of a run's seconds whose losses may lie above the picture: they would press the rest flat."""
+"""First share of a run's seconds, whose losses may lie above the picture: they would flatten the rest."""
 
 FONT, LINE = 9, 12
-"""Of labels, in points: the font's size and the distance of lines."""
+"""Measures of labels, in points: font size and distance of lines."""
 
 
 def curves(runs: Sequence[Trained]) -> Figure:
-    """Bits per byte of the training batches (dots), their running median (line), and of the validation (diamond).
+    """Draw bits per byte of the training batches (dots), their running median (line), and of validation (diamond).
 
     The names stand at the ends of the lines.
     """
@@ -51,7 +51,7 @@ def curves(runs: Sequence[Trained]) -> Figure:
             axes.set_xlim(0, 1.02 * max(getattr(run, name)[-1] for run in runs))
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         _legend(figure, any(run.summary.val_bpb is not None for run in runs))
-        figure.draw_without_rendering()  # which says where everything is
+        figure.draw_without_rendering()  # computes all positions
         for axes, name in zip(panels, ("seconds", "tokens"), strict=True):
             labels = []
             for (run, median), color in zip(lines, cycle(COLORS), strict=False):
@@ -64,12 +64,12 @@ def curves(runs: Sequence[Trained]) -> Figure:
 
 
 def running_median(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """The median of each value [N] and the `width` values on either side of it; fewer at the ends."""
+    """Return the median of each value [N] and the `width` values on either side; fewer at the ends."""
     return np.array([np.median(values[max(0, n - width) : n + width + 1]) for n in range(len(values))])
 
 
 def _legend(figure: Figure, validated: bool) -> None:
-    """What a dot, a line and a diamond are, in no run's colour."""
+    """Explain dot, line and diamond, in no run's colour."""
     handles = [
         Line2D([], [], color=GREY, label="batch", linestyle="", marker="o", markersize=3),
         Line2D([], [], color=GREY, label="running median"),
@@ -80,10 +80,12 @@ def _legend(figure: Figure, validated: bool) -> None:
 
 
 def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], point: float) -> None:
-    """Write texts to the right of points, those that would overlap apart from one another. A `point` is so many pixels.
+    """Write texts to the right of points, moved apart where they would overlap.
 
     Args:
+        axes: of the points.
         labels: x, y, text and colour of each.
+        point: pixels of a typographic point.
     """
     labels = sorted(labels, key=lambda label: label[1])
     heights = [axes.transData.transform((x, y))[1] / point for x, y, _, _ in labels]
@@ -103,8 +105,8 @@ def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], point: f
 
 
 def spread(values: Sequence[float], distance: float, lowest: float) -> list[float]:
-    """Ascending values moved apart, `distance` between neighbours: those that meet keep their mean, above `lowest`."""
-    groups: list[tuple[float, int]] = []  # where a group would begin if its members were on one place, and their number
+    """Move ascending values apart, `distance` between neighbours; values that meet keep their mean, above `lowest`."""
+    groups: list[tuple[float, int]] = []  # where a group would begin if its members had one place, and their number
     for n, value in enumerate(values):
         start, count = value - n * distance, 1
         while groups and groups[-1][0] > start:

@@ -1,4 +1,4 @@
-"""Pictures of screens: what each variant changes, losses by tokens and by seconds, and the ranks of one in another."""
+"""Pictures of screens: each variant's change, losses by tokens and by seconds, and ranks of one screen in another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +17,19 @@ from eval.screen.variants import BASE
 SIGNIFICANT = 0.05
 
 NAMED = (BLUE, GREEN, ORANGE, PURPLE)
-"""Colours of the curves that are named: the two best variants and the two worst."""
+"""Colours of the named curves: the two best variants and the two worst."""
 
 
 def pictures(results: Sequence[Result], found: Sequence[Effect]) -> dict[str, Figure]:
-    """Both pictures by file name; none where `found`, the effects of `results`, is empty."""
+    """Draw both pictures by file name; none if `found`, the effects of `results`, is empty."""
     return {"differences": differences(found), "curves": curves(results, found)} if found else {}
 
 
 def differences(found: Sequence[Effect]) -> Figure:
-    """A bar for each variant, best first, with its standard error and p; blue is better at p < 0.05, orange worse."""
+    """Draw a bar for each variant, best first, with its standard error and p.
+
+    Blue is better at p < 0.05, orange worse.
+    """
     base, *rest = found
     rest.sort(key=lambda effect: effect.difference)
     with rc_context(STYLE):
@@ -45,7 +48,7 @@ def differences(found: Sequence[Effect]) -> Figure:
         axes.axvline(0, color=INK, linewidth=0.8)
         low = min((v - e for v, e in zip(values, errors, strict=True) if v < 0), default=0.0)
         high = max((v + e for v, e in zip(values, errors, strict=True) if v >= 0), default=0.0)
-        room = 0.9 * (high - low or 1e-3)  # for labels, on either side
+        room = 0.9 * (high - low or 1e-3)  # room for labels, on either side
         axes.set_xlim(low - room, high + room)
         axes.set_yticks(range(len(rest)), [effect.variant for effect in rest])
         axes.set_ylim(len(rest) - 0.4, -0.6)
@@ -58,9 +61,9 @@ def differences(found: Sequence[Effect]) -> Figure:
 
 
 def curves(results: Sequence[Result], found: Sequence[Effect]) -> Figure:
-    """Training loss of every variant, the mean over its seeds, smoothed, by tokens and by seconds.
+    """Draw the training loss of every variant, smoothed and averaged over its seeds, by tokens and by seconds.
 
-    By tokens alone where runs shared a device: their seconds say nothing.
+    Runs that shared a device have no comparable seconds: their losses are drawn by tokens alone.
     """
     timed = all(result.seconds is not None for result in results)
     rest = sorted(found[1:], key=lambda effect: effect.difference)
@@ -79,7 +82,7 @@ def curves(results: Sequence[Result], found: Sequence[Effect]) -> Figure:
                 side.plot(x, losses, color=color, label=label, alpha=1 if label else 0.5, linewidth=1.8 if label else 1)
             shown += losses[len(losses) // 5 :].tolist()
         margin = 0.05 * (max(shown) - min(shown)) + 1e-3
-        axes[0].set_ylim(min(shown) - margin, max(shown) + margin)  # the first steps would press the rest flat
+        axes[0].set_ylim(min(shown) - margin, max(shown) + margin)  # the first steps would flatten the rest
         axes[0].set(title="Training loss", ylabel="nats per token", xlabel="tokens")
         if timed:
             axes[1].set(xlabel="seconds of training")
@@ -94,7 +97,7 @@ def curves(results: Sequence[Result], found: Sequence[Effect]) -> Figure:
 
 
 def ranks(ranking: Ranking) -> Figure:
-    """The variants' ranks in one screen, from the top, over those in the other; orange where the directions differ."""
+    """Draw the variants' ranks in one screen, from the top, over those in the other; orange: the directions differ."""
     rows = ranking.ranked
     with rc_context(STYLE):
         figure = new_figure(1.6 + 0.24 * len(rows))
@@ -115,9 +118,9 @@ def ranks(ranking: Ranking) -> Figure:
     return figure
 
 
-def _mean_curve(journals: Sequence[Sequence[dict[str, Any]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, seconds and smoothed loss at the steps that all runs noted."""
-    runs = [{m["step"]: m for m in journal if "train_loss" in m} for journal in journals]
+def _mean_curve(logs: Sequence[Sequence[dict[str, Any]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tokens, seconds and smoothed loss at the steps that all runs logged."""
+    runs = [{m["step"]: m for m in log if "train_loss" in m} for log in logs]
     steps = [step for step in runs[0] if all(step in run for run in runs)]
     noted = [[run[step] for step in steps] for run in runs]
     rows = [[(m["tokens"], m["seconds"], m["train_loss"]) for m in run] for run in noted]

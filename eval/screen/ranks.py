@@ -1,4 +1,4 @@
-"""Whether one screen ranks variants as another does: a short recipe beside the run that it stands for.
+"""Agreement of two screens on the ranks of variants: a short recipe beside the long run that it stands for.
 
 Compared are differences from each screen's own recipe. The errors of the differences lower a correlation: screens of a
 single seed agree less than their recipes would.
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from codec.errors import CodecError, FormatError
 from codec.files import read_bytes
-from eval.ablate.tables import markdown
 from eval.screen.compare import names_of
 from eval.screen.tables import RESULTS, Effect, difference_of
 from eval.screen.variants import BASE
+from eval.tables import markdown
 
 SHUFFLES = 20_000
-"""Orders that a correlation is compared with."""
+"""Random orders with which a correlation is compared."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A variant in both screens. Ranks count from 1, the best; equal differences share the mean of their ranks."""
+    """A variant in both screens; ranks count from 1, the best, and equal differences share the mean of their ranks."""
 
     first: Effect
     second: Effect
@@ -35,11 +35,12 @@ class Ranked:
 
     @property
     def variant(self) -> str:
+        """Return the name of the variant."""
         return self.first.variant
 
     @property
     def same_direction(self) -> bool:
-        """Whether both screens find the variant better than the recipe, or both not."""
+        """Return whether both screens find the variant better than the recipe, or both do not."""
         return (self.first.difference < 0) == (self.second.difference < 0)
 
 
@@ -48,9 +49,11 @@ class Ranking:
     """Two screens of the same variants, by name.
 
     Attributes:
-        ranked: the variants of both, in the order of the second screen.
-        alone: variants that only one of them has.
-        rho: Spearman's rank correlation, None where all differences of a screen are equal.
+        first: name of the one screen.
+        second: name of the other screen.
+        ranked: the variants of both screens, in the order of the second.
+        alone: variants of one screen only.
+        rho: Spearman's rank correlation; None if all differences of a screen are equal.
         p: the share of random orders whose correlation is at least as far from 0.
     """
 
@@ -67,7 +70,7 @@ def rank(first: Path, second: Path) -> Ranking:
 
     Raises:
         FormatError: a folder has no results of a screen.
-        CodecError: they are scores of different policies, or have fewer than three variants in common.
+        CodecError: the scores are of different policies, or fewer than three variants are in both.
     """
     (policy, before), (other, after) = read_screen(first), read_screen(second)
     if policy != other:
@@ -88,7 +91,7 @@ def rank(first: Path, second: Path) -> Ranking:
 
 
 def read_screen(folder: Path) -> tuple[str, dict[str, Effect]]:
-    """The policy of a screen's scores and the effects of its variants, without the recipe's own.
+    """Return the policy of a screen's scores and the effects of its variants, without the recipe's own effect.
 
     Raises:
         FormatError: `folder` has no results of a screen.
@@ -105,13 +108,13 @@ def read_screen(folder: Path) -> tuple[str, dict[str, Effect]]:
 
 
 def ranks_of(values: Sequence[float]) -> NDArray[np.float64]:
-    """The rank of each value [N], the lowest 1; equal ones share the mean of their ranks."""
+    """Return the rank of each value [N], the lowest 1; equal values share the mean of their ranks."""
     array = np.asarray(values)
     return (array[:, None] > array).sum(1) + ((array[:, None] == array).sum(1) + 1) / 2
 
 
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """The correlation of ranks [N], and the share of random orders that are as far from 0; None where it has none."""
+    """Return the correlation of ranks [N], and the share of random orders as far from 0; None for constant ranks."""
     x, y = first - first.mean(), second - second.mean()
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     if not norm:
@@ -119,12 +122,15 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[f
     orders = np.random.default_rng(0).permuted(np.tile(y, (SHUFFLES, 1)), axis=1)
     rho, shuffled = float(x @ y) / norm, orders @ x / norm
     as_far = int((np.abs(shuffled) >= abs(rho) - 1e-12).sum())
-    return rho, (1 + as_far) / (1 + SHUFFLES)  # the order that was found is one of them
+    return rho, (1 + as_far) / (1 + SHUFFLES)  # the measured order counts as one of them
 
 
 def as_json(ranking: Ranking) -> dict[str, Any]:
-    """`first`, `second`, `rho`, `p`, `variants` (each with `ranks` and `differences` in either), `same_direction` of
-    them, and `alone`."""
+    """Return a ranking as plain values.
+
+    Fields: `first`, `second`, `rho`, `p`, `variants` (each with `ranks` and `differences` in both), `same_direction`
+    (the number of such variants), and `alone`.
+    """
     return {
         "first": ranking.first,
         "second": ranking.second,
@@ -145,23 +151,23 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
 
 
 def as_markdown(ranking: Ranking) -> str:
-    """A row for each variant, in the order of the second screen."""
+    """Return a row for each variant, in the order of the second screen."""
     return markdown(heads(ranking), [cells(row) for row in ranking.ranked])
 
 
 def heads(ranking: Ranking) -> list[str]:
-    """Of `cells`."""
+    """Return the heads of the columns of `cells`."""
     return ["variant", *(f"{what}, {name}" for what in ("rank", "change") for name in (ranking.first, ranking.second))]
 
 
 def cells(row: Ranked) -> list[str]:
-    """A variant for people: its name, both ranks, both differences."""
+    """Format a variant for people: its name, both ranks, both differences."""
     ranks = [f"{rank:g}" for rank in (row.first_rank, row.second_rank)]
     return [row.variant.replace("_", " "), *ranks, difference_of(row.first), difference_of(row.second)]
 
 
 def verdict(ranking: Ranking) -> str:
-    """One line: how well the orders agree."""
+    """Return one line on how well the orders agree."""
     same, count = sum(row.same_direction for row in ranking.ranked), len(ranking.ranked)
     if ranking.rho is None:
         return "all variants of a screen change alike: there is no order to compare"

@@ -1,6 +1,6 @@
-"""One run of a screen in a process of its own: train, then score the validation shards, flat and by documents.
+"""One run of a screen in its own process: train, then score the validation shards, flat and by documents.
 
-Run as `python -m eval.screen.run FOLDER`, the recipe as JSON on standard input. The score appears in `score.json`.
+Run as `python -m eval.screen.run FOLDER`, with the recipe as JSON on standard input. The score appears in `score.json`.
 """
 
 import json
@@ -26,30 +26,30 @@ from trainer.run.loop import train
 from trainer.run.state import RESUME
 
 SCORE = "score.json"
-"""Of a finished run, in its folder: `bpb_flat` and `bpb_document`, bits per byte of the validation tokens under either
-policy; `parameters`, `steps`, `train_tokens` and `seconds` of training."""
+"""File of a finished run: `bpb_flat` and `bpb_document`, bits per byte of the validation tokens under each policy;
+`parameters`, `steps`, `train_tokens` and `seconds` of training."""
 
 
 def run(recipe: Recipe, folder: Path) -> None:
-    """Train and score a recipe; a run that was stopped goes on from its last checkpoint, or begins again without one.
+    """Train and score a recipe; a stopped run continues from its last checkpoint, or begins again without one.
 
     Raises:
         CheckFailed: training diverged, or was interrupted.
     """
     trained = (folder / WEIGHTS).exists() and not (folder / RESUME).exists()
     if not trained and train(recipe, folder, resume=(folder / METRICS).exists()).interrupted:
-        raise CheckFailed("interrupted; run the same command to go on")
+        raise CheckFailed("interrupted; run the same command to continue")
     found = scored(recipe, folder)
     with atomic_write(folder / SCORE) as file:
         file.write(json.dumps(found, indent=1).encode())
 
 
 def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """What `SCORE` says of a run that has been trained."""
+    """Return the content of `SCORE` for a trained run."""
     loaded = load_model(folder)
     shards = open_source(recipe, folder, ALONE).val[0].parent
     stream = token_stream(shards, loaded.tokenizer, recipe.train.val_tokens + 1)
-    # On a GPU in the precision of training: seconds less for each of many runs, and the same for all.
+    # On a GPU, scores use the precision of training: many runs save seconds each, and all are treated alike.
     place = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     model = loaded.float_model(*place)
     policies = (Policy.FLAT, Policy.DOCUMENT)
@@ -64,7 +64,7 @@ def scored(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Exit status 1, the reason last on stderr, if the run fails."""
+    """Run a recipe; if the run fails, exit with status 1 and the reason as the last line on stderr."""
     try:
         run(Recipe.from_dict(json.load(sys.stdin)), Path(sys.argv[1]))
     except (CodecError, CheckFailed) as error:

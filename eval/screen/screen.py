@@ -1,10 +1,10 @@
-"""Ablations of training: variants of a recipe, several seeds of each, every run in a process of its own.
+"""Ablations of training: variants of a recipe, several seeds of each, every run in its own process.
 
-A folder holds a run folder `NAME/SEED` for each run; one with a score is not run again, and counts in every later
-screen in that folder whose variant of that name has the same recipe. All variants are trained with one seed before the
-next, so that a screen that was stopped says something about each.
+A folder holds a run folder `NAME/SEED` for each run. A run with a score is not run again. Its score counts in every
+later screen of that folder whose variant of that name has the same recipe. All variants are trained with one seed
+before the next seed, so that a stopped screen has results for each variant.
 
-Runs that are capped by steps may share a device: their losses are comparable, their times are not, and are left out.
+Runs that are capped by steps may share a device: their losses are comparable. Their times are not, and are left out.
 """
 
 import json
@@ -31,17 +31,17 @@ from trainer.run.log import read_metrics
 from trainer.run.loop import interrupts
 
 OUTPUT = "output.txt"
-"""What a run's process printed, in its folder."""
+"""Output of a run's process, in its folder."""
 
 SHARED = "shared"
-"""An empty file in the folder of a run that had a device, or the host's cores, together with others."""
+"""An empty file in the folder of a run that shared its device, or the host's cores, with others."""
 
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Run:
-    """A variant under one seed. `seed` counts from 0 and is added to both seeds of the recipe."""
+    """A variant under one seed; `seed` counts from 0 and is added to both seeds of the recipe."""
 
     variant: str
     seed: int
@@ -49,14 +49,15 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Return the path of the run in the screen's folder."""
         return f"{self.variant}/{self.seed}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: the fields of `eval.screen.run.SCORE`, and what its journal says (`trainer.run.log.METRICS`).
+    """A finished run: the fields of `eval.screen.run.SCORE`, and its `metrics` (`trainer.run.log.METRICS`).
 
-    `seconds` is None of a run that shared its device.
+    `seconds` is None for a run that shared its device.
     """
 
     variant: str
@@ -70,14 +71,19 @@ class Result:
     metrics: list[dict[str, Any]]
 
     def bpb(self, policy: Policy) -> float:
-        """Bits per byte under `flat` or `document`."""
+        """Return the bits per byte under `flat` or `document`."""
         return self.bpb_document if policy is Policy.DOCUMENT else self.bpb_flat
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results of this screen and of earlier ones in its folder; why runs of this one failed, by name; whether an
-    interrupt left runs of it undone."""
+    """The results of a screen.
+
+    Attributes:
+        results: of this screen and of earlier screens in its folder.
+        failed: reasons of this screen's failed runs, by name.
+        interrupted: whether an interrupt left runs undone.
+    """
 
     results: list[Result]
     failed: dict[str, str]
@@ -85,17 +91,19 @@ class Outcome:
 
 
 def make_plan(variants: Mapping[str, Recipe], seeds: int, base_seeds: int | None = None) -> list[Run]:
-    """Every variant with every seed, seed by seed.
+    """Return every variant with every seed, seed by seed.
 
     Args:
-        base_seeds: of the recipe itself; by default as many as of its variants.
+        variants: recipes by name, the recipe itself included.
+        seeds: of each variant.
+        base_seeds: of the recipe itself; by default `seeds`.
 
     Raises:
         CodecError: a recipe that scores no validation tokens.
     """
     for name, recipe in variants.items():
         if not recipe.train.val_tokens:
-            raise CodecError(f"variant {name}: train.val_tokens is 0; say how many tokens are to be scored")
+            raise CodecError(f"variant {name}: train.val_tokens is 0; set the number of tokens to score")
     counts = {name: (base_seeds or seeds) if name == BASE else seeds for name in variants}
     return [
         Run(name, seed, _seeded(recipe, seed))
@@ -106,15 +114,15 @@ def make_plan(variants: Mapping[str, Recipe], seeds: int, base_seeds: int | None
 
 
 def scored_runs(folder: Path) -> list[tuple[str, int]]:
-    """Variant and seed of each run in `folder` that has a score."""
+    """Return variant and seed of each run in `folder` that has a score."""
     found = [path.parent for path in sorted(folder.glob(f"*/*/{SCORE}"))]
     return [(run.parent.name, int(run.name)) for run in found if run.name.isdecimal()]
 
 
 def with_earlier(plan: Sequence[Run], variants: Mapping[str, Recipe], folder: Path) -> tuple[list[Run], list[str]]:
-    """The plan and whatever else in `folder` has a score, seed by seed; and the names of the runs that are left out.
+    """Return the plan with all comparable scored runs of `folder`, seed by seed, and the names of the others.
 
-    Left out is a run that none of `variants` would be under its seed: it cannot be compared.
+    A scored run is comparable if one of `variants` has its recipe under its seed.
     """
     runs = {run.name: run for run in plan}
     strangers = []
@@ -137,15 +145,15 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 
 
 def devices() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be to pin a process to one device: an entry for each GPU; one, "", without any."""
+    """Return the values of CUDA_VISIBLE_DEVICES that pin a process to one GPU; `[""]` on a machine without GPUs."""
     return visible_gpus() or [""]
 
 
 def make_slots(plan: Sequence[Run], places: Sequence[str], jobs: int | None) -> list[str]:
-    """The device of each of the runs that go on at a time: `places` (see `devices`) in turn, once each by default.
+    """Return the device of each of the runs at a time: `places` (see `devices`) in turn, by default each once.
 
     Raises:
-        CodecError: more runs than devices, and one is capped by the clock.
+        CodecError: more runs than devices, and one run is capped by the clock.
     """
     timed = [run.variant for run in plan if run.recipe.train.seconds]
     if jobs and jobs > len(places) and timed:
@@ -164,15 +172,18 @@ def run_plan(
     keep: Callable[[Outcome], None] = lambda outcome: None,
     shown: Sequence[Run] | None = None,
 ) -> Outcome:
-    """Train and score all runs that have no score yet, one at a time in each of `slots` (see `make_slots`).
+    """Train and score all runs without a score, one at a time in each of `slots` (see `make_slots`).
 
-    A run that fails costs no other. An interrupt (SIGINT or SIGTERM) ends the runs that go on, with a checkpoint each.
+    A failing run does not stop the others. An interrupt (SIGINT or SIGTERM) ends the active runs, with a checkpoint
+    each.
 
     Args:
-        advance: told 1 for every run.
-        keep: told what there is whenever a run has ended: a kill loses no more than the runs that go on.
-        shown: the runs whose results are the outcome's, in their order, as far as they have a score (see
-            `with_earlier`); by default the plan's.
+        plan: the runs, in order.
+        folder: of the screen.
+        slots: a device for each run at a time.
+        advance: called with 1 for every run.
+        keep: called with the outcome so far whenever a run has ended, so that a kill loses only the active runs.
+        shown: the runs of the outcome, in order, as far as they have a score (see `with_earlier`); None: the plan.
 
     Raises:
         CodecError: `folder` holds a run of another recipe.
@@ -209,7 +220,7 @@ def run_plan(
 
 
 def read_result(run: Run, folder: Path) -> Result:
-    """What a finished run left in its folder."""
+    """Read the result of a finished run from its folder."""
     found = json.loads((folder / SCORE).read_text())
     if (folder / SHARED).exists():
         found["seconds"] = None
@@ -225,7 +236,7 @@ def _has_score(run: Run, folder: Path) -> bool:
 
 
 def _turn(run: Run) -> tuple[int, bool, int]:
-    """Of a seed's runs the recipe itself is first, without which there is no comparison, then what compiles longest."""
+    """Return the sort key of a seed's runs: the recipe itself first, for comparisons, then runs that compile long."""
     return run.seed, run.variant != BASE, -len(phases(run.recipe))
 
 
@@ -236,7 +247,7 @@ def _check_recipe(run: Run, folder: Path) -> None:
 
 
 def _read_recipe(folder: Path) -> Recipe | None:
-    """The recipe of a run's folder; None without one that can be read."""
+    """Return the recipe of a run's folder; None without a readable recipe."""
     try:
         return Recipe.from_dict(json.loads(read_bytes(folder / RECIPE, "recipe")))
     except ValueError:
@@ -244,9 +255,9 @@ def _read_recipe(folder: Path) -> Recipe | None:
 
 
 def _start(run: Run, folder: Path, slots: Sequence[str], slot: int) -> "subprocess.Popen[bytes]":
-    """The process of a run, in a session of its own: a Ctrl-C reaches it from here alone.
+    """Start the process of a run, in its own session, so that only this process passes on a Ctrl-C.
 
-    The cores are shared out to as many processes as there are slots, unless the environment has limits already.
+    The slots' processes divide the cores, unless the environment has limits already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = child_environment()

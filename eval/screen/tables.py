@@ -1,4 +1,4 @@
-"""What a screen shows: each variant's mean score beside the recipe's, with standard errors and Welch's test."""
+"""The results of a screen: each variant's mean score beside the recipe's, with standard errors and Welch's test."""
 
 import json
 import math
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.ablate.tables import as_csv, markdown
 from eval.score.windows import Policy
 from eval.screen.screen import Outcome, Result
 from eval.screen.variants import BASE
+from eval.tables import as_csv, markdown
 from eval.welch import holm, moments, student_tail, welch
 
 RESULTS = "results.json"
@@ -17,10 +17,11 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class Effect:
-    """A variant over all its seeds. Errors are standard errors; they and `p` are None where too few runs say nothing.
+    """A variant over all its seeds.
 
-    `p` is two-sided, of the hypothesis that the variant's mean is the recipe's; `p_holm` is adjusted for the number of
-    variants. `train_tokens` and `seconds` are means over the runs; `seconds` is None where a run shared its device.
+    Errors are standard errors. `p` is two-sided, of the hypothesis that the variant's mean is the recipe's; `p_holm` is
+    adjusted for the number of variants. Errors and probabilities are None with too few runs. `train_tokens` and
+    `seconds` are means over the runs; `seconds` is None if a run shared its device.
     """
 
     variant: str
@@ -37,7 +38,7 @@ class Effect:
 
 
 def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
-    """An effect of each variant that has runs, the recipe first; none without a run of the recipe."""
+    """Return an effect for each variant that has runs, the recipe first; nothing without a run of the recipe."""
     scores: dict[str, list[Result]] = {}
     for result in results:
         scores.setdefault(result.variant, []).append(result)
@@ -71,14 +72,14 @@ def effects(results: Sequence[Result], policy: Policy) -> list[Effect]:
 
 
 def _tested(scores: Sequence[float], base: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Difference of the means, its standard error, and the two-sided probability of Welch's test.
+    """Return the difference of the means, its standard error, and the two-sided probability of Welch's test.
 
-    A side of one run shows no variance; it is taken to have the other's (Student's test).
+    A side of one run shows no variance; the other side's is taken (Student's test).
     """
     (mean, variance), (base_mean, base_variance) = moments(scores), moments(base)
     difference = mean - base_mean
     if len(scores) == 1 or len(base) == 1:
-        variance = base_variance = max(variance, base_variance)  # the other is 0
+        variance = base_variance = max(variance, base_variance)  # the variance of a single run is 0
         degrees = float(len(scores) + len(base) - 2)
     else:
         _, degrees = welch(difference, (variance, len(scores)), (base_variance, len(base)))
@@ -89,13 +90,13 @@ def _tested(scores: Sequence[float], base: Sequence[float]) -> tuple[float, floa
 
 
 def holm_of(tails: Sequence[float | None]) -> list[float | None]:
-    """`eval.welch.holm` of those that are there."""
+    """Apply `eval.welch.holm` to the known probabilities."""
     adjusted = iter(holm([p for p in tails if p is not None]))
     return [None if p is None else next(adjusted) for p in tails]
 
 
 def summary(outcome: Outcome, policy: Policy) -> dict[str, Any]:
-    """Everything about a screen but the curves, as JSON: the content of `RESULTS`.
+    """Return everything about a screen but the curves, as JSON: the content of `RESULTS`.
 
     Fields: `policy`, `variants` (each the fields of `Effect`), `runs`, `failed`, `interrupted`.
     """
@@ -109,7 +110,7 @@ def summary(outcome: Outcome, policy: Policy) -> dict[str, Any]:
 
 
 def files(outcome: Outcome, policy: Policy) -> dict[str, bytes]:
-    """The tables by file name."""
+    """Return the tables by file name."""
     result = summary(outcome, policy)
     return {
         RESULTS: json.dumps(result, indent=1).encode(),
@@ -120,24 +121,24 @@ def files(outcome: Outcome, policy: Policy) -> dict[str, bytes]:
 
 
 def row(result: Result) -> dict[str, Any]:
-    """A run as one flat row, without its journal."""
+    """Return a run as one flat row, without its metrics."""
     return {name: value for name, value in asdict(result).items() if name != "metrics"}
 
 
 def cells(effect: Effect) -> list[str]:
-    """An effect for people: variant, runs, bits per byte, difference, p, p of Holm; empty where there is nothing."""
+    """Format an effect for people: variant, runs, bits per byte, difference, p, p of Holm; unknown values are empty."""
     tails = ["" if p is None else f"{p:.2g}" for p in (effect.p, effect.p_holm)]
     shown = "" if effect.variant == BASE else difference_of(effect)
     return [effect.variant.replace("_", " "), str(effect.runs), f"{effect.bpb:.4f}", shown, *tails]
 
 
 def difference_of(effect: Effect) -> str:
-    """The difference of an effect, with its standard error if that is known."""
+    """Format the difference of an effect, with its standard error if known."""
     error = "" if effect.difference_error is None else f" ± {effect.difference_error:.4f}"
     return f"{effect.difference:+.4f}{error}".replace("-", "−")
 
 
 def as_markdown(found: Sequence[Effect]) -> str:
-    """The effects as a table in Markdown, best first."""
+    """Return the effects as a table in Markdown, best first."""
     heads = ["variant", "runs", "bits per byte", "difference", "p", "p (Holm)"]
     return markdown(heads, [cells(effect) for effect in sorted(found, key=lambda effect: effect.difference)])

@@ -3,9 +3,9 @@
     [no_xsa]
     model.xsa_layers = 0
 
-A variant of a recipe that is capped by steps sees as many tokens: one that changes the batch, and does not set
-`train.iterations` itself, makes more steps or fewer. `sets/` holds the files that ship. What tests the variants
-against the recipe is `eval.screen.screen`.
+All variants of a recipe capped by steps train on as many tokens: a variant that changes the batch, and does not set
+`train.iterations` itself, makes more or fewer steps. `sets/` holds the files that ship. `eval.screen.screen` tests the
+variants against the recipe.
 """
 
 import re
@@ -26,20 +26,20 @@ BASE = "base"
 """The name of the recipe itself among its variants."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-"""Of a variant: it names a folder."""
+"""Allowed names of variants, which name folders."""
 
 
 def load_variants(name: str, base: Recipe, only: Sequence[str] = (), also: Collection[str] = ()) -> dict[str, Recipe]:
-    """The recipe itself, as `base`, and its variants in the order of the file.
+    """Load the recipe itself, as `base`, and its variants in the order of the file.
 
     Args:
         name: of a file that ships (`screen`), or the path of a TOML file.
-        only: variants that are wanted, the others may not fit the recipe; by default all.
-        also: more that are wanted if the file has them.
+        base: the recipe.
+        only: the wanted variants, since the others may not fit the recipe; empty: all.
+        also: more variants, wanted if the file has them.
 
     Raises:
-        FormatError: no such file, not TOML, a name that cannot name a folder, no such variant, or a recipe that cannot
-            be.
+        FormatError: no such file, not TOML, a name that cannot name a folder, no such variant, or an invalid recipe.
     """
     shipped = {path.stem: path for path in sorted(ABLATIONS.glob("*.toml"))}
     path = shipped.get(name, Path(name))
@@ -64,7 +64,11 @@ def load_variants(name: str, base: Recipe, only: Sequence[str] = (), also: Colle
 
 
 def _varied(base: Recipe, overrides: object, where: str) -> Recipe:
-    """`base` with entries replaced. Raises FormatError that says `where`."""
+    """Return `base` with entries replaced.
+
+    Raises:
+        FormatError: an invalid override; the message begins with `where`.
+    """
     if not isinstance(overrides, dict) or not all(isinstance(section, dict) for section in overrides.values()):
         raise FormatError(f"{where} is {str(overrides)[:80]!r}, expected entries such as model.num_layers = 4")
     values = base.to_dict()

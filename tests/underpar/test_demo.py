@@ -84,13 +84,13 @@ def test_a_slow_machine_trains_for_less_and_never_for_nothing():
 
 
 def test_the_first_words_are_two_lines_with_the_figures():
-    peers = {"gzip -9": 2000, "brotli -11": 1500}
-    lines = first_words(proof(), peers)
+    baselines = {"gzip -9": 2000, "brotli -11": 1500}
+    lines = first_words(proof(), baselines)
     assert len(lines) == 2
     assert f"{proof().text_bytes:,} bytes" in lines[0]
     assert f"{proof().archive_bytes:,} bytes" in lines[0]
     assert "brotli -11 needs 1,500 bytes" in lines[1]
-    assert "did not restore" in first_words(replace(proof(), ok=False), peers)[0]
+    assert "did not restore" in first_words(replace(proof(), ok=False), baselines)[0]
 
 
 def test_threads_that_wait_do_not_spin(monkeypatch, capsys):

@@ -15,10 +15,10 @@ INPUTS = typer.Argument(
     ..., metavar="INPUT...", help="JSON Lines (.jsonl, also .xz, .gz, .zst), .txt, .parquet, or folders of those."
 )
 MAX_PROCESSES = 16
-"""By default: together they tokenize about as fast as one process reads zstandard, 16 times 5 MB/s."""
+"""Default limit: 16 processes at 5 MB/s tokenize about as fast as one process reads zstandard."""
 
 BYTES_A_PROCESS = 10_000_000
-"""Of input: a process takes about as long to start as to tokenize these."""
+"""Input bytes for each process by default: starting a process takes about as long as tokenizing these."""
 
 
 def register(app: typer.Typer) -> None:
@@ -39,9 +39,11 @@ def prepare(
     inputs: list[Path] = INPUTS,
     tokenizer: Path = typer.Option(..., help="SentencePiece .model file."),
     output: Path = typer.Option(..., "-o", "--output", help="New folder for the shards."),
-    val_documents: int = typer.Option(0, min=0, help="The first so many documents are the validation split."),
-    processes: int | None = typer.Option(None, min=1, help="That tokenize; by default as many as the input is worth."),
-    tokens_per_shard: int = typer.Option(100_000_000, min=1, max=(1 << 31) - 1, help="The challenge has 100,000,000."),
+    val_documents: int = typer.Option(0, min=0, help="Documents at the beginning that form the validation split."),
+    processes: int | None = typer.Option(None, min=1, help="Tokenizing processes; by default by input size."),
+    tokens_per_shard: int = typer.Option(
+        100_000_000, min=1, max=(1 << 31) - 1, help="Length of a shard; the challenge's is 100,000,000."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Tokenize documents into shards of the challenge's format."""
@@ -61,7 +63,7 @@ def prepare(
 
 def info(
     paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Shards, or folders of them."),
-    tokenizer: Path | None = typer.Option(None, help="SentencePiece .model file: count bytes too."),
+    tokenizer: Path | None = typer.Option(None, help="SentencePiece .model file; given, bytes are counted too."),
     as_json: bool = JSON,
 ) -> None:
     """Check shards and count their tokens, documents and bytes."""
@@ -95,7 +97,7 @@ def info(
 def fetch(
     output: Path = typer.Option(..., "-o", "--output", help="Folder for the shards, new or of an earlier call."),
     variant: str = typer.Option("sp1024", help="Tokenizer of the shards."),
-    train_shards: int = typer.Option(1, min=0, help="Of 100,000,000 tokens (200 MB) each."),
+    train_shards: int = typer.Option(1, min=0, help="Training shards to download, 100,000,000 tokens (200 MB) each."),
     repo: str = typer.Option("willdepueoai/parameter-golf", help="Data set on the hub."),
     as_json: bool = JSON,
 ) -> None:
@@ -111,11 +113,11 @@ def fetch(
 def train(
     inputs: list[Path] = INPUTS,
     output: Path = typer.Option(..., "-o", "--output", help="The .model file to write."),
-    vocab_size: int = typer.Option(..., min=260, max=1 << 16, help="Tokens, with 4 special ones and 256 bytes."),
+    vocab_size: int = typer.Option(..., min=260, max=1 << 16, help="Tokens, 4 special tokens and 256 bytes included."),
     fold: bool = typer.Option(False, "--fold", help="Write capitals as marks, so that words share their tokens."),
     as_json: bool = JSON,
 ) -> None:
-    """Train a tokenizer that keeps every character, newlines and runs of spaces too."""
+    """Train a tokenizer that keeps every character, also newlines and runs of spaces."""
     from codec.files import atomic_write
     from trainer.data.documents import input_bytes, read_documents
     from trainer.data.tokenizer import train_tokenizer

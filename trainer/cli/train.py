@@ -1,4 +1,4 @@
-"""The trainer's commands: `train`, `calibrate`, `retune`, `recall`, and those for text in `trainer.cli.data`."""
+"""The trainer's commands on models and packs: `train`, `calibrate`, `retune` and `recall`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def train(
     ),
     overrides: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="For example model.num_layers=4."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the run."),
-    resume: bool = typer.Option(False, "--resume", help="Go on from the folder's last checkpoint."),
+    resume: bool = typer.Option(False, "--resume", help="Continue from the folder's last checkpoint."),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
 ) -> None:
     """Train a model; under torchrun on several GPUs."""
@@ -37,18 +37,17 @@ def train(
     }
     console.emit(result, as_json)
     if done.interrupted:
-        console.fail(f"interrupted at step {done.steps}; run the same command with --resume to go on", INTERRUPTED)
+        console.fail(f"interrupted at step {done.steps}; run the same command with --resume to continue", INTERRUPTED)
 
 
 def calibrate(
     checkpoint: Path = typer.Argument(..., help="A run folder or a .safetensors file."),
     docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
-    tokens: int = typer.Option(131_072, min=1, help="How much of it to look at."),
-    correct: bool = typer.Option(True, help="Measure what quantizing each group of matrices really costs."),
+    tokens: int = typer.Option(131_072, min=1, help="Tokens of that text to use."),
+    correct: bool = typer.Option(True, help="Measure the real cost of quantizing each group of matrices."),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
 ) -> None:
-    """Measure what a model's layers see, so that `pack --budget` spends its bits where they matter; under torchrun on
-    several GPUs."""
+    """Measure the moments by which `pack --budget` places a model's bits; under torchrun on several GPUs."""
     import time
 
     from codec.model.checkpoint import load_checkpoint
@@ -76,13 +75,13 @@ def calibrate(
 
 def retune(
     pack: Path = typer.Argument(..., help="A pack."),
-    checkpoint: Path = typer.Argument(..., help="The run folder that it was made of."),
+    checkpoint: Path = typer.Argument(..., help="The run folder from which the pack was made."),
     output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
     docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
-    steps: int = typer.Option(200, min=1, help="Of the optimizer."),
+    steps: int = typer.Option(200, min=1, help="Steps of the optimizer."),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
 ) -> None:
-    """Fit a pack's gains and scales to its integers; the pack is written anew, no worse on text held out."""
+    """Fit a pack's gains and scales to its integers; the new pack is no worse on held-out text."""
     import time
 
     import torch
@@ -110,12 +109,12 @@ def retune(
 def recall(
     pack: Path = typer.Argument(..., help="A pack."),
     output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
-    docs: Path = typer.Option(..., help="Text like what will be coded, which the model has not learned by heart."),
-    tokens: int = typer.Option(400_000, min=1, help="How much of it to look at."),
-    device: str = typer.Option("cpu", help="Where the model runs: cpu or cuda."),
+    docs: Path = typer.Option(..., help="Text like the text to be coded, and not used in training."),
+    tokens: int = typer.Option(400_000, min=1, help="Tokens of that text to use."),
+    device: str = typer.Option("cpu", help="Device of the model: cpu or cuda."),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
 ) -> None:
-    """Learn what a document's past says of its next token beyond the model, for `--adapt recall`."""
+    """Fit the match model of a pack, for `--adapt recall`: how far repeats in a document predict its next token."""
     import time
 
     import codec
@@ -147,4 +146,4 @@ def recall(
 
 
 INTERRUPTED = 130
-"""Exit status of a run that an interrupt ended, as a shell gives it."""
+"""Exit status of an interrupted run: the shell's 128 + SIGINT."""

@@ -1,7 +1,7 @@
-"""Training batches from token shards, as a pure function of a seed and a position: a resumed run gets the same ones.
+"""Training batches from token shards, as a pure function of a seed and a position: a resumed run gets the same batches.
 
 The shards of a split are one stream of tokens. Row i is the `seq_len` + 1 tokens from position i * `seq_len`, so that
-every token but the first is a target once an epoch. An epoch visits all rows in an order of its own.
+every token but the first is a target once an epoch. Each epoch visits all rows in its own order.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,23 @@ from codec.errors import CodecError, FormatError
 from trainer.data.shards import check_vocabulary, read_shard
 
 ROUNDS = 6
-"""Of multiply, add and shift in `permuted`. A bit reaches all others in two; the rest is margin."""
+"""Rounds of multiply, add and shift in `permuted`. A bit reaches all others in two rounds; the rest is margin."""
 
 
 class Batches:
-    """The rows of one rank. The ranks' rows, joined in order, are what one rank alone would get.
+    """The rows of one rank; the rows of all ranks, joined in order, are the rows of a single process.
 
     Args:
         shards: paths of the shards, in the order of the stream.
         seq_len: targets a row.
-        vocab_size: of the model; a token outside it is reported when it is met, before it reaches a device.
+        vocab_size: of the model; a token outside the vocabulary is reported before it reaches a device.
+        seed: of the order of rows.
+        rank: of this process.
+        world: number of processes.
 
     Attributes:
-        tokens: in the stream.
-        rows: in an epoch; a batch may end one epoch and begin the next.
+        tokens: tokens of the stream.
+        rows: rows of an epoch; a batch may end one epoch and begin the next.
 
     Raises:
         FormatError: a shard is broken, or there are too few tokens for one row.
@@ -42,7 +45,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ):
-        self._shards = [np.asarray(read_shard(path)) for path in shards]  # still mapped; slices faster than a memmap
+        self._shards = [np.asarray(read_shard(path)) for path in shards]  # still mapped; slices faster
         self._names = [str(path) for path in shards]
         self._starts = np.cumsum([0, *map(len, self._shards)])
         self.tokens = int(self._starts[-1])
@@ -56,7 +59,7 @@ class Batches:
         self._vocab_size, self._seed, self._rank, self._world = vocab_size, seed, rank, world
 
     def take(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets [count / world, seq_len] of rows `first` to `first + count` of all epochs.
+        """Return inputs and targets [count / world, seq_len] of rows `first` to `first + count` of all epochs.
 
         Raises:
             CodecError: `count` is not a multiple of the number of ranks.
@@ -72,7 +75,7 @@ class Batches:
         return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
 
     def _order(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at `positions` of the endless sequence of epochs."""
+        """Return the rows at `positions` of the endless sequence of epochs."""
         epochs, within = np.divmod(positions, self.rows)
         out = np.empty_like(within)
         for epoch in np.unique(epochs).tolist():
@@ -92,10 +95,10 @@ class Batches:
 
 
 def permuted(index: NDArray[np.int64], size: int, key: tuple[int, ...]) -> NDArray[np.int64]:
-    """Where a permutation of range(size), chosen by `key` (integers >= 0), takes each of `index`; no table is made.
+    """Map each of `index` by a permutation of range(size) that `key` (integers >= 0) chooses; no table is made.
 
     Multiplication by an odd number, addition and a right-shifted exclusive or are bijections of the integers below a
-    power of two. What lands at `size` or above is sent through again until it does not (Black and Rogaway 2002).
+    power of two. Results of `size` or above are mapped again until they are below (Black and Rogaway 2002).
     """
     bits = max(1, (size - 1).bit_length())
     mask, shift = np.uint64((1 << bits) - 1), np.uint64((bits + 1) // 2)

@@ -20,10 +20,10 @@ from codec.model.tokenizer import BOS, Tokenizer
 from trainer.data.shards import Tokens, blocks, check_vocabulary, read_shard
 
 MAX_DOCUMENT_BYTES = 1 << 28
-"""A longer line, text or document is refused before it fills the memory."""
+"""Limit on a line, a text file or a document: longer input is refused before it fills the memory."""
 
 ZSTD_CHUNK = 4096
-"""Compressed bytes at a time. A zstandard block of 4 bytes can stand for 128 KiB, so this bounds a step to 128 MiB."""
+"""Compressed bytes of a read. A zstandard block of 4 bytes can stand for 128 KiB: a read gives at most 128 MiB."""
 
 PARQUET_ROWS = 64
 
@@ -33,18 +33,19 @@ SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".jsonl.zst", ".txt", ".parquet"
 def read_documents(
     path: str | Path, tokenizer: Tokenizer | None = None, advance: Advance = ignore_progress
 ) -> Iterator[bytes]:
-    """The documents of a file, or of all files in a folder in the order of their names.
+    """Yield the documents of a file, or of all files in a folder in the order of their names.
 
     JSON Lines (plain, .xz, .gz or .zst) and parquet have one document in each `text` field. A .txt file is one
-    document, of any bytes. Token shards (.bin) give the canonical bytes of their tokens; the shards of a split in a
-    folder are one stream, and what precedes the first BOS is a document too.
+    document, of any bytes. Token shards (.bin) give the canonical bytes of their tokens. The shards of a split in a
+    folder are one stream; the tokens before the first BOS are a document too.
 
     Args:
+        path: of the file or folder.
         tokenizer: for token shards.
-        advance: told the bytes of the files that have been read; in all they are `input_bytes(path)`.
+        advance: called with the bytes of the files that have been read; in all they are `input_bytes(path)`.
 
     Raises:
-        FormatError: unreadable, not what its name says, or a document over 256 MiB; says the line or row.
+        FormatError: unreadable, not the kind of its name, or a document over 256 MiB; the message has the line or row.
         MismatchError: a token that `tokenizer` does not have.
         CodecError: no tokenizer for a shard, or parquet without pyarrow.
     """
@@ -59,7 +60,7 @@ def read_documents(
 
 
 def document_files(path: str | Path) -> list[Path]:
-    """`path`, or the files in that folder and below that hold documents, in the order of their paths.
+    """Return `path`, or the document files in that folder and below, in the order of their paths.
 
     Raises:
         FormatError: no such file, or none of a known kind.
@@ -78,7 +79,7 @@ def document_files(path: str | Path) -> list[Path]:
 
 
 def input_bytes(path: str | Path) -> int:
-    """The size of all files that `read_documents(path)` reads, as they are on disk."""
+    """Return the size of all files that `read_documents(path)` reads, as they are on disk."""
     return sum(file.stat().st_size for file in document_files(path))
 
 
@@ -87,18 +88,18 @@ def _suffix(path: Path) -> str:
 
 
 def _is_hidden(path: Path) -> bool:
-    # The bytes-per-token files of some challenge entries are shards too, but not of tokens.
+    # Some challenge entries have shards of bytes per token, which are no tokens.
     return any(part.startswith(".") for part in path.parts) or "_bytes_" in path.name
 
 
 def _stream(path: Path) -> tuple[str, str]:
-    """What files must share to be one stream: their kind, and for shards the name without its number."""
+    """Return what files of one stream share: their kind and, for shards, the name without its number."""
     kind = _suffix(path)
     return kind, re.sub(r"\d+\.bin$", "", str(path)) if kind == ".bin" else ""
 
 
 class _ZstdFile(io.RawIOBase):
-    """Reads zstandard frames; unlike the library's own reader it raises EOFError where the last one is cut short."""
+    """A reader of zstandard frames that, unlike the library's own, raises EOFError on a truncated last frame."""
 
     def __init__(self, file: BinaryIO):
         self._file = file

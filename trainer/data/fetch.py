@@ -1,8 +1,8 @@
 """The challenge's published shards and tokenizer, from its data set on the hub.
 
-The data set's `datasets/manifest.json` says how many shards there are of each variant and which tokenizer made them.
-What arrives has the layout of a prepared folder (`trainer.data.prepare`). The hub library retries, resumes what a
-broken connection left, and reads `HF_ENDPOINT` and `HF_TOKEN`.
+The data set's `datasets/manifest.json` names the shards and the tokenizer of each variant. The downloaded files have
+the layout of a prepared folder (`trainer.data.prepare`). The hub library retries, continues interrupted downloads, and
+reads `HF_ENDPOINT` and `HF_TOKEN`.
 """
 
 import json
@@ -21,16 +21,16 @@ from trainer.data.shards import describe_shard, shard_length
 REPO = "willdepueoai/parameter-golf"
 ROOT = "datasets"
 PARTIAL = ".partial"
-"""Folder of downloads that are not yet checked, removed at the end."""
+"""Folder of unchecked downloads, removed at the end."""
 
 
 class FetchError(CodecError):
-    """A file did not arrive."""
+    """A download that failed."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the data set's manifest says of one tokenizer's shards; `tokenizer` is the model's path below `ROOT`."""
+    """The shards of one tokenizer by the data set's manifest; `tokenizer` is the path of its model below `ROOT`."""
 
     folder: str
     train_shards: int
@@ -41,18 +41,21 @@ class Variant:
 def fetch(folder: str | Path, variant: str = "sp1024", train_shards: int = 1, repo: str = REPO) -> dict[str, Any]:
     """Download all validation shards, the first `train_shards` training shards and the tokenizer into `folder`.
 
-    Files that are there and whole are kept, so a second call continues the first.
+    Complete files are kept, so a second call continues the first.
 
     Args:
+        folder: for the files, new or of an earlier call.
         variant: such as sp1024, for `fineweb10B_sp1024`.
+        train_shards: number of training shards.
+        repo: the data set.
 
     Returns:
         The manifest, as of `trainer.data.prepare.prepare`, without `text_bytes` and `tokens_per_shard`.
 
     Raises:
         FetchError: no connection, or the data set has no such file.
-        FormatError: what was downloaded is not a shard, a manifest or a tokenizer; or there are fewer shards.
-        MismatchError: `folder` holds other shards, or they have tokens that the tokenizer has not.
+        FormatError: a download is no shard, manifest or tokenizer; or there are fewer shards than wanted.
+        MismatchError: `folder` holds other shards, or the shards have tokens outside the tokenizer's vocabulary.
     """
     folder = Path(folder)
     found = _variant(_download(repo, f"{ROOT}/manifest.json", folder), variant, f"{repo}/{ROOT}/manifest.json")

@@ -1,4 +1,4 @@
-"""Batches on the device before they are asked for: a thread reads and copies the next one while a step runs."""
+"""Batches on the device ahead of time: a thread reads and copies the next batch while a step runs."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +15,7 @@ from trainer.data.batches import Batches
 
 @dataclass(frozen=True)
 class Copied:
-    """Inputs and targets [B, T] on a device, there once `done` is reached."""
+    """Inputs and targets [B, T] on a device, complete once `done` is reached."""
 
     inputs: Tensor
     targets: Tensor
@@ -23,7 +23,7 @@ class Copied:
 
 
 class Loader:
-    """Hands out rows by position; those after the last asked for are already under way. See `open_loader`."""
+    """A source of rows by position that prepares the rows after the last request; made by `open_loader`."""
 
     def __init__(self, streams: Sequence[Batches], device: torch.device, pool: ThreadPoolExecutor):
         self.streams, self.device, self.pool = streams, device, pool
@@ -31,10 +31,12 @@ class Loader:
         self.ahead: tuple[tuple[Batches, int, int], Future[Copied]] | None = None
 
     def take(self, first: int, count: int, late: bool = False) -> tuple[Tensor, Tensor]:
-        """Inputs and targets as `Batches.take` gives them, int64 [B, T] on the device. Waits for no GPU.
+        """Return inputs and targets of `Batches.take`, int64 [B, T] on the device, without waiting for a GPU.
 
         Args:
-            late: take rows of the second of the streams.
+            first: number of the first row.
+            count: rows of all processes.
+            late: whether to take rows of the second stream.
 
         Raises:
             CodecError, MismatchError: as `Batches.take`.
@@ -50,7 +52,7 @@ class Loader:
             here = torch.cuda.current_stream(self.device)
             here.wait_event(copied.done)
             for rows in (copied.inputs, copied.targets):
-                rows.record_stream(here)  # its memory belongs to the copying stream
+                rows.record_stream(here)  # the memory of the rows belongs to the copying stream
         return copied.inputs, copied.targets
 
     def _copy(self, batches: Batches, first: int, count: int) -> Copied:
@@ -63,12 +65,12 @@ class Loader:
 
 @contextmanager
 def open_loader(streams: Sequence[Batches], device: torch.device) -> Iterator[Loader]:
-    """A loader whose thread ends with the block; of one stream, or of two: the second has the late rows."""
+    """Open a loader of one or two streams (the second has the late rows); its thread ends with the block."""
     with ThreadPoolExecutor(1, "loader") as pool:
         yield Loader(streams, device, pool)
 
 
 def to_device(rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Rows [B, T] on the device, copied without waiting where it is a GPU."""
+    """Copy rows [B, T] to the device, without waiting for a GPU."""
     tensor = torch.from_numpy(np.ascontiguousarray(rows))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

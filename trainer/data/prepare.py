@@ -1,7 +1,7 @@
-"""Documents to token shards, by several processes, the same bytes for any number of them.
+"""Documents to token shards, by several processes; the bytes are the same for any number of processes.
 
-A prepared folder holds `fineweb_train_*.bin`, `fineweb_val_*.bin`, `tokenizer.model` and `manifest.json`. It appears
-whole or not at all.
+A prepared folder holds `fineweb_train_*.bin`, `fineweb_val_*.bin`, `tokenizer.model` and `manifest.json`. The folder
+appears whole or not at all.
 """
 
 import json
@@ -25,16 +25,16 @@ from trainer.data.documents import read_documents
 from trainer.data.shards import TOKENS_PER_SHARD, ShardWriter, Tokens
 
 PREFIX = "fineweb"
-"""Of shard names: the challenge's scripts look for it."""
+"""Prefix of shard names, for which the challenge's scripts look."""
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 
 COUNTS = ("documents", "tokens", "text_bytes", "canonical_bytes")
-"""Of a split, in the manifest."""
+"""Counts of a split in the manifest."""
 
 CHUNK_BYTES = 1 << 20
-"""Text that one task of a process has, unless one document is longer."""
+"""Bytes of text in one task of a process, unless one document is longer."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ def prepare(
     """Tokenize the documents of `inputs`, in order, into a folder of shards; each is BOS and its tokens, without EOS.
 
     Args:
-        inputs: files or folders of text; not of shards, whose own tokenizer nobody knows here.
+        inputs: files or folders of text; shards are refused, since their tokenizer is unknown here.
+        tokenizer: of the shards.
         folder: must be absent or empty.
-        val_documents: the first so many are the validation split, all others the training split.
-        processes: that tokenize; at most 2 MiB of text (or two documents) are in memory for each.
-        advance: told the bytes of the input files that have been read.
+        val_documents: so many documents at the beginning are the validation split, all others the training split.
+        processes: number of tokenizing processes; each has at most 2 MiB of text (or two documents) in memory.
+        tokens_per_shard: length of a shard.
+        advance: called with the bytes of the input files that have been read.
 
     Returns:
         The manifest: `splits` {`train`, `val`: {`documents`, `tokens`, `text_bytes`, `canonical_bytes`, `files`}},
@@ -105,7 +107,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _chunks(documents: Iterator[bytes], val_documents: int) -> Iterator[Chunk]:
-    """Cut after `val_documents` documents, and wherever a chunk would pass `CHUNK_BYTES`."""
+    """Cut after `val_documents` documents, and wherever a chunk would exceed `CHUNK_BYTES`."""
     for split, part in (("val", islice(documents, val_documents)), ("train", documents)):
         held: list[bytes] = []
         size = 0
@@ -120,7 +122,7 @@ def _chunks(documents: Iterator[bytes], val_documents: int) -> Iterator[Chunk]:
 
 
 def _tokenized(chunks: Iterator[Chunk], tokenizer: Tokenizer, processes: int) -> Iterator[tuple[Chunk, Tokens]]:
-    """Every chunk with its tokens, in order, at most two chunks ahead for each process."""
+    """Yield every chunk with its tokens, in order, at most two chunks ahead for each process."""
     if processes == 1:
         for chunk in chunks:
             yield chunk, encode_documents(chunk.documents, tokenizer)
@@ -140,13 +142,13 @@ def _tokenized(chunks: Iterator[Chunk], tokenizer: Tokenizer, processes: int) ->
 
 
 def encode_documents(documents: Sequence[bytes], tokenizer: Tokenizer) -> Tokens:
-    """BOS and the tokens of each of the documents, one after another [T]."""
+    """Return BOS and the tokens of each document, one document after another: [T]."""
     bos = np.array([BOS], np.uint16)
     return np.concatenate([part for document in documents for part in (bos, tokenizer.encode(document))])
 
 
 _tokenizer: Tokenizer
-"""Of a worker process, which is given it once."""
+"""The tokenizer of a worker process, sent to the process once."""
 
 
 def _start(model: bytes) -> None:

@@ -1,7 +1,7 @@
-"""The sample that comes with the package: a few megabytes of web text and the challenge's tokenizer of 1,024 pieces.
+"""The sample that ships with the package: a few megabytes of web text and the challenge's tokenizer of 1,024 pieces.
 
-`sample/README.md` names the sources and licences. It is enough to see every command work; it is too little text to
-train a model that is good.
+`sample/README.md` names the sources and licences. The sample is enough to see every command work, and too little text
+to train a good model.
 """
 
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from trainer.data.documents import read_documents
 
 
 def train_documents() -> Iterator[bytes]:
-    """Documents to train on: 1,938 of them, 5,092,399 bytes, newlines kept in the last 619."""
+    """Yield the 1,938 documents for training: 5,092,399 bytes, with newlines in the last 619 documents."""
     return _documents("train.jsonl.xz")
 
 
 def val_documents() -> Iterator[bytes]:
-    """The first 120 documents of the challenge's validation set, 349,287 bytes in its normalised form."""
+    """Yield the first 120 documents of the challenge's validation set, 349,287 bytes in its normalised form."""
     return _documents("val.jsonl.xz")
 
 
 def sp1024() -> Tokenizer:
-    """The challenge's SentencePiece model of 1,024 pieces, which normalises text."""
+    """Return the challenge's SentencePiece model of 1,024 pieces, which normalises text."""
     return Tokenizer((files("trainer") / "sample" / "fineweb_1024_bpe.model").read_bytes())
 
 

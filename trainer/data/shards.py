@@ -1,8 +1,7 @@
 """Token shards, in the challenge's format byte for byte.
 
 A shard is 256 little-endian int32 (20240520, 1, number of tokens, zeros), then that many little-endian uint16 tokens,
-then nothing. A split is a stream of documents, each BOS and its tokens, cut into shards of equal length wherever the
-cut falls.
+then nothing. A split is a stream of documents, each BOS and its tokens, cut into shards of equal length at any token.
 """
 
 from collections.abc import Iterator
@@ -23,10 +22,10 @@ MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 1024
 TOKENS_PER_SHARD = 100_000_000
-"""The challenge's."""
+"""Length of the challenge's shards."""
 
 BLOCK = 1 << 20
-"""Tokens that are looked at together where a whole shard is scanned."""
+"""Tokens of a step in the scan of a whole shard."""
 
 Tokens = NDArray[np.uint16]
 
@@ -44,7 +43,7 @@ def write_shard(path: str | Path, tokens: NDArray[np.integer]) -> None:
 
 
 def shard_length(path: str | Path) -> int:
-    """The number of tokens in a shard, after checking its header and its size.
+    """Return the number of tokens in a shard, after a check of its header and its size.
 
     Raises:
         FormatError: unreadable, wrong magic or version, truncated or oversized.
@@ -75,10 +74,15 @@ def shard_length(path: str | Path) -> int:
 
 
 def read_shard(path: str | Path, offset: int = 0, count: int | None = None) -> Tokens:
-    """Tokens [count] from `offset` (default: all from there), mapped from the file rather than read.
+    """Map tokens [count] of a shard.
+
+    Args:
+        path: of the shard.
+        offset: the first token.
+        count: tokens; None: all from `offset` on.
 
     Raises:
-        FormatError: see `shard_length`; or the shard has fewer tokens than asked for.
+        FormatError: see `shard_length`; or the shard has fewer tokens.
     """
     total = shard_length(path)
     count = total - offset if count is None else count
@@ -90,12 +94,12 @@ def read_shard(path: str | Path, offset: int = 0, count: int | None = None) -> T
 
 
 def find_shards(folder: str | Path, split: str) -> list[Path]:
-    """The shards of a split (`train` or `val`) in a folder, in order.
+    """Return the shards of a split (`train` or `val`) in a folder, in order.
 
     Raises:
         FormatError: there are none.
     """
-    # The bytes-per-token files of some challenge entries are shards too, but not of tokens.
+    # Some challenge entries have shards of bytes per token, which are no tokens.
     paths = sorted(p for p in Path(folder).glob(f"*_{split}_*.bin") if "_bytes_" not in p.name)
     if not paths:
         raise FormatError(
@@ -105,14 +109,14 @@ def find_shards(folder: str | Path, split: str) -> list[Path]:
 
 
 def blocks(tokens: Tokens) -> Iterator[Tokens]:
-    """Consecutive pieces of at most `BLOCK` tokens."""
+    """Yield consecutive pieces of at most `BLOCK` tokens."""
     for start in range(0, len(tokens), BLOCK):
         yield tokens[start : start + BLOCK]
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a shard holds. `documents` begin in it; `canonical_bytes` is None where no tokenizer was given."""
+    """The content of a shard: `documents` begin in the shard; `canonical_bytes` is None without a tokenizer."""
 
     path: Path
     tokens: int
@@ -121,7 +125,7 @@ class ShardInfo:
 
 
 def describe_shard(path: str | Path, tokenizer: Tokenizer | None = None) -> ShardInfo:
-    """Count a shard's tokens, documents and, given a tokenizer, the bytes that the tokens stand for.
+    """Count a shard's tokens, documents and, given a tokenizer, canonical bytes.
 
     Raises:
         FormatError: see `shard_length`.
@@ -140,7 +144,17 @@ def describe_shard(path: str | Path, tokenizer: Tokenizer | None = None) -> Shar
 
 
 def check_vocabulary(tokens: NDArray[np.integer], vocab_size: int, where: str, offset: int = 0) -> None:
-    """Raise MismatchError if one of tokens [N], which begin at `offset` of `where`, is `vocab_size` or more."""
+    """Check that all tokens [N] are below `vocab_size`.
+
+    Args:
+        tokens: [N].
+        vocab_size: of the model or tokenizer.
+        where: source of the tokens, for the message.
+        offset: position of tokens[0] in the source.
+
+    Raises:
+        MismatchError: a token is `vocab_size` or more.
+    """
     if len(tokens) and int(tokens.max()) >= vocab_size:
         at = int(np.argmax(tokens >= vocab_size))
         raise MismatchError(
@@ -150,9 +164,10 @@ def check_vocabulary(tokens: NDArray[np.integer], vocab_size: int, where: str, o
 
 
 class ShardWriter:
-    """Writes a split as it comes, into `{prefix}_{split}_000000.bin` and so on; a context manager.
+    """A context manager that writes a split, token by token, into `{prefix}_{split}_000000.bin` and so on.
 
-    A shard appears when it is full, the last one when the block ends. A block that raises leaves the full ones behind.
+    A shard appears when it is full, the last shard when the block ends. A block that raises leaves the full shards
+    behind.
 
     Attributes:
         paths: the shards that are complete.
@@ -168,7 +183,11 @@ class ShardWriter:
         self.paths: list[Path] = []
 
     def append(self, tokens: NDArray[np.integer]) -> None:
-        """Add tokens [N] to the stream. Raises FormatError if one is not in 0..65535."""
+        """Add tokens [N] to the stream.
+
+        Raises:
+            FormatError: a token is not in 0..65535.
+        """
         tokens = _as_uint16(tokens)
         while len(tokens):
             if self._file is None:

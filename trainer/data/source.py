@@ -17,16 +17,16 @@ EMBEDDED = "embedded"
 """The name of the sample that ships, in place of a folder of shards."""
 
 LATE_SEED = 1 << 64
-"""What late rows have more for a seed than the others: even the same shards come in another order. It is beyond the
-32 bits of a seed and of an epoch's number, so that no epoch of the others has the order of one of these."""
+"""Added to the seed for late rows, so that even the same shards come in another order. The number is beyond the 32
+bits of a seed and of an epoch's number: no epoch of late rows has the order of an epoch of the others."""
 
 SAMPLED = 1 << 20
-"""Training tokens whose bytes are counted."""
+"""Training tokens in the sample for `bytes_per_token`."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Shards in the order of their streams; `late` and `val` are empty where the recipe has no use for them."""
+    """Shards in the order of their streams, and the tokenizer; `late` and `val` are empty if the recipe has no use."""
 
     train: list[Path]
     late: list[Path]
@@ -35,7 +35,7 @@ class Source:
 
 
 def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
-    """Find the shards and the tokenizer of a recipe; the sample that ships is tokenized into `folder` first.
+    """Find the shards and the tokenizer of a recipe; the sample that ships is first tokenized into `folder`.
 
     Raises:
         FormatError: no shards, or no tokenizer.
@@ -53,13 +53,13 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
     if data.shards == EMBEDDED:
         if world.leads:
             tokenize_sample(shards, tokenizer)
-        world.told(0.0)  # the others wait here until the shards are there
+        world.told(0.0)  # the other processes wait here for the shards
     val = find_shards(shards, "val") if recipe.train.val_tokens else []
     return Source(find_shards(shards, "train"), _late_shards(data, tokenizer), val, tokenizer)
 
 
 def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
-    """Those of a recipe, if it has some; where it does not name the tokenizer, there must be one beside them."""
+    """Return a recipe's late shards; unless the recipe names the tokenizer, they must have it beside them."""
     if not data.late_shards:
         return []
     folder = Path(data.late_shards)
@@ -68,14 +68,14 @@ def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
         other = Tokenizer(read_bytes(beside, "tokenizer"))
         if other.sha256 != tokenizer.sha256:
             raise MismatchError(
-                f"recipe: data.late_shards {folder} have another tokenizer ({other.vocab_size} tokens) than the others "
-                f"({tokenizer.vocab_size} tokens); prepare both with one"
+                f"recipe: data.late_shards {folder} have another tokenizer ({other.vocab_size} tokens) than "
+                f"data.shards ({tokenizer.vocab_size} tokens); prepare both with one"
             )
     return find_shards(folder, "train")
 
 
 def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
-    """This process's rows of the training shards, and of the late ones where there are any, each in its own order.
+    """Open this process's rows of the training shards and of the late shards, each in its own order.
 
     Raises:
         FormatError: see `Batches`.
@@ -86,9 +86,9 @@ def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
 
 
 def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> float:
-    """Bytes that a training token stands for by the challenge's table: the mean over a run's first `SAMPLED` tokens.
+    """Return the mean bytes of a training token by the challenge's table, over a run's first `SAMPLED` tokens.
 
-    The leading process has the same first rows among any number of processes.
+    The leading process has the same first rows for any number of processes.
 
     Raises:
         FormatError: the tokens stand for no text.
@@ -102,7 +102,7 @@ def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> flo
 
 
 def tokenize_sample(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write the shards of the sample that are not in `folder` yet."""
+    """Write the shards of the sample that are missing in `folder`."""
     for split, documents in (("train", train_documents), ("val", val_documents)):
         path = folder / f"fineweb_{split}_000000.bin"
         if not path.exists():

@@ -1,8 +1,8 @@
 """Train a SentencePiece tokenizer that loses nothing: `decode(encode(document)) == document` for valid UTF-8.
 
-The challenge's models normalise: they fold characters, and newlines and runs of spaces into one space. These keep
-all. The one exception is U+2581, which SentencePiece uses to write a space and therefore reads as one. Capitals may be
-folded, too (`codec.model.capitals`), which loses nothing either.
+The challenge's models normalise: they fold characters, and turn newlines and runs of spaces into one space. The models
+of this module keep all of them. The one exception is U+2581, which SentencePiece uses to write a space and therefore
+reads as a space. Capitals may be folded, too (`codec.model.capitals`), which loses nothing either.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,23 +15,25 @@ from codec.model.capitals import MARKS, fold
 from codec.model.tokenizer import BOS, FOLDED, Tokenizer
 
 MAX_TRAINING_BYTES = 500_000_000
-"""Of text: SentencePiece holds all of it in memory, several times."""
+"""Bytes of text: SentencePiece holds several copies of the text in memory."""
 
 SMALLEST_VOCABULARY = 4 + 256
 """The special tokens and the single bytes."""
 
 COVERAGE = 0.999
-"""Share of the text's characters that get tokens of their own, the challenge's; the rest are coded as bytes."""
+"""Share of the text's characters that get their own tokens: the challenge's choice. The rest are coded as bytes."""
 
 
 def train_tokenizer(documents: Iterable[bytes], vocab_size: int, folds: bool = False) -> Tokenizer:
-    """A byte-pair encoding of at most `vocab_size` tokens, fewer where the text has no more pairs to merge.
+    """Train a byte-pair encoding of at most `vocab_size` tokens; fewer if the text has no more pairs to merge.
 
     The same documents give the same model. Invalid UTF-8 is read as U+FFFD. Documents after the first 500 MB of text
     are not used.
 
     Args:
-        folds: tokens are of folded text: a word has the same token with a capital and without.
+        documents: the text.
+        vocab_size: of the model.
+        folds: tokens stand for folded text: a word has the same token with a capital and without.
 
     Raises:
         FormatError: there is no text.
@@ -56,7 +58,7 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int, folds: bool = F
             split_digits=True,
             character_coverage=COVERAGE,
             required_chars=MARKS.decode() if folds else "",
-            max_sentence_length=1 << 30,  # a sentence is a document here, and a longer one would be dropped
+            max_sentence_length=1 << 30,  # a document counts as a sentence, and longer sentences would be dropped
             pad_id=0,
             bos_id=BOS,
             eos_id=2,
@@ -77,8 +79,8 @@ class _Sentences:
     """The documents as strings, up to `MAX_TRAINING_BYTES`.
 
     Attributes:
-        bytes: of text that were given out.
-        error: that the documents raised; SentencePiece makes a RuntimeError of it.
+        bytes: bytes of text yielded so far.
+        error: the error that the documents raised, which SentencePiece turns into a RuntimeError.
     """
 
     def __init__(self, documents: Iterable[bytes]):

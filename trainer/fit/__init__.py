@@ -1,1 +1,1 @@
-"""Fit after training what a pack holds beside the weights."""
+"""Fit after training what a pack holds beside the integers of its weights."""

@@ -1,7 +1,7 @@
 """Calibration: the second moments of every matrix's inputs and output gradients on training text.
 
-Labels are sampled from the model, so the gradients' second moment is the Fisher information and not its empirical
-cousin. Text is streamed batch by batch, shared out to the processes of a run; the sums stay on the model's device.
+Labels are sampled from the model, so the gradients' second moment is the Fisher information and not the empirical
+Fisher. Text is streamed batch by batch and divided among the processes of a run; the sums stay on the model's device.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ from trainer.fit.correct import Correction, corrected, measure, tokens_for
 from trainer.model.gpt import GPT
 
 FULL_OUTPUTS = 4096
-"""Outputs of a linear layer beyond which only the diagonal of their moment is kept: a full one has 64 MiB there."""
+"""Outputs of a linear layer beyond which only the diagonal of their moment is kept: the full moment has 64 MiB."""
 
 
 class _Layer:
@@ -63,7 +63,7 @@ class _Layer:
 
 
 class _Table:
-    """Sums over the look-ups of a table: gradients g g^T at its rows, and how often each row was looked up."""
+    """Sums over the look-ups of a table: gradients g g^T at its rows, and the number of look-ups of each row."""
 
     def __init__(self, table: nn.Embedding):
         self.gradients = table.weight.new_zeros(table.embedding_dim, table.embedding_dim)
@@ -85,7 +85,7 @@ class _Table:
 
 
 class _Head:
-    """Sums over the matrix of the last layer: its inputs, and the Fisher information of each logit."""
+    """Sums over the matrix of the output head: its inputs, and the Fisher information of each logit."""
 
     def __init__(self, model: GPT):
         vocabulary, dim = model.head.shape
@@ -96,12 +96,15 @@ class _Head:
 
     def see(self, hidden: Tensor, logits: Tensor, chances: Tensor) -> None:
         self.inputs.addmm_(hidden.T, hidden)
-        slope = 1 - (logits / self.cap).square()  # of the softcap
+        slope = 1 - (logits / self.cap).square()  # derivative of the softcap
         self.chances += chances.sum(0)
         self.information += (chances * (1 - chances) * slope.square()).sum(0)
 
     def moments(self, table: _Table | None, tokens: int, world: World) -> Moments:
-        """Both uses of a tied embedding in one: a row is looked up about as often as its token is likely."""
+        """Return the moments of both uses of a tied embedding.
+
+        A row is looked up about as often as its token is likely.
+        """
         information = world.total(self.information)
         if table is None:
             return Moments(_mean(world.total(self.inputs), tokens), _mean(information, tokens))
@@ -121,21 +124,21 @@ def calibrate(
     advance: Advance = ignore_progress,
     world: World = ALONE,
 ) -> dict[str, Moments]:
-    """Moments of every linear layer, of the embedding and of other tables.
+    """Return the moments of every linear layer, of the embedding and of other tables.
 
-    A linear layer of up to FULL_OUTPUTS outputs gets the full moment of its output gradients, others the diagonal; so
-    do the last layer (the information of each logit) and tables (visits of a row, as a share of tokens). The matrix of
-    a factorised embedding has the moments of its use behind the table alone.
+    A linear layer of up to FULL_OUTPUTS outputs gets the full moment of its output gradients, a larger layer the
+    diagonal. The output head (the information of each logit) and tables (look-ups of a row, as a share of tokens) get
+    the diagonal, too. The matrix of a factorised embedding has the moments of its use behind the table alone.
 
     Args:
         model: in float32; its gradients are used and cleared.
-        batches: token ids, int64 [B, T] each; at least one. Every process is given all of them and takes its share.
+        batches: token ids, int64 [B, T] each; at least one. Every process gets all batches and takes its share.
         seed: of the sampled labels.
-        advance: told the tokens of each batch, the other processes' too.
+        advance: called with the tokens of each batch, the other processes' too.
         world: the processes that take part.
 
     Returns:
-        Moments by the name of the weight, the same in every process.
+        Moments by weight name, the same in every process.
     """
     modules = {f"{name}.weight": module for name, module in model.named_modules() if module is not model.lm_head}
     layers = {name: _Layer(m) for name, m in modules.items() if isinstance(m, nn.Linear)}
@@ -177,17 +180,17 @@ def calibrate(
 
 
 def label_seed(seed: int, number: int) -> int:
-    """The seed of the labels of batch `number`: the same whichever process works on it."""
+    """Return the seed of the labels of batch `number`, which is the same in every process."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 BATCH_TOKENS = 4096
-"""Tokens of a calibration batch: it bounds the memory of their logits."""
+"""Tokens of a calibration batch: this bounds the memory of the logits."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Moments by the name of the weight, the corrections that are in them, and how many tokens they were taken on."""
+    """Moments by weight name, the corrections applied to them, and the number of tokens measured."""
 
     moments: dict[str, Moments]
     corrections: tuple[Correction, ...]
@@ -197,14 +200,16 @@ class Calibrated:
 def calibrate_checkpoint(
     checkpoint: Checkpoint, docs: Path | None, tokens: int, correct: bool = True, world: World = ALONE
 ) -> Calibrated:
-    """What `underpar calibrate` does: moments on training text, and their scale corrected group by group on more of it.
+    """Measure moments on training text, and correct their scale group by group on more of the text.
 
-    Shows progress in the process that leads.
+    This is the command `underpar calibrate`. The leading process shows progress.
 
     Args:
-        docs: any text file, None for the sample that ships.
-        tokens: about how many the moments are taken on.
+        checkpoint: the model, with config and tokenizer.
+        docs: any text file; None: the sample that ships.
+        tokens: about how many tokens the moments are measured on.
         correct: whether to measure and apply `trainer.fit.correct`.
+        world: the processes that take part.
 
     Returns:
         the same in every process.
@@ -230,7 +235,7 @@ def calibrate_checkpoint(
 def hold_out(batches: Sequence[Tensor], tokens: int) -> tuple[list[Tensor], list[Tensor]]:
     """Split rows into about `tokens` tokens to use, three quarters of all at most, and the rest.
 
-    A row that is alone is in both.
+    A single row is in both parts.
     """
     rows = torch.cat(list(batches))
     used = min(max(1, tokens // rows.shape[1]), len(rows) * 3 // 4)
@@ -242,24 +247,33 @@ def _in_batches(rows: Tensor) -> list[Tensor]:
 
 
 def float_model(checkpoint: Checkpoint, device: str | torch.device) -> GPT:
-    """The float model of a checkpoint. Raises FormatError for one without a config."""
+    """Make the float model of a checkpoint.
+
+    Raises:
+        FormatError: the checkpoint has no config.
+    """
     if checkpoint.config is None:
-        raise FormatError("checkpoint: it has no config; calibrate a run folder")
+        raise FormatError("checkpoint: no config found; calibrate a run folder")
     model = GPT(checkpoint.config)
     model.load_state_dict(checkpoint.state_dict)
     return model.to(device).eval()
 
 
 def text_batches(checkpoint: Checkpoint, docs: Path | None, tokens: int) -> list[Tensor]:
-    """About `tokens` tokens of training text as rows of the model's window, int64 [B, window] each.
+    """Return about `tokens` tokens of training text as rows of the model's window, int64 [B, window] each.
 
-    Documents follow one another behind BOS, as in training. `docs` is any text file, None the sample that ships.
+    Documents follow one another, each behind BOS, as in training.
+
+    Args:
+        checkpoint: the model, with config and tokenizer.
+        docs: any text file; None: the sample that ships.
+        tokens: number of tokens.
 
     Raises:
         FormatError: a checkpoint without config or tokenizer, or text too short for one row.
     """
     if checkpoint.config is None or checkpoint.tokenizer is None:
-        raise FormatError("checkpoint: it has no config or no tokenizer; calibrate a run folder")
+        raise FormatError("checkpoint: no config or no tokenizer found; calibrate a run folder")
     window, tokenizer = checkpoint.config.window, checkpoint.tokenizer
     parts: list[NDArray[np.int64]] = []
     length = 0

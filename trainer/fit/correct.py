@@ -1,8 +1,8 @@
-"""Group corrections: what quantizing one kind of matrix really costs, against what its moments predict.
+"""Group corrections: the measured cost of quantizing one kind of matrix, against the cost that its moments predict.
 
-Moments take errors for independent. Where a block is used several times they are not: the measured cost of looped
-blocks was 2.8 times the prediction. One group of matrices at a time is quantized, KL(float || quantized) is measured
-on rows of calibration text that the moments have not seen, and the group's output moments take the ratio as a factor.
+Moments take errors for independent. The errors of a block that runs several times are not: the measured cost of looped
+blocks was 2.8 times the prediction. So one group of matrices at a time is quantized, KL(float || quantized) is measured
+on rows of calibration text that the moments have not seen, and the group's output moments are multiplied by the ratio.
 """
 
 import copy
@@ -28,13 +28,14 @@ BITS = 4.0
 """Bits a weight at which groups are measured: about those of a pack, errors small enough to add up."""
 
 TOKENS = 1 << 14
-"""Tokens that divergences are measured on; their standard error is about 1 %."""
+"""Tokens for a divergence; the standard error is about 1 %."""
 
 CPU_WORK = 1 << 36
-"""Parameters times tokens on a CPU: some 20 s a pass on one slow core. 36 million parameters see 2 K tokens, 3 %."""
+"""Parameters times tokens on a CPU: about 20 s a pass on one slow core. 36 million parameters get 2 K tokens, with a
+standard error of 3 %."""
 
 LIMIT = 8.0
-"""Corrections stay between its inverse and itself: beyond, the moments are wrong in more than their scale."""
+"""Corrections are at most LIMIT and at least 1 / LIMIT: beyond, the moments are wrong in more than their scale."""
 
 KINDS = {
     "attn.c_q": "attn.q+k",
@@ -48,12 +49,12 @@ KINDS = {
     "mlp.proj.inner": "mlp.proj",
     "mlp.proj.outer": "mlp.proj",
 }
-"""The group of a block's matrix."""
+"""The group of each kind of matrix in a block."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Of one group; nats a token that its quantization at BITS bits a weight costs."""
+    """The cost of one group, in nats a token, when quantized at BITS bits a weight: predicted and measured."""
 
     group: str
     matrices: tuple[str, ...]
@@ -62,14 +63,14 @@ class Correction:
 
     @property
     def factor(self) -> float:
-        """What the moments' prediction is to be multiplied with; 1 where they predict nothing."""
+        """Return the factor for the moments' prediction; 1 if either cost is not positive."""
         if not (self.predicted > 0 and self.measured > 0):
             return 1.0
         return min(max(self.measured / self.predicted, 1 / LIMIT), LIMIT)
 
 
 def groups(config: ModelConfig) -> dict[str, list[str]]:
-    """The names of a model's matrices by group; blocks that run several times are groups of their own."""
+    """Return the names of a model's matrices by group; blocks that run several times have groups of their own."""
     found: dict[str, list[str]] = {}
     for name, parameter in parameters(config).items():
         if parameter.role == "vector":
@@ -83,7 +84,7 @@ def groups(config: ModelConfig) -> dict[str, list[str]]:
 
 
 def tokens_for(model: GPT) -> int:
-    """How much text to measure a model on."""
+    """Return how many tokens to measure a model on."""
     if model.tok_emb.weight.is_cuda:
         return TOKENS
     return min(TOKENS, CPU_WORK // sum(parameter.numel() for parameter in model.parameters()))
@@ -97,12 +98,13 @@ def measure(
     advance: Advance = ignore_progress,
     world: World = ALONE,
 ) -> list[Correction]:
-    """Measure every group, the processes of a run sharing the groups.
+    """Measure every group; the processes of a run divide the groups among themselves.
 
     Args:
         model: the float model.
+        moments: by weight name.
         batches: text that the moments have not seen, int64 [B, T] each.
-        advance: told this process's work as shares of the whole.
+        advance: called with this process's work as shares of the whole.
         world: the processes that take part.
 
     Raises:
@@ -141,20 +143,20 @@ def measure(
 
 
 def corrected(moments: Mapping[str, Moments], corrections: Sequence[Correction]) -> dict[str, Moments]:
-    """The moments, output moments times the factors of their groups."""
+    """Return the moments with output moments multiplied by the factors of their groups."""
     factors = {name: np.float32(correction.factor) for correction in corrections for name in correction.matrices}
     return {name: Moments(of.inputs, of.outputs * factors[name]) for name, of in moments.items()}
 
 
 def predicted(error: NDArray[np.float32], moments: Moments) -> float:
-    """tr(G E H E^T) / 2: nats a token that the moments expect an error E [R, C] of a matrix to cost."""
+    """Return tr(G E H E^T) / 2: the cost in nats a token that the moments predict for an error E [R, C] of a matrix."""
     right = error @ moments.inputs if moments.inputs.ndim == 2 else error * moments.inputs
     left = moments.outputs @ error if moments.outputs.ndim == 2 else moments.outputs[:, None] * error
     return float((left * right).sum(dtype=np.float64)) / 2
 
 
 def divergence(truth: Tensor, found: Tensor) -> Tensor:
-    """KL(truth || found) in nats of logits [..., V], summed over all positions: a float64 scalar."""
+    """Return KL(truth || found) in nats of logits [..., V], summed over all positions: a float64 scalar."""
     nats = F.kl_div(found.log_softmax(-1), truth.log_softmax(-1), reduction="none", log_target=True).sum(-1)
     return nats.double().sum()
 
@@ -164,6 +166,6 @@ def _matrix(model: GPT, name: str, moments: Moments) -> Matrix:
 
 
 def _error(matrix: Matrix, unit: float) -> NDArray[np.float32]:
-    """What quantization adds to a matrix; nothing in rows that no text uses, of which the moments know nothing."""
+    """Return the quantization error of a matrix, 0 in rows that no text uses, for which there are no moments."""
     found = SensitivityGrid(unit, states=0)(matrix).dequantize() - matrix.weights
     return found * (matrix.moments.row_weights > 0)[:, None]

@@ -1,12 +1,14 @@
-"""Priors of `codec.edits.model`, measured on text: what a document's edits are before anything is known of it.
+"""Priors of `codec.edits.model`, measured on text: the probabilities of edits before anything of a document is known.
 
 `python -m trainer.fit.edit_priors TEXT...` reads documents that a normalising tokenizer changes (files of `underpar
-data prepare`) and writes `codec/edits/priors.py`. A first pass counts how often each decision is a one in each
-context; two more start every document with these probabilities, as a decoder does, and go on with the weights that mix
-them. The text's archives need that file, so a new one makes a new archive format. The one that ships was made from
-FineWeb with its line breaks (EsteveSegura/TextFixer, NoeFlandre/fineweb-legal), OpenWebText (karpathy/nanoGPT) and C4
-(Diffusion-bachelor/diffusion-data-constraint-rare-events), 24 MB in this order, without a document that shares 13 words
-with the 200 raw documents of openai/parameter-golf pull request 1578, in four minutes of CPU time.
+data prepare`) and writes `codec/edits/priors.py`. A first pass counts how often each decision is 1 in each context. Two
+more passes start every document with these probabilities, as a decoder does, and train the weights of the mixer.
+Archives depend on that file, so a new file makes a new archive format.
+
+The file that ships was made from FineWeb with its line breaks (EsteveSegura/TextFixer, NoeFlandre/fineweb-legal),
+OpenWebText (karpathy/nanoGPT) and C4 (Diffusion-bachelor/diffusion-data-constraint-rare-events), 24 MB in this order,
+without a document that shares 13 words with the 200 raw documents of openai/parameter-golf pull request 1578, in four
+minutes of CPU time.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from codec.edits import coder as patch
+from codec.edits import coder
 from codec.edits import priors as edit_priors
 from codec.edits.model import EditModel, make_model, quantized, untrained
 from codec.entropy import mixing, range_coder
@@ -26,7 +28,7 @@ from trainer.data.documents import read_documents
 from trainer.data.sample import sp1024
 
 _PASSES = 2
-_RATE = 6  # of the weights at first; it falls to nothing
+_RATE = 6  # of the weights at first, falling linearly to 1
 _SEED = 0
 _WIDTH = 100  # characters of a line
 
@@ -34,7 +36,7 @@ Pair = tuple[bytes, bytes]
 
 
 def changed(documents: Iterable[bytes]) -> list[Pair]:
-    """(canonical, original) of the documents that the embedded normalising tokenizer changes, in random order."""
+    """Return (canonical, original) of the documents that the normalising tokenizer changes, in random order."""
     tokenizer = sp1024()
     pairs = [(tokenizer.decode(tokenizer.encode(document).astype(np.int64)), document) for document in documents]
     pairs = [pair for pair in pairs if pair[0] != pair[1]]
@@ -43,7 +45,7 @@ def changed(documents: Iterable[bytes]) -> list[Pair]:
 
 
 def train(pairs: list[Pair]) -> bytes:
-    """Priors as they ship."""
+    """Train priors and return them in the form of `codec.edits.priors`."""
     stretched, mixer = untrained()
     model = make_model(stretched, mixer, certainty=2, rate=0, most=1023)
     for pair in pairs:
@@ -57,21 +59,22 @@ def train(pairs: list[Pair]) -> bytes:
 
 
 def run(pair: Pair, model: EditModel) -> float:
-    """Code the edits of a document, which adapts the model; returns their bits."""
+    """Encode the edits of a document, which adapts the model; return their bits."""
     canonical, original = (np.frombuffer(part, np.uint8) for part in pair)
-    edits = patch.align(canonical, original)
-    state, out = range_coder.new_encoder(), np.zeros(patch.edits_capacity(canonical, edits), np.uint8)
-    patch.put_edits(state, out, canonical, original, edits, True, model)
+    edits = coder.align(canonical, original)
+    state, out = range_coder.new_encoder(), np.zeros(coder.edits_capacity(canonical, edits), np.uint8)
+    coder.put_edits(state, out, canonical, original, edits, True, model)
     return range_coder.written_bits(state)
 
 
 def main() -> None:
+    """Train the priors on the files of the command line and write `codec/edits/priors.py`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", nargs="+", type=Path)
     documents = [document for path in parser.parse_args().text for document in read_documents(path)]
     coded = base64.b85encode(zstandard.ZstdCompressor(level=19).compress(train(changed(documents)))).decode()
     lines = "\n".join(coded[at : at + _WIDTH] for at in range(0, len(coded), _WIDTH))
-    head = '"""What `codec.edits.model` begins with; `trainer.fit.edit_priors` makes this file."""'
+    head = '"""Priors of `codec.edits.model`, made by `trainer.fit.edit_priors`."""'
     Path(edit_priors.__file__).write_text(f'{head}\n\nPRIORS = r"""\n{lines}\n"""\n')
 
 

@@ -1,8 +1,8 @@
-"""Fits the tables of `codec.exact.recall` from text: one pass, the code length's gradient after every token.
+"""Fit the match model's tables (`codec.exact.recall`) to text: one pass, the code length's gradient after every token.
 
-What is learned is how much a document's own past says beyond the model, so the text should be as new to it as the text
-to be coded. Of text that it has learned by heart, tables learn too little. The rate of each entry falls as in AdaGrad
-(Duchi, Hazan and Singer 2011).
+The tables learn how far repeats within a document predict its next token, beyond the model. So the text should be as
+new to the model as the text to be coded; on text of its training set the tables learn too little. The rate of each
+entry falls as in AdaGrad (Duchi, Hazan and Singer 2011).
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ _RATE = 0.1  # bits
 
 @dataclass(frozen=True)
 class Fitted:
-    """Tables, and the bits that the text took without them and while they were learned."""
+    """Tables, and the bits of the text without the tables and while they were learned."""
 
     recall: Recall
     tokens: int
@@ -38,7 +38,14 @@ class Fitted:
 def fit_recall(
     pack: Pack, documents: Iterable[bytes], tokens: int, device: str = "cpu", advance: Advance = ignore_progress
 ) -> Fitted:
-    """Learn from the first documents that have `tokens` tokens; `advance` is told tokens.
+    """Fit the tables to the first documents with `tokens` tokens in all.
+
+    Args:
+        pack: the model, with its tokenizer.
+        documents: text that the model has not been trained on.
+        tokens: number of tokens.
+        device: "cpu" or "cuda".
+        advance: called with the tokens of each document.
 
     Raises:
         MismatchError: the pack holds weights only.
@@ -72,7 +79,7 @@ def fit_recall(
 
 
 def _as_tables(learned: np.ndarray) -> Recall:
-    """The nearest tables of the entries [rows, columns], in bits."""
+    """Round the entries [rows, columns], in bits, to tables."""
     entries = np.rint(learned * (LEVELS_PER_BIT // UNIT)).clip(-128, 127).astype(int)
     parts = np.split(entries, np.cumsum([rows for rows, _ in SHAPES.values()])[:-1])
     return Recall(**{name: part.tolist() for name, part in zip(SHAPES, parts, strict=True)})
@@ -80,9 +87,10 @@ def _as_tables(learned: np.ndarray) -> Recall:
 
 @kernel
 def _fit(memory, positions, stream, hidden, steps, levels, exp2, learned, squares):
-    """Go through rows of one document, of which stream[i + 1] follows row i; changes the entries `learned`, in bits.
+    """Update the entries `learned`, in bits, with rows of one document, in which stream[i + 1] follows row i.
 
-    Returns (bits without recall, bits with it), float64 [2].
+    Returns:
+        (bits without recall, bits with recall), float64 [2].
     """
     vocabulary, dim = levels.shape[1], hidden.shape[1]
     agreement, similarity = np.empty(vocabulary, np.int32), np.empty(vocabulary, np.int32)

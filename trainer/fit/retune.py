@@ -1,10 +1,9 @@
-"""Re-tuning what quantization leaves continuous: gains, scales and gates take up part of the error of the integers.
+"""Re-tune the continuous tensors of a pack: gains, scales and gates make up for part of the integers' error.
 
-The integers stay as they are; every tensor of role "vector" is trained against the float model on training text, to
-minimise KL(float || quantized). What is returned is rounded as a pack keeps it, and never worse than the start.
-
-Measured on a model of 2.8 million parameters, 200 steps of 1,024 tokens: the KL on other text falls by 6.2 % at 2.8
-bits a weight and by 1.7 % at 4.0.
+The integers stay as they are. Every tensor of role "vector" is trained against the float model on training text, to
+minimise KL(float || quantized). The result is rounded as in a pack, and never worse than the start. Measured on a model
+of 2.8 million parameters, 200 steps of 1,024 tokens: the KL on other text falls by 6.2 % at 2.8 bits a weight and by
+1.7 % at 4.0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,21 +24,21 @@ from trainer.fit.correct import divergence
 from trainer.model.gpt import GPT
 
 LEARNING_RATE = 5e-4
-"""Of Adam at the first step, falling linearly to 0. At 1e-3 the gain at 4 bits is half as large."""
+"""Adam's rate at the first step, falling linearly to 0. At 1e-3 the gain at 4 bits is half as large."""
 
 STEP_TOKENS = {"cpu": 1024, "cuda": 1 << 14}
-"""Text of a step."""
+"""Tokens of a step, by device."""
 
 HELD_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 15}
-"""Text on which the best vectors are chosen."""
+"""Tokens of the held-out text that chooses the best vectors, by device."""
 
 CHECKS = 5
-"""How often the held-out rows are looked at in all."""
+"""Evaluations of the held-out rows in all."""
 
 
 @dataclass(frozen=True)
 class Retuned:
-    """The vectors by name, float32 on the CPU and rounded as a pack keeps them; KL in nats a token of held-out rows."""
+    """The vectors by name, float32 on the CPU, rounded as in a pack; KL of the held-out rows in nats a token."""
 
     vectors: dict[str, Tensor]
     before: float
@@ -54,15 +53,15 @@ def retune(
     steps: int,
     advance: Advance = ignore_progress,
 ) -> Retuned:
-    """Tune the vectors of `quantized`, which is left with those that are returned.
+    """Tune the vectors of `quantized`, which then holds the vectors returned.
 
     Args:
         reference: the float model.
         quantized: the same model with a pack's weights, on the same device.
-        batches: training text, int64 [B, T] each, gone through in turn; at least one.
+        batches: training text, int64 [B, T] each, used in turn; at least one.
         held: other text, on which the best vectors are chosen.
         steps: of Adam.
-        advance: told 1 for every step.
+        advance: called with 1 for every step.
     """
     device = reference.tok_emb.weight.device
     roles = parameters(reference.config)
@@ -74,7 +73,7 @@ def retune(
 
     @torch.no_grad()
     def cost(vectors: Mapping[str, Tensor]) -> float:
-        """KL with these vectors in place of those that are being tuned, which come back."""
+        """Return the KL with these vectors in place of the vectors in training, which are put back."""
         current = copies(tuned)
         load(tuned, vectors)
         nats = sum(
@@ -107,12 +106,14 @@ def retune(
 def retune_pack(
     blob: bytes, checkpoint: Checkpoint, docs: Path | None, steps: int, device: str = "cpu"
 ) -> tuple[bytes, Retuned]:
-    """What `underpar retune` does: the pack with re-tuned vectors, its integers as they were. Shows progress.
+    """Re-tune the vectors of a pack; its integers stay as they are.
+
+    This is the command `underpar retune`, which shows progress.
 
     Args:
         blob: a pack of the checkpoint.
         checkpoint: the float model, with its config and tokenizer.
-        docs: training text, any text file; None for the sample that ships.
+        docs: training text, any text file; None: the sample that ships.
         steps: of Adam.
         device: "cpu" or "cuda".
 
@@ -138,13 +139,13 @@ def retune_pack(
 
 
 def kept(vector: Tensor) -> Tensor:
-    """A vector as a pack keeps it: rounded to float16 unless it has entries too large for that; float32."""
+    """Return a vector as a pack stores it, in float32: rounded to float16 unless an entry is too large for float16."""
     vector = vector.detach().float()
     return vector.half().float() if (vector.abs() < HALF_LIMIT).all() else vector.clone()
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of every tensor, apart from any graph."""
+    """Return copies of the tensors, detached from any graph."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 

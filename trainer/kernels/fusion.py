@@ -1,4 +1,4 @@
-"""How training computes the float model: the same function of the same weights, with fewer or cheaper kernels."""
+"""Ways to compute the float model in training: the same function of the same weights, with fewer or cheaper kernels."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,23 +12,23 @@ from trainer.kernels.fp8 import fp8_linear
 from trainer.recipe import Recipe
 
 MLP_UNIT = 64
-"""What widths have to be multiples of for `trainer.kernels.mlp`."""
+"""Divisor of all widths for `trainer.kernels.mlp`."""
 
 HOPPER = (9, 0)
-"""Compute capability of the first GPUs with what `trainer.kernels.mlp` uses."""
+"""Compute capability of the first GPUs with the tensor memory accelerator, which `trainer.kernels.mlp` uses."""
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """How a training step gets by with fewer or cheaper kernels than the plain model; hooks on matrices are not called.
+    """The optimizations of a training step over the plain model; hooks on matrices are not called.
 
     Attributes:
         joint: one product for queries, keys and values; factors of channels go into matrices and each other.
         fp8: the products of blocks in 8 bits (`trainer.kernels.fp8`).
-        heads: `split_heads` and its way back by kernels of our own, with `joint` on a GPU.
-        loss: what follows the logits (`trainer.kernels.loss`) by a kernel of our own, on a GPU.
-        mlp: the MLP's products and what is between them by kernels of our own, with `joint` on a GPU.
-        xsa: `without_own_value` and the gates of its result by kernels of our own, on a GPU.
+        heads: `split_heads` and its gradient by Triton kernels, with `joint` on a GPU.
+        loss: the loss and its slopes, from the logits, by a Triton kernel (`trainer.kernels.loss`), on a GPU.
+        mlp: the MLP's products with the activation between them by Triton kernels, with `joint` on a GPU.
+        xsa: `without_own_value` and the gates of its result by Triton kernels, on a GPU.
     """
 
     joint: bool = False
@@ -39,23 +39,23 @@ class Fusion:
     xsa: bool = False
 
     def product(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
+        """Return x [..., K] times the transpose of a matrix [M, K], in the dtype of x."""
         return (fp8_linear if self.fp8 else F.linear)(x, matrix.to(x.dtype))
 
     def split_heads(self, *arguments: Any) -> tuple[Tensor, ...]:
-        """`trainer.kernels.heads.fused_heads`, imported here because Triton is not there without a GPU."""
+        """Call `trainer.kernels.heads.fused_heads`; imported here, since Triton is missing without a GPU."""
         from trainer.kernels.heads import fused_heads
 
         return fused_heads(*arguments)
 
     def without_own_value(self, y: Tensor, v: Tensor, gates: Tensor | None) -> Tensor:
-        """`trainer.kernels.xsa.fused_without_own_value`, likewise."""
+        """Call `trainer.kernels.xsa.fused_without_own_value`, imported here for the same reason."""
         from trainer.kernels.xsa import fused_without_own_value
 
         return fused_without_own_value(y, v, gates)
 
     def mlp_of(self, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
-        """`trainer.kernels.mlp.fused_mlp`, likewise."""
+        """Call `trainer.kernels.mlp.fused_mlp`, imported here for the same reason."""
         from trainer.kernels.mlp import fused_mlp
 
         return fused_mlp(x, up.to(x.dtype), down.to(x.dtype), slope)
@@ -66,7 +66,7 @@ PLAIN = Fusion()
 
 
 def fusion_of(recipe: Recipe, device: torch.device) -> Fusion:
-    """How a recipe trains on a device: with kernels of our own where the device and the model's shape allow them."""
+    """Return the optimizations of a recipe on a device, with Triton kernels where device and shape allow them."""
     plan, model = recipe.train, recipe.model
     wanted: list[str] = []
     if device.type == "cuda" and find_spec("triton") is not None:

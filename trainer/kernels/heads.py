@@ -1,8 +1,8 @@
 """Queries, keys and values from their joint product in one pass over memory, and back: Triton kernels for a GPU.
 
-What happens to heads between that product and attention (norm, rotation, gain; see `trainer.model.gpt.Attention`)
-reads and writes each number once, forward and backward. Kernels that a compiler makes of it take two to three times as
-long, because a rotation pairs numbers that are apart in memory.
+The operations on heads between that product and attention (norm, rotation, gain; see `trainer.model.gpt.Attention`)
+read and write each number once, forward and backward. Kernels made by a compiler take two to three times as long,
+because a rotation pairs numbers that are apart in memory.
 """
 
 from typing import Any
@@ -13,17 +13,18 @@ import triton.language as tl
 from torch import Tensor
 
 EPS = 2.0**-23
-"""As in `trainer.model.gpt`."""
+"""The value of `trainer.model.layers.EPS`."""
 
 ROWS = 32
-"""Tokens that a program works on, of one head: its tiles of float32 stay in registers."""
+"""Tokens of a program, of one head: tiles of float32 of this height stay in registers."""
 
 
 @triton.jit
 def _tables(cos, sin, position, columns, mask, HALF: tl.constexpr):
-    """For each number of a head: what it and its partner are multiplied with, where the partner is, if it has one.
+    """Return each number's factor, its partner's factor, the partner's index, and whether a partner exists.
 
-    A rotation takes (a, b) to (a cos + b sin, b cos - a sin), a from the first HALF numbers and b from the next.
+    A rotation takes (a, b) to (a cos + b sin, b cos - a sin), a from the first HALF numbers of a head and b from the
+    next.
     """
     turns = mask & (columns < 2 * HALF)[None, :]
     entry = position[:, None] * HALF + (columns % HALF)[None, :]
@@ -138,12 +139,18 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], cos: Tensor) -> None:
 def split_heads(
     joint: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised, rotated queries times their gains, such keys, and values, [B, T, heads, d] each.
+    """Split a joint product into normalised, rotated queries times their gains, such keys, and values.
 
     Args:
         joint: [B, T, (heads + 2 kv_heads) d], contiguous.
         gain: float32 [heads].
-        cos, sin: float32 [T, rotary_dims / 2].
+        cos: float32 [T, rotary_dims / 2].
+        sin: float32 [T, rotary_dims / 2].
+        heads: heads of queries.
+        kv_heads: heads of keys and of values.
+
+    Returns:
+        [B, T, heads, d], [B, T, kv_heads, d] and [B, T, kv_heads, d].
     """
     q, k, v = _empty(joint, heads, kv_heads)
     _launch(_split, (joint, gain, cos, sin, q, k, v), cos)
@@ -159,7 +166,10 @@ def _(joint: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_head
 def join_heads(
     joint: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, dq: Tensor, dk: Tensor, dv: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `joint` and, in parts [programs, heads] to be added up, of `gain`, from those of the heads."""
+    """Return the gradients of `joint` and of `gain`, from those of the heads.
+
+    The gradient of `gain` comes in parts [programs, heads] to be summed.
+    """
     gradient = torch.empty_like(joint)
     parts = gain.new_empty(triton.cdiv(joint.shape[0] * joint.shape[1], ROWS), len(gain))
     _launch(_join, (joint, gain, cos, sin, dq, dk, dv, gradient, parts), cos)
@@ -200,5 +210,5 @@ class SplitHeads(torch.autograd.Function):
 
 
 def fused_heads(joint: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, ...]:
-    """`split_heads` with gradients and dimensions in the order that attention wants: [B, heads, T, d]."""
+    """Call `split_heads` with gradients and return dimensions in attention's order: [B, heads, T, d]."""
     return tuple(part.transpose(1, 2) for part in SplitHeads.apply(joint, gain, cos, sin, heads, kv_heads))

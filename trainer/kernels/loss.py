@@ -1,7 +1,7 @@
 """The softcapped cross-entropy of logits and its derivatives in one pass over memory: a Triton kernel for a GPU.
 
-A program keeps the logits of a token in registers. The kernel that a compiler makes reads them twice, squashes each
-twice, and takes two to three times as long as memory needs.
+A program keeps the logits of a token in registers. The compiler's own kernel reads and squashes the logits twice, and
+takes two to three times as long as the memory traffic needs.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 NUMBERS = 1024
-"""Logits that a warp works on, 32 to a thread."""
+"""Logits of a warp, 32 to a thread."""
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _slopes(logits, targets, losses, slopes, cap, count, V: tl.constexpr, BLOCK:
 
 @torch.library.custom_op("underpar::losses_and_slopes", mutates_args=())
 def losses_and_slopes(logits: Tensor, targets: Tensor, cap: float, count: int) -> tuple[Tensor, Tensor]:
-    """`trainer.model.cross_entropy.losses_and_slopes` of contiguous tensors."""
+    """Compute `trainer.model.cross_entropy.losses_and_slopes` of contiguous tensors."""
     (tokens, vocab), losses, slopes = logits.shape, *_empty(logits)
     block = triton.next_power_of_2(vocab)
     warps = max(1, block // NUMBERS)

@@ -1,7 +1,7 @@
 """The MLP with its squared rectifier inside the matrix products: Triton kernels for Hopper's tensor memory accelerator.
 
-Between the two products a compiler's kernels read and write 20 bytes for every hidden unit, forward and backward; here
-the rectifier is applied to tiles of the products before they leave the chip, and 8 bytes remain.
+Between the two products, a compiler's kernels read and write 20 bytes for every hidden unit, forward and backward.
+These kernels apply the rectifier to tiles of the products before the tiles leave the chip, and 8 bytes remain.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 UNIT = 64
-"""The depth of a tile, of which widths have to be multiples."""
+"""The depth of a tile, which must divide all widths."""
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _product(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A tile of left [tokens, width] times right: the hidden units and their activation, or the former's gradient."""
+    """Compute a tile of left [tokens, width] times right: hidden units and their activation, or hidden gradients."""
     blocks = tl.cdiv(units, COLUMNS)
     row = tl.program_id(0) // blocks * ROWS
     column = tl.program_id(0) % blocks * COLUMNS
@@ -54,7 +54,7 @@ def _product(
 
 
 def _blocks(arguments: dict[str, Any]) -> None:
-    """Give descriptors the sizes of their tiles."""
+    """Set the descriptors' tile sizes."""
     rows, columns, depth = (arguments[name] for name in ("ROWS", "COLUMNS", "DEPTH"))
     arguments["left"].block_shape = [rows, depth]
     arguments["right"].block_shape = [depth, columns] if arguments["BACKWARD"] else [columns, depth]
@@ -68,7 +68,7 @@ def _configuration(rows: int, columns: int, warps: int) -> triton.Config:
 
 
 CONFIGURATIONS = [_configuration(128, 256, 8), _configuration(256, 128, 8), _configuration(128, 128, 4)]
-"""Tiles that fit into the memory of a multiprocessor, three steps deep: a GPU tries each on its first product."""
+"""Tiles that fit into a multiprocessor's memory, three steps deep: a GPU times each of them on its first product."""
 
 _tuned = triton.autotune(CONFIGURATIONS, key=["tokens", "units", "width", "BACKWARD"])(_product)
 
@@ -84,14 +84,14 @@ def _launch(left: Tensor, right: Tensor, hidden: Tensor, out: Tensor, slope: flo
     if left.is_cuda:
         _tuned[grid](*arguments)
         return
-    sizes = CONFIGURATIONS[0].kwargs  # Triton's interpreter has nothing to measure
+    sizes = CONFIGURATIONS[0].kwargs  # Triton's interpreter times nothing
     _blocks(dict(zip(_product.arg_names, arguments, strict=False)) | sizes)
     _product[grid](*arguments, **sizes)
 
 
 @torch.library.custom_op("underpar::mlp_up", mutates_args=())
 def mlp_up(x: Tensor, up: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """h = x up^T and leaky_relu(h, slope)^2, both [N, units], of x [N, D] and up [units, D], all contiguous."""
+    """Return h = x up^T and leaky_relu(h, slope)^2, both [N, units], of x [N, D] and up [units, D], all contiguous."""
     hidden, out = _up_shapes(x, up)
     _launch(x, up, hidden, out, slope, False)
     return hidden, out
@@ -108,7 +108,7 @@ def _up_shapes(x: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("underpar::mlp_back", mutates_args=())
 def mlp_back(gradient: Tensor, down: Tensor, hidden: Tensor, slope: float) -> Tensor:
-    """The gradient of h [N, units], from that of leaky_relu(h, slope)^2 down^T, [N, D]; down is [D, units]."""
+    """Return the gradient of h [N, units], from that of leaky_relu(h, slope)^2 down^T, [N, D]; down is [D, units]."""
     out = torch.empty_like(hidden)
     _launch(gradient, down, hidden, out, slope, True)
     return out
@@ -120,7 +120,7 @@ def _(gradient: Tensor, down: Tensor, hidden: Tensor, slope: float) -> Tensor:
 
 
 class FusedMLP(torch.autograd.Function):
-    """leaky_relu(x up^T, slope)^2 down^T."""
+    """leaky_relu(x up^T, slope)^2 down^T, with gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
@@ -138,7 +138,7 @@ class FusedMLP(torch.autograd.Function):
 
 
 def fused_mlp(x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
-    """leaky_relu(x up^T, slope)^2 down^T of x [..., D], up [units, D] and down [D, units] of one dtype.
+    """Return leaky_relu(x up^T, slope)^2 down^T of x [..., D], up [units, D] and down [D, units] of one dtype.
 
     D and the number of units must be multiples of UNIT.
     """

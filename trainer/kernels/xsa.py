@@ -8,10 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 EPS = 2.0**-23
-"""As in `trainer.model.gpt`."""
+"""The value of `trainer.model.layers.EPS`."""
 
 ROWS = 32
-"""Tokens that a program works on, of one head of values and the group of queries that share it."""
+"""Tokens of a program, of one head of values and the group of queries that share that head."""
 
 
 @triton.jit
@@ -69,7 +69,7 @@ def _without_value_back(
     own = tl.load(v + value, mask=mask, other=0.0).to(tl.float32)
     square = tl.sum(own * own, 1)
     length = tl.maximum(square, eps)
-    bends = tl.where(square > eps, 2.0, 0.0)  # the length follows the value only where it is not held at eps
+    bends = tl.where(square > eps, 2.0, 0.0)  # 0 where the length is clamped at eps
     total = tl.zeros((ROWS, BLOCK), tl.float32)
     for member in tl.static_range(H // KV):
         query = token * H + head * (H // KV) + member
@@ -88,7 +88,7 @@ def _without_value_back(
 
 
 def _launch(kernel: Any, *tensors: Tensor) -> None:
-    """Run a kernel on tensors of which the first two are of the shapes of queries and values."""
+    """Run a kernel; the first two tensors have the shapes of queries and values."""
     (batch, length, heads, dim), kv_heads = tensors[0].shape, tensors[1].shape[2]
     grid = kv_heads, triton.cdiv(batch * length, ROWS)
     shape = {"H": heads, "KV": kv_heads, "D": dim, "BLOCK": triton.next_power_of_2(dim), "ROWS": ROWS}
@@ -97,7 +97,7 @@ def _launch(kernel: Any, *tensors: Tensor) -> None:
 
 @torch.library.custom_op("underpar::without_value", mutates_args=())
 def without_value(y: Tensor, v: Tensor, gates: Tensor) -> Tensor:
-    """y minus its component along the value of its head's group, times its gate.
+    """Return y minus its component along the value of its head's group, times its gate.
 
     Args:
         y: [B, T, H, d], contiguous like the others.
@@ -116,7 +116,7 @@ def _(y: Tensor, v: Tensor, gates: Tensor) -> Tensor:
 
 @torch.library.custom_op("underpar::without_value_back", mutates_args=())
 def without_value_back(y: Tensor, v: Tensor, gates: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of y, v and the gates from that of `without_value`."""
+    """Return the gradients of y, v and the gates, from the gradient `given` of `without_value`."""
     dy, dv, dgates = torch.empty_like(y), torch.empty_like(v), torch.empty_like(gates)
     _launch(_without_value_back, y, v, gates, given, dy, dv, dgates)
     return dy, dv, dgates
@@ -141,10 +141,14 @@ class WithoutValue(torch.autograd.Function):
 
 
 def fused_without_own_value(y: Tensor, v: Tensor, gates: Tensor | None) -> Tensor:
-    """`trainer.model.gpt.without_own_value` of y [B, H, T, d] and v [B, KV, T, d], times gates [B, T, H] if there are
-    any.
+    """Compute `trainer.model.gpt.without_own_value`, times the gates, with gradients.
 
-    Gates of 1 stand in for none: beside y they cost next to nothing.
+    Without gates, gates of 1 stand in: beside y they cost next to nothing.
+
+    Args:
+        y: [B, H, T, d].
+        v: [B, KV, T, d].
+        gates: [B, T, H], or None.
     """
     y, v = (heads.transpose(1, 2).contiguous() for heads in (y, v))
     gates = y.new_ones(y.shape[:3]) if gates is None else gates.contiguous()

@@ -11,25 +11,25 @@ from codec.model.tokenizer import BOS
 
 
 class Band:
-    """Documents that are run chunk by chunk, each token of which sees the last `window`, itself included.
+    """Sliding-window attention over documents in chunks: each token sees the last `window` tokens, itself included.
 
-    The first chunks are of all documents, later ones of the first of them: those that go on are as long as the chunk.
-    Keys and values stay as they were computed, each layer's last `window` - 1 of each document.
+    The first chunks are of all documents. Later chunks are of the documents that go on, which come first and are as
+    long as the chunk. Each layer keeps the keys and values of the last `window` - 1 tokens of each document.
     """
 
     def __init__(self, window: int):
         self.window, self.begin, self.end = window, 0, 0  # the positions of the chunk
         self._last: Tensor | None = None
-        self._past: deque[tuple[Tensor, Tensor]] = deque()  # of each time that a layer runs, the next one first
+        self._past: deque[tuple[Tensor, Tensor]] = deque()  # of each layer execution, the next first
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """Go on to the next chunks, int64 [B, T]; returns them behind the tokens before them, if there are any."""
+        """Go on to the next chunks, int64 [B, T], and return them behind the token before each, if any."""
         self.begin, self.end = self.end, self.end + tokens.shape[1]
         before, self._last = self._last, tokens[:, -1:]
         return tokens if before is None else torch.cat((before[: len(tokens)], tokens), 1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`attend` of a layer on the chunks."""
+        """Compute `attend` of a layer on the chunks."""
         if self.begin:
             k, v = (torch.cat((old[: len(q)], new), 2) for old, new in zip(self._past.popleft(), (k, v), strict=True))
         key = torch.arange(k.shape[2], device=q.device)
@@ -42,15 +42,17 @@ class Band:
 
 
 Mask = Tensor | BlockMask | Band
-"""Which keys a query sees: bool [B, 1, T, T], what the compiled kernel of flex attention takes, or a band."""
+"""Which keys a query sees: bool [B, 1, T, T], the mask of flex attention's kernel, or a sliding window."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
-    """Softmax attention, causal by itself without a mask.
+    """Compute softmax attention, causal without a mask.
 
     Args:
         q: [B, H, T, d].
-        k, v: [B, KV, T, d], KV a divisor of H.
+        k: [B, KV, T, d], KV a divisor of H.
+        v: [B, KV, T, d].
+        mask: the keys that each query sees; None: all up to the query.
 
     Returns:
         [B, H, T, d].
@@ -60,29 +62,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
         found = flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)
-        assert isinstance(found, Tensor)  # and not a pair, which it is with other arguments
+        assert isinstance(found, Tensor)  # other arguments would return a pair
         return found
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
 def document_mask(tokens: Tensor) -> Mask:
-    """What keeps attention causal and within documents, which begin with BOS or with the row, int64 tokens [B, T].
+    """Return the mask that keeps attention causal and within documents of int64 tokens [B, T].
 
-    Blocks of keys that a block of queries cannot see cost nothing where a compiler makes a kernel for a GPU. Its shapes
-    depend on those of the tokens alone, so no batch is compiled anew.
+    A document begins with BOS or with the row. In a compiled kernel on a GPU, blocks of keys that a block of queries
+    cannot see cost nothing. The kernel's shapes depend on those of the tokens alone, so no batch is compiled anew.
     """
     return block_mask(tokens) if tokens.is_cuda and torch.compiler.is_compiling() else dense_mask(tokens)
 
 
 def dense_mask(tokens: Tensor) -> Tensor:
-    """bool [B, 1, T, T], True where a query (the third dimension) sees a key."""
+    """Return `document_mask` as bool [B, 1, T, T], True where a query (the third dimension) sees a key."""
     documents, length = _documents(tokens), tokens.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
     return (causal & (documents[:, :, None] == documents[:, None]))[:, None]
 
 
 def block_mask(tokens: Tensor) -> BlockMask:
-    """The same for flex attention."""
+    """Return `document_mask` in the form of flex attention."""
     documents, (batch, length) = _documents(tokens), tokens.shape
 
     def sees(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -92,5 +94,5 @@ def block_mask(tokens: Tensor) -> BlockMask:
 
 
 def _documents(tokens: Tensor) -> Tensor:
-    """The number of each token's document in its row, int32 [B, T]."""
+    """Return the number of each token's document in its row, int32 [B, T]."""
     return (tokens == BOS).cumsum(1, dtype=torch.int32)

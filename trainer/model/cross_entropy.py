@@ -1,8 +1,9 @@
 """The loss over a large vocabulary: softcapped cross-entropy that never holds the logits of a whole batch.
 
-Gradients are computed beside the loss, a chunk of tokens at a time, while the chunk's logits exist: a training step
-needs both anyway, so the backward pass only scales what the forward pass kept (as in Wijmans et al. 2024 and the Liger
-kernels, Hsu et al. 2024). Softcap, softmax and their derivative are one kernel over a chunk, the compiler's or our own.
+Gradients are computed beside the loss, a chunk of tokens at a time, while the chunk's logits exist. A training step
+needs both, so the backward pass only scales the gradients of the forward pass (as in Wijmans et al. 2024 and the Liger
+kernels, Hsu et al. 2024). Softcap, softmax and their derivative are one kernel over a chunk, the compiler's or that of
+`trainer.kernels.loss`.
 """
 
 from typing import Any
@@ -12,18 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_LOGITS = 1 << 28
-"""Logits that exist at one time: 512 MiB in bfloat16."""
+"""Logits in memory at one time: 512 MiB in bfloat16."""
 
 SAFE_CAP = 60.0
-"""Up to here exp(logit) is far from float32's limits (e^88) and no maximum needs to be found first."""
+"""Largest cap for which exp(logit) needs no maximum subtracted: it stays far from float32's limit, e^88."""
 
 
 def losses_and_slopes(logits: Tensor, targets: Tensor, cap: float, count: int) -> tuple[Tensor, Tensor]:
-    """The losses of tokens, and what their mean over `count` tokens changes by with each logit.
+    """Return the losses of tokens, and the derivatives of their mean over `count` tokens by each logit.
 
     Args:
         logits: [N, V], not yet capped.
         targets: int64 [N].
+        cap: of the softcap.
+        count: tokens of the mean.
 
     Returns:
         float32 [N] in nats, and [N, V] in the dtype of the logits.
@@ -38,14 +41,17 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, cap: float, count: int) -
 
 
 class SoftcappedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy in nats of targets under cap * tanh(hidden @ weight^T / cap)."""
+    """The mean cross-entropy in nats of targets under cap * tanh(hidden @ weight^T / cap)."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk: int, own: bool) -> Tensor:
-        """hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N]; a float32 scalar."""
+        """Return a float32 scalar.
+
+        Shapes: hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N].
+        """
         work = losses_and_slopes
         if own:
-            from trainer.kernels.loss import losses_and_slopes as work  # Triton is not there without a GPU
+            from trainer.kernels.loss import losses_and_slopes as work  # Triton is missing on machines without a GPU
         count = len(targets)
         matrix = weight.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
@@ -60,7 +66,7 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients that `forward` kept, times that of the loss."""
+        """Return the gradients that `forward` kept, times the gradient of the loss."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
         (scale,) = gradients
         return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None, None, None, None
@@ -69,12 +75,15 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
 def softcapped_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk_logits: int = CHUNK_LOGITS, own: bool = False
 ) -> Tensor:
-    """Mean cross-entropy in nats of targets int64 [B, T] under the softcapped logits of hidden [B, T, D].
+    """Return the mean cross-entropy in nats of targets int64 [B, T] under the softcapped logits of hidden [B, T, D].
 
     Args:
-        weight: the tied embedding, float32 [V, D]; used in the dtype of `hidden`.
+        hidden: [B, T, D].
+        weight: the matrix of the output head, float32 [V, D]; used in the dtype of `hidden`.
+        targets: int64 [B, T].
+        cap: of the softcap.
         chunk_logits: how many logits may exist at one time.
-        own: what follows each chunk's logits by a kernel of our own (`trainer.kernels.loss`).
+        own: whether `trainer.kernels.loss` computes losses and slopes.
     """
     chunk = max(1, chunk_logits // len(weight))
     return SoftcappedCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), cap, chunk, own)

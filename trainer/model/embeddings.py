@@ -1,4 +1,4 @@
-"""What the float model makes of tokens beside their own embedding."""
+"""The embeddings of a token beside its own table row: of pairs, of values, of the token before."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ class Bigram(nn.Module):
         self.scale = nn.Parameter(torch.full((1,), 0.05))
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """tokens int64 [B, T] -> what to add to the embedding, `dtype` [B, T, D]."""
+        """Return the addition to the embedding, `dtype` [B, T, D], of tokens int64 [B, T]."""
         rows = bigram_rows(tokens, self.embed.num_embeddings)
         return self.scale.to(dtype) * self.proj(self.embed(rows).to(dtype))
 
@@ -38,12 +38,12 @@ class Values(nn.Module):
         self.proj = Linear(config.value_dims, config.kv_dim, zero=True)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """tokens int64 [B, T] -> `dtype` [B, T, KV d], which each layer adds times a scale of its own."""
+        """Return the value embeddings of tokens int64 [B, T]: `dtype` [B, T, KV d]. Each layer scales and adds them."""
         return self.proj(self.embed(tokens).to(dtype))
 
 
 class Smear(nn.Module):
-    """SmearGate: a token takes up a share of the embedding of the one before it, never of another document's."""
+    """SmearGate: a gated share of the previous token's embedding is added, never across documents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Smear(nn.Module):
         self.scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """x [B, T, D], the embeddings of tokens int64 [B, T] -> [B, T, D]."""
+        """Return the embeddings x [B, T, D] of tokens int64 [B, T], smeared."""
         gates = torch.sigmoid(rms_norm(x)[..., :GATE_INPUTS] @ self.gate.to(x.dtype))
         shares = torch.where(tokens == BOS, 0.0, self.scale.to(x.dtype) * gates)
         return x + shares[..., None] * F.pad(x, (0, 0, 1, -1))

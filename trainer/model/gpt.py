@@ -24,9 +24,10 @@ EMBEDDING_STD = 0.005  # the challenge's TIED_EMBED_INIT_STD
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with QK norm and RoPE; `xsa` removes the share of a position's own value.
+    """Causal grouped-query attention with QK norm and RoPE.
 
-    With gates, each head's output is multiplied with a sigmoid of the first entries of the input.
+    `xsa` removes the component of the output along the position's own value. With gates, each head's output is
+    multiplied by a sigmoid of the first entries of the input.
     """
 
     def __init__(self, config: ModelConfig, xsa: bool, adds_values: bool, qk_gain: float, fuse: Fusion):
@@ -42,7 +43,7 @@ class Attention(nn.Module):
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), qk_gain))
 
     def split(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-        """Queries [B, H, T, d] and keys [B, KV, T, d] ready for attention, and values [B, KV, T, d], of x [B, T, D]."""
+        """Split x [B, T, D] into queries [B, H, T, d], keys and values [B, KV, T, d], queries and keys rotated."""
         if self.fuse.joint:
             matrices = [matrix.weight for matrix in (self.c_q, self.c_k, self.c_v)]
             joint = self.fuse.product(x, torch.cat(matrices))
@@ -59,7 +60,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, mask: Mask | None, added: Tensor | None
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D], times scale [D]; added [B, T, KV d] are value embeddings."""
+        """Return the output [B, T, D] of x [B, T, D], times scale [D]; added [B, T, KV d] are value embeddings."""
         batch, length, dim = x.shape
         q, k, v = self.split(x, cos, sin)
         if self.value_scale is not None and added is not None:
@@ -76,7 +77,12 @@ class Attention(nn.Module):
 
 
 def without_own_value(y: Tensor, v: Tensor) -> Tensor:
-    """XSA: y [B, H, T, d] minus its component along the position's own value, v [B, KV, T, d] of its head's group."""
+    """Return attention output without its component along the position's own value (XSA).
+
+    Args:
+        y: the output [B, H, T, d].
+        v: [B, KV, T, d], the values; a head takes that of its group.
+    """
     groups = y.unflatten(1, (v.shape[1], -1)).float()
     own = v.unsqueeze(2).float()
     share = (groups * own).sum(-1, keepdim=True) / (own * own).sum(-1, keepdim=True).clamp_min(EPS)
@@ -84,7 +90,7 @@ def without_own_value(y: Tensor, v: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two matrices with a squared rectifier between them, or with SwiGLU, whose gates are the first half of `fc`."""
+    """Two matrices with an activation between them; with SwiGLU, the gates are the first half of `fc`."""
 
     def __init__(self, config: ModelConfig, layer: int, fuse: Fusion):
         super().__init__()
@@ -97,7 +103,7 @@ class MLP(nn.Module):
             self.proj = RandomMap(2 * layer + 1, config.hidden_dim, config.model_dim, rank, zero=True)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D], times scale [D]."""
+        """Return the output [B, T, D] of x [B, T, D], times scale [D]."""
         if self.fuse.mlp:
             return self.fuse.mlp_of(x, self.fc.weight, scale[:, None] * self.proj.weight, self.slope)
         h = self.fuse.product(x, self.fc.weight) if self.fuse.joint else self.fc(x)
@@ -111,7 +117,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream; the stream is first mixed with the embedding.
 
-    In a parallel layer the MLP does not see what attention added.
+    In a parallel layer, the MLP reads the stream without the output of attention.
     """
 
     def __init__(self, config: ModelConfig, layer: int, qk_gain: float, fuse: Fusion):
@@ -136,9 +142,16 @@ class Block(nn.Module):
         added: Tensor | None = None,
         skip: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The residual stream x [B, T, D] after this block; x0 [B, T, D] is the stream before the first block.
+        """Return the residual stream x [B, T, D] after this block.
 
-        A skip [B, T, D] comes with factors [D] of itself and of x, by which the two are added up first.
+        Args:
+            x: the stream before the block.
+            x0: the stream before the first block, [B, T, D].
+            cos: of the rotations, float32 [T, rotary_dims / 2].
+            sin: of the rotations, float32 [T, rotary_dims / 2].
+            mask: the keys that each query sees; None: all up to the query.
+            added: value embeddings [B, T, KV d].
+            skip: an activation [B, T, D] and the factors [D] of itself and of x, by which the two are first summed.
         """
         mix = self.resid_mix
         if skip is None:
@@ -159,10 +172,10 @@ class GPT(nn.Module):
 
     Args:
         config: the shape.
-        qk_gain: what the gains of the query heads start from.
-        dtype: of the residual stream and of the matrix products; norms, rotations and the loss are float32 always.
-        fuse: for training.
-        document_masks: no token of a row sees another document, as if each document were a row of its own.
+        qk_gain: initial value of the query heads' gains.
+        dtype: of the residual stream and of the matrix products; norms, rotations and the loss are always float32.
+        fuse: optimizations for training.
+        document_masks: whether no token sees another document of its row, as if each document were a row.
     """
 
     def __init__(
@@ -194,7 +207,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-        """Softcapped logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
+        """Return the softcapped logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
 
         Raises:
             MismatchError: T is greater than the config's window.
@@ -208,13 +221,18 @@ class GPT(nn.Module):
         return token_loss(self.logits(hidden), targets, reduction)
 
     def loop(self, on: bool) -> None:
-        """Whether the loops of the config run from now on; else each layer runs once."""
+        """Switch the config's loops on, or off: then each layer runs once."""
         self.schedule = self.config.schedule if on else tuple(range(self.config.num_layers))
 
     def hidden(self, tokens: Tensor, band: Band | None = None) -> Tensor:
-        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`.
+        """Return the normalised last hidden state [B, T, D] of tokens int64 [B, T], the input of `logits`.
 
-        With a band, tokens are its next chunks, of any length.
+        Args:
+            tokens: a row of at most the config's window, or with `band` the next chunks, of any length.
+            band: the sliding window of the documents; None: rows are independent.
+
+        Raises:
+            MismatchError: without `band`, T is greater than the config's window.
         """
         length = tokens.shape[1]
         mask: Mask | None = band
@@ -223,7 +241,9 @@ class GPT(nn.Module):
             cos, sin = (part.to(tokens.device) for part in rope_tables(self.config, length, band.begin))
         else:
             if length > self.config.window:
-                raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
+                raise MismatchError(
+                    f"model: rows of {length} tokens, expected at most its window of {self.config.window}"
+                )
             cos, sin = self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
             mask = document_mask(tokens) if self.document_masks else None
             x = self.embed(tokens)
@@ -246,7 +266,7 @@ class GPT(nn.Module):
         return rms_norm(x)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """What the network begins with, [B, T, D], of tokens int64 [B, T]: of each and the one before."""
+        """Return the input of the first block, [B, T, D], of tokens int64 [B, T]."""
         x = self.tok_emb(tokens).to(self.dtype)
         if self.embed_proj is not None:
             x = self.embed_proj(x)
@@ -257,16 +277,16 @@ class GPT(nn.Module):
         return x
 
     def before_head(self, hidden: Tensor) -> Tensor:
-        """What the matrix of the last layer is multiplied with: [..., D], with a factorised embedding its width."""
+        """Return the input of the output head's matrix, [..., D]; with a factorised embedding, [..., embedding_dim]."""
         return hidden if self.embed_proj is None else hidden @ self.embed_proj.weight.to(hidden.dtype)
 
     @property
     def head(self) -> Tensor:
-        """The matrix of the last layer, [V, D]; [V, embedding_dim] with a factorised embedding."""
+        """Return the matrix of the output head: [V, D], or [V, embedding_dim] with a factorised embedding."""
         return (self.lm_head or self.tok_emb).weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Softcapped logits, float32 [..., V], of what `hidden` returned."""
+        """Return the softcapped logits, float32 [..., V], of a hidden state of `hidden`."""
         logits = F.linear(self.before_head(hidden), self.head.to(self.dtype)).float()
         return self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
 
@@ -278,7 +298,7 @@ class GPT(nn.Module):
         return s + torch.sigmoid(self.skip_gates[index]).to(x.dtype) * (x - s)
 
     def skip_factors(self, index: int) -> tuple[Tensor, Tensor]:
-        """What `take_skip` multiplies the skip and the stream with, [D] each."""
+        """Return the factors by which `take_skip` multiplies the skip and the stream, [D] each."""
         weight = self.skip_weights[index]
         if self.config.skips == "add":
             return weight, torch.ones_like(weight)
@@ -286,11 +306,14 @@ class GPT(nn.Module):
         return weight * (1 - gate), gate
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """`token_loss` of the model's own logits of tokens int64 [B, T]."""
+        """Return the `token_loss` of the model's own logits of tokens int64 [B, T]."""
         return self(tokens, targets, reduction)
 
 
 def token_loss(logits: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Cross-entropy in nats of targets int64 [B, T] under logits [B, T, V]; a scalar, or float32 [B, T] for "none"."""
+    """Return the cross-entropy in nats of targets int64 [B, T] under logits [B, T, V].
+
+    The result is a scalar, or float32 [B, T] for the reduction "none".
+    """
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
     return losses.view_as(targets) if reduction == "none" else losses

@@ -1,4 +1,4 @@
-"""What matrices start from, besides PyTorch's uniform distribution; those that start at 0 stay there."""
+"""Distributions of the initial matrices, besides PyTorch's uniform; matrices that start at 0 stay at 0."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,19 @@ from trainer.model.gpt import GPT
 
 
 def orthogonal(matrix: Tensor) -> None:
-    """A random matrix [R, C] all of whose singular values are 1 (Saxe et al. 2013)."""
+    """Draw a random matrix [R, C] all of whose singular values are 1 (Saxe et al. 2013)."""
     nn.init.orthogonal_(matrix)
 
 
 def spectral(matrix: Tensor) -> None:
-    """Gaussian, of spectral norm sqrt(R / C): vectors keep their root mean square (Yang, Simon and Bernstein 2023)."""
+    """Draw a Gaussian matrix of spectral norm sqrt(R / C): vectors keep their RMS (Yang, Simon and Bernstein 2023)."""
     rows, columns = matrix.shape
     matrix.normal_()
     matrix.mul_((rows / columns) ** 0.5 / torch.linalg.matrix_norm(matrix, ord=2))
 
 
 WAYS: dict[str, Callable[[Tensor], None]] = {"orthogonal": orthogonal, "spectral": spectral}
-"""By the name that a recipe gives them; "uniform" is what `GPT` does."""
+"""Functions by their names in recipes; "uniform" is the distribution of `GPT` itself."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the parts of the float model are made of: norms, rotations, matrices."""
+"""The parts that the float model's modules share: norms, rotations, matrices."""
 
 import math
 
@@ -12,18 +12,18 @@ from codec.numerics.tables import YARN_TURNS
 from trainer.kernels.fusion import Fusion
 
 EPS = 2.0**-23
-"""Added to a mean square before its root, and the least squared length that XSA divides by: float32's epsilon."""
+"""Added to a mean square before its root; also the least squared length that XSA divides by: float32's epsilon."""
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + EPS) over the last dimension, computed in float32, in the dtype of x."""
+    """Return x / sqrt(mean(x^2) + EPS) over the last dimension, computed in float32, in the dtype of x."""
     return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
 
 
 def rope_tables(config: ModelConfig, length: int, begin: int = 0) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, float32 [length, rotary_dims / 2], of positions from `begin` on.
+    """Return cos and sin of the rotary angles, float32 [length, rotary_dims / 2], of positions from `begin` on.
 
-    Frequency i is rope_base^(-2i / rotary_dims), with YaRN as `codec.numerics.tables.yarn_slowing` says.
+    Frequency i is rope_base^(-2i / rotary_dims), slowed by `codec.numerics.tables.yarn_slowing` for YaRN.
     """
     half = torch.arange(0, config.rotary_dims, 2, dtype=torch.float64)
     frequencies = torch.tensor(config.rope_base, dtype=torch.float64) ** (-half / config.rotary_dims)
@@ -35,7 +35,7 @@ def rope_tables(config: ModelConfig, length: int, begin: int = 0) -> tuple[Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE in the half-split form on the leading dimensions of x [..., T, head_dim]; the others pass through."""
+    """Rotate the leading dimensions of x [..., T, head_dim] by RoPE in the half-split form; the others pass through."""
     half = cos.shape[-1]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((a * cos + b * sin, b * cos - a * sin, rest), dim=-1)
@@ -50,19 +50,18 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the product with x [..., inputs], in the dtype of x."""
         return F.linear(x, self.weight.to(x.dtype))
 
     def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:
-        """The product times scale [outputs]."""
+        """Return the product times scale [outputs]."""
         if fuse.joint:
             return fuse.product(x, scale[:, None] * self.weight)  # the matrix is smaller than the product
         return scale.to(x.dtype) * self(x)
 
 
 class RandomMap(nn.Module):
-    """A fixed random map `number` (`codec.numerics.random_map`) with learned scales of its rows, plus a product of low
-    rank.
-    """
+    """A fixed random map `number` (`codec.numerics.random_map`) with learned row scales, plus a product of low rank."""
 
     def __init__(self, number: int, inputs: int, outputs: int, rank: int, zero: bool = False):
         super().__init__()
@@ -72,12 +71,13 @@ class RandomMap(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix as a whole, float32 [outputs, inputs]."""
+        """Return the whole matrix, float32 [outputs, inputs]."""
         return self.scale[:, None] * self.get_buffer("signs") + self.outer.weight @ self.inner.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the product with x [..., inputs], in the dtype of x."""
         return self.scale.to(x.dtype) * F.linear(x, self.get_buffer("signs").to(x.dtype)) + self.outer(self.inner(x))
 
     def scaled(self, x: Tensor, scale: Tensor, fuse: Fusion) -> Tensor:
-        """As `Linear.scaled`."""
+        """Return the product times scale [outputs]."""
         return fuse.product(x, scale[:, None] * self.weight) if fuse.joint else scale.to(x.dtype) * self(x)

@@ -1,9 +1,9 @@
-"""Quantization-aware training: the forward pass sees every matrix as a quantizer would leave it.
+"""Quantization-aware training: the forward pass uses every matrix as a quantizer reconstructs it.
 
-Gradients pass straight through the rounding to the float weights (Bengio et al. 2013), which stay what is trained,
+Gradients pass straight through the rounding to the float weights (Bengio et al. 2013), which are the weights trained,
 averaged and saved. A matrix is quantized once a forward pass, however often its block runs. Quantizers are those of
-`codec.quantization.quantizers` and `codec.quantization.sensitivity` without feedback and trellis; steps are not
-rounded to float16.
+`codec.quantization.quantizers` and `codec.quantization.sensitivity` without feedback and trellis; steps are not rounded
+to float16.
 """
 
 import math
@@ -28,10 +28,10 @@ Weights = dict[str, Tensor]
 """Matrices by name, [R, C] each."""
 
 Rounding = Callable[[Weights], Weights]
-"""What a quantizer leaves of all matrices of a model; without gradients."""
+"""A function from all matrices of a model to their reconstructions; without gradients."""
 
 GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
-"""Bits of entropy of a Gaussian over its standard deviation: a uniform step costs that much less its own log."""
+"""Entropy in bits of a Gaussian over its standard deviation; with a uniform step, minus log2 of the step."""
 
 
 def absmax(bits: int, weights: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def absmax(bits: int, weights: Tensor) -> Tensor:
 
 
 def ternary(weights: Tensor) -> Tensor:
-    """-1, 0 and 1 times a row's mean magnitude; what is below half of the row's mean becomes 0."""
+    """Round to -1, 0 and 1 times a row's mean magnitude; weights below half of the row's mean become 0."""
     sizes = weights.abs()
     kept = sizes > 0.5 * sizes.mean(1, keepdim=True)
     mean = (sizes * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
@@ -50,19 +50,19 @@ def ternary(weights: Tensor) -> Tensor:
 
 
 def binary(weights: Tensor) -> Tensor:
-    """The sign times the row's mean magnitude."""
+    """Round to the sign times the row's mean magnitude."""
     kept = weights != 0
     mean = weights.abs().sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
     return weights.sign() * mean
 
 
 def uniform(bits: float, weights: Tensor) -> Tensor:
-    """One step for the whole matrix, from the root of its mean square, that an entropy coder spends `bits` on."""
+    """Round to multiples of one step for the whole matrix, for which an entropy coder needs about `bits` a weight."""
     return nearest(weights, weights.square().mean().sqrt() * 2 ** (GAUSSIAN - bits))
 
 
 def nearest(weights: Tensor, steps: Tensor) -> Tensor:
-    """Multiples of steps (0 where the step is) that are nearest to weights."""
+    """Return the multiples of steps (0 where the step is 0) that are nearest to weights."""
     safe = torch.where(steps > 0, steps, torch.ones_like(steps))
     return torch.round(weights / safe) * steps
 
@@ -81,15 +81,16 @@ EACH: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class SensitivitySteps:
-    """The grid of `codec.quantization.sensitivity`: a row factor times a column factor times one constant for all
-    matrices.
+    """The grid of `codec.quantization.sensitivity` in training: a row factor times a column factor times one constant.
 
-    Factors come from moments and stay; the constant follows the weights, so that they always need `bits` a weight.
+    Factors come from moments and stay. The constant, the same for all matrices, follows the weights, so that they
+    always need `bits` a weight.
 
     Args:
-        bits: a weight, of all matrices together.
+        bits: a weight, over all matrices.
+        calibration: moments by weight name.
         shapes: of the matrices by name, [R, C] each.
-        device: where the weights are.
+        device: of the weights.
 
     Raises:
         CodecError: moments of another model, not finite or not positive semidefinite.
@@ -108,11 +109,12 @@ class SensitivitySteps:
             self.columns[name] = torch.from_numpy(power(chosen.columns)).to(device)
 
     def __call__(self, weights: Weights) -> Weights:
+        """Return the reconstructions of all matrices."""
         unit = self.unit(weights)
         return {name: nearest(matrix, unit * self.rows[name] * self.columns[name]) for name, matrix in weights.items()}
 
     def unit(self, weights: Weights) -> Tensor:
-        """The constant at which rows that are not zero need `bits` a weight on average, as if rows were Gaussian."""
+        """Return the constant at which nonzero rows need `bits` a weight on average, if rows were Gaussian."""
         octaves = count = torch.zeros((), device=next(iter(weights.values())).device)
         for name, matrix in weights.items():
             energy = matrix.square().mean(1)
@@ -125,10 +127,10 @@ class SensitivitySteps:
 
 
 def rounding_of(model: GPT, plan: TrainRecipe) -> Rounding:
-    """The quantizer that a recipe asks for.
+    """Return the quantizer of a recipe.
 
     Raises:
-        FormatError: the recipe's calibration cannot be read, or is for a strategy that has no use for it.
+        FormatError: the recipe's calibration cannot be read, or its quantizer uses no calibration.
         MismatchError: a calibration of another model.
     """
     if plan.qat_calibration:
@@ -142,14 +144,14 @@ def rounding_of(model: GPT, plan: TrainRecipe) -> Rounding:
 
 
 def straight_through(weights: Weights, rounding: Rounding) -> Weights:
-    """Quantized weights whose gradients are those of the weights."""
+    """Return quantized weights whose gradients are those of the weights."""
     with torch.no_grad():
         added = {name: rounded - weights[name] for name, rounded in rounding(weights).items()}
     return {name: matrix + added[name] for name, matrix in weights.items()}
 
 
 def quantized_loss(model: GPT, rounding: Rounding) -> Callable[..., Tensor]:
-    """`model.loss` with every matrix quantized; gradients reach the model's own parameters."""
+    """Return `model.loss` with every matrix quantized; gradients reach the model's own parameters."""
     roles = parameters(model.config)
     matrices: Weights = {name: tensor for name, tensor in model.named_parameters() if roles[name].role != "vector"}
 

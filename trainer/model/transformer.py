@@ -93,7 +93,7 @@ class Block(nn.Module):
         self.attn, self.mlp = Attention(config), MLP(config)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The residual stream x [B, T, D] behind this block."""
+        """Return the residual stream x [B, T, D] behind this block."""
         x = x + self.attn(self.attn_norm(x), turn)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
         return logits if targets is None else token_loss(logits, targets, reduction)
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """The normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
+        """Return the normalised last hidden state [B, T, D], the input of `logits`; arguments and errors as `forward`."""
         length = tokens.shape[1]
         if length > self.config.window:
             raise MismatchError(f"model: rows of {length} tokens, but its window is {self.config.window}")
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def before_head(self, hidden: Tensor) -> Tensor:
-        """What the matrix of the last layer is multiplied with: `hidden` itself."""
+        """Return what the matrix of the last layer is multiplied with: `hidden` itself."""
         return hidden
 
     @property

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): momentum whose update is made orthogonal, for the matrices, shared out over processes."""
+"""Muon (Jordan et al. 2024): momentum with orthogonal updates, for the matrices, divided among the processes."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,13 +14,15 @@ METHODS: dict[str, Callable[[], list[Quintic]]] = {"newton_schulz": newton_schul
 
 
 class Muon:
-    """Matrices of one shape are worked on as one stack; each process keeps the momentum of its share of every stack.
+    """The optimizer of the matrices.
+
+    Matrices of one shape form a stack. Each process keeps the momentum of its share of every stack.
 
     Args:
         matrices: the parameters, each [R, C].
-        world: the processes that hold the same parameters, each with gradients of its own.
+        world: the processes that hold the same parameters, each with its own gradients.
         method: one of METHODS.
-        level_rows: whether rows of an update have one length before it is made orthogonal.
+        level_rows: whether rows of an update are scaled to one length before it is made orthogonal.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class Muon:
         ]
 
     def reduce(self) -> list[Pending]:
-        """Begin to add up the gradients of all processes: this process's share of each stack."""
+        """Begin to sum the gradients of all processes: this process's share of each stack."""
         found = []
         for group in self.groups.values():
             stack = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
@@ -45,15 +47,15 @@ class Muon:
 
     @torch.no_grad()
     def step(self, shares: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        """One update from this process's share of the mean gradients, which is used up.
+        """Make one update from this process's share of the mean gradients, which is overwritten.
 
-        Decay is decoupled, and tall matrices step sqrt(R / C) further. While a group's updates travel to all processes,
-        the next one's are computed.
+        Decay is decoupled, and tall matrices step sqrt(R / C) further. While the updates of a stack travel to all
+        processes, those of the next stack are computed.
         """
         travelling = []
         for gradients, buffer in zip(shares, self.momenta, strict=True):
             buffer.mul_(momentum).add_(gradients)
-            update = gradients.add_(buffer, alpha=momentum)  # Nesterov
+            update = gradients.add_(buffer, alpha=momentum)  # Nesterov momentum
             if self.level_rows:
                 update = rows_levelled(update)
             travelling.append(self.world.gathered(orthogonalise(update, self.quintics)))
@@ -63,12 +65,12 @@ class Muon:
             torch._foreach_add_(group, updates.wait()[: len(group)].float().unbind(), alpha=-reach)
 
     def state(self) -> list[Tensor]:
-        """The momenta of all matrices, a stack [N, R, C] for each shape; every process calls it."""
+        """Return the momenta of all matrices, a stack [N, R, C] for each shape; every process must call this."""
         whole = [self.world.gathered(buffer).wait() for buffer in self.momenta]
         return [stack[: len(group)] for stack, group in zip(whole, self.groups.values(), strict=True)]
 
     def load_state(self, stacks: list[Tensor]) -> None:
-        """Take up what `state` gave, in a run of any number of processes."""
+        """Restore the momenta of `state`, from a run of any number of processes."""
         for mine, stack, group in zip(self.momenta, stacks, self.groups.values(), strict=True):
             if stack.shape != (len(group), *mine.shape[1:]):
                 raise ValueError(f"momenta of {tuple(stack.shape)} for {len(group)} matrices {tuple(mine.shape[1:])}")

@@ -37,9 +37,9 @@ class Optimizers:
 
     @torch.no_grad()
     def step(self, scale: float, momentum: float) -> None:
-        """One update from the mean of the processes' gradients.
+        """Make one update from the mean of the processes' gradients, without waiting for a GPU.
 
-        Every learning rate is multiplied with `scale`; Muon goes with `momentum`. Waits for no GPU.
+        Every learning rate is multiplied by `scale`; `momentum` is Muon's.
         """
         recipe, world = self.recipe, self.world
         arriving = self.muon.reduce()
@@ -58,7 +58,7 @@ class Optimizers:
         self.muon.step(shares, recipe.matrix_lr * scale, momentum, recipe.weight_decay)
 
     def mean_of_rest(self) -> list[Tensor]:
-        """The gradients of all that Muon does not train, made their mean over all processes."""
+        """Return the gradients of all parameters that Muon does not train, averaged over all processes in place."""
         holders = [tensor for tensor in self.others if tensor.grad is not None]
         gradients = [tensor.grad for tensor in holders if tensor.grad is not None]
         if self.world.size == 1:
@@ -73,10 +73,10 @@ class Optimizers:
         return parts
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain Python values, the same for any number of processes; every process calls it."""
+        """Return tensors and plain values, the same for any number of processes; every process must call this."""
         return {"adam": self.adam.state_dict(), "muon": self.muon.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` of an equal model and recipe gave."""
+        """Restore the `state_dict` of an equal model and recipe."""
         self.adam.load_state_dict(state["adam"])
         self.muon.load_state(state["muon"])

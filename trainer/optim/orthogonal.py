@@ -1,7 +1,7 @@
-"""The polar factor U V^T of matrices U S V^T, by odd polynomials: nothing but matrix products, in bfloat16 on a GPU.
+"""The polar factor U V^T of matrices U S V^T, by odd polynomials: matrix products alone, in bfloat16 on a GPU.
 
-`newton_schulz` uses one quintic again and again (Jordan et al. 2024). `polar_express` gives each step the quintic that
-is best for where the steps before it left the singular values (Amsel et al. 2025, "The Polar Express").
+`newton_schulz` repeats one quintic (Jordan et al. 2024). `polar_express` gives each step the quintic that is best for
+the range of singular values after the steps before (Amsel et al. 2025, "The Polar Express").
 """
 
 from functools import lru_cache
@@ -14,30 +14,30 @@ Quintic = tuple[float, float, float]
 """Coefficients of x, x^3 and x^5."""
 
 NEWTON_SCHULZ: Quintic = (3.4445, -4.7750, 2.0315)
-"""Steep at 0, and values near 1 stay within about 0.3 of it (Jordan et al. 2024)."""
+"""Steep at 0; values near 1 stay within about 0.3 of 1 (Jordan et al. 2024)."""
 
 STEPS = 5
-"""Of either method: the challenge's and the paper's choice."""
+"""Steps of either method: the challenge's and the paper's choice."""
 
 LOWEST = 1e-3
-"""The least singular value, of a matrix scaled to norm 1, that `polar_express` aims at; the paper's choice."""
+"""The least singular value, of a matrix scaled to norm 1, that `polar_express` covers; the paper's choice."""
 
 SAFETY = 1.01
-"""All steps but the last divide their input by it: rounding in bfloat16 may take a value over the interval's upper end,
+"""Divisor of the input of all steps but the last: rounding in bfloat16 may take a value over the interval's upper end,
 beyond which a quintic grows quickly."""
 
 
 def newton_schulz(steps: int = STEPS) -> list[Quintic]:
-    """One quintic, `steps` times."""
+    """Return one quintic, `steps` times."""
     return [NEWTON_SCHULZ] * steps
 
 
 @lru_cache
 def polar_express(steps: int = STEPS) -> list[Quintic]:
-    """For each step the quintic that comes nearest to 1 on the interval that holds the singular values then.
+    """Return, for each step, the quintic nearest to 1 on the interval that holds the singular values at that step.
 
-    The best polynomial of a step is the one whose step's result is best to go on from (Amsel et al. 2025, theorem 3.1),
-    so the best sequence is found one step at a time.
+    The best polynomial of a step is also the best to continue from (Amsel et al. 2025, theorem 3.1), so the best
+    sequence is found one step at a time.
     """
     found: list[Quintic] = []
     low, high = LOWEST, 1.0
@@ -51,16 +51,17 @@ def polar_express(steps: int = STEPS) -> list[Quintic]:
 
 
 def value(quintic: Quintic, x: float) -> float:
-    """The quintic at x."""
+    """Return the quintic at x."""
     a, b, c = quintic
     return a * x + b * x**3 + c * x**5
 
 
 def best_quintic(low: float, high: float) -> Quintic:
-    """The odd quintic whose greatest distance from 1 on [low, high] is least, for 0 < low < high: Remez's algorithm.
+    """Return the odd quintic whose greatest distance from 1 on [low, high] is least, for 0 < low < high.
 
-    Odd quintics that do not vanish have at most two zeros above 0, so one is best where its distance has its greatest
-    size at four points with alternating signs (Chebyshev): the two ends, and the two extrema between them.
+    The method is Remez's algorithm. Odd quintics that do not vanish have at most two zeros above 0. So a quintic is
+    best if its distance has its greatest size at four points with alternating signs (Chebyshev): the two ends, and the
+    two extrema between them.
     """
     inner = np.array([0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high])
     signs = np.array([1.0, -1.0, 1.0, -1.0])
@@ -76,10 +77,10 @@ def best_quintic(low: float, high: float) -> Quintic:
 
 
 def orthogonalise(stack: Tensor, quintics: list[Quintic]) -> Tensor:
-    """U V^T, roughly, for each matrix U S V^T of a stack [N, R, C], by these steps.
+    """Return U V^T, roughly, for each matrix U S V^T of a stack [N, R, C], by the steps `quintics`.
 
     Returns:
-        [N, R, C] in bfloat16 on a GPU and float32 elsewhere. A matrix of zeros stays one.
+        [N, R, C] in bfloat16 on a GPU and float32 elsewhere. A matrix of zeros stays zero.
     """
     x = stack.to(torch.bfloat16 if stack.is_cuda else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
@@ -93,5 +94,5 @@ def orthogonalise(stack: Tensor, quintics: list[Quintic]) -> Tensor:
 
 
 def rows_levelled(stack: Tensor) -> Tensor:
-    """Matrices [N, R, C] with rows of length 1, rows of zeros left (MuonEq-R: the polar factor then favours no row)."""
+    """Scale the rows of matrices [N, R, C] to length 1, except rows of zeros (MuonEq-R: the result favours no row)."""
     return stack / torch.linalg.vector_norm(stack, dim=-1, keepdim=True).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""Learning rate and momentum over a run, as pure functions of the step and of the seconds that have passed."""
+"""Learning rate and momentum over a run, as pure functions of the step and of the seconds passed."""
 
 from dataclasses import dataclass, replace
 
@@ -6,34 +6,34 @@ from trainer.recipe import OptimRecipe, Recipe, Steps, TrainRecipe
 
 
 def clock(train: TrainRecipe) -> float:
-    """Seconds that the steps of a run may take; 0: any."""
+    """Return the seconds that the steps of a run may take; 0: unlimited."""
     return max(0.0, train.seconds - train.reserved_seconds)
 
 
 def share_done(train: TrainRecipe, step: int, elapsed: float) -> float:
-    """How much of a run is done after `step` steps in `elapsed` seconds, 0 to 1, by the cap that is nearer."""
+    """Return the share of a run that is done after `step` steps in `elapsed` seconds, 0 to 1, by the nearer cap."""
     by_steps = step / train.iterations if train.iterations else 0.0
     by_clock = elapsed / clock(train) if train.seconds else 0.0
     return max(by_steps, by_clock)
 
 
 def mean_batch(train: TrainRecipe) -> float:
-    """Tokens a step, the mean over a run that is capped by steps."""
+    """Return the tokens a step, averaged over a run that is capped by steps."""
     steps = train.batch_schedule or ((0.0, train.batch_tokens),)
     ends = [*(share for share, _ in steps[1:]), 1.0]
     return sum((end - begin) * tokens for (begin, tokens), end in zip(steps, ends, strict=True))
 
 
 def over(train: TrainRecipe, step: int, elapsed: float) -> bool:
-    """Whether a run that has made `step` steps in `elapsed` seconds has reached one of its caps."""
+    """Return whether a run of `step` steps in `elapsed` seconds has reached one of its caps."""
     return bool(train.iterations and step >= train.iterations) or bool(train.seconds and elapsed >= clock(train))
 
 
 def warmdown(train: TrainRecipe, step: int, elapsed: float) -> float:
-    """How much of the learning rate is left, 1 to 0, falling linearly at the end of the run.
+    """Return the share of the learning rate that is left, 1 to 0, falling linearly at the end of the run.
 
-    A run capped by seconds lasts as many steps as its mean step time so far promises, as in the challenge; where both
-    caps are set, the one that is nearer counts.
+    A run capped by seconds lasts as many steps as its mean step time so far promises, as in the challenge. With both
+    caps set, the nearer counts.
     """
     if train.seconds and (step or not train.iterations):
         step_seconds = elapsed / step if step else 0.0
@@ -47,31 +47,31 @@ def warmdown(train: TrainRecipe, step: int, elapsed: float) -> float:
 
 
 def lr_scale(train: TrainRecipe, step: int, elapsed: float) -> float:
-    """What every learning rate of step `step` (from 0) is multiplied with."""
+    """Return the factor of every learning rate at step `step` (from 0)."""
     rise = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
     return rise * (train.min_lr + (1 - train.min_lr) * warmdown(train, step, elapsed))
 
 
 def muon_momentum(optim: OptimRecipe, step: int) -> float:
-    """Muon's momentum at step `step`: it rises linearly from its start over its first steps."""
+    """Return Muon's momentum at step `step`, which rises linearly over the first steps."""
     done = min(1.0, step / optim.momentum_warmup) if optim.momentum_warmup else 1.0
     return optim.momentum_start + (optim.momentum - optim.momentum_start) * done
 
 
 def averages(train: TrainRecipe, step: int, elapsed: float) -> bool:
-    """Whether the weights after `step` steps belong to the plain mean: every `swa_every` at the end of the run."""
+    """Return whether the weights after `step` steps belong to the plain mean: every `swa_every` at the run's end."""
     at_the_end = share_done(train, step, elapsed) >= 1 - train.swa_fraction
     return bool(train.swa_every) and step % train.swa_every == 0 and at_the_end
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What steps are like for a part of a run.
+    """The properties of the steps in a part of a run.
 
     Attributes:
         late: whether rows come from the late shards.
         loops: whether the model's loops run.
-        quantizes: whether the loss sees the quantizer.
+        quantizes: whether the loss uses quantized weights.
         window: tokens a row.
         batch_tokens: tokens a step, over all processes.
     """
@@ -84,14 +84,14 @@ class Phase:
 
 
 def phase(recipe: Recipe, step: int, elapsed: float) -> Phase:
-    """The phase of step `step` (from 0)."""
+    """Return the phase of step `step` (from 0)."""
     return _phase_at(recipe, share_done(recipe.train, step, elapsed))
 
 
 def phases(recipe: Recipe) -> list[Phase]:
-    """A phase for each kind of model and shape of a run, in turn: each is a graph of its own for the compiler.
+    """Return a phase for each kind of model and shape of a run, in turn: each is a graph of its own for the compiler.
 
-    Late rows are no other graph: `late` is False in all.
+    Late rows make no other graph: `late` is False in all.
     """
     train = recipe.train
     shares = {0.0, train.loop_from, _qat_from(train)}
@@ -100,7 +100,10 @@ def phases(recipe: Recipe) -> list[Phase]:
 
 
 def _phase_at(recipe: Recipe, share: float) -> Phase:
-    """Late rows come after `late_from` of the run, loops after `loop_from`; its last `qat_fraction` is quantized."""
+    """Return the phase at a share of the run.
+
+    Late rows begin at `late_from`, loops at `loop_from`; the last `qat_fraction` is quantized.
+    """
     train = recipe.train
     return Phase(
         late=bool(recipe.data.late_shards) and share >= recipe.data.late_from,

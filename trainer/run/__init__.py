@@ -1,1 +1,1 @@
-"""Run a training: loop, state, log."""
+"""Run the training: loop, steps, state, log."""

@@ -1,4 +1,4 @@
-"""What a run asks of its device: kernels for attention, a host that stays one step ahead, memory figures."""
+"""The device of a run: kernels for attention, a host that stays one step ahead, memory figures."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,16 +7,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Kernels from the one to take first: on Hopper cuDNN's is the fastest of those that PyTorch brings."""
+"""Kernels of attention by preference: on Hopper, cuDNN's is the fastest that PyTorch brings."""
 
 
 def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """The block in which attention is compiled and run, with the fastest kernels that a GPU has."""
+    """Return the context in which attention is compiled and run, with the fastest kernels of a GPU."""
     return sdpa_kernel(ATTENTION, set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 def throttle(device: torch.device) -> Callable[[], None]:
-    """A function to call after each step: it lets the host run one step ahead of a GPU and no further.
+    """Return a function to call after each step, which lets the host run one step ahead of a GPU and no further.
 
     So the GPU never idles, and the host's clock tells how far training is.
     """
@@ -34,5 +34,5 @@ def throttle(device: torch.device) -> Callable[[], None]:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes of a GPU's memory that tensors took at most, so far."""
+    """Return the peak bytes of a GPU's memory in tensors so far; None without a GPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, taken as a request: the step in progress is finished first."""
+"""Signals that ask a run to end: the step in progress is finished first."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, in place of what they do otherwise, while the block runs."""
+    """Yield an event that SIGINT and SIGTERM set while the block runs, instead of their usual effect."""
     event, before = threading.Event(), {}
-    with suppress(ValueError):  # raised outside the main thread, which signals do not reach
+    with suppress(ValueError):  # raised outside the main thread, which gets no signals
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, lambda *_: event.set())
     try:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: lines like the challenge's, metrics as JSON lines, a bar on a terminal."""
+"""The log of a run: lines like the challenge's, metrics as JSON lines, a bar on a terminal."""
 
 import json
 import math
@@ -21,8 +21,8 @@ LOG = "train.log"
 METRICS = "metrics.jsonl"
 
 
-class Journal:
-    """Writes to a run's `train.log` and `metrics.jsonl`; see `open_journal`."""
+class RunLog:
+    """The writer of a run's `train.log` and `metrics.jsonl`; made by `open_log`."""
 
     def __init__(
         self,
@@ -40,27 +40,30 @@ class Journal:
         self.noted = 0, 0.0  # steps and seconds at the last line
 
     def line(self, text: str) -> None:
-        """One line for people."""
+        """Write one line for people."""
         notes.print(text, markup=False, highlight=False, soft_wrap=True)
         print(text, file=self.log, flush=True)
 
     def record(self, **values: Any) -> None:
-        """One line for programs."""
+        """Write one line for programs."""
         print(json.dumps(values), file=self.metrics, flush=True)
 
     def due(self, step: int) -> bool:
-        """Whether the loss of step `step` (from 1) is wanted: the first ten, then every `log_every`."""
+        """Return whether the loss of step `step` (from 1) is logged: the first ten steps, then every `log_every`."""
         return step <= 10 or step % self.train.log_every == 0
 
     def move_bar(self, state: State) -> None:
-        """Move the progress bar to where the run is."""
+        """Move the progress bar to the state of the run."""
         now = state.elapsed if self.train.seconds else float(state.step)
         self.advance(now - self.shown)
         self.shown = now
 
     def loss(self, state: State, phase: Phase, train_loss: float, lr_scale: float) -> None:
-        """Note the mean loss in nats of the last step's batch, also as bits per byte if its tokens are as long as the
-        run's mostly are. Tokens a second are those of the run, seconds a step and MFU those since the last line."""
+        """Log the mean loss in nats of the last step's batch, also as bits per byte.
+
+        Bits per byte take the batch's tokens to have the mean length of the run's text. Tokens a second are those of
+        the run; seconds a step and MFU are those since the last line.
+        """
         step, elapsed, speed = state.step, state.elapsed, state.tokens / state.elapsed
         (before, begun), self.noted = self.noted, (step, elapsed)
         step_seconds = (elapsed - begun) / max(1, step - before)
@@ -84,8 +87,8 @@ class Journal:
         )
 
 
-class Silence(Journal):
-    """The journal of a process that does not lead: it says nothing."""
+class SilentLog(RunLog):
+    """The log of a process that does not lead: all methods do nothing."""
 
     def __init__(self, recipe: Recipe):
         self.train = recipe.train
@@ -104,19 +107,23 @@ class Silence(Journal):
 
 
 @contextmanager
-def open_journal(
+def open_log(
     folder: Path, recipe: Recipe, state: State, world: World, bytes_per_token: Sequence[float]
-) -> Iterator[Journal]:
-    """The journal of a run at `state`; what a killed run noted beyond them is dropped.
+) -> Iterator[RunLog]:
+    """Open the log of a run at `state`; lines of a killed run beyond that state are dropped.
 
-    That of a process that does not lead says nothing.
+    A process that does not lead gets a `SilentLog`.
 
     Args:
-        bytes_per_token: of the training text, and of the late one.
+        folder: of the run.
+        recipe: of the run.
+        state: the state to start or continue from.
+        world: the processes of the run.
+        bytes_per_token: of the training text, and of the late text.
     """
     train = recipe.train
     if not world.leads:
-        yield Silence(recipe)
+        yield SilentLog(recipe)
         return
     folder.mkdir(parents=True, exist_ok=True)
     if state.step:
@@ -131,16 +138,16 @@ def open_journal(
         (folder / METRICS).open(mode) as metrics,
         progress("train", total, unit) as advance,
     ):
-        journal = Journal(recipe, world, bytes_per_token, log, metrics, advance)
+        journal = RunLog(recipe, world, bytes_per_token, log, metrics, advance)
         journal.noted = state.step, state.elapsed
         yield journal
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, but for a last one that a kill cut short; none if there is no such file.
+    """Return the lines of a run's `metrics.jsonl`, without a truncated last line; none if there is no such file.
 
     Raises:
-        FormatError: they are not JSON objects.
+        FormatError: a line is no JSON object.
     """
     path = folder / METRICS
     if not path.exists():
@@ -156,7 +163,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines of later steps from a metrics file, and a last line that was cut short."""
+    """Drop the lines of later steps, and a truncated last line, from a metrics file."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         if line.endswith(b"\n") and json.loads(line).get("step", 0) <= step:

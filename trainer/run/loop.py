@@ -26,7 +26,7 @@ from trainer.optim.schedule import lr_scale, over, phase, phases
 from trainer.recipe import RECIPE, Recipe
 from trainer.run.device import attention_kernels, peak_memory, throttle
 from trainer.run.interrupts import interrupts
-from trainer.run.log import METRICS, Journal, open_journal
+from trainer.run.log import METRICS, RunLog, open_log
 from trainer.run.losses import Losses, losses_of
 from trainer.run.state import RESUME, State, open_checkpoints
 from trainer.run.step import descend, micro_batches, prime, take
@@ -35,8 +35,18 @@ from trainer.run.validation import Validation, validate
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `train_loss` (nats, of the last step's batch) is None if no step was made, `val_loss` (nats) and
-    `val_bpb` (bits per byte) if no validation tokens were scored."""
+    """The end of a run.
+
+    Attributes:
+        folder: of the run.
+        steps: steps made.
+        tokens: tokens trained on.
+        seconds: of training.
+        train_loss: nats of the last step's batch; None if no step was made.
+        val_loss: nats; None if no validation tokens were scored.
+        val_bpb: bits per byte; None if no validation tokens were scored.
+        interrupted: whether an interrupt ended the run.
+    """
 
     folder: Path
     steps: int
@@ -49,16 +59,19 @@ class Outcome:
 
 
 def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
-    """Train the model of a recipe into a run folder. Every process of a run calls this.
+    """Train the model of a recipe into a run folder; every process of a run calls this.
 
-    An interrupt (SIGINT or SIGTERM) ends the run with a checkpoint after the step in progress, for `resume` to go on.
+    An interrupt (SIGINT or SIGTERM) ends the run with a checkpoint after the step in progress, for `resume` to
+    continue.
 
     Args:
-        resume: go on from the checkpoint in `folder`; from the beginning where the run was killed before its first.
+        recipe: the settings.
+        folder: of the run.
+        resume: whether to continue from the checkpoint in `folder`; a run killed before the first starts anew.
 
     Raises:
-        CodecError: `folder` already holds a run and `resume` is off, or is finished, or the recipe does not fit the
-            data or the number of processes.
+        CodecError: `folder` already holds a run and `resume` is off, or the run is finished, or the recipe does not fit
+            the data or the number of processes.
         CheckFailed: the loss became infinite or NaN.
     """
     folder = Path(folder)
@@ -78,22 +91,22 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
             if goes_on:
                 state.restore(folder, recipe, world.device)
             lengths = [bytes_per_token(batches, source.tokenizer, world) for batches in streams]
-            with open_journal(folder, recipe, state, world, lengths) as journal:
-                journal.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
-                journal.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
-                train_loss, interrupted = run(state, losses, loader, recipe, world, folder, journal)
-                journal.line(epochs(state, streams))
+            with open_log(folder, recipe, state, world, lengths) as log:
+                log.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
+                log.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
+                train_loss, interrupted = run(state, losses, loader, recipe, world, folder, log)
+                log.line(epochs(state, streams))
                 if memory := peak_memory(world.device):
-                    journal.line(f"peak memory allocated: {memory >> 20} MiB")
-                score = None if interrupted else finish(state, source, recipe, world, folder, journal)
+                    log.line(f"peak memory allocated: {memory >> 20} MiB")
+                score = None if interrupted else finish(state, source, recipe, world, folder, log)
     val_loss, val_bpb = (score.loss, score.bpb) if score else (None, None)
     return Outcome(folder, state.step, state.tokens, state.elapsed, train_loss, val_loss, val_bpb, interrupted)
 
 
 def run(
-    state: State, losses: Losses, loader: Loader, recipe: Recipe, world: World, folder: Path, journal: Journal
+    state: State, losses: Losses, loader: Loader, recipe: Recipe, world: World, folder: Path, log: RunLog
 ) -> tuple[float | None, bool]:
-    """The loop itself: steps until a cap is reached or an interrupt comes.
+    """Make steps until a cap is reached or an interrupt comes.
 
     Returns:
         the loss of the last step, and whether an interrupt ended the loop.
@@ -114,13 +127,13 @@ def run(
             wait()
             state.elapsed, asked = world.told(time.perf_counter() - begun, interrupt.is_set())
             done = over(plan, state.step, state.elapsed)
-            if done or asked or journal.due(state.step):
-                value = world.total(batch_loss).item() / world.size  # the device has finished once this is known
+            if done or asked or log.due(state.step):
+                value = world.total(batch_loss).item() / world.size  # waits until the device has finished
                 state.elapsed = world.told(time.perf_counter() - begun)[0]
-                journal.loss(state, now, value, scale)
+                log.loss(state, now, value, scale)
                 if not math.isfinite(value):
                     raise CheckFailed(f"training diverged: loss {value} at step {state.step}; lower the learning rates")
-            journal.move_bar(state)
+            log.move_bar(state)
             by_time = plan.checkpoint_seconds and state.elapsed - saved >= plan.checkpoint_seconds
             by_step = plan.checkpoint_steps and state.step % plan.checkpoint_steps == 0
             if not done and (asked or by_time or by_step):
@@ -130,16 +143,14 @@ def run(
 
 
 def epochs(state: State, streams: Sequence[Batches]) -> str:
-    """How often the text has been read, and the late text, for the log: reading a little text often is overfitting."""
+    """Return how often the text and the late text have been read, for the log: repeating a little text overfits."""
     counts = {"epochs": state.tokens - state.late, "late_epochs": state.late}
-    found = zip(counts.items(), streams, strict=False)  # there may be no late text
+    found = zip(counts.items(), streams, strict=False)  # the late text may be missing
     return " ".join(f"{name}:{count / batches.tokens:.2f}" for (name, count), batches in found)
 
 
-def finish(
-    state: State, source: Source, recipe: Recipe, world: World, folder: Path, journal: Journal
-) -> Validation | None:
-    """Save the model that the run was for, and return its validation score if the recipe asks for one."""
+def finish(state: State, source: Source, recipe: Recipe, world: World, folder: Path, log: RunLog) -> Validation | None:
+    """Save the run's model, and return its validation score if the recipe asks for validation."""
     model = state.finished(recipe, world)
     score = None
     if recipe.train.val_tokens:
@@ -149,8 +160,8 @@ def finish(
             seen = validate(quantized_loss(model, rounding_of(model, recipe.train)), source, recipe, world)
             found |= {"quantized_val_loss": seen.loss, "quantized_val_bpb": seen.bpb}
         scores = " ".join(f"{name}:{value:.4f}" for name, value in found.items())
-        journal.line(f"step:{state.step}/{recipe.train.iterations or '-'} {scores}")
-        journal.record(step=state.step, seconds=state.elapsed, **found)
+        log.line(f"step:{state.step}/{recipe.train.iterations or '-'} {scores}")
+        log.record(step=state.step, seconds=state.elapsed, **found)
     if world.leads:
         save_checkpoint(folder, model.state_dict(), recipe.model, source.tokenizer)
         (folder / RESUME).unlink(missing_ok=True)
@@ -158,16 +169,16 @@ def finish(
 
 
 def check_folder(folder: Path, resume: bool, world: World) -> bool:
-    """Whether there is a checkpoint to go on from.
+    """Return whether `folder` has a checkpoint to continue from.
 
     Raises:
-        CodecError: `folder` holds a run that would be overwritten, or one that needs no resuming.
+        CodecError: `folder` holds a run that would be overwritten, or a finished run.
     """
     if world.leads and resume and (folder / WEIGHTS).exists() and not (folder / RESUME).exists():
-        raise CodecError(f"run {folder}: it is finished; there is nothing to resume")
+        raise CodecError(f"run {folder}: finished already; there is nothing to resume")
     if world.leads and not resume and any((folder / name).exists() for name in (WEIGHTS, RESUME, METRICS)):
-        raise CodecError(f"run {folder}: it exists; go on with --resume or choose another folder")
+        raise CodecError(f"run {folder}: exists already; continue with --resume or choose another folder")
     if world.leads:
-        for torn in folder.glob(f".{RESUME}.*"):  # what a kill left of a checkpoint in the making
+        for torn in folder.glob(f".{RESUME}.*"):  # a checkpoint that a kill left unfinished
             torn.unlink()
     return bool(world.told((folder / RESUME).exists())[0])

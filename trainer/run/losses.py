@@ -1,4 +1,4 @@
-"""What a run minimises, compiled where it runs on a GPU."""
+"""The losses that a run minimises, compiled on a GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ COMPILING: dict[str, dict[str, str | int | bool | Callable[..., Any]]] = {
     "tuned": {"coordinate_descent_tuning": True},
     "searched": {"coordinate_descent_tuning": True, "max_autotune_gemm": True},
 }
-"""Options of the compiler by what a recipe calls them."""
+"""Options of the compiler by their names in recipes."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What is minimised: as long as no quantizer is seen, and then. The same where the recipe has no quantizer."""
+    """The loss before and after quantization-aware training begins; equal if the recipe has none."""
 
     plain: Loss
     quantized: Loss
 
     def of(self, model: GPT, phase: Phase) -> Loss:
-        """The loss of a phase, after `model` is told whether its loops run."""
+        """Return the loss of a phase, after switching `model`'s loops on or off."""
         model.loop(phase.loops)
         return self.quantized if phase.quantizes else self.plain
 
 
 def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
-    """The losses of a recipe, on a GPU each compiled to one graph.
+    """Return the losses of a recipe, each compiled to one graph on a GPU.
 
     Raises:
         CodecError: see `trainer.model.qat.rounding_of`.
@@ -47,7 +47,7 @@ def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
     quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
     if world.device.type != "cuda":
         return Losses(model.loss, quantized)
-    torch.compiler.reset()  # graphs of runs before in this process count against the limit
+    torch.compiler.reset()  # graphs of earlier runs in this process count against the limit
     graphs = len(phases(recipe))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
     plain = compiled(model.loss, recipe)
@@ -55,5 +55,5 @@ def losses_of(model: GPT, recipe: Recipe, world: World) -> Losses:
 
 
 def compiled(loss: Callable[..., Tensor], recipe: Recipe) -> Loss:
-    """`loss` as one graph of kernels for each of the shapes that it meets."""
+    """Compile `loss` to one graph of kernels for each shape of its inputs."""
     return torch.compile(loss, fullgraph=True, dynamic=False, options=COMPILING[recipe.train.compiling])

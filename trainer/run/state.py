@@ -1,4 +1,4 @@
-"""The state of a run, and the checkpoint from which a killed run goes on as if nothing had happened."""
+"""The state of a run, and the checkpoint from which a killed run continues as if never interrupted."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -27,13 +27,16 @@ RESUME = "resume.pt"
 
 @dataclass
 class State:
-    """All that changes while a model trains.
+    """All values that change while a model trains.
 
     Attributes:
-        average: mean of the weights of `averaged` steps by name, moving or plain; empty where the recipe wants none.
+        model: with the current weights.
+        optimizers: with their momenta.
+        average: mean of the weights of `averaged` steps by name, moving or plain; empty if the recipe wants none.
+        averaged: steps in `average`.
         step: steps made.
-        tokens: trained on.
-        late: how many of them are from the late shards.
+        tokens: tokens trained on.
+        late: the part of `tokens` from the late shards.
         elapsed: seconds of training.
     """
 
@@ -48,7 +51,7 @@ class State:
 
     @classmethod
     def start(cls, recipe: Recipe, world: World) -> "State":
-        """Step 0: weights from the recipe's seed, equal in every process and on every device."""
+        """Make the state of step 0: weights from the recipe's seed, equal in every process and on every device."""
         plan = recipe.train
         torch.manual_seed(plan.seed)
         model = model_of(recipe, world, fusion_of(recipe, world.device))
@@ -58,14 +61,14 @@ class State:
         return cls(model, Optimizers(model, recipe.optim, world), average)
 
     def position(self, late: bool) -> int:
-        """Tokens trained on from the late shards, or from the others."""
+        """Return the number of tokens trained on from the late shards, or from the others."""
         return self.late if late else self.tokens - self.late
 
     @torch.no_grad()
     def update_average(self, train: TrainRecipe) -> None:
-        """Take the weights after a step into the average that a recipe wants.
+        """Take the weights after a step into the average of the recipe.
 
-        Early on the moving one forgets faster, so that it forgets the start.
+        The moving average first forgets faster, so that the initial weights lose their influence.
         """
         if train.ema_decay:
             kept = min(train.ema_decay, (1 + self.step) / (10 + self.step))
@@ -78,13 +81,13 @@ class State:
         torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - kept)
 
     def finished(self, recipe: Recipe, world: World) -> GPT:
-        """What the run is for: a model with the average, or with the last weights where there is none."""
+        """Return the model that the run is for: with the averaged weights if there are any, else the last weights."""
         model = model_of(recipe, world)
         model.load_state_dict(self.average if self.averaged else self.model.state_dict())
         return model.to(world.device)
 
     def content(self, recipe: Recipe) -> dict[str, Any]:
-        """What `restore` needs, as tensors and plain values on the host; every process calls this."""
+        """Return the content of a checkpoint as tensors and plain values on the host; every process must call this."""
         content = {
             "recipe": recipe.to_dict(),
             "averaged": self.averaged,
@@ -99,11 +102,11 @@ class State:
         return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), content)
 
     def restore(self, folder: Path, recipe: Recipe, device: torch.device) -> None:
-        """Take up the checkpoint of `folder`.
+        """Restore the state from the checkpoint in `folder`.
 
         Raises:
-            FormatError: it cannot be read, or holds something else.
-            MismatchError: it is of another recipe.
+            FormatError: the checkpoint cannot be read, or holds something else.
+            MismatchError: the checkpoint is of another recipe.
         """
         path = folder / RESUME
         try:
@@ -126,9 +129,9 @@ class State:
 
 @contextmanager
 def open_checkpoints(folder: Path, recipe: Recipe, world: World) -> Iterator[Callable[[State], None]]:
-    """A function that writes a state to `folder` while training goes on; every process calls it.
+    """Yield a function that writes a state to `folder` while training goes on; every process must call the function.
 
-    The checkpoint before is replaced when the new one is whole. The block ends when the last one is.
+    A checkpoint replaces its predecessor once complete. The block ends when the last checkpoint is complete.
     """
     pending: list[Future[None]] = []
 
@@ -154,11 +157,11 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def model_of(recipe: Recipe, world: World, fuse: Fusion = PLAIN) -> GPT:
-    """A new model of a recipe, on the CPU, in the precision that the device of a process computes in."""
+    """Make a new model of a recipe, on the CPU, in the precision for the process's device."""
     plan, dtype = recipe.train, torch.bfloat16 if world.device.type == "cuda" else torch.float32
     return GPT(recipe.model, qk_gain=plan.qk_gain, dtype=dtype, fuse=fuse, document_masks=plan.document_masks)
 
 
 def copy_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Clones of tensors, by name."""
+    """Clone tensors by name."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -17,26 +17,26 @@ Parts = list[tuple[Tensor, Tensor]]
 
 
 def micro_batches(recipe: Recipe, world: World, phase: Phase) -> int:
-    """Parts of this process's share of a step's batch: as large as in every other phase.
+    """Return the parts of this process's share of a step's batch, which are of one size in all phases.
 
     Raises:
-        CodecError: rows cannot be shared out evenly.
+        CodecError: rows cannot be divided evenly.
     """
     train = recipe.train
     parts = max(1, phase.batch_tokens * train.micro_batches // train.batch_tokens // world.size)
     rows = phase.batch_tokens // recipe.model.window
     if rows % (world.size * parts):
         raise CodecError(
-            f"recipe: a batch of {rows} rows cannot be shared out to {world.size} processes with {parts} micro-batches "
+            f"recipe: a batch of {rows} rows cannot be divided among {world.size} processes with {parts} micro-batches "
             "each; change train.batch_tokens or train.micro_batches"
         )
     return parts
 
 
 def take(loader: Loader, position: int, phase: Phase, recipe: Recipe, world: World) -> Parts:
-    """This process's micro-batches of the step that begins `position` tokens into the stream of its phase.
+    """Return this process's micro-batches of the step that begins `position` tokens into the stream of its phase.
 
-    A phase with shorter rows gets the same tokens in the same order: it cuts up the rows of the full window.
+    A phase with shorter rows gets the same tokens in the same order, with the rows of the full window cut up.
     """
     window = recipe.model.window
     inputs, targets = loader.take(position // window, phase.batch_tokens // window, phase.late)
@@ -46,7 +46,7 @@ def take(loader: Loader, position: int, phase: Phase, recipe: Recipe, world: Wor
 
 
 def descend(state: State, loss: Loss, parts: Parts, recipe: Recipe, scale: float) -> Tensor:
-    """One optimizer step on the mean loss of micro-batches, learning rates times `scale`.
+    """Make one optimizer step on the mean loss of micro-batches, learning rates times `scale`.
 
     Returns:
         the mean loss in nats of this process's share of the batch: a scalar on the device, not waited for.
@@ -62,7 +62,7 @@ def descend(state: State, loss: Loss, parts: Parts, recipe: Recipe, scale: float
 
 
 def prime(state: State, losses: Losses, loader: Loader, recipe: Recipe, world: World) -> None:
-    """Steps that compile and warm every kernel, and whose effect on the state is undone."""
+    """Make steps that compile and warm every kernel, and undo their effect on the state."""
     weights = copy_of(state.model.state_dict())
     for phase in phases(recipe):
         loss = losses.of(state.model, phase)

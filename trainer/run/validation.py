@@ -1,4 +1,4 @@
-"""The score on the validation shards, after training: no run looks at them before."""
+"""The score on the validation shards after training, which no run reads before."""
 
 import math
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from trainer.distributed import World
 from trainer.recipe import Recipe
 
 VAL_TOKENS = 1 << 14
-"""Tokens that validation looks at together: their logits over 8,192 tokens of vocabulary take 512 MiB."""
+"""Tokens of a validation batch: their logits over 8,192 tokens of vocabulary take 512 MiB."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """`loss` is the mean in nats per token; `bpb` is bits per byte, bytes by the challenge's table."""
+    """The validation score: `loss` in nats per token, `bpb` in bits per byte, with bytes by the challenge's table."""
 
     loss: float
     bpb: float
@@ -34,6 +34,9 @@ def validate(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world:
 
     Args:
         loss: as `GPT.loss`.
+        source: of the validation shards and the tokenizer.
+        recipe: of the run.
+        world: the processes that take part.
 
     Raises:
         FormatError: the shards do not hold one row, or their tokens stand for no text.

@@ -69,7 +69,7 @@ def save_folder(
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object of bounded size. Raises FormatError for anything else."""
+    """Return a JSON object of bounded size. Raises FormatError for anything else."""
     with open_binary(path, what) as file:
         content = file.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
@@ -91,7 +91,7 @@ class _Tensors:
         self.homes = self._names()
 
     def _names(self) -> dict[str, str]:
-        """The file of each tensor."""
+        """Return the file of each tensor."""
         if (self._folder / WEIGHTS).is_file():
             return dict.fromkeys(self._open(WEIGHTS), WEIGHTS)
         if not (self._folder / INDEX).is_file():
@@ -123,7 +123,7 @@ class _Tensors:
             raise FormatError(f"weights {path}: not a safetensors file ({error})") from error
 
     def take(self, name: str) -> Tensor:
-        """A tensor by its name, with or without the prefix `transformer.`.
+        """Return a tensor by its name, with or without the prefix `transformer.`.
 
         Raises:
             FormatError: it is missing, or not floating point.

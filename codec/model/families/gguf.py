@@ -50,28 +50,28 @@ class _Reader:
         self._data, self._where, self.at = data, where, 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes. Raises FormatError where there are not so many."""
+        """Return the next bytes. Raises FormatError where there are not so many."""
         if count > len(self._data) - self.at:
             raise FormatError(f"{self._where}: it ends before what its header says is at byte {self.at}")
         self.at += count
         return bytes(self._data[self.at - count : self.at])
 
     def number(self, form: str) -> Any:
-        """The next number, of a `struct` format."""
+        """Return the next number, of a `struct` format."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def count(self, most: int, what: str) -> int:
-        """The next 64-bit count. Raises FormatError beyond `most`."""
+        """Return the next 64-bit count. Raises FormatError beyond `most`."""
         if (found := self.number("<Q")) > most:
             raise FormatError(f"{self._where}: {found} {what}, expected at most {most}")
         return int(found)
 
     def text(self) -> str:
-        """The next string."""
+        """Return the next string."""
         return self.take(self.count(_MOST_ENTRIES, "bytes of a string")).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """The next value of a kind. Arrays of arrays are not known."""
+        """Return the next value of a kind. Arrays of arrays are not known."""
         if kind == _STRING:
             return self.text()
         if kind in _SCALARS:
@@ -152,7 +152,7 @@ def _taker(data: Any, begin: int, infos: dict[str, _Info], where: str) -> Callab
 
 
 def _tokenizer(values: dict[str, Any], begin: int, end: int, where: str) -> BytePairs:
-    """The tokenizer of a file's own fields. Raises FormatError for one that is no byte-level BPE."""
+    """Return the tokenizer of a file's own fields. Raises FormatError for one that is no byte-level BPE."""
     kind, split = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre")
     if kind != "gpt2":
         raise FormatError(f"{where}: tokenizer.ggml.model is {kind!r}; underpar knows 'gpt2', byte-level BPE")

@@ -71,7 +71,7 @@ def write_config(config: TransformerConfig) -> dict[str, Any]:
 
 
 def links(config: TransformerConfig) -> list[Link]:
-    """The tensors of a folder of transformers, without the prefix that some files have."""
+    """Return the tensors of a folder of transformers, without the prefix that some files have."""
     found = [renamed("tok_emb.weight", "wte.weight"), renamed("pos_emb.weight", "wpe.weight")]
     names = {
         "attn_norm": "ln_1",
@@ -113,7 +113,7 @@ def read_gguf(values: Mapping[str, Any], architecture: str, where: str) -> Trans
 
 
 def gguf_links(config: TransformerConfig) -> list[Link]:
-    """The tensors of a GGUF file, whose matrices are [outputs, inputs]."""
+    """Return the tensors of a GGUF file, whose matrices are [outputs, inputs]."""
     found = [renamed("tok_emb.weight", "token_embd.weight"), renamed("pos_emb.weight", "position_embd.weight")]
     names = {
         "attn_norm": "attn_norm",

@@ -15,7 +15,7 @@ class Keys:
         self._values, self._where = values, where
 
     def get(self, name: str, kind: type, default: Any = _NONE) -> Any:
-        """The value of a key, `default` where the file does not have the key, or has null.
+        """Return the value of a key, `default` where the file does not have the key, or has null.
 
         Raises:
             FormatError: no value and no default, or one of another type.
@@ -42,7 +42,7 @@ class Keys:
             )
 
     def token(self, name: str, default: int) -> int:
-        """The id of a token; the first where the file has a list of them."""
+        """Return the id of a token; the first where the file has a list of them."""
         value = self._values.get(name)
         if isinstance(value, list) and value and type(value[0]) is int:
             return value[0]

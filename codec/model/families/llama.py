@@ -58,7 +58,7 @@ def read_config(values: Mapping[str, Any], where: str) -> TransformerConfig:
 
 
 def _rope(keys: Keys, values: Mapping[str, Any], where: str) -> tuple[float, dict[str, Any]]:
-    """The base of rotations and the fields of their scaling; transformers 5 has both in `rope_parameters`."""
+    """Return the base of rotations and the fields of their scaling; transformers 5 has both in `rope_parameters`."""
     inner = keys.get("rope_parameters", dict, keys.get("rope_scaling", dict, {}))
     base = inner.get("rope_theta") or keys.get("rope_theta", float, 10_000.0)
     kind = inner.get("rope_type") or inner.get("type") or "default"
@@ -114,7 +114,7 @@ def write_config(config: TransformerConfig) -> dict[str, Any]:
 
 
 def links(config: TransformerConfig) -> list[Link]:
-    """The tensors of a folder of transformers."""
+    """Return the tensors of a folder of transformers."""
     found = [renamed("tok_emb.weight", "model.embed_tokens.weight"), renamed("norm.weight", "model.norm.weight")]
     if not config.tied_head:
         found.append(renamed("lm_head.weight", "lm_head.weight"))
@@ -167,14 +167,14 @@ def read_gguf(values: Mapping[str, Any], architecture: str, where: str) -> Trans
 
 
 def shortest(value: float) -> float:
-    """The shortest decimal of a float32: 1e-05 for what GGUF keeps as 9.99999974738e-06."""
+    """Return the shortest decimal of a float32: 1e-05 for what GGUF keeps as 9.99999974738e-06."""
     import numpy as np
 
     return float(str(np.float32(value)))
 
 
 def gguf_links(config: TransformerConfig) -> list[Link]:
-    """The tensors of a GGUF file."""
+    """Return the tensors of a GGUF file."""
     found = [renamed("tok_emb.weight", "token_embd.weight"), renamed("norm.weight", "output_norm.weight")]
     if not config.tied_head:
         found.append(renamed("lm_head.weight", "output.weight"))

@@ -11,12 +11,12 @@ FAMILIES = (llama, gpt2)
 
 
 def by_model_type(name: Any, where: str) -> ModuleType:
-    """The family of a config.json's `model_type`. Raises FormatError for one that is not known."""
+    """Return the family of a config.json's `model_type`. Raises FormatError for one that is not known."""
     return _find("MODEL_TYPES", "model_type", name, where)
 
 
 def by_architecture(name: Any, where: str) -> ModuleType:
-    """The family of a GGUF file's `general.architecture`. Raises FormatError for one that is not known."""
+    """Return the family of a GGUF file's `general.architecture`. Raises FormatError for one that is not known."""
     return _find("ARCHITECTURES", "general.architecture", name, where)
 
 

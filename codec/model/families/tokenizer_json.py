@@ -24,7 +24,7 @@ _KNOWN = {
 
 
 def _splits() -> dict[str, list[dict[str, Any]]]:
-    """The pre-tokenizers of each split."""
+    """Return the pre-tokenizers of each split."""
     found = {"gpt2": [_BYTE_LEVEL], "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL]}
     for name, pattern in PATTERNS.items():
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
@@ -33,10 +33,12 @@ def _splits() -> dict[str, list[dict[str, Any]]]:
 
 
 def from_tokenizer_json(values: dict[str, Any], begin: int, end: int) -> BytePairs:
-    """The tokenizer of a `tokenizer.json`; normalizers, templates and decoders are left out.
+    """Make the tokenizer of a `tokenizer.json`; normalizers, templates and decoders are left out.
 
     Args:
-        begin, end: the tokens that a config names; SEPARATOR comes before both where the tokenizer has it.
+        values: the file's JSON.
+        begin: the token before a document that a config names; SEPARATOR is taken where the tokenizer has it.
+        end: the same, behind a document.
 
     Raises:
         FormatError: no byte-level BPE, or a part that underpar does not know, by key and value.
@@ -65,7 +67,7 @@ def _from(values: dict[str, Any], begin: int, end: int) -> BytePairs:
 
 
 def _split_of(pre_tokenizer: dict[str, Any]) -> str:
-    """The name of the split. Raises FormatError for one that underpar does not know."""
+    """Return the name of the split. Raises FormatError for one that underpar does not know."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
     told = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
     for step in told:
@@ -82,7 +84,7 @@ def _split_of(pre_tokenizer: dict[str, Any]) -> str:
 
 
 def to_tokenizer_json(tokenizer: BytePairs) -> dict[str, Any]:
-    """What a `tokenizer.json` says of a tokenizer."""
+    """Return what a `tokenizer.json` says of a tokenizer."""
     vocabulary = {word: n for n, word in enumerate(tokenizer.words) if word is not None}
     added = [
         {"id": n, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cpu import kernels as cpu_kernels
-from codec.model.config import ModelConfig
 from codec.numerics import tables
 from codec.numerics.rotary import rotations
 
@@ -136,13 +135,6 @@ def test_sigmoid_table():
     assert (table[0], table[-1], x[-1]) == (1 << 15, 1 << 16, 12)
 
 
-def test_layer_scales():
-    scales = tables.layer_scales(ModelConfig(num_layers=100, ln_scale=True))
-    for layer, scale in enumerate(scales):
-        assert scale * 65536 == round(65536 / math.sqrt(layer + 1))
-    assert tables.layer_scales(ModelConfig(num_layers=3)) == [1.0, 1.0, 1.0]
-
-
 def test_digests():
     """A change of any entry changes what packs decode to: it needs a new `exact.ARITHMETIC`."""
     assert digest(tables.exp2_table(20)) == "7fbc3adbe8dceca1"
@@ -153,6 +145,3 @@ def test_digests():
     assert digest(*rope_tables(10_000.0, 64, 1024, 4.0)) == "350661dd2b556dfd"
     assert digest(tables.sigmoid_table()) == "bbee848b0ab3d1c5"
     assert digest(tables.sigmoid(np.linspace(-9, 9, 2001)) * 65536) == "ebce0409638140e8"
-    assert (
-        digest(np.array(tables.layer_scales(ModelConfig(num_layers=32, ln_scale=True))) * 65536) == "8217ac8516f555a8"
-    )

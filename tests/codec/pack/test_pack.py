@@ -1,6 +1,5 @@
 """codec.pack.reader: what comes back, deterministic bytes, exact budgets, and files that lie."""
 
-import doctest
 import hashlib
 import json
 import tracemalloc
@@ -58,10 +57,6 @@ def test_a_model_comes_back():
             assert np.array_equal(found.numpy(), expected.symbols.astype(np.float32) * expected.rows[:, None])
     decompressed = codec.decompress(tiny_blob(EVERY_OPTION))
     assert all(torch.equal(decompressed[name], state[name]) for name in state)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(pack).failed == 0
 
 
 def test_a_pack_of_a_pack_is_the_same_bytes():

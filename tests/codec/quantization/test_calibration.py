@@ -76,7 +76,7 @@ def test_moments_of_a_matrix():
     none = moments_of(None, "a", (3, 2))
     assert np.array_equal(none.inputs, np.ones(2, np.float32))
     assert np.array_equal(none.outputs, np.ones(3, np.float32))
-    with pytest.raises(MismatchError, match="nothing of b"):
+    with pytest.raises(MismatchError, match="no moments of b"):
         moments_of(known, "b", (3, 2))
 
 

@@ -17,7 +17,7 @@ import codec
 from codec.errors import CodecError
 from codec.model.checkpoint import load_checkpoint, save_checkpoint
 from codec.quantization.strategies import STRATEGIES
-from eval import figures as plots
+from eval import figures
 from eval.ablate import ablate
 from eval.ablate import plots as ablate_plots
 from eval.ablate import tables as ablate_tables
@@ -203,7 +203,7 @@ def example():
 
 def test_pictures_are_the_same_bytes_every_time_and_name_every_curve():
     for name, figure in ablate_plots.pictures(example()).items():
-        assert plots.svg(figure) == plots.svg(ablate_plots.pictures(example())[name])
+        assert figures.svg(figure) == figures.svg(ablate_plots.pictures(example())[name])
         texts = {text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_yticklabels())}
         for strategy in ("sdclip", "nearest", "steps", "trellis8", "trellis256", "sdclip+brotli"):
             assert strategy in texts, name

@@ -102,7 +102,7 @@ def test_a_stage_that_loses_something_is_caught(subject):
         found = STAGES["zlib-9"].decode(blob)
         return Tables(found.tables, {name: other * 0 for name, other in found.others.items()})
 
-    with pytest.raises(CodecError, match="does not give back"):
+    with pytest.raises(CodecError, match="does not restore"):
         table_peer(sdclip, Stage(STAGES["zlib-9"].encode, lose)).run(subject, 1.0, 1.0)
 
 

@@ -1,7 +1,5 @@
 """eval.audit.predictor: the adapters against models run token by token, and the windows of scores."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -44,10 +42,6 @@ def said(predictor, text, peek=False):
 def test_windows_are_those_of_scores(length, window, stride):
     starts = {i: w.start for w in document_windows(length, window, stride) for i in range(w.score_from, w.end)}
     assert [context_start(n + 1, window, stride) for n in range(length)] == [starts[n] for n in range(length)]
-
-
-def test_the_example_of_windows():
-    assert doctest.testmod(eval.audit.predictor).failed == 0
 
 
 @pytest.mark.parametrize("stride", [1, 4, 8, None])

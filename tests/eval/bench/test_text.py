@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 import codec
 from codec.errors import CodecError
-from eval.bench import text as text_peers
+from eval.bench import text
 from eval.bench.plots import ratio_against_speed
-from eval.bench.text import OURS, Measured, Pair, measure, peers
+from eval.bench.text import OURS, Measured, Pair, baselines, measure
 from eval.cli import bench as cli_bench
 from eval.figures import svg
 from tests.support.helpers import tiny_blob, tiny_pack
@@ -22,8 +22,8 @@ DOCUMENTS = [document[:400] for document in islice(val_documents(), 3)] + [b"", 
 PACK = tiny_pack()
 
 
-def test_every_peer_restores_what_it_compressed():
-    found, missing = peers()
+def test_every_baseline_restores_what_it_compressed():
+    found, missing = baselines()
     assert not set(found) & set(missing)
     assert {"zstd -22 --ultra --long", "xz -9e", "brotli -11"} <= set(found)
     for name, pair in found.items():
@@ -32,8 +32,8 @@ def test_every_peer_restores_what_it_compressed():
 
 
 def test_measured_bytes_are_the_files(monkeypatch):
-    quick = {"brotli -11": peers()[0]["brotli -11"]}
-    monkeypatch.setattr(text_peers, "peers", lambda: (quick, {}))
+    quick = {"brotli -11": baselines()[0]["brotli -11"]}
+    monkeypatch.setattr(text, "baselines", lambda: (quick, {}))
     rows = measure({"one": DOCUMENTS, "two": DOCUMENTS[:1]}, PACK)
     assert [(row.text, row.name) for row in rows] == [(t, n) for t in ("one", "two") for n in ("brotli -11", OURS)]
     assert rows[0].text_bytes == sum(map(len, DOCUMENTS))
@@ -66,15 +66,15 @@ def test_names_in_the_picture_meet_neither_each_other_nor_lines():
         assert not box.count_overlaps([*boxes[:n], *lines])
 
 
-def test_a_peer_that_loses_text_is_told(monkeypatch):
+def test_a_baseline_that_loses_text_is_told(monkeypatch):
     broken = {"broken": Pair(lambda data: data, lambda data: data[1:])}
-    monkeypatch.setattr(text_peers, "peers", lambda: (broken, {}))
+    monkeypatch.setattr(text, "baselines", lambda: (broken, {}))
     with pytest.raises(CodecError, match="broken does not restore one"):
         measure({"one": DOCUMENTS}, PACK)
 
 
 def test_the_command_writes_table_and_picture(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(text_peers, "peers", lambda: ({}, {"zpaq -m5": "no program zpaq"}))
+    monkeypatch.setattr(text, "baselines", lambda: ({}, {"zpaq -m5": "no program zpaq"}))
     (tmp_path / "tiny.pack").write_bytes(tiny_blob())
     lines = [json.dumps({"text": "A line of text, " * 9}) for _ in range(5)]
     (tmp_path / "some.text.jsonl").write_text("\n".join(lines))

@@ -1,11 +1,12 @@
-"""eval.figures: every picture shows its data, says its units, and is the same bytes every time."""
+"""eval.proof.plots: every picture shows its data, says its units, and is the same bytes every time."""
 
 import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from eval import figures as plots
-from eval.figures import DocumentSize, TensorSize
+from eval import figures
+from eval.proof import plots
+from eval.proof.plots import DocumentSize, TensorSize
 
 METRICS = [
     *({"step": n, "seconds": n / 4, "train_loss": 7 / n**0.2, "lr_scale": min(1, 2 - n / 50)} for n in range(1, 101)),
@@ -34,7 +35,7 @@ FIGURES = {
     "tensors": lambda: plots.bits_per_tensor(TENSORS),
     "documents": lambda: plots.bpb_per_document(DOCUMENTS),
     "account": lambda: plots.bits_account(PROOF),
-    "peers": lambda: plots.peers(1000, {"this pack": 240}, {"gzip -9": 500, "xz -9e": 480}),
+    "peers": lambda: plots.baselines(1000, {"this pack": 240}, {"gzip -9": 500, "xz -9e": 480}),
 }
 
 
@@ -51,12 +52,12 @@ def texts(figure):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_same_data_is_the_same_picture(name):
-    picture = plots.svg(FIGURES[name]())
-    assert picture == plots.svg(FIGURES[name]())
+    picture = figures.svg(FIGURES[name]())
+    assert picture == figures.svg(FIGURES[name]())
     assert picture.startswith(b"<?xml")
     assert b"</svg>" in picture
     assert b"<dc:date>" not in picture
-    assert plots.png(FIGURES[name]()).startswith(b"\x89PNG\r\n\x1a\n")
+    assert figures.png(FIGURES[name]()).startswith(b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -90,14 +91,14 @@ def test_the_training_curve_has_seconds_nats_and_the_validation_loss():
 
 
 def test_a_run_that_was_killed_at_once_still_has_a_picture():
-    assert b"</svg>" in plots.svg(plots.training_curve([]))
-    assert b"</svg>" in plots.svg(plots.training_curve(METRICS[:1]))
+    assert b"</svg>" in figures.svg(plots.training_curve([]))
+    assert b"</svg>" in figures.svg(plots.training_curve(METRICS[:1]))
 
 
 def test_smoothing_is_the_mean_of_a_window():
     values = np.random.default_rng(0).normal(size=50)
     expected = [values[max(0, i - 4) : i + 5].mean() for i in range(50)]
-    np.testing.assert_allclose(plots.smoothed(values, 4), expected)
+    np.testing.assert_allclose(figures.smoothed(values, 4), expected)
 
 
 def test_tensors_are_grouped_by_role_and_vectors_are_one_bar():
@@ -117,7 +118,7 @@ def test_the_mean_over_documents_counts_bytes():
 
 
 def test_no_documents_make_an_empty_picture():
-    assert b"</svg>" in plots.svg(plots.bpb_per_document([]))
+    assert b"</svg>" in figures.svg(plots.bpb_per_document([]))
 
 
 def test_the_account_names_every_step_and_what_it_adds():
@@ -127,10 +128,10 @@ def test_the_account_names_every_step_and_what_it_adds():
 
 
 def test_an_account_of_nothing():
-    assert b"</svg>" in plots.svg(plots.bits_account(dict.fromkeys(PROOF, 0.0)))
+    assert b"</svg>" in figures.svg(plots.bits_account(dict.fromkeys(PROOF, 0.0)))
 
 
 def test_peers_are_sorted_by_size():
-    figure = plots.peers(1000, {"this pack": 490}, {"gzip -9": 500, "xz -9e": 480})
+    figure = plots.baselines(1000, {"this pack": 490}, {"gzip -9": 500, "xz -9e": 480})
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["xz -9e", "this pack", "gzip -9"]
     assert "490 bytes · 3.92 bits per byte" in texts(figure)

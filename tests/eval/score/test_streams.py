@@ -1,6 +1,5 @@
 """eval.score.streams: the same tokens from text and from shards, and errors that name the file."""
 
-import doctest
 import json
 import lzma
 
@@ -97,8 +96,3 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path, tokenizer):
             stream_bytes(tmp_path / name)
         with pytest.raises(CodecError, match="none"):
             token_stream(tmp_path / name, tokenizer)
-
-
-def test_the_example_in_the_docstring_holds():
-    found = doctest.testmod(eval.score.streams)
-    assert found.attempted and not found.failed

@@ -1,12 +1,9 @@
 """eval.score.windows: every input once, starts that do not depend on the length, the challenge's own plans."""
 
-import doctest
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import eval.score.windows
 from codec.errors import CodecError
 from eval.score.windows import Window, document_windows, first_targets, flat_windows, sliding_windows
 
@@ -50,7 +47,3 @@ def test_a_plan_can_stop_after_some_targets(length, targets, shape):
 def test_a_stride_that_would_skip_inputs_is_refused(stride):
     with pytest.raises(CodecError, match=f"stride {stride} with windows of 8"):
         document_windows(20, 8, stride)
-
-
-def test_the_example_in_the_docstring_holds():
-    assert doctest.testmod(eval.score.windows).failed == 0

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.text import Annotation
 
 from codec.errors import CodecError, FormatError
-from eval import figures as plots
+from eval import figures
 from eval.screen.compare import files, read_runs
 from eval.screen.compare_plots import curves, running_median, spread
 from underpar.cli import main
@@ -69,8 +69,8 @@ def test_the_picture_has_both_axes_every_batch_and_the_validation(runs):
         np.testing.assert_allclose(points_of_slow.get_xdata(), getattr(found[1], name))
         assert sorted(text.get_text() for text in axes.texts) == ["1.310", "fast", "slow"]
         assert axes.get_ylim()[0] < 1.26 and axes.get_ylim()[1] > 1.42
-    assert plots.svg(figure) == plots.svg(curves(found))
-    assert b"</svg>" in plots.svg(curves(found[1:]))
+    assert figures.svg(figure) == figures.svg(curves(found))
+    assert b"</svg>" in figures.svg(curves(found[1:]))
 
 
 def test_labels_of_many_runs_are_in_the_picture_and_do_not_overlap(tmp_path):

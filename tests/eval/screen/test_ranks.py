@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from codec.errors import CodecError, FormatError
-from eval import figures as plots
+from eval import figures
 from eval.screen import plots as screen_plots
 from eval.screen.ranks import as_json, as_markdown, rank, ranks_of, spearman, verdict
 from eval.screen.tables import Effect
@@ -67,9 +67,9 @@ def test_the_picture_shows_ranks_and_changes(ranking):
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a", "e", "c", "d"]
     assert [line.get_xdata()[0] for line in axes.lines[1:]] == [2, 1, 3.5, 3.5, 5]
-    assert [line.get_color() == plots.ORANGE for line in axes.lines[1:]] == [False, False, True, False, False]
+    assert [line.get_color() == figures.ORANGE for line in axes.lines[1:]] == [False, False, True, False, False]
     assert axes.texts[2].get_text().strip() == "+0.0100 / −0.0100"
-    assert plots.svg(figure) == plots.svg(screen_plots.ranks(ranking))
+    assert figures.svg(figure) == figures.svg(screen_plots.ranks(ranking))
 
 
 @pytest.mark.parametrize("content", ["[", "[]", "{}", '{"policy": "flat", "variants": [{"variant": "a"}]}'])

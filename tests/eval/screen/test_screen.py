@@ -19,7 +19,7 @@ import pytest
 
 from codec.console import CheckFailed
 from codec.errors import CodecError
-from eval import figures as plots
+from eval import figures
 from eval.score.windows import Policy
 from eval.screen import plots as screen_plots
 from eval.screen import run as screen_run
@@ -364,8 +364,8 @@ def test_effects_are_welch_tests_against_the_recipe():
 def test_pictures_are_the_same_bytes_every_time_and_name_the_best_and_the_worst():
     found = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN, Policy.FLAT))
     again = screen_plots.pictures(SCREEN, screen_tables.effects(SCREEN, Policy.FLAT))
-    assert {name: plots.svg(one) for name, one in found.items()} == {
-        name: plots.svg(one) for name, one in again.items()
+    assert {name: figures.svg(one) for name, one in found.items()} == {
+        name: figures.svg(one) for name, one in again.items()
     }
     legend = [text.get_text() for text in found["curves"].legends[0].get_texts()]
     assert legend == ["base", "better", "same", "worse2", "worse3"]

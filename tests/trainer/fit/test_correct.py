@@ -155,10 +155,10 @@ def test_held_out_rows_are_the_last():
 
 COMMAND = """
 import typer
-import trainer.cli.train
+import trainer.cli
 
 app = typer.Typer()
-trainer.cli.train.register(app)
+trainer.cli.register(app)
 app()
 """
 

@@ -134,10 +134,10 @@ def test_what_does_not_fit_is_reported(tmp_path: Path):
 
 COMMAND = """
 import typer
-import trainer.cli.train
+import trainer.cli
 
 app = typer.Typer()
-trainer.cli.train.register(app)
+trainer.cli.register(app)
 app()
 """
 

@@ -262,18 +262,18 @@ def test_an_interrupted_run_resumes_to_the_same_end(config, tmp_path, monkeypatc
     """Before and after the quantizer comes in."""
     import signal
 
-    from trainer.run.log import Journal
+    from trainer.run.log import RunLog
 
     train(recipe_of(config, *HALF), tmp_path / "whole")
-    plain_loss = Journal.loss
+    plain_loss = RunLog.loss
 
-    def interrupting(self: Journal, state: State, *values: Any) -> None:
+    def interrupting(self: RunLog, state: State, *values: Any) -> None:
         plain_loss(self, state, *values)
         if state.step == stop:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "loss", interrupting)
+        patch.setattr(RunLog, "loss", interrupting)
         assert train(recipe_of(config, *HALF), tmp_path / "run").interrupted
     train(recipe_of(config, *HALF), tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -61,10 +61,10 @@ val_tokens = 256
 
 COMMAND = """
 import typer
-import trainer.cli.train
+import trainer.cli
 
 app = typer.Typer()
-trainer.cli.train.register(app)
+trainer.cli.register(app)
 if __name__ == "__main__":
     app()
 """
@@ -312,16 +312,16 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(recipe_of(config), tmp_path / "whole")
-    journal_loss = trainer.run.log.Journal.loss
+    journal_loss = trainer.run.log.RunLog.loss
 
-    def interrupting(self: trainer.run.log.Journal, state: State, *values: Any) -> None:
+    def interrupting(self: trainer.run.log.RunLog, state: State, *values: Any) -> None:
         journal_loss(self, state, *values)
         if state.step == 11:
             signal.raise_signal(signal.SIGINT)
 
     folder = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.log.Journal, "loss", interrupting)
+        patch.setattr(trainer.run.log.RunLog, "loss", interrupting)
         stopped = train(recipe_of(config), folder)
     assert (stopped.interrupted, stopped.steps) == (True, 12)
     assert not (folder / "model.safetensors").exists()
@@ -334,7 +334,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(
 def interrupted(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     """A run that stopped after its first step."""
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.log.Journal, "move_bar", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(trainer.run.log.RunLog, "move_bar", lambda *_: signal.raise_signal(signal.SIGTERM))
         return train(recipe_of(config), folder)
 
 
@@ -403,14 +403,14 @@ def test_shapes_of_a_run_change_and_a_resumed_one_goes_on(
     assert [line["tokens"] for line in metrics(tmp_path / "whole")[4:8]] == [320, 384, 512, 640]
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.log.Journal, "move_bar", stop_after(4))
+        patch.setattr(trainer.run.log.RunLog, "move_bar", stop_after(4))
         assert train(recipe_of(config, *schedules), folder).steps == 5
     train(recipe_of(config, *schedules), folder, resume=True)
     assert_same_run(tmp_path / "whole", folder)
 
 
-def stop_after(step: int) -> Callable[[trainer.run.log.Journal, State], None]:
-    def move_bar(_: trainer.run.log.Journal, state: State) -> None:
+def stop_after(step: int) -> Callable[[trainer.run.log.RunLog, State], None]:
+    def move_bar(_: trainer.run.log.RunLog, state: State) -> None:
         if state.step == step:
             signal.raise_signal(signal.SIGTERM)
 
@@ -442,7 +442,7 @@ def test_late_rows_come_at_the_end_and_a_resumed_run_goes_on(
     line = metrics(tmp_path / "whole")[-2]
     assert line["train_bpb"] == pytest.approx(line["train_loss"] / math.log(2) / per_token)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.log.Journal, "move_bar", stop_after(22))
+        patch.setattr(trainer.run.log.RunLog, "move_bar", stop_after(22))
         assert train(recipe_of(config, *settings), tmp_path / "run").steps == 23
     train(recipe_of(config, *settings), tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -453,7 +453,7 @@ def test_late_rows_come_at_the_end_and_a_resumed_run_goes_on(
 def test_late_shards_that_do_not_fit_are_reported(config: Path, tmp_path: Path) -> None:
     recipe, late = recipe_of(config, f"data.late_shards={tmp_path / 'late'}"), tmp_path / "late"
     (late / "tokenizer.model").write_bytes(lossless_tokenizer().model)
-    with pytest.raises(MismatchError, match=r"another tokenizer .512 tokens. than the others .1024 tokens."):
+    with pytest.raises(MismatchError, match=r"another tokenizer .512 tokens. than data.shards .1024 tokens."):
         train(recipe, tmp_path / "a")
     (late / "tokenizer.model").unlink()
     with pytest.raises(FormatError, match=r"late/tokenizer\.model: No such file"):
@@ -470,17 +470,17 @@ def test_the_plain_mean_of_the_last_weights_is_saved(
     settings = ("train.ema_decay=0", "train.swa_every=5", "train.swa_fraction=0.4")
     seen = []
 
-    def keep(_: trainer.run.log.Journal, state: State) -> None:
+    def keep(_: trainer.run.log.RunLog, state: State) -> None:
         seen.append({name: tensor.clone() for name, tensor in state.model.state_dict().items()})
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.log.Journal, "move_bar", keep)
+        patch.setattr(trainer.run.log.RunLog, "move_bar", keep)
         train(recipe_of(config, *settings), tmp_path / "whole")
     for name, tensor in load_checkpoint(tmp_path / "whole").state_dict.items():
         expected = torch.stack([seen[step - 1][name] for step in (20, 25, 30)]).mean(0)
         torch.testing.assert_close(tensor, expected)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.log.Journal, "move_bar", stop_after(22))
+        patch.setattr(trainer.run.log.RunLog, "move_bar", stop_after(22))
         train(recipe_of(config, *settings), tmp_path / "run")
     train(recipe_of(config, *settings), tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
