@@ -30,12 +30,13 @@ class ExactNetwork(ABC):
 
     def new_cache(self, lanes: int, window: int) -> Cache:
         """An empty cache for `lanes` sequences with a context of `window` tokens."""
-        return Cache(*(self._caches(lanes, window) for _ in range(2)), restarts=self.config.restarts)
+        return Cache(self._caches(lanes, window), self._caches(lanes, window), self.config.restarts)
 
     def new_past(self, documents: int, window: int) -> Past:
         """The past of documents that have had nothing, with a context of `window` tokens."""
         last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
-        return Past(window, 0, last, *(self._caches(documents, 0) for _ in range(2)), restarts=self.config.restarts)
+        keys, values = (self._caches(documents, 0) for _ in range(2))
+        return Past(window, 0, last, keys, values, self.config.restarts)
 
     def _caches(self, count: int, places: int) -> list[Tensor]:
         shape = (count, self.config.num_kv_heads, places, self.config.head_dim)

@@ -144,7 +144,7 @@ class ExactTransformer(ExactNetwork):
             bias = shifted if bias is None else bias + shifted
         if gain is not None:
             columns = gain if weights.columns is None else weights.columns.astype(np.float64) * gain
-            weights = replace(weights, columns=columns)
+            weights = replace(weights, columns=columns)  # in float64, so that the gains are not rounded
         linear = ExactLinear(name + ".weight", weights, OPERAND, self.device)
         return Biased(linear, None if bias is None else self._tensor(bias))
 

@@ -100,7 +100,7 @@ class BytePairs:
                 raise FormatError(f"tokenizer: a merge joins {pair}, which are no words of it")
         built = Tokenizer(models.BPE(vocab=self._ids, merges=self.merges, ignore_merges=self.whole))
         digits, bare = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False, use_regex=False)
-        steps = {
+        steps: dict[str, list[Any]] = {
             "gpt2": [pre_tokenizers.ByteLevel(False)],
             "smollm": [digits, pre_tokenizers.ByteLevel(False)],
         } | {name: [pre_tokenizers.Split(Regex(PATTERNS[name]), "isolated"), bare] for name in PATTERNS}
@@ -155,11 +155,15 @@ class BytePairs:
         return found
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
-        """Return the canonical bytes of token ids [T]. Raises FormatError for an id that the tokenizer does not have."""
+        """Return the canonical bytes of token ids [T]. Raises FormatError for an id beyond the vocabulary."""
         table = self.token_bytes
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
             raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
         return b"".join([table[t] for t in tokens.tolist()])
+
+    def challenge_bytes(self, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
+        """Return the bytes of targets [...]: no token depends on the one before."""
+        return int(self.token_lengths[targets].sum())
 
     def split(self, tokens: NDArray[np.integer]) -> list[bytes]:
         """Return the bytes of each of token ids [T]; errors as `decode`."""
@@ -177,7 +181,7 @@ def open_tokenizer(model: bytes) -> AnyTokenizer:
 
 def serialize(
     words: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
+    merges: Sequence[Sequence[str]],
     controls: Mapping[int, str],
     split: str,
     whole: bool,

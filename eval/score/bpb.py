@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
 from eval.score.streams import documents_of
 from eval.score.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
 from trainer.model.attention import Band
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel
 
 MAX_LOGITS = 1 << 24
 """Elements of a batch's logits, 64 MiB in float32: it bounds the memory, whose peak is a few copies of them."""
@@ -73,15 +73,15 @@ class Score:
 class Row(NamedTuple):
     """A window's tokens [inputs + 1], the number of leading targets that do not count, and what its cost belongs to."""
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[np.integer]
     skip: int
     owner: int
 
 
 def score(
-    model: GPT,
-    tokenizer: Tokenizer,
-    stream: NDArray[np.uint16],
+    model: FloatModel,
+    tokenizer: AnyTokenizer,
+    stream: NDArray[np.integer],
     policy: Policy,
     stride: int | None = None,
     targets: int | None = None,
@@ -125,9 +125,9 @@ def stream_plan(policy: Policy, tokens: int, window: int, stride: int | None) ->
 
 
 def score_stream(
-    model: GPT,
-    tokenizer: Tokenizer,
-    stream: NDArray[np.uint16],
+    model: FloatModel,
+    tokenizer: AnyTokenizer,
+    stream: NDArray[np.integer],
     plan: Sequence[Window],
     advance: Advance = ignore_progress,
 ) -> Score:
@@ -140,9 +140,9 @@ def score_stream(
 
 
 def score_documents(
-    model: GPT,
-    tokenizer: Tokenizer,
-    documents: Sequence[NDArray[np.uint16]],
+    model: FloatModel,
+    tokenizer: AnyTokenizer,
+    documents: Sequence[NDArray[np.integer]],
     stride: int | None = None,
     targets: int | None = None,
     advance: Advance = ignore_progress,
@@ -167,8 +167,8 @@ def score_documents(
         left = None if left is None else left - counts[-1]
 
     def whole(owner: int) -> Row:
-        framed = np.concatenate(([BOS], documents[owner], [BOS]))[: counts[owner] + 1]
-        return Row(framed.astype(np.uint16), 0, owner)
+        framed = np.concatenate(([tokenizer.begin], documents[owner], [tokenizer.end]))[: counts[owner] + 1]
+        return Row(framed.astype(np.uint32), 0, owner)
 
     def rows() -> Iterator[Row]:
         for owner, count in enumerate(counts):
@@ -188,7 +188,9 @@ def score_documents(
     ]
 
 
-def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+def row_nats(
+    model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
+) -> NDArray[np.float64]:
     """Nats of the targets of each owner's rows, float64 [owners]. `advance` is told the targets scored."""
     totals = np.zeros(owners, np.float64)
     waiting: dict[int, list[Row]] = defaultdict(list)
@@ -210,7 +212,9 @@ def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ig
     return totals
 
 
-def band_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+def band_nats(
+    model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
+) -> NDArray[np.float64]:
     """Nats of the targets of each owner's documents, float64 [owners]: some side by side, a window of each at a time.
 
     Each token sees the last window of tokens, itself included, by keys and values as they were computed.
@@ -231,8 +235,8 @@ def band_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = i
 
 
 @torch.inference_mode()
-def _batch_nats(model: GPT, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
-    tokens = np.full((len(rows), length + 1), BOS, np.int64)
+def _batch_nats(model: FloatModel, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
+    tokens = np.zeros((len(rows), length + 1), np.int64)
     counted = np.zeros((len(rows), length), np.bool_)
     for i, row in enumerate(rows):
         tokens[i, : len(row.tokens)] = row.tokens
@@ -245,6 +249,6 @@ def _batch_nats(model: GPT, rows: Sequence[Row], length: int, band: Band | None 
     return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()
 
 
-def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> int:
+def decoded_bytes(tokenizer: AnyTokenizer, tokens: NDArray[np.integer]) -> int:
     """The bytes that tokens [T] stand for."""
     return int(tokenizer.token_lengths[tokens].sum())

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from codec.console import Advance, ignore_progress
 from codec.errors import FormatError
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
+from codec.model.tokenizer import BOS
 from trainer.data.documents import document_files, input_bytes, read_documents
 from trainer.data.shards import check_vocabulary, find_shards, read_shard
 
@@ -23,8 +24,8 @@ COMPRESSED_SHARD = ".bin.xz"
 
 
 def token_stream(
-    path: str | Path, tokenizer: Tokenizer, enough: int | None = None, advance: Advance = ignore_progress
-) -> NDArray[np.uint16]:
+    path: str | Path, tokenizer: AnyTokenizer, enough: int | None = None, advance: Advance = ignore_progress
+) -> NDArray[np.integer]:
     """The tokens of text or of token shards, uint16 [N].
 
     Args:
@@ -37,7 +38,7 @@ def token_stream(
         FormatError: unreadable or not what its name says.
         MismatchError: a shard has a token that `tokenizer` has not.
     """
-    parts: list[NDArray[np.uint16]] = []
+    parts: list[NDArray[np.integer]] = []
     total = 0
     for part in _parts(Path(path), tokenizer, advance):
         parts.append(part if enough is None else part[: enough - total])
@@ -54,7 +55,7 @@ def stream_bytes(path: str | Path) -> int:
     return Path(path).stat().st_size if _is_compressed_shard(Path(path)) else input_bytes(path)
 
 
-def documents_of(stream: NDArray[np.uint16]) -> list[NDArray[np.uint16]]:
+def documents_of(stream: NDArray[np.integer]) -> list[NDArray[np.integer]]:
     """The documents of a stream, without BOS; what precedes the first BOS is a document too.
 
     >>> [document.tolist() for document in documents_of(np.array([7, 1, 8, 9, 1, 1, 7], np.uint16))]
@@ -68,7 +69,7 @@ def _is_compressed_shard(path: Path) -> bool:
     return path.is_file() and path.name.endswith(COMPRESSED_SHARD)
 
 
-def _parts(path: Path, tokenizer: Tokenizer, advance: Advance) -> Iterator[NDArray[np.uint16]]:
+def _parts(path: Path, tokenizer: AnyTokenizer, advance: Advance) -> Iterator[NDArray[np.integer]]:
     if _is_compressed_shard(path):
         yield _unpacked(path)
     elif any(file.suffix == ".bin" for file in document_files(path)):
@@ -79,7 +80,7 @@ def _parts(path: Path, tokenizer: Tokenizer, advance: Advance) -> Iterator[NDArr
             yield np.concatenate(([np.uint16(BOS)], tokenizer.encode(document)))
 
 
-def _unpacked(path: Path) -> NDArray[np.uint16]:
+def _unpacked(path: Path) -> NDArray[np.integer]:
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / path.name.removesuffix(".xz")
         try:

@@ -77,10 +77,15 @@ def network(model: ExactTransformer) -> Network:
         np.stack([(ones if gain is None else gain).numpy() for gain in found])
         for found in ([layer.query_gain for layer in layers], [layer.key_gain for layer in layers])
     ]
-    names = ("query", "key", "value", "attention_out", "up", "down")
     return Network(
-        *(_matrix([getattr(layer, name) for layer in layers]) for name in names),
-        *gains,
+        query=_matrix([layer.query for layer in layers]),
+        key=_matrix([layer.key for layer in layers]),
+        value=_matrix([layer.value for layer in layers]),
+        attention_out=_matrix([layer.attention_out for layer in layers]),
+        up=_matrix([layer.up for layer in layers]),
+        down=_matrix([layer.down for layer in layers]),
+        query_gain=gains[0],
+        key_gain=gains[1],
         head_norm=c.qk_norm,
         key_scale=torch.stack([layer.key_scale for layer in layers]).numpy(),
         value_scale=torch.stack([layer.value_scale[:, 0] for layer in layers]).numpy(),

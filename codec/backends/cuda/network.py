@@ -26,7 +26,7 @@ from codec.backends.cuda.recall import Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
 from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import Recall
-from codec.model.config import GATE_INPUTS
+from codec.model.config import GATE_INPUTS, AnyConfig
 from codec.numerics import tables
 
 
@@ -79,7 +79,8 @@ class CudaNetwork:
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         check_known(model.config)
-        c = self.config = model.config
+        c = model.config
+        self.config: AnyConfig = c
         self.device, self._model, self._recall = model.device, model, recall
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
         self.memory_bytes = lane_bytes(c.model_dim, c.vocab_size) if recall else 0  # of each lane, beside its pages
@@ -108,10 +109,10 @@ class CudaNetwork:
         Returns:
             int8 [1 or 2, 2, N, K], padded, and their steps float64 [1 or 2, N].
         """
-        half = self.config.encoder_length
+        half = self._model.config.encoder_length
         x, skips, pending = first, [], _Pending()
         turn = self._rotations_of(self._model.turns, context.positions)
-        for n, i in enumerate(self.config.schedule):
+        for n, i in enumerate(self._model.config.schedule):
             layer = self._layers[i]
             pending = replace(pending, first=first, mix=layer.residual_mix)
             if 0 < n < half:
@@ -133,7 +134,7 @@ class CudaNetwork:
 
     def _skip(self, j: int, skips: list[Tensor]) -> _Skip:
         """What execution j of the second half takes up; at first that is what has just come out of the first half."""
-        gates = self._model.skip_gates[j] if self.config.skips == "gated" else None
+        gates = self._model.skip_gates[j] if self._model.config.skips == "gated" else None
         return _Skip(skips.pop() if j else None, self._model.skip_weights[j], gates)
 
     def _residual(self, x: Tensor, pending: _Pending, norm: Tensor, columns: Columns) -> tuple[Tensor, _Rows]:
@@ -178,7 +179,7 @@ class CudaNetwork:
         self, layer: CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> tuple[Tensor, Tensor]:
         """What attention mixes, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
-        c, count = self.config, len(context.rows)
+        c, count = self._model.config, len(context.rows)
         keys, _ = context.store(n)
         queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
         own = torch.empty(count, c.kv_dim, dtype=torch.int16, device=self.device)
@@ -192,7 +193,7 @@ class CudaNetwork:
 
     def _value(self, layer: CudaLayer, rows: _Rows, context: Context, n: int, own: Tensor) -> None:
         """The rows' values where `context` keeps those of execution `n`, and into `own`, int16 [N, kv_dim]."""
-        c, (_, values) = self.config, context.store(n)
+        c, (_, values) = self._model.config, context.store(n)
         products = multiply(rows.operands[2], layer.value)
         launch(
             value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, products,
@@ -207,7 +208,7 @@ class CudaNetwork:
         places: Tensor, axes: tuple[int, int, int | None],
     ) -> None:  # fmt: skip
         """Queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
-        c, products = self.config, multiply(rows.operands[at], matrix)
+        c, products = self._model.config, multiply(rows.operands[at], matrix)
         slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
         launch(
             rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
@@ -217,7 +218,7 @@ class CudaNetwork:
         )  # fmt: skip
 
     def _mixed(self, layer: CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        c, count, matrix = self.config, len(mixed), layer.attention_out
+        c, count, matrix = self._model.config, len(mixed), layer.attention_out
         gate = (mixed, mixed, mixed)  # where the kernel reads none
         if layer.gate is not None:
             gate = (layer.gate.linear.integers, layer.gate.linear.rows, layer.gate.table)
@@ -233,7 +234,7 @@ class CudaNetwork:
         return operand, steps
 
     def _activate(self, layer: CudaLayer, rows: int, products: Tensor, up_steps: Tensor) -> tuple[Tensor, Tensor]:
-        c, count, matrix = self.config, len(products), layer.down
+        c, count, matrix = self._model.config, len(products), layer.down
         hidden = c.mlp_mult * c.model_dim
         operand = torch.empty(matrix.operand_limbs, count, matrix.inputs, dtype=torch.int8, device=self.device)
         steps = torch.empty(count, dtype=torch.float64, device=self.device)

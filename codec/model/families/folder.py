@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codec.errors import FormatError
 from codec.files import atomic_write, open_binary
-from codec.model.byte_pairs import BytePairs
+from codec.model.byte_pairs import AnyTokenizer, BytePairs
 from codec.model.families.links import to_ours, to_theirs
 from codec.model.families.registry import by_model_type
 from codec.model.families.tokenizer_json import from_tokenizer_json, to_tokenizer_json
@@ -49,7 +49,7 @@ def load_folder(folder: str | Path) -> tuple[dict[str, Tensor], TransformerConfi
 
 
 def save_folder(
-    folder: str | Path, state: Mapping[str, Tensor], config: TransformerConfig, tokenizer: BytePairs | None
+    folder: str | Path, state: Mapping[str, Tensor], config: TransformerConfig, tokenizer: AnyTokenizer | None
 ) -> Path:
     """Write a folder that transformers loads; returns it."""
     folder = Path(folder)
@@ -60,7 +60,7 @@ def save_folder(
         CONFIG: json.dumps(family.write_config(config), indent=1).encode(),
         WEIGHTS: save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, metadata={"format": "pt"}),
     }
-    if tokenizer is not None:
+    if isinstance(tokenizer, BytePairs):
         files[TOKENIZER] = json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode()
     for name, content in files.items():
         with atomic_write(folder / name) as file:

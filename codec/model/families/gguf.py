@@ -158,14 +158,13 @@ def _tokenizer(values: dict[str, Any], begin: int, end: int, where: str) -> Byte
         raise FormatError(f"{where}: tokenizer.ggml.model is {kind!r}; underpar knows 'gpt2', byte-level BPE")
     if split not in _SPLITS:
         raise FormatError(f"{where}: tokenizer.ggml.pre is {split!r}; underpar knows {', '.join(_SPLITS)}")
-    words, merges = values.get("tokenizer.ggml.tokens"), values.get("tokenizer.ggml.merges")
-    kinds = values.get("tokenizer.ggml.token_type")
+    words, merges, kinds = (values.get(f"tokenizer.ggml.{name}", []) for name in ("tokens", "merges", "token_type"))
     if not all(isinstance(found, list) for found in (words, merges, kinds)) or len(words) != len(kinds):
         raise FormatError(f"{where}: tokenizer.ggml.tokens, .merges and .token_type are not lists that belong together")
     if not all(isinstance(entry, str) for entry in (*words, *merges)) or len(set(words)) != len(words):
         raise FormatError(f"{where}: tokenizer.ggml.tokens are not different words")
     controls = {n: words[n] for n, of in enumerate(kinds) if of != _NORMAL}
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [merge.split(" ", 1) for merge in merges]
     if any(len(pair) != 2 for pair in pairs):
         raise FormatError(f"{where}: an entry of tokenizer.ggml.merges is no pair of words")
     begin, end = (control_token(controls, SEPARATOR, n) for n in (begin, end))

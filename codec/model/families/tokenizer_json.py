@@ -58,7 +58,7 @@ def _from(values: dict[str, Any], begin: int, end: int) -> BytePairs:
     if not isinstance(vocabulary, dict) or not 0 < len(vocabulary) <= MAX_VOCABULARY or len(merges) > MAX_VOCABULARY:
         raise FormatError(f"tokenizer.json: over {MAX_VOCABULARY} words or merges, or none")
     controls = {token["id"]: token["content"] for token in values.get("added_tokens") or ()}
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
     if any(len(pair) != 2 for pair in pairs):
         raise FormatError("tokenizer.json: a merge is no pair of words")
     names = {"begin": control_token(controls, SEPARATOR, begin), "end": control_token(controls, SEPARATOR, end)}

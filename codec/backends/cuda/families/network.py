@@ -95,12 +95,12 @@ class CudaTransformer(CudaBackend):
         if model.config.window % POSITIONS:
             raise UnsupportedError(f"a window of {model.config.window} tokens is no multiple of {POSITIONS}")
         c = model.config
-        self.config, self.device, self._recall, self._exact = c, model.device, recall, model
+        self.config, self.device, self._recall, self._exact = c, model.device, None, model
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
         self.memory_bytes = 0
         self._norm = self._tensor(1.0 / c.model_dim, c.norm_epsilon, float(c.model_dim))
         self._head_norm = self._tensor(1.0 / c.head_dim, c.norm_epsilon, model.score_unit)
-        self.head_matrix, self._head_columns = limbs(model.head.linear), _columns(model.head)
+        self.head_matrix, self._last_columns = limbs(model.head.linear), _columns(model.head)
         self.head = Head(c, self.head_matrix.rows, bias=model.head.bias)
         self._blocks = [_layer(layer) for layer in model.layers]
 
@@ -123,7 +123,7 @@ class CudaTransformer(CudaBackend):
             x, rows = self._stream(x, product, layer.up_columns)
             operand, steps = self._activation(layer, len(x), multiply(rows.operands[0], layer.up.limbs), rows.steps[0])
             product = _Product(multiply(operand, layer.down.limbs), layer.down, steps)
-        _, rows = self._stream(x, product, self._head_columns)
+        _, rows = self._stream(x, product, self._last_columns)
         return rows.operands, rows.steps
 
     def _stream(self, x: Tensor, product: _Product | None, columns: Tensor) -> tuple[Tensor, _Rows]:
@@ -142,7 +142,7 @@ class CudaTransformer(CudaBackend):
         launch(
             stream_kernel, (rows,), x, out, *y, self._norm, columns, found.operands, found.steps, count, dim, width,
             UPDATE=product is not None, BIAS=product is not None and product.matrix.bias is not None,
-            LAYER=self.config.norm == "layer", MATRICES=matrices, BLOCK=triton.next_power_of_2(dim), num_warps=4,
+            LAYER=self._exact.config.norm == "layer", MATRICES=matrices, BLOCK=triton.next_power_of_2(dim), num_warps=4,
         )  # fmt: skip
         return out, found
 
@@ -216,8 +216,8 @@ class CudaTransformer(CudaBackend):
         launch(
             activation_kernel, (rows,), products, up.limbs.rows, products if up.bias is None else up.bias, up_steps,
             products.shape[1], self._exact.sigmoid, products if matrix.columns is None else matrix.columns, operand,
-            steps, count, self.config.hidden_dim, matrix.inputs, GATED=self.config.activation == "swiglu",
+            steps, count, self._exact.config.hidden_dim, matrix.inputs, GATED=self._exact.config.activation == "swiglu",
             BIAS=up.bias is not None, COLUMNS=matrix.columns is not None,
-            BLOCK=triton.next_power_of_2(self.config.hidden_dim), num_warps=4,
+            BLOCK=triton.next_power_of_2(self._exact.config.hidden_dim), num_warps=4,
         )  # fmt: skip
         return operand, steps
