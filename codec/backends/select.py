@@ -77,8 +77,8 @@ def agree(a: Backend, b: Backend, model: ExactNetwork) -> bool:
         rows[1] %= 5  # so that recall has much to find
     documents[documents == model.config.end] = (model.config.end + 2) % vocabulary
     documents[:, 0], documents[:, -1] = model.config.begin, model.config.end
-    whole = [backend.score(list(tokens[:, :-1]), list(tokens[:, 1:]))[:2] for backend in (a, b)]
-    if not np.array_equal(*whole):
+    found, expected = (backend.score(list(tokens[:, :-1]), list(tokens[:, 1:]))[:2] for backend in (a, b))
+    if not np.array_equal(found, expected):
         return False
     # A GPU takes chunks that windows are multiples of, where documents begin anew behind each.
     whole_chunks = model.config.restarts and kind == "cuda"

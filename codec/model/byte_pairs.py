@@ -100,10 +100,12 @@ class BytePairs:
                 raise FormatError(f"tokenizer: a merge joins {pair}, which are no words of it")
         built = Tokenizer(models.BPE(vocab=self._ids, merges=self.merges, ignore_merges=self.whole))
         digits, bare = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False, use_regex=False)
-        steps: dict[str, list[Any]] = {
+        steps: dict[str, list[pre_tokenizers.PreTokenizer]] = {
             "gpt2": [pre_tokenizers.ByteLevel(False)],
             "smollm": [digits, pre_tokenizers.ByteLevel(False)],
-        } | {name: [pre_tokenizers.Split(Regex(PATTERNS[name]), "isolated"), bare] for name in PATTERNS}
+        }
+        for name, pattern in PATTERNS.items():
+            steps[name] = [pre_tokenizers.Split(Regex(pattern), "isolated"), bare]
         built.pre_tokenizer = pre_tokenizers.Sequence(steps[self.split_name])
         return built
 

@@ -64,7 +64,7 @@ class Ruler:
         CodecError: fewer than two windows of text.
     """
 
-    def __init__(self, model: FloatModel, tokenizer: Tokenizer, stream: NDArray[np.uint16], tokens: int):
+    def __init__(self, model: FloatModel, tokenizer: Tokenizer, stream: NDArray[np.integer], tokens: int):
         window = model.config.window
         plan = flat_windows(len(stream), window)[: max(2, tokens // window)]
         if len(plan) < 2:
