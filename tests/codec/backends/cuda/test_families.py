@@ -29,10 +29,11 @@ def test_a_layer_scores_as_the_reference_does(name):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name):
-    check_scores(FAMILIES[name], [64, 1, 33])
-    model = family_pack(FAMILIES[name]).exact(DEVICE)
+    check_scores(FAMILIES[name], [33, 1])
+    model = family_pack(replace(FAMILIES[name], num_layers=1)).exact(DEVICE)
     past, generator = [b.past(1, 64) for b in (CudaTransformer(model), TorchBackend(model))], np.random.default_rng(1)
     for length in (64, 64, 7):
         row, after = generator.integers(0, 400, (2, length))
