@@ -3,21 +3,27 @@
 It needs the libraries of requirements.txt and nothing else: no network, no text. text.upz holds the scored documents,
 coded; this decodes them with the model alone, codes them again to the same bytes, and divides those bits by the bytes
 of the text. --documents takes only the first N; --docs compares what was decoded with a text of yours ({"text"} lines).
-It prints one JSON object and ends with status 0 if all that proof.json states was found again.
+It prints one JSON object and ends with status 0 if all that proof.json, submission.json and README.md state of this
+pack was found again. The packs of other seeds are not here, and it says so.
 """
 
 import argparse
 import atexit
 import hashlib
 import json
+import math
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,56 +47,140 @@ def use_own_code() -> None:
     """Import the folder's code, whatever else is installed, and leave nothing behind in it."""
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(HERE / "code"))
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        os.environ["NUMBA_CACHE_DIR"] = cache = tempfile.mkdtemp()
+    if "UNDERPAR_CACHE" not in os.environ:
+        os.environ["UNDERPAR_CACHE"] = cache = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
-
-
-def evaluate(count: int | None, docs: Path | None) -> dict[str, object]:
-    """Decode, compare, code again, count."""
     import codec
 
     if not Path(codec.__file__).is_relative_to(HERE):
         sys.exit(f"evaluate: {codec.__file__} was imported in place of this folder's code")
-    begin = time.perf_counter()
-    pack = codec.open((HERE / "model.pack").read_bytes())
-    archive = (HERE / "text.upz").read_bytes()
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What decoding and coding again gave: the documents, whether they became the same bytes, and every figure."""
+
+    documents: list[bytes]
+    same_bytes: bool
+    figures: dict[str, Any]
+
+
+def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduced:
+    """Decode an archive with a pack, code the documents again under the archive's policy, and count.
+
+    Args:
+        blob: the pack.
+        archive: of documents.
+        count: only so many of them, the first; all by default.
+
+    Returns:
+        Figures in bytes and, where the name says so, bits per byte and nats (`val_loss`, of a token that the model
+        coded, ends of documents included).
+    """
+    import codec
+    from codec.text.documents import MODELLED
+
+    pack = codec.open(blob)
     reader = codec.ArchiveReader(BytesIO(archive), pack)
     whole = count is None or count >= len(reader)
     documents = reader.decode(None if whole else range(count or 0))
-    out = BytesIO()
-    writer = codec.ArchiveWriter(out, pack)
-    records = []
-    for at in range(0, len(documents), BATCH):
-        records += writer.append(documents[at : at + BATCH])
-    writer.close()
+    out, records = BytesIO(), []
+    with codec.ArchiveWriter(out, pack, reader.policy) as writer:
+        for at in range(0, len(documents), BATCH):
+            records += writer.append(documents[at : at + BATCH])
     end = None if whole else reader.offsets[len(documents)]
-    payload, canonical = sum(len(r.payload) for r in records), sum(r.canonical_bytes for r in records)
+    modelled = [record for record in records if record.mode == MODELLED]
+    payload, through = (sum(len(r.payload) for r in chosen) for chosen in (records, modelled))
+    canonical, seen = (sum(r.canonical_bytes for r in chosen) for chosen in (records, modelled))
+    text, tokens = sum(map(len, documents)), sum(r.tokens for r in records)
     digest = hashlib.sha256()
     for document in documents:
         digest.update(len(document).to_bytes(8, "little") + document)
+    figures = {
+        "documents": len(documents),
+        "text_bytes": text,
+        "canonical_bytes": canonical,
+        "tokens": tokens,
+        "adaptation": str(reader.policy.adaptation),
+        "stored": len(records) - len(modelled),
+        "bpb_exact": sum(r.exact_bits for r in modelled) / max(1, seen),
+        "bpb_ideal": sum(r.ideal_bits for r in modelled) / max(1, seen),
+        "bpb_coded": 8 * through / max(1, seen),
+        "bpb_canonical": 8 * payload / max(1, canonical),
+        "bpb_raw": 8 * len(archive) / max(1, text),
+        "val_loss": 8 * through * math.log(2) / max(1, tokens),
+        "payload_bytes": payload,
+        "framing_bytes": len(archive) - payload,
+        "archive_bytes": len(archive),
+        "pack_bytes": len(blob),
+        "sha256": digest.hexdigest(),
+    }
+    return Reproduced(documents, out.getvalue()[:end] == archive[:end], figures)
+
+
+def differences(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What of `found` is stated otherwise or not at all; floats may differ by their last digits."""
+    wrong = []
+    for name, value in found.items():
+        told = stated.get(name)
+        if isinstance(told, Mapping) and isinstance(value, Mapping) and set(told) == set(value):
+            wrong += [f"{name}: {line}" for line in differences(told, value)]
+            continue
+        near = isinstance(told, float) and isinstance(value, float) and math.isclose(told, value, rel_tol=1e-9)
+        if not near and told != value:
+            wrong.append(f"{name}: {told} stated, {value} found")
+    return wrong
+
+
+def restate(submission: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What submission.json must state, of `found` and of the sizes of files; scores of other seeds as they stand."""
+    results = submission["seed_results"]
+    first = str(submission["seeds"][0])
+    own = {"val_loss": found["val_loss"], "val_bpb": found["bpb_canonical"], "artifact_bytes": found["pack_bytes"]}
+    scores = [result["val_bpb"] for result in {**results, first: own}.values()]
+    code = sum(path.stat().st_size for path in HERE.rglob("*.py"))
+    return {
+        "proof": dict(found),
+        "seed_results": {**results, first: own},
+        "val_loss": found["val_loss"],
+        "val_bpb": statistics.fmean(scores),
+        "val_bpb_std": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "bytes_code": code,
+        "bytes_model": found["pack_bytes"],
+        "bytes_total": code + found["pack_bytes"],
+    }
+
+
+def evaluate(count: int | None, docs: Path | None) -> dict[str, object]:
+    """Reproduce the score and compare all that the folder states with it."""
+    begin = time.perf_counter()
+    found = reproduce((HERE / "model.pack").read_bytes(), (HERE / "text.upz").read_bytes(), count)
+    submission = json.loads((HERE / "submission.json").read_bytes())
     proof = json.loads((HERE / "proof.json").read_bytes())
-    checks = {"coded_again_to_the_same_bytes": out.getvalue()[:end] == archive[:end]}
+    checks = {"coded_again_to_the_same_bytes": found.same_bytes}
     if docs:
         with docs.open("rb") as lines:
-            checks["decoded_is_your_text"] = documents == [
-                json.loads(line)["text"].encode() for line in islice(lines, len(documents))
-            ]
-    found = {"payload_bytes": payload, "canonical_bytes": canonical, "archive_bytes": len(archive)}
-    if whole:
-        stated = {name: proof[name] for name in (*found, "sha256", "documents", "pack_bytes")}
-        here = {**found, "sha256": digest.hexdigest(), "documents": len(documents), "pack_bytes": pack.size}
-        checks["as_stated"] = stated == here
+            texts = [json.loads(line)["text"].encode() for line in islice(lines, len(found.documents))]
+        checks["decoded_is_your_text"] = found.documents == texts
+    wrong: list[str] = []
+    if whole := len(found.documents) == proof["documents"] or count is None:
+        wrong = differences(proof, found.figures)
+        wrong += [f"{name}: stated, not reproduced" for name in proof if name not in found.figures]
+        wrong += [f"submission.json, {line}" for line in differences(submission, restate(submission, found.figures))]
+        score = f"**{submission['val_bpb']:.5f} bits per byte**"
+        wrong += [] if score in (HERE / "README.md").read_text() else [f"README.md: {score} is not in it"]
+        checks["as_stated"] = not wrong
+    others = [f"score of seed {seed}" for seed in submission["seeds"][1:]]
     return {
         "ok": all(checks.values()),
-        "documents": len(documents),
-        "of": len(reader),
-        "text_bytes": sum(map(len, documents)),
-        **found,
-        "val_bpb": 8 * payload / max(1, canonical),
+        "whole": whole,
+        "of": proof["documents"],
+        **found.figures,
+        "val_bpb": found.figures["bpb_canonical"],
         "stated_bpb": proof["bpb_canonical"],
-        "sha256": digest.hexdigest(),
         "checks": checks,
+        "differences": wrong,
+        "not_in_this_folder": [*others, *(["the record that it is compared with"] if submission["record"] else [])],
         "seconds": time.perf_counter() - begin,
     }
 

@@ -3,18 +3,21 @@
 Every file is an entry with its size and SHA-256, so that anyone can recompute the sums (`du -b`). Rules only choose
 among entries. Where the challenge has never ruled, a total is two numbers, and the question is named beside them.
 
-`challenge`: code and model, wherever in the folder they are. `strict`: also the tokenizer, and every file of which it
-is not known that a decoder can do without it. Neither counts the libraries that a decoder imports, nor the coded text.
+`challenge`: code and model, wherever in the folder they are, told by their names. `strict`: every file, whatever it is
+called, since a script can read a model from a file named like a picture. Neither counts the libraries that a decoder
+imports. Under strict rules the coded text is an open question: a decoder cannot do without it, and only decoding
+(`evaluate.py`) shows that it holds nothing else.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from artifacts.provenance import TrainingOnly, check, load_provenance
 from artifacts.submission.minify import sources
+from codec.archive.reader import describe
 from codec.errors import FormatError
 from codec.files import read_bytes
 from codec.pack.container import MAGIC, read_container
@@ -26,7 +29,7 @@ Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "tra
 
 COUNTED: dict[str, tuple[Role, ...]] = {
     "challenge": ("code", "model"),
-    "strict": ("code", "model", "tokenizer", "unknown"),
+    "strict": ("code", "model", "tokenizer", "unknown", "document"),
 }
 """The roles that count under each set of rules."""
 
@@ -34,7 +37,6 @@ _SUFFIXES: dict[Role, tuple[str, ...]] = {
     "code": (".py", ".pyc", ".sh", ".so", ".c", ".cc", ".cpp", ".cu", ".h", ".rs", ".js", ".pl"),
     "model": (".pack", ".ptz", ".pt", ".pth", ".safetensors", ".ckpt", ".npz", ".npy", ".br", ".xz", ".zst", ".lrz"),
     "tokenizer": (".model", ".vocab"),
-    "text": (".upz",),
     "document": (".md", ".log", ".txt", ".csv", ".tsv", ".png", ".svg", ".html", ".pdf"),
 }
 _DOCUMENTS = ("submission.json", "provenance.json", "proof.json", "recipe.json", "LICENSE", "SHA256SUMS", ".gitignore")
@@ -122,13 +124,16 @@ def ledger(path: str | Path) -> Ledger:
 def folder_ledger(folder: Path) -> Ledger:
     """The ledger of a submission folder; see `ledger`."""
     listed = {entry.path: entry for entry in load_provenance(folder)}
+    files = list(_files(folder))
+    packs = {_measure(path)[1] for path in files if path.suffix == ".pack"}
     entries, tokenizer = [], 0
-    for path in _files(folder):
+    for path in files:
         name = path.relative_to(folder).as_posix()
         size, digest = _measure(path)
         if name in listed:
             check(listed[name], size, digest)
-        entry = Entry(name, "training" if name in listed else role_of(name), size, digest)
+        role = "training" if name in listed else "text" if _is_text_of(path, packs) else role_of(name)
+        entry = Entry(name, role, size, digest)
         if path.suffix == ".pack":
             tokenizer += _tokenizer_bytes(read_bytes(path, "pack"))
         entries.append(entry)
@@ -137,7 +142,7 @@ def folder_ledger(folder: Path) -> Ledger:
 
 
 def role_of(name: str) -> Role:
-    """The role of a file by its path in a submission folder."""
+    """The role of a file by its path in a submission folder, under the challenge's rules."""
     path = Path(name)
     if path.name in _DOCUMENTS or path.name.startswith(("README", "LICENSE")):
         return "document"
@@ -153,6 +158,9 @@ def _total(rules: str, entries: list[Entry], training: tuple[TrainingOnly, ...])
     unknown = sum(entry.bytes for entry in entries if entry.role == "unknown")
     if unknown and "unknown" not in COUNTED[rules]:
         unsettled.append(Unsettled("Are files of no known kind part of the model?", unknown))
+    text = sum(entry.bytes for entry in entries if entry.role == "text")
+    if text and rules == "strict":
+        unsettled.append(Unsettled("Does the coded text hold anything but the text? (evaluate.py decodes it)", text))
     peak = final + sum(question.bytes for question in unsettled)
     fits = True if peak <= LIMIT else False if final > LIMIT else None
     return Total(rules, final, peak, fits, tuple(unsettled))
@@ -164,6 +172,15 @@ def _files(folder: Path) -> Iterator[Path]:
             raise FormatError(f"submission {path}: not a plain file; put what it stands for into the folder")
         if path.is_file():
             yield path
+
+
+def _is_text_of(path: Path, packs: Collection[str]) -> bool:
+    """Whether a file is an archive of one of `packs`, their hex SHA-256, by its content."""
+    with path.open("rb") as stream:
+        try:
+            return describe(stream).get("pack") in packs
+        except FormatError:
+            return False
 
 
 def _measure(path: Path) -> tuple[int, str]:

@@ -7,11 +7,11 @@ compressed stub 0.6 %.
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-import codec
+from eval import imports
 
 DECODER = ("codec.archive.restore", "codec.archive.writer", "codec.pack.reader", "codec.backends.cpu.backend")
 """Where the search for a decoder's modules begins; `codec` itself imports archive and pack by name, on first use."""
@@ -55,18 +55,8 @@ def _is_text(statement: ast.AST) -> bool:
 
 
 def modules(roots: Sequence[str] = DECODER) -> dict[str, Path]:
-    """The modules of our rooms that `roots` import, directly or not, inside functions too, and their files."""
-    found: dict[str, Path] = {}
-    waiting = list(roots)
-    while waiting:
-        name = waiting.pop()
-        if name in found or name.split(".")[0] not in ROOMS or (path := _file(name)) is None:
-            continue
-        found[name] = path
-        waiting += _imports(path.read_text())
-        if "." in name:
-            waiting.append(name.rpartition(".")[0])  # Python imports the package first
-    return dict(sorted(found.items()))
+    """The modules of our rooms that `roots` import, directly or not, and their files."""
+    return imports.modules(roots, ROOMS)
 
 
 def sources(roots: Sequence[str] = DECODER) -> dict[str, bytes]:
@@ -83,30 +73,8 @@ def requirements(roots: Sequence[str] = DECODER) -> list[str]:
     found = set()
     owners = packages_distributions()
     for path in modules(roots).values():
-        for name in _imports(path.read_text()):
+        for name in imports.imports(path.read_text()):
             top = name.split(".")[0]
             if top not in sys.stdlib_module_names and top not in (*ROOMS, *BROUGHT):
                 found.add(owners[top][0])
     return sorted(f"{name}=={version(name).split('+')[0]}" for name in found)
-
-
-def _file(name: str) -> Path | None:
-    """The source of a module; None for what is no module, such as a function that is imported from one."""
-    path = Path(codec.__file__).parents[1] / name.replace(".", "/")
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
-
-
-def _imports(source: str) -> Iterator[str]:
-    """Every name that may be a module in the imports of `source`, but not those for type checkers alone."""
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting += node.orelse
-        else:
-            waiting += ast.iter_child_nodes(node)

@@ -24,8 +24,7 @@ def readme(submission: Mapping[str, Any]) -> str:
             [
                 ("documents", f"{proof['documents']:,}"),
                 ("bytes of text", f"{proof['text_bytes']:,}"),
-                ("bits per byte: float model", f"{proof['bpb_float']:.6f}"),
-                ("exact model", f"{proof['bpb_exact']:.6f}"),
+                ("bits per byte: exact model", f"{proof['bpb_exact']:.6f}"),
                 ("integer frequencies", f"{proof['bpb_ideal']:.6f}"),
                 ("really coded, over canonical bytes (the score)", f"{proof['bpb_canonical']:.6f}"),
                 ("the whole archive, over the original bytes", f"{proof['bpb_raw']:.6f}"),
@@ -40,6 +39,7 @@ def readme(submission: Mapping[str, Any]) -> str:
                 for seed, found in submission["seed_results"].items()
             ],
         ),
+        "Each was found again by decoding when this folder was made. The pack and the text of the first are here.",
         _claim(submission),
         "## Bytes",
         _table(
@@ -47,8 +47,9 @@ def readme(submission: Mapping[str, Any]) -> str:
             [(rules, f"{total['bytes']:,}", f"{total['peak_bytes']:,}") for rules, total in totals.items()],
         ),
         f"Code {submission['bytes_code']:,} and model {submission['bytes_model']:,}; the tokenizer is in the model's "
-        "file. The text, logs and this page do not count; `du -b` finds the same sizes. `code/` is source without "
-        "comments and docstrings, otherwise as it was written.",
+        "file. By these rules the text, logs and this page do not count; `du -b` finds the same sizes, and `underpar "
+        "ledger` counts them too, under strict rules. `code/` is source without comments and docstrings, otherwise as "
+        "it was written.",
         *_questions(totals),
     ]
     if submission["trained_here"]:

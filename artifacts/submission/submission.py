@@ -17,11 +17,10 @@ from typing import Any
 
 from artifacts import provenance
 from artifacts.folders import write_sums
-from artifacts.submission import minify
+from artifacts.submission import evaluate, minify
 from artifacts.submission.ledger import LIMIT, Ledger, folder_ledger
 from artifacts.submission.readme import readme
 from artifacts.submission.significance import Comparison, Record, compare, refusals
-from codec.archive.reader import describe
 from codec.console import CheckFailed
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.files import new_folder, read_bytes
@@ -39,23 +38,30 @@ RECORD_TRACK, OTHER_TRACK = "10min_16mb", "non_record_16mb"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder whose pack has been proved. `seed` is that of its recipe, or its number where it has none."""
+    """A run folder whose pack has been proved, and what was reproduced of that proof.
+
+    Attributes:
+        blob: the pack.
+        archive: the text as the pack codes it.
+        figures: of `artifacts.submission.evaluate.reproduce`, found again here; none is taken from the run's files.
+        seed: that of its recipe, or its number where it has none.
+    """
 
     folder: Path
     blob: bytes
-    proof: dict[str, Any]
+    archive: bytes
+    figures: dict[str, Any]
     seed: int
 
     @property
     def bpb(self) -> float:
         """Bits really written over canonical bytes, which is what the challenge divides by."""
-        return float(self.proof["bpb_canonical"])
+        return float(self.figures["bpb_canonical"])
 
     @property
     def loss(self) -> float:
         """Nats really written for each token that the model coded, ends of documents included."""
-        bits = self.proof["bpb_coded"] * self.proof["canonical_bytes"]
-        return float(bits * math.log(2) / max(1, self.proof["tokens"]))
+        return float(self.figures["val_loss"])
 
 
 @dataclass(frozen=True)
@@ -92,16 +98,15 @@ def submit(
     """
     runs = [load_run(folder, number) for number, folder in enumerate(folders)]
     _check_runs(runs)
-    archive = load_text(runs[0])
     comparison = None
     if record:
         comparison = compare([run.bpb for run in runs], record)
-        if reasons := refusals(comparison, len(runs), runs[0].proof["canonical_bytes"], record):
+        if reasons := refusals(comparison, len(runs), runs[0].figures["canonical_bytes"], record):
             raise CheckFailed(f"no record: {'; '.join(reasons)}. Without --record it can be submitted as none")
     with new_folder(output) as folder:
         (folder / PACK).write_bytes(runs[0].blob)
-        (folder / TEXT).write_bytes(archive)
-        _write_json(folder / PROOF, runs[0].proof)
+        (folder / TEXT).write_bytes(runs[0].archive)
+        _write_json(folder / PROOF, runs[0].figures)
         _copy_code(runs[0].folder, folder)
         _copy_logs(runs, folder)
         counted = folder_ledger(folder)
@@ -117,7 +122,12 @@ def submit(
 
 
 def load_run(folder: Path, number: int = 0) -> Run:
-    """A run folder with a pack and a proof that holds, of that pack. Raises CodecError if it is not one."""
+    """Read a run folder with a pack, a proof and its text, and reproduce all that the proof states of them.
+
+    Raises:
+        CodecError: one is missing, or of another pack, or the proof does not hold.
+        CheckFailed: the proof states what is not reproduced.
+    """
     how = f"underpar prove {folder / PACK} --docs TEXT --save {folder} --keep {folder / TEXT}"
     evidence = load_proof(folder)
     if evidence is None:
@@ -127,38 +137,30 @@ def load_run(folder: Path, number: int = 0) -> Run:
         raise MismatchError(f"run {folder}: its proof is of another pack; prove again with `{how}`")
     if evidence.proof.get("ok") is not True:
         raise CodecError(f"run {folder}: its proof does not hold; a score that cannot be decoded is not submitted")
+    if not (folder / TEXT).exists():
+        raise FormatError(f"run {folder}: {TEXT} is missing, from which the score is reproduced; make it with `{how}`")
     seed = number
     if (folder / RECIPE).exists():
         try:
             seed = int(json.loads(read_bytes(folder / RECIPE, "recipe"))["train"]["seed"])
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"recipe {folder / RECIPE}: not what underpar writes ({error!r})") from error
-    return Run(folder, blob, evidence.proof, seed)
-
-
-def load_text(run: Run) -> bytes:
-    """The archive of a run's proof. Raises CodecError if it is missing or of another proof."""
-    path = run.folder / TEXT
-    if not path.exists():
-        raise FormatError(
-            f"run {run.folder}: {TEXT} is missing, from which the score is reproduced; make it with `underpar prove "
-            f"{run.folder / PACK} --docs TEXT --save {run.folder} --keep {path}`"
-        )
-    archive = read_bytes(path, "archive")
-    told = describe(archive)
-    expected = hashlib.sha256(run.blob).hexdigest(), run.proof["archive_bytes"], run.proof["documents"]
-    if (told["pack"], len(archive), told["documents"]) != expected:
-        raise MismatchError(
-            f"archive {path}: {len(archive)} bytes, {told['documents']} documents, pack {told['pack'][:16]}…; the "
-            f"run's proof is of {expected[1]} bytes, {expected[2]} documents, pack {expected[0][:16]}…; prove again"
-        )
-    return archive
+    archive = read_bytes(folder / TEXT, "archive")
+    found = evaluate.reproduce(blob, archive)
+    stated = {**evidence.proof, "val_loss": found.figures["val_loss"]}  # which a proof does not state
+    if wrong := evaluate.differences(stated, found.figures):
+        raise CheckFailed(f"run {folder}: its proof is not of its {TEXT}: {'; '.join(wrong)}; prove again with `{how}`")
+    if not found.same_bytes:
+        raise CheckFailed(f"run {folder}: coding the documents of {TEXT} again gives other bytes; prove with `{how}`")
+    return Run(folder, blob, archive, found.figures, seed)
 
 
 def _check_runs(runs: Sequence[Run]) -> None:
     if len({run.seed for run in runs}) != len(runs):
         raise MismatchError(f"runs of seeds {[run.seed for run in runs]}: expected a different seed each")
-    texts = {run.proof["sha256"] for run in runs}
+    if len({run.blob for run in runs}) != len(runs):
+        raise MismatchError(f"two of the {len(runs)} runs have the same pack; a run of another seed has another one")
+    texts = {run.figures["sha256"] for run in runs}
     if len(texts) != 1:
         raise MismatchError(f"the proofs of the {len(runs)} runs are of {len(texts)} different texts; prove all on one")
 
@@ -200,7 +202,6 @@ def _submission(
     day: date,
 ) -> dict[str, Any]:
     """The content of submission.json: the challenge's fields, then ours."""
-    proof = runs[0].proof
     mean, variance = moments([run.bpb for run in runs])
     result: dict[str, Any] = {
         "author": author.name,
@@ -219,8 +220,8 @@ def _submission(
         "bytes_total": counted.total("challenge").bytes,
         "bytes_code": counted.by_role()["code"],
         "bytes_model": counted.by_role()["model"],
-        "ledger": {key: value for key, value in counted.to_json().items() if key in ("limit", "totals", "roles")},
-        "proof": proof,
+        "ledger": {"limit": LIMIT, "totals": {"challenge": counted.to_json()["totals"]["challenge"]}},
+        "proof": runs[0].figures,
         "trained_here": any(entry.path == RECIPE for entry in counted.entries),
         "record": None,
     }

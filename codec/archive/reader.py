@@ -18,6 +18,7 @@ from codec.errors import DocumentError, FormatError, MismatchError
 from codec.pack.reader import Pack
 from codec.text.documents import MODELLED, STORED, read_stored
 from codec.text.open_coder import open_coder
+from codec.text.policy import Policy
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's lanes."""
@@ -64,6 +65,11 @@ class ArchiveReader:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def policy(self) -> Policy:
+        """Return how the archive was coded; an `ArchiveWriter` of this policy codes the same."""
+        return self._contents.policy
 
     def decode(self, documents: Sequence[int] | None = None, advance: Advance = ignore_progress) -> list[bytes]:
         """The documents numbered `documents` (all of them where None), in that order; errors as of `iterate`."""

@@ -1,9 +1,9 @@
 """The aligner: find the edits that turn a document's canonical bytes into its original bytes."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled, compiler
 from codec.edits.book import OTHER, book, named
 from codec.edits.model import PHRASES
 
@@ -14,7 +14,7 @@ _REACH = 64  # bytes after a difference in which the aligner looks for agreement
 _AGREE = 6  # bytes that must agree there
 
 
-@njit(cache=True)
+@compiled
 def _agree(a, b, i, j, count):
     """Return whether `count` bytes agree from a[i] and b[j] on, or both texts end with the agreement."""
     for n in range(count):
@@ -25,7 +25,7 @@ def _agree(a, b, i, j, count):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _nearest(canonical, original, i, j):
     """Return how many bytes to delete and to insert until both texts agree again; all the rest if they never do."""
     for distance in range(1, 2 * _REACH + 1):
@@ -35,7 +35,7 @@ def _nearest(canonical, original, i, j):
     return len(canonical) - i, len(original) - j
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _align(canonical, original, book):
     edits = [(0, 0, 0, 0) for _ in range(0)]
     i, j = 0, 0

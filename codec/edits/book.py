@@ -4,9 +4,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled, compiler
 from codec.edits.model import BREAKS, PHRASES
 
 OTHER = len(PHRASES) + len(BREAKS)
@@ -38,7 +38,7 @@ def book() -> Book:
     return Book(before, sizes[0], after, sizes[1], begins, following)
 
 
-@njit(cache=True)
+@compiled
 def begins(text, i, parts, n, size):
     """Return whether `text` at i begins with the first `size` bytes of parts[n]; slices would be counted in and out."""
     if i + size > len(text):
@@ -49,7 +49,7 @@ def begins(text, i, parts, n, size):
     return True
 
 
-@njit(cache=True)
+@compiled
 def named(canonical, original, i, j, book):
     """Return the first entry of the book that leads from canonical byte i to original byte j, or OTHER.
 
@@ -72,7 +72,7 @@ def named(canonical, original, i, j, book):
     return OTHER
 
 
-@njit(cache=True)
+@compiled
 def entry_of(canonical, original, edit, book):
     """Return the number of the book's entry that is this edit, or OTHER."""
     for n in range(len(book.before)):
@@ -83,7 +83,7 @@ def entry_of(canonical, original, edit, book):
     return OTHER
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def chances(canonical, book):
     """Count the places where a phrase could be."""
     count = 0

@@ -12,9 +12,9 @@ whether the document has edits. If so, decisions go through the positions:
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled, compiler
 from codec.edits import model as edit_model
 from codec.edits.align import Edits, align
 from codec.edits.book import OTHER, begins, book, chances, entry_of
@@ -30,7 +30,7 @@ __all__ = ["Edits", "align", "edits_capacity", "put_edits", "take_edits"]
 _EDITED = {True: 1 << 15, False: 1 << 8}  # P(edits) in units of 2^-16, by whether the tokenizer is lossy
 
 
-@njit(cache=True)
+@compiled
 def _number(state, stream, model, base, number, decode):
     """Code number >= 0 under adaptive bits, by its Elias gamma code.
 
@@ -47,14 +47,14 @@ def _number(state, stream, model, base, number, decode):
     return value - 1
 
 
-@njit(cache=True)
+@compiled
 def _decide_other(state, stream, model, byte, at_end, others, entry, decode):
     """Code whether an edit outside the book is at a byte that is no space, or behind the last byte."""
     slot = edit_model.other_slot(others, byte, at_end)
     return OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
 
 
-@njit(cache=True)
+@compiled
 def _decide_entry(
     state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode
 ):  # many arguments: numba counts the arrays of a tuple in and out at each call
@@ -80,8 +80,8 @@ def _decide_entry(
     return OTHER
 
 
-@njit(cache=True, nogil=True)
-def _code(state, stream, model, canonical, original, edits, book, decode):
+@compiler(nogil=True)
+def _code(state, stream, model, canonical, original, edits, book, decode, longest=1 << 62):
     """Encode the edits into `stream`, or decode the original from `stream`.
 
     Returns:
@@ -115,7 +115,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
             if entry == OTHER:
                 tree, node = BYTES + (256 if m else 0), 1
                 for shift in range(7, -1, -1):
-                    bit = 0 if decode else (original[begin + m] >> shift) & 1
+                    bit = 0 if decode else (np.int64(original[begin + m]) >> shift) & 1
                     node = 2 * node + decide(state, stream, model, tree + node, bit, decode)
                 byte = np.uint8(node - 256)
             else:
@@ -125,7 +125,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
                 out = _room(out, length)
                 out[length] = byte
                 length += 1
-                if state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
+                if length > longest or state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
                     return out[:length], False
         if entry >= 0 and i < size and canonical[i] == 32:
             before = min(max(entry - len(PHRASES), 0), len(BREAKS)) if entry >= len(PHRASES) else before
@@ -142,7 +142,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode):
     return out[:length], True
 
 
-@njit(cache=True)
+@compiled
 def _room(array, length):
     """Return `array`, or a copy twice as long if `array` is full."""
     if length < array.shape[0]:
@@ -186,7 +186,7 @@ def put_edits(
         _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool) -> bytes:
+def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, longest: int = 1 << 62) -> bytes:
     """Decode the original bytes of a document.
 
     Args:
@@ -194,15 +194,16 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: b
         data: the stream.
         canonical: bytes that the tokens stand for.
         lossy: as for `put_edits`.
+        longest: bytes that the document may have; a decoder stops there.
 
     Raises:
-        FormatError: the stream ends before the edits, or goes on after them.
+        FormatError: the stream ends before the edits, or goes on after them, or they insert beyond `longest` bytes.
     """
     stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
     whole, original = True, text
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
-        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True)
+        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True, longest)
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
     if not range_coder.ended(state, len(data)):

@@ -7,8 +7,9 @@ sides, the sentences ahead, the line so far, and the breaks of the lines before.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from codec.compiled import compiled
 
 Array = NDArray[np.int64]
 
@@ -61,7 +62,7 @@ _LINES = 4  # lines whose first words are remembered
 SEEN = _STARTS + _LINES
 
 
-@njit(cache=True)
+@compiled
 def _class(text, i):
     """Return the class of the character that contains byte i."""
     if text[i] < 128:
@@ -79,7 +80,7 @@ def _class(text, i):
     return _FOREIGN
 
 
-@njit(cache=True)
+@compiled
 def _hash(text, begin, end):
     """Return the FNV-1a hash of a word's first 12 bytes; all digits count as the same."""
     value = np.uint32(2166136261)
@@ -89,7 +90,7 @@ def _hash(text, begin, end):
     return np.int64(value ^ (value >> np.uint32(15)))
 
 
-@njit(cache=True)
+@compiled
 def words_of(text: NDArray[np.uint8]) -> Words:
     """Return the words of a text: the number of its spaces and one more."""
     words = 1
@@ -126,7 +127,7 @@ def words_of(text: NDArray[np.uint8]) -> Words:
     return Words(begins, ends, first, second, last, kind, closes, hashes, stop)
 
 
-@njit(cache=True)
+@compiled
 def new_lines() -> Array:
     """Return the description of lines at a document's beginning: int64 [SEEN]."""
     seen = np.zeros(SEEN, np.int64)
@@ -135,7 +136,7 @@ def new_lines() -> Array:
     return seen
 
 
-@njit(cache=True)
+@compiled
 def _size(value, most):
     """Return the half octaves of a number >= 0, at most `most`."""
     value, length = value + 1, 0
@@ -144,7 +145,7 @@ def _size(value, most):
     return min(2 * length + ((value >> (length - 1)) & 1 if length else 0), most)
 
 
-@njit(cache=True)
+@compiled
 def _difference(value):
     """Return the half octaves of a number of either sign: 0 to 43."""
     return _size(abs(value), 21) + (22 if value < 0 else 0)
@@ -165,7 +166,7 @@ SELECTORS = np.array([36, 16, 12, 14, 9, 54, 32, 16])
 FINAL_SETS = 36
 
 
-@njit(cache=True)
+@compiled
 def look(w, k, size, seen, contexts, selected):
     """Write the contexts of the space behind word k, and the set of weights each selector chooses.
 
@@ -258,7 +259,7 @@ def look(w, k, size, seen, contexts, selected):
     s[7] = min(seen[_PASSED], 7) * 2 + closed
 
 
-@njit(cache=True)
+@compiled
 def _side(kind):
     """Return the group of a class, one of six."""
     if kind <= _DIGIT:
@@ -268,7 +269,7 @@ def _side(kind):
     return 5 if kind in (_DASH, _BULLET) else 4
 
 
-@njit(cache=True)
+@compiled
 def pass_space(w, k, seen, broken):
     """Update `seen` with the space behind word k, which was a line break if `broken`."""
     closed = w.closes[k]

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.edits.contexts import FINAL_SETS, SELECTORS, SIZES, Array
 from codec.edits.priors import PRIORS
 from codec.entropy import mixing
@@ -116,13 +116,13 @@ def untrained() -> tuple[Array, Mixer]:
     return stretched, Mixer(weights, final)
 
 
-@njit(cache=True)
+@compiled
 def decide(state, stream, model, slot, bit, decode):
     """Code one bit under one slot; return the bit."""
     return code_adaptive(state, stream, model.probabilities, model.counts, slot, bit, model.most, decode)
 
 
-@njit(cache=True)
+@compiled
 def decide_space(state, stream, model, scratch, bit, decode):
     """Code whether a space was something else, under the contexts in `scratch`; return the bit."""
     contexts, sets, inputs, sums = scratch
@@ -141,7 +141,7 @@ def decide_space(state, stream, model, scratch, bit, decode):
     return bit
 
 
-@njit(cache=True)
+@compiled
 def new_scratch():
     """Return arrays for one decision at a space: contexts, sets of weights, inputs and sums."""
     return (
@@ -152,20 +152,20 @@ def new_scratch():
     )
 
 
-@njit(cache=True)
+@compiled
 def phrase_slot(model, phrase, before):
     """Return the slot of the decision whether a phrase is here, behind the byte `before`."""
     side = 0 if 97 <= before <= 122 else 1 if before == 32 else 2
     return PHRASE + (phrase * _HISTORIES + model.histories[phrase]) * _SIDES + side
 
 
-@njit(cache=True)
+@compiled
 def note_phrase(model, phrase, taken):
     """Update a phrase's history with whether the phrase was where it could be."""
     model.histories[phrase] = (3 if model.histories[phrase] >= 2 else 2) if taken else 1
 
 
-@njit(cache=True)
+@compiled
 def kind_slot(kind, before):
     """Return the slot of the decision whether an edit at a space is of a kind.
 
@@ -174,7 +174,7 @@ def kind_slot(kind, before):
     return KIND + (before + 1) * _KINDS + kind
 
 
-@njit(cache=True)
+@compiled
 def other_slot(others, byte, at_end):
     """Return the slot of the decision on an edit elsewhere, after `others` such edits."""
     return OTHER + min(others, 5) // 2 * 3 + (2 if at_end else 1 if byte >= 128 else 0)

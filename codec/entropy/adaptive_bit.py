@@ -10,8 +10,8 @@ core of an EPYC), because counting references to the arrays costs more than the 
 """
 
 import numpy as np
-from numba import njit
 
+from codec.compiled import compiled, compiler
 from codec.entropy import range_coder
 
 PRECISION = 22
@@ -29,13 +29,13 @@ EVEN = 1 << (PRECISION - 1)
 _RECIPROCALS = np.array([(1 << 16) * 2 // (2 * n + 3) for n in range(MOST + 1)], np.int64)
 
 
-@njit(cache=True)
+@compiled
 def share(probability):
     """Return the part of 2^SHARE_BITS that a one gets: 1 to 2^SHARE_BITS - 1."""
     return min(max(probability >> (PRECISION - SHARE_BITS), 1), (1 << SHARE_BITS) - 1)
 
 
-@njit(cache=True)
+@compiled
 def learn(probabilities, counts, slot, bit, most):
     """Move a slot's probability towards `bit`; the slot remembers up to `most` <= MOST bits."""
     n = counts[slot]
@@ -45,7 +45,7 @@ def learn(probabilities, counts, slot, bit, most):
         counts[slot] = n + 1
 
 
-@njit(cache=True, inline="always")
+@compiler(inline="always")
 def code_bit(state, stream, ones, bit, decode):
     """Encode `bit`, or decode and return it, where a one has `ones` of 2^SHARE_BITS. Zeros lie below ones."""
     unit = state[1] >> np.uint64(SHARE_BITS)
@@ -60,7 +60,7 @@ def code_bit(state, stream, ones, bit, decode):
     return bit
 
 
-@njit(cache=True, inline="always")
+@compiler(inline="always")
 def code_adaptive(state, stream, probabilities, counts, slot, bit, most, decode):
     """Code one bit under a slot, which learns from it; returns the bit."""
     bit = code_bit(state, stream, share(probabilities[slot]), bit, decode)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy import range_coder
 from codec.errors import FormatError
 
@@ -45,7 +45,7 @@ def _new_table(alphabet: Alphabet) -> NDArray[np.int64]:
     return table
 
 
-@njit(cache=True)
+@compiled
 def _rebuild(table: NDArray[np.int64]) -> None:
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -57,7 +57,7 @@ def _rebuild(table: NDArray[np.int64]) -> None:
             tree[parent] += tree[i]
 
 
-@njit(cache=True)
+@compiled
 def _count(table: NDArray[np.int64], symbol: int) -> None:
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -72,7 +72,7 @@ def _count(table: NDArray[np.int64], symbol: int) -> None:
         _rebuild(table)
 
 
-@njit(cache=True)
+@compiled
 def _encode(state, out, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -88,7 +88,7 @@ def _encode(state, out, table, symbols):
     return bits
 
 
-@njit(cache=True)
+@compiled
 def _decode(state, data, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1

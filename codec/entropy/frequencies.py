@@ -15,20 +15,7 @@ from torch import Tensor
 
 from codec.numerics import tables
 from codec.numerics.fixed_point import exponent
-
-FEW, FEW_BITS, MANY_BITS = 1 << 14, 24, 27
-
-PRODUCT_BITS = 62
-"""Of the products that a cumulative frequency is made of."""
-
-
-def total_bits(vocabulary: int) -> int:
-    """Return the power of two that the frequencies of so many symbols sum to.
-
-    >>> total_bits(8192), total_bits(49_152)
-    (24, 27)
-    """
-    return FEW_BITS if vocabulary <= FEW else MANY_BITS
+from codec.numerics.widths import PRODUCT_BITS, total_bits
 
 
 def weights(levels: Tensor) -> Tensor:
@@ -72,6 +59,21 @@ def intervals(levels: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     below = (levels.amax(-1) - levels.gather(-1, index)[:, 0]).double() / tables.LEVELS_PER_BIT
     cross_entropy = below + z.double().log2() - total_bits(size)
     return start, _cumulative(upper, symbols + 1, z, size) - start, cross_entropy
+
+
+def ordered_sums(levels: Tensor, order: Tensor) -> Tensor:
+    """Sum up distributions over the symbols in some order, for a coder that divides them into ever smaller parts.
+
+    Args:
+        levels: int64 [N, V].
+        order: int64 [K], symbols, each at most once.
+
+    Returns:
+        int64 [N, K + 1]: entry k is the sum over the first k symbols in `order` of each one's weight and 1. No symbol
+        has nothing. Sums stay below 2^45, since V < 2^18.
+    """
+    sums = (weights(levels)[:, order] + 1).cumsum(-1)
+    return torch.cat((torch.zeros_like(sums[:, :1]), sums), 1)
 
 
 def find(levels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy.adaptive_bit import SHARE_BITS
 from codec.numerics.tables import sigmoid
 
@@ -52,7 +52,7 @@ class Mixer(NamedTuple):
     final: Array  # [final sets, selectors], in units of 2^-16
 
 
-@njit(cache=True)
+@compiled
 def mix(mixer, tables, inputs, sets, final_set, sums):
     """Return the mixed probability in units of 2^-16.
 
@@ -69,7 +69,7 @@ def mix(mixer, tables, inputs, sets, final_set, sums):
     return tables.squash[sums[len(sets)] + LIMIT]
 
 
-@njit(cache=True)
+@compiled
 def correct(mixer, tables, inputs, sets, final_set, sums, bit, rate):
     """Move the weights after `mix` by the errors of their sums: first-layer weights by `rate`, final weights by 1."""
     goal = (1 << SHARE_BITS) if bit else 0

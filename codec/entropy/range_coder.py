@@ -11,8 +11,9 @@ Construction: range coding after G. N. N. Martin (1979), with carry propagation 
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from codec.compiled import compiled, compiler
 
 State = NDArray[np.uint64]
 
@@ -35,7 +36,7 @@ def new_encoder() -> State:
     return np.array([0, 1 << 56, 0], np.uint64)
 
 
-@njit(cache=True)
+@compiled
 def _carry(out: NDArray[np.uint8], n: np.uint64) -> None:
     i = n - _ONE
     while out[i] == 255:
@@ -44,7 +45,7 @@ def _carry(out: NDArray[np.uint8], n: np.uint64) -> None:
     out[i] += np.uint8(1)
 
 
-@njit(cache=True)
+@compiled
 def put(state: State, out: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
     """Encode the interval [start, start + frequency) of a total whose share of the range is `unit` = range // total."""
     low = state[0] + unit * np.uint64(start)
@@ -61,7 +62,7 @@ def put(state: State, out: NDArray[np.uint8], start: int, frequency: int, unit: 
     state[0], state[1], state[2] = low, size, n
 
 
-@njit(cache=True)
+@compiled
 def finish(state: State, out: NDArray[np.uint8]) -> int:
     """Write the shortest end of the stream and return the stream's length in bytes; `out` needs 8 bytes to spare."""
     low, n = state[0], state[2]
@@ -81,7 +82,7 @@ def finish(state: State, out: NDArray[np.uint8]) -> int:
     return int(n)
 
 
-@njit(cache=True)
+@compiled
 def start_decoder(state: State, data: NDArray[np.uint8]) -> None:
     """Set `state` to that of a decoder at the beginning of `data`."""
     code = np.uint64(0)
@@ -90,7 +91,7 @@ def start_decoder(state: State, data: NDArray[np.uint8]) -> None:
     state[0], state[1], state[2] = code, _TOP, np.uint64(CODE_BYTES)
 
 
-@njit(cache=True)
+@compiled
 def take(state: State, data: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
     """Remove the interval of the symbol found at code // unit, as `put` added the interval."""
     code = state[0] - unit * np.uint64(start)
@@ -119,13 +120,13 @@ def ended(state: State, size: int) -> bool:
     return left == 0 or (left == 1 and bool(state[0] < _BOTTOM))
 
 
-@njit(cache=True)
+@compiled
 def target(state: State, unit: np.uint64, total: int) -> int:
     """Return the cumulative frequency that the next symbol's interval contains."""
     return min(int(state[0] // unit), total - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def encode_intervals(
     state: State, out: NDArray[np.uint8], starts: NDArray[np.int64], frequencies: NDArray[np.int64], bits: int
 ) -> None:

@@ -1,22 +1,10 @@
 """Attention in fixed point: softmax over integer scores, sums of integer values, and the grid that values lie on."""
 
-import math
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.model.config import ModelConfig
 from codec.numerics import tables
-from codec.numerics.fixed_point import SNAP_BITS, exponent
-from codec.quantization.quantized import Quantized
-
-LARGEST_SCORE = float(1 << 29)
-"""Levels of scores saturate there where queries have steps of their own, 131,072 bits from 0."""
-
-SOFTMAX_BITS = 20
-"""Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
+from codec.numerics.widths import LARGEST_SCORE
 
 _QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
 
@@ -62,22 +50,3 @@ def without_own_value(mixed: Tensor, own: Tensor) -> Tensor:
     """XSA: heads' outputs [..., d] minus their component along the position's own value, both in units of its grid."""
     dot = (torch.round(mixed) * own).sum(-1, keepdim=True)
     return mixed - (dot / (own * own).sum(-1, keepdim=True).clamp(min=1.0)) * own
-
-
-def squared_lengths(weights: Quantized) -> NDArray[np.float64]:
-    """Of the rows of a matrix, float64 [R]; `math.fsum` rounds once, so they are the same on every machine."""
-    wide = weights.dequantize().astype(np.float64)
-    return np.array([math.fsum(row) for row in (wide * wide).tolist()])
-
-
-def largest_values(config: ModelConfig, weights: Quantized, squared_length: float) -> NDArray[np.float64]:
-    """Bounds [kv_heads] on the squares of a head's entries in products of `weights` [kv_dim, K] with rows of at most
-    that squared length (Cauchy-Schwarz)."""
-    per_head = squared_lengths(weights).reshape(config.num_kv_heads, config.head_dim).max(1)
-    return per_head * squared_length
-
-
-def value_fractions(squares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Fractional bits [kv_heads] of the grid of values, from bounds on their squares that hold for every input."""
-    bits = (exponent(torch.from_numpy(squares)).clamp(-60, 60) + 1) >> 1  # |v| < 2^bits
-    return (SNAP_BITS - 1 - bits).numpy()

@@ -57,6 +57,20 @@ class Lanes(Protocol):
         """Drop all lanes but these, which are numbered in this order from now on."""
 
 
+class Distributions(Protocol):
+    """Sequences that grow by single tokens, each in a slot numbered from 0; what may follow comes back whole."""
+
+    def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
+        """Run one more token of some slots.
+
+        Args:
+            slots, tokens, previous, positions: as of `Lanes.step`.
+
+        Returns:
+            `codec.entropy.frequencies.ordered_sums` int64 [n, K + 1], overwritten by the next call.
+        """
+
+
 class Backend(Protocol):
     """A model as the coder sees it."""
 
@@ -111,3 +125,17 @@ class Backend(Protocol):
         Each token of a lane sees the last `window` tokens, itself included. With `room`, in bytes, for less than all
         lanes may take, a lane waits while there is none; the longest document always has room.
         """
+
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Any) -> Callable[[], Integers]:
+        """Start to compute the whole distributions behind the next chunks of documents; recall has no part in it.
+
+        Args:
+            inputs, past: as of `score`; the past is never None.
+            order: int64 [K], the order of the symbols; those that no tokenizer makes may be left out.
+
+        Returns:
+            what waits for `codec.entropy.frequencies.ordered_sums`, int64 [N, K + 1], of all inputs in turn.
+        """
+
+    def distributions(self, count: int, window: int, order: Integers) -> Distributions:
+        """`count` idle slots; each token sees the last `window` of its slot, itself included."""

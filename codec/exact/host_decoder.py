@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy import range_coder
-from codec.entropy.frequencies import total_bits
 from codec.exact.backend import Integers, Lanes, States
 from codec.model.config import AnyConfig
+from codec.numerics.widths import total_bits
 
 
 class HostDecoder:
@@ -66,7 +66,7 @@ class HostDecoder:
         self._next, self._runs = self._next[:, index], self._runs[index]
 
 
-@njit(cache=True)
+@compiled
 def _targets(states: States, lanes: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^bits)."""
     out = np.empty(len(lanes), np.int64)
@@ -75,7 +75,7 @@ def _targets(states: States, lanes: NDArray[np.int64], bits: int) -> NDArray[np.
     return out
 
 
-@njit(cache=True)
+@compiled
 def _advance(states, lanes, data, bounds, starts, sizes, bits):
     for i, lane in enumerate(lanes):
         payload = data[bounds[lane, 0] : bounds[lane, 1]]

@@ -1,6 +1,5 @@
 """Products of snapped rows with small integers: the matrices of a pack, and gates."""
 
-import math
 from functools import cached_property
 
 import numpy as np
@@ -8,26 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import FormatError
+from codec.exact.weights import check_sums, gate_matrix
 from codec.model.config import GATE_INPUTS
 from codec.numerics import random_map, tables
-from codec.numerics.fixed_point import EXACT, SNAP_BITS, snap
+from codec.numerics.fixed_point import snap
+from codec.numerics.widths import OPERAND
 from codec.quantization.quantized import Quantized
-
-OPERAND = 1 << (SNAP_BITS - 1)
-"""Largest absolute value of a snapped operand."""
 
 
 class ExactLinear:
     """A matrix product of snapped rows with the integers of a pack."""
 
     def __init__(self, name: str, weights: Quantized, operand: int, device: torch.device):
-        peak = float(np.abs(weights.symbols.astype(np.int64)).sum(1).max(initial=0)) * operand
-        if peak >= EXACT:
-            raise FormatError(
-                f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; "
-                "use coarser steps"
-            )
+        check_sums(name, weights, operand)
         self.symbols = torch.from_numpy(weights.symbols.astype(np.int16 if _narrow(weights) else np.int32)).to(device)
         self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
         self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
@@ -104,16 +96,12 @@ class ExactTable:
 class ExactGate:
     """Sigmoids of products of the first GATE_INPUTS entries of a normalised row with vectors.
 
-    The vectors are snapped like a row, so that sums stay below GATE_INPUTS * 2^28.
-
     Args:
         vectors: [gates, GATE_INPUTS], any float dtype.
     """
 
     def __init__(self, name: str, vectors: NDArray[np.floating], device: torch.device):
-        integers, steps = snap(torch.from_numpy(vectors.astype(np.float64)))
-        symbols, rows = integers.numpy().astype(np.int32), steps[:, 0].numpy().astype(np.float32)
-        self.linear = ExactLinear(name, Quantized(symbols, rows), OPERAND, device)
+        self.linear = ExactLinear(name, gate_matrix(vectors), OPERAND, device)
         self.table = torch.from_numpy(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS)).to(device)
 
     def __call__(self, x: Tensor, step: Tensor) -> Tensor:

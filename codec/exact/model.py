@@ -6,10 +6,7 @@ a bound on each is checked when the model is built. Element-wise steps are separ
 Notation: a snapped row is `X * step`; a head is [T, head_dim]; executions are blocks with loops unrolled.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -17,19 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import FormatError, UnsupportedError
-from codec.exact.attention import (
-    SOFTMAX_BITS,
-    attend,
-    largest_values,
-    squared_lengths,
-    value_fractions,
-    without_own_value,
-)
-from codec.exact.bounds import check_range
-from codec.exact.kv_cache import Context
+from codec.exact.attention import attend, without_own_value
 from codec.exact.linear import (
-    OPERAND,
     ExactGate,
     ExactLinear,
     ExactRandomMap,
@@ -37,22 +23,15 @@ from codec.exact.linear import (
     sigmoid,
     transposed,
 )
-from codec.exact.network import ExactNetwork
+from codec.exact.network import Context, ExactNetwork
+from codec.exact.weights import Weights, attention, check, down_operand, layer_scales, query_fraction
 from codec.model.bigram import bigram_rows
 from codec.model.config import GATE_INPUTS, ModelConfig
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
-from codec.numerics.fixed_point import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.numerics.fixed_point import power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.numerics.rotary import rotations
-from codec.quantization.quantized import Quantized
-
-ARITHMETIC = 1
-"""Version of the arithmetic: any change of an integer that this module produces bumps it."""
-
-NORM_EPSILON = 2.0**-23
-"""Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
-
-LOG2_E = 1.4426950408889634
+from codec.numerics.widths import NORM_EPSILON, OPERAND, SOFTMAX_BITS
 
 _ROWS = 1024  # of the embedding that are worked on at once; cannot change the result
 
@@ -80,55 +59,24 @@ class ExactLayer:
     parallel: bool
 
 
-def check_known(config: ModelConfig) -> None:
-    """What a fast backend asks before it takes a model.
-
-    Raises:
-        UnsupportedError: the config has options that are left to this module.
-    """
-    options = {
-        "factorised embedding": config.embedding_dim > 0,
-        "random maps": config.random_rank > 0,
-        "value embeddings": config.value_dims > 0,
-        "SwiGLU": config.activation == "swiglu",
-    }
-    if rare := [name for name, on in options.items() if on]:
-        raise UnsupportedError(f"they know no {' and no '.join(rare)}")
-
-
-def layer_scales(config: ModelConfig) -> list[float]:
-    """Return 1 / sqrt(layer + 1) on the grid 2^-16 for each layer, or 1 for each without `ln_scale`."""
-    if not config.ln_scale:
-        return [1.0] * config.num_layers
-    return [(math.isqrt((1 << 34) // (i + 1)) + 1) // 2 / (1 << 16) for i in range(config.num_layers)]
-
-
 class ExactModel(ExactNetwork):
     """The exact model of a pack.
 
     Args:
-        config: the model's shape.
-        matrices: every matrix, embedding and hash table of `codec.model.parameters.parameters(config)`.
-        vectors: every vector, any float dtype.
+        weights: what the pack holds.
         device: where to compute; the integers do not depend on it.
 
     Raises:
         FormatError: a sum could exceed 2^53, or an activation float64's range.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        matrices: Mapping[str, Quantized],
-        vectors: Mapping[str, NDArray[np.floating]],
-        device: torch.device | str = "cpu",
-    ):
-        self.config: ModelConfig = config
-        self.device = torch.device(device)
+    def __init__(self, weights: Weights, device: torch.device | str = "cpu"):
+        check(weights)
+        self.config: ModelConfig = weights.config
+        self.weights, self.device = weights, torch.device(device)
+        config, matrices, vectors = weights.config, weights.matrices, weights.vectors
         self._matrices, self._vectors = matrices, vectors
-        if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
-            raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
-        self.query_fraction = SNAP_BITS - 1 - math.ceil(math.log2(math.sqrt(config.head_dim)))
+        self.query_fraction = query_fraction(config)
         self.head = self._linear("tok_emb.weight" if config.tied_head else "lm_head.weight")
         self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
         if config.embedding_dim:
@@ -144,9 +92,7 @@ class ExactModel(ExactNetwork):
         if config.value_dims:
             self.value_table = ExactTable(matrices["values.embed.weight"], self.device)
             self.value_out = self._linear("values.proj.weight")
-        scales = layer_scales(config)
-        check_range(config, matrices, vectors, scales)
-        self.layers = [self._layer(i, scales[i]) for i in range(config.num_layers)]
+        self.layers = [self._layer(i, scale) for i, scale in enumerate(layer_scales(config))]
         if config.encoder_length:
             self.skip_weights = self._tensor(vectors["skip_weights"])
         if config.skips == "gated" and config.encoder_length:
@@ -174,12 +120,6 @@ class ExactModel(ExactNetwork):
     def _gate(self, name: str) -> ExactGate:
         return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
 
-    @cached_property
-    def _added_values(self) -> NDArray[np.float64]:
-        """Bounds [kv_heads] on the squares of value embeddings before their scale."""
-        longest = squared_lengths(self._matrices["values.embed.weight"]).max()
-        return largest_values(self.config, self._matrices["values.proj.weight"], longest)
-
     def _smear_shares(self) -> Tensor:
         """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
         gate = self._gate("smear.gate")
@@ -191,24 +131,19 @@ class ExactModel(ExactNetwork):
 
     def _layer(self, i: int, norm_scale: float) -> ExactLayer:
         c, block = self.config, f"blocks.{i}."
-        gain = self._vectors[block + "attn.q_gain"].astype(np.float64)
-        unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * self.query_fraction)
-        squares = largest_values(c, self._matrices[block + "attn.c_v.weight"], c.model_dim * norm_scale * norm_scale)
-        value_scale = self._vectors[block + "attn.value_scale"].astype(np.float64) if c.adds_values(i) else None
-        if value_scale is not None:
-            squares = 2 * (squares + self._added_values * (value_scale * value_scale))  # (a + b)^2 <= 2 (a^2 + b^2)
-        fraction = torch.from_numpy(value_fractions(squares))[:, None].to(self.device)
+        scales = attention(self.weights, i)
+        fraction = torch.from_numpy(scales.value_fraction)[:, None].to(self.device)
         return ExactLayer(
             query=self._linear(block + "attn.c_q.weight"),
             key=self._linear(block + "attn.c_k.weight"),
             value=self._linear(block + "attn.c_v.weight"),
             attention_out=self._linear(block + "attn.proj.weight"),
             up=self._mlp_linear(i, "fc", OPERAND),
-            down=self._mlp_linear(i, "proj", OPERAND if c.activation == "swiglu" else OPERAND * OPERAND),
-            score_scale=self._tensor(gain * unit).view(c.num_kv_heads, -1, 1, 1),
+            down=self._mlp_linear(i, "proj", down_operand(c)),
+            score_scale=self._tensor(scales.score_scale).view(c.num_kv_heads, -1, 1, 1),
             value_fraction=fraction,
             value_step=power_of_two(-fraction),
-            value_scale=None if value_scale is None else self._tensor(value_scale),
+            value_scale=None if scales.value_scale is None else self._tensor(np.array([scales.value_scale])),
             attention_scale=self._tensor(self._vectors[block + "attn_scale"]),
             mlp_scale=self._tensor(self._vectors[block + "mlp_scale"]),
             residual_mix=self._tensor(self._vectors[block + "resid_mix"]),

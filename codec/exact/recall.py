@@ -17,14 +17,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from codec.entropy import frequencies
 from codec.errors import FormatError
-from codec.exact.model import NORM_EPSILON
-from codec.numerics.fixed_point import reciprocal_sqrt, snap, snap_fixed
 from codec.numerics.tables import LEVELS_PER_BIT
 
 HISTORY = 8192
@@ -85,91 +80,3 @@ def read_recall(values: Any) -> Recall:
     if not good:
         raise FormatError(f"pack: recall is no tables of 8-bit integers of shapes {SHAPES}; fit them again")
     return Recall(**values)
-
-
-class Memory:
-    """What recall knows of the documents in some lanes, and what it makes of levels: the reference.
-
-    Place i of a document is kept in slot i % history: its token, its key, the token that followed, and the mask of the
-    tokens there and here. Args: the tables, lanes, the width of hidden states, and places that are looked back at.
-    """
-
-    def __init__(
-        self, recall: Recall, lanes: int, dim: int, device: torch.device | str = "cpu", history: int = HISTORY
-    ):
-        self._tables = torch.from_numpy(recall.tables * UNIT).to(device, torch.int64)
-        counts = [n.bit_count() for n in range(1 << REST_BITS)]
-        self._counts = torch.tensor(counts, device=device)
-        self.tokens = torch.full((lanes, history), -1, device=device)
-        self.followers = torch.full_like(self.tokens, -1)
-        self.masks = torch.zeros_like(self.tokens)
-        self.keys = torch.zeros(lanes, history, dim, dtype=torch.int8, device=device)
-        self.sums = torch.zeros(lanes, dim, dtype=torch.float64, device=device)  # of hidden states
-        self.places = torch.zeros(lanes, dtype=torch.int64, device=device)
-
-    def keep(self, lanes: Tensor) -> None:
-        """Drop all lanes but these, int64 [n]."""
-        for name in ("tokens", "followers", "masks", "keys", "sums", "places"):
-            setattr(self, name, getattr(self, name)[lanes])
-
-    def step(self, lanes: Tensor, positions: Tensor, tokens: Tensor, hidden: tuple[Tensor, Tensor], levels: Tensor):
-        """The levels, int64 [n, V], of what follows one more token of some lanes.
-
-        Args:
-            lanes, positions, tokens: int64 [n]; a document begins at position 0.
-            hidden: what the model says of the tokens, float64 [n, dim] and [n, 1].
-            levels: what it makes of that.
-        """
-        new = lanes[positions == 0]
-        self.tokens[new], self.followers[new], self.masks[new] = -1, -1, 0
-        self.sums[new], self.places[new] = 0.0, 0
-        place, history = self.places[lanes], self.tokens.shape[1]
-        slot, used = place % history, min(int(place.max()) + 1, history)
-        self.followers[lanes, (place - 1) % history] = torch.where(place > 0, tokens, -1)
-        equal = (self.tokens[lanes, :used] == tokens[:, None]).to(torch.int64)
-        masks = (self.masks[lanes, :used].roll(1, 1) >> 1) | equal << (PATTERN_BITS + REST_BITS - 1)
-        key = self._key(lanes, *hidden)
-        # A key's square is below 272 a dimension: products are exact in float32, in any order.
-        similarities = (self.keys[lanes, :used].float() @ key.float()[:, :, None])[:, :, 0].to(torch.int64)
-        levels = self._raised(levels, self.followers[lanes, :used], masks, similarities, key.shape[1])
-        self.tokens[lanes, slot], self.followers[lanes, slot] = tokens, -1
-        self.masks[lanes, :used], self.keys[lanes, slot] = masks, key
-        self.places[lanes] = place + 1
-        return levels
-
-    def _key(self, lanes: Tensor, hidden: Tensor, step: Tensor) -> Tensor:
-        """Keys int8 [n, dim]: hidden states less the mean of the document's so far, of unit mean square."""
-        fixed = snap_fixed(hidden * step, HIDDEN_FRACTION)
-        self.sums[lanes] += fixed
-        centred, step = snap(fixed * (self.places[lanes, None] + 1.0) - self.sums[lanes])
-        squares = (centred * centred).sum(-1, keepdim=True)
-        mean = squares * step * step * (1.0 / hidden.shape[1]) + NORM_EPSILON
-        unit = centred * (step * reciprocal_sqrt(mean))
-        return snap_fixed(unit, KEY_FRACTION).clamp(-KEY_LIMIT, KEY_LIMIT).to(torch.int8)
-
-    def _raised(self, levels: Tensor, followers: Tensor, masks: Tensor, similarities: Tensor, dim: int) -> Tensor:
-        seen = followers >= 0
-        index = torch.where(seen, followers, levels.shape[1])
-
-        def greatest(values: Tensor) -> Tensor:
-            out = torch.full((len(levels), levels.shape[1] + 1), -(1 << 40), device=levels.device)
-            return out.scatter_reduce(1, index, values, "amax")[:, :-1]
-
-        agreement, similarity = greatest(masks), greatest(similarities)
-        past = agreement >= 0
-        weights = frequencies.weights(levels)
-        total = weights.sum(-1, keepdim=True)
-        columns = sum((weights << bits <= total).to(torch.int64) for bits in SURPRISALS)
-        rows = self.rows(agreement.clamp(min=0), similarity, dim)
-        return levels + sum(torch.where(past, self._tables[row, columns], 0) for row in rows)
-
-    def rows(self, agreement: Tensor, similarity: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of `Recall.tables` for masks and products of keys."""
-        one = dim << (2 * KEY_FRACTION)
-        steps = torch.div(similarity * STEPS, one, rounding_mode="floor") + 1
-        first, second = SHAPES["patterns"][0], SHAPES["rest"][0]
-        return (
-            agreement >> REST_BITS,
-            first + self._counts[agreement & ((1 << REST_BITS) - 1)],
-            first + second + steps.clamp(0, STEPS + 1),
-        )

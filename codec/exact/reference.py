@@ -1,6 +1,6 @@
 """Compute with torch what every backend must compute: the reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from codec.entropy import frequencies
 from codec.exact.backend import Backend, Integers
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.kv_cache import Past
-from codec.exact.network import ExactNetwork
-from codec.exact.recall import HISTORY, Memory, Recall
+from codec.exact.network import ExactNetwork, Past
+from codec.exact.recall import HISTORY, Recall
+from codec.exact.recall_memory import Memory
 
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
 
@@ -105,8 +105,43 @@ class TorchBackend(Backend):
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
         return HostDecoder(self._model.config, lanes, count, data)
 
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+        """See `Backend`."""
+        longest, device = max(map(len, inputs)), self._model.device
+        tokens, rows = np.zeros((len(inputs), longest), np.int64), []
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+            rows.append(np.arange(len(window)) + row * longest)
+        hidden, step = self._model.forward(self._tensor(tokens), past=past)
+        hidden, step, index = hidden.flatten(0, 1), step.flatten(0, 1), self._tensor(np.concatenate(rows))
+        parts = []
+        for part in index.split(_HEAD_ROWS[device.type]):
+            levels = self._model.levels(hidden[part], step[part])
+            parts.append(frequencies.ordered_sums(levels, self._tensor(order)).cpu().numpy())
+        found = np.concatenate(parts)
+        return lambda: found
+
+    def distributions(self, count: int, window: int, order: Integers) -> "TorchDistributions":
+        """See `Backend`."""
+        return TorchDistributions(self._model, count, window, self._tensor(order))
+
     def _tensor(self, values: Integers) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)
+
+
+class TorchDistributions:
+    """`codec.exact.backend.Distributions` of a `TorchBackend`: every step runs all slots, idle ones too."""
+
+    def __init__(self, model: ExactNetwork, count: int, window: int, order: torch.Tensor):
+        self._model, self._count, self._order = model, count, order
+        self._cache = model.new_cache(count, window)
+
+    def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
+        """See `codec.exact.backend.Distributions`."""
+        inputs = np.zeros((3, self._count), np.int64)
+        inputs[:, slots] = tokens, previous, positions
+        hidden, step = self._model.step(*torch.from_numpy(inputs).to(self._model.device), self._cache)
+        return frequencies.ordered_sums(self._model.levels(hidden, step)[:, 0], self._order).cpu().numpy()[slots]
 
 
 class TorchLanes:

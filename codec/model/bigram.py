@@ -3,13 +3,14 @@
 import torch
 
 from codec.model.tokenizer import BOS
+from codec.numerics.pair_hash import pair_hash
 
 
 def bigram_rows(tokens: torch.Tensor, buckets: int, previous: torch.Tensor | None = None) -> torch.Tensor:
     """Return the rows of the hash table [buckets, ...] for each position.
 
-    The pair (t, p) hashes to (36313 t XOR 27191 p) mod (buckets - 1), the challenge's function. The last row stands for
-    "no pair": a BOS, or the first position of a row of `tokens` when `previous` is None.
+    A pair hashes to a row by `codec.numerics.pair_hash`, the challenge's function. The last row stands for "no pair": a
+    BOS, or the first position of a row of `tokens` when `previous` is None.
 
     Args:
         tokens: int64 [B, T].
@@ -20,7 +21,7 @@ def bigram_rows(tokens: torch.Tensor, buckets: int, previous: torch.Tensor | Non
         int64 [B, T], each 0 to buckets - 1.
     """
     before = torch.cat((torch.full_like(tokens[:, :1], BOS) if previous is None else previous, tokens[:, :-1]), dim=1)
-    rows = torch.bitwise_xor(36313 * tokens, 27191 * before) % (buckets - 1)
+    rows = pair_hash(tokens, before, buckets - 1)
     alone = tokens == BOS
     if previous is None:
         alone = alone | (torch.arange(tokens.shape[1], device=tokens.device) == 0)

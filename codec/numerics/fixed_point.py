@@ -10,11 +10,7 @@ exp, tanh, sqrt without repair (libraries differ in the last bit).
 import torch
 from torch import Tensor
 
-EXACT = float(1 << 53)
-"""Integers of at most this size are exact in float64."""
-
-SNAP_BITS = 15
-"""Width of a snapped operand, sign included: |X| <= 2^14 (a proof's `bpb_exact` shows what it costs)."""
+from codec.numerics.widths import SNAP_BITS
 
 
 def exponent(x: Tensor) -> Tensor:

@@ -13,13 +13,8 @@ between two values, which happens to 1 of 2^40.
 
 from torch import Tensor
 
-from codec.numerics.tables import ROPE_BITS, TURN_BITS, TURN_DIGITS, TURN_LEVELS
-
-LIMB_BITS = TURN_BITS // 2
-"""Bits of the halves in which factors are multiplied: sums of four products of halves stay within 2^62."""
-
-ROUND_SHIFT = TURN_BITS - ROPE_BITS
-ROUND_HALF = 1 << (ROUND_SHIFT - 1)
+from codec.numerics.tables import TURN_DIGITS, TURN_LEVELS
+from codec.numerics.widths import LIMB_BITS, ROPE_BITS, ROUND_HALF, ROUND_SHIFT
 
 
 def rotations(turns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

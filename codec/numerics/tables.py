@@ -5,12 +5,17 @@ decoder's integers may use them. Python's big integers and `decimal` (whose exp 
 specification) are the same everywhere.
 """
 
+from collections.abc import Callable
 from decimal import Context, Decimal
-from functools import lru_cache
+from functools import lru_cache, wraps
+from io import BytesIO
 from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
+
+from codec.cache import kept
+from codec.numerics.widths import TURN_BITS
 
 LEVELS_PER_BIT = 4096
 """Logits and attention scores are whole numbers of 1/4096 bit: a relative error of at most 8.5e-5 in a probability,
@@ -34,12 +39,6 @@ SIGMOID_BITS = 16
 SIGMOID_LENGTH = 12 * SIGMOID_GRID + 1
 """Entries of `sigmoid_table`: from the argument 12 on, the sigmoid rounds to 1."""
 
-ROPE_BITS = 15
-"""Fractional bits of the cosines and sines (measured with no loss on a prototype)."""
-
-TURN_BITS = 60
-"""Fractional bits of the rotations in `rope_turns`, whose products are the rotations of all positions."""
-
 TURN_ROWS, TURN_DIGITS, TURN_LEVELS = 1024, 256, 3
 """First rows, rows of a level and levels of `rope_turns`: 2^34 positions, more tokens than a document has."""
 
@@ -51,12 +50,29 @@ _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 _DECIMAL = Context(prec=60)
 
 
+def _kept(make: Callable[..., NDArray[np.int64]]) -> Callable[..., NDArray[np.int64]]:
+    """Make a table once for a version of the sources: the cache keeps the array, and this process, too."""
+
+    @lru_cache
+    @wraps(make)
+    def table(*arguments: float) -> NDArray[np.int64]:
+        def write() -> bytes:
+            file = BytesIO()
+            np.save(file, make(*arguments))
+            return file.getvalue()
+
+        name = "-".join(map(repr, arguments))
+        return np.load(BytesIO(kept(f"tables/{make.__name__}-{name}.npy", write)))
+
+    return table
+
+
 def _fixed(value: Decimal) -> int:
     """Return `value` in units of 2^-160."""
     return int(_DECIMAL.multiply(value, Decimal(_ONE)))
 
 
-@lru_cache
+@_kept
 def octave() -> NDArray[np.int64]:
     """Return 2^(FRACTION_BITS - i / LEVELS_PER_BIT), rounded, as entry i: int64 [LEVELS_PER_BIT]."""
     root = _ONE >> 1
@@ -100,7 +116,7 @@ def exp2_series(bits: int) -> tuple[float, ...]:
     return tuple(series)
 
 
-@lru_cache
+@_kept
 def softcap_table(cap: float) -> NDArray[np.int64]:
     """Return cap * tanh(i / LOGIT_GRID / cap) nats in units of 1/LEVELS_PER_BIT bit, rounded, as entry i: int64.
 
@@ -128,7 +144,7 @@ def _cos_sin(angle: Decimal) -> tuple[int, int]:
     return sums[0], sums[1]
 
 
-@lru_cache
+@_kept
 def rope_turns(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArray[np.int64]:
     """Return the cosines and sines from which `codec.numerics.rotary` makes the rotary embedding of any position.
 
@@ -200,7 +216,7 @@ def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.array(flat, np.float64).reshape(values.shape) / (1 << 16)
 
 
-@lru_cache
+@_kept
 def sigmoid_table() -> NDArray[np.int64]:
     """Return 1 / (1 + e^(-i / SIGMOID_GRID)) in units of 2^-SIGMOID_BITS, rounded, as entry i: int64 [SIGMOID_LENGTH].
 

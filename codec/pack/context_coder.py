@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.entropy import range_coder
 from codec.entropy.adaptive_bit import EVEN, MOST, code_adaptive
 from codec.errors import FormatError
@@ -67,12 +67,12 @@ def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(steps > 0, levels, positive.min() if positive.size else 0)
 
 
-@njit(cache=True)
+@compiled
 def _power(e):
     return _OCTAVES[e & 3] << min(e >> 2, _MOST_OCTAVES)
 
 
-@njit(cache=True)
+@compiled
 def _bin(expected, power):
     """The context for an expected magnitude over a step of `power`."""
     ratio = (expected << 6) // power + 1  # expected |q| in units of 2^-6
@@ -83,7 +83,7 @@ def _bin(expected, power):
     return min(max(4 * (length - 2) + fraction, 0), _BINS - 1)
 
 
-@njit(cache=True)
+@compiled
 def _code_integer(state, stream, probabilities, counts, context, k, decode):
     """Encode `k`, or decode and return it, under the models of `context`."""
     negative, size = (1, -k - 1) if k < 0 else (0, k)
@@ -105,12 +105,12 @@ def _code_integer(state, stream, probabilities, counts, context, k, decode):
     return -magnitude - 1 if negative else magnitude
 
 
-@njit(cache=True)
+@compiled
 def _ratio(seen, expected):
     return min(max(seen // ((expected >> 12) + 1), _LEAST_RATIO), _MOST_RATIO)
 
 
-@njit(cache=True)
+@compiled
 def _code(
     state, stream, probabilities, counts, symbols, rows, columns, following, on_rows, on_columns, typical, decode
 ):  # arrays one by one: a tuple of them would be counted in and out at each call

@@ -6,26 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
-from codec.exact import model as exact
+from codec.exact.families.weights import AnyWeights, weights_of
 from codec.exact.recall import Recall, read_recall
-from codec.exact.transformer import AnyExact, ExactTransformer
 from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.config import AnyConfig, read_config
 from codec.model.parameters import Role, parameters
-from codec.model.transformer import TransformerConfig
-from codec.pack import context_coder
+from codec.numerics.widths import ARITHMETIC
+from codec.pack import context_coder, golden
 from codec.pack.container import read_container
 from codec.quantization.quantized import OnTrellis, Quantized, StepGrid
 from codec.quantization.trellis import CODES
 from codec.zstd import unshrink
+
+if TYPE_CHECKING:
+    import torch
+
+    from codec.exact.families.transformer import AnyExact
 
 MAX_PARAMETERS = 5 << 27
 """Elements that a pack may claim to hold: 2.5 GiB of float32, the bound on memory for a hostile file."""
@@ -66,7 +69,7 @@ class Pack:
     sha256: str  # hex, of the whole file
     size: int  # bytes of the file
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> "dict[str, torch.Tensor]":
         """The weights: float32 of row step x integer x column step; vectors as float32, integers as they were.
 
         >>> import torch, codec
@@ -74,6 +77,8 @@ class Pack:
         >>> state["w"].shape, state["n"]
         (torch.Size([128, 128]), tensor([3]))
         """
+        import torch
+
         found: dict[str, torch.Tensor] = {}
         for entry in self.manifest["tensors"]:
             found[entry["name"]] = torch.from_numpy(self.matrices[entry["name"]].dequantize()).reshape(entry["shape"])
@@ -82,8 +87,13 @@ class Pack:
             found[name] = tensor.float() if tensor.is_floating_point() else tensor
         return found
 
-    def exact(self, device: torch.device | str = "cpu") -> AnyExact:
-        """The exact model that codes text. Raises MismatchError for a pack that holds weights only.
+    @property
+    def weights(self) -> AnyWeights:
+        """What the exact model that codes text is made of. Raises MismatchError for a pack that holds weights only."""
+        return weights_of(self.for_text()[0], self.matrices, self.vectors, self.sha256)
+
+    def exact(self, device: "torch.device | str" = "cpu") -> "AnyExact":
+        """The exact model that codes text, on torch. Raises MismatchError for a pack that holds weights only.
 
         >>> from pathlib import Path
         >>> import codec
@@ -91,10 +101,9 @@ class Pack:
         >>> pack.exact().config.vocab_size
         2048
         """
-        config, _ = self.for_text()
-        if isinstance(config, TransformerConfig):
-            return ExactTransformer(config, self.matrices, self.vectors, device)
-        return exact.ExactModel(config, self.matrices, self.vectors, device)
+        from codec.exact.families.transformer import exact_model
+
+        return exact_model(self.weights, device)
 
     def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
         """What text coding needs beside weights. Raises MismatchError for a pack that holds weights only.
@@ -125,6 +134,7 @@ def open(blob: bytes) -> Pack:
 
     Raises:
         FormatError: not a pack, of a later version, truncated or damaged.
+        CodecError: see `codec.pack.golden.check`.
 
     >>> import torch, codec
     >>> blob = codec.compress({"w": torch.eye(128)})
@@ -134,6 +144,7 @@ def open(blob: bytes) -> Pack:
     Traceback (most recent call last):
     codec.errors.FormatError: pack: section ...
     """
+    golden.check()
     sections = read_container(blob)
     missing = {"header", "config", "tokenizer", "tensors", "scales", "vectors"} - set(sections)
     if missing:
@@ -158,7 +169,7 @@ def open(blob: bytes) -> Pack:
     return Pack(config, tokenizer, manifest, matrices, vectors, hashlib.sha256(blob).hexdigest(), len(blob))
 
 
-def decompress(blob: bytes) -> dict[str, torch.Tensor]:
+def decompress(blob: bytes) -> "dict[str, torch.Tensor]":
     """The state dict of a pack. Raises FormatError as `open` does.
 
     >>> import torch, codec
@@ -205,10 +216,8 @@ def parse_header(text: bytes) -> dict[str, Any]:
     """The JSON header, every field that is used later checked."""
     try:
         header = json.loads(text)
-        if header["arithmetic"] != exact.ARITHMETIC:
-            raise FormatError(
-                f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {exact.ARITHMETIC}"
-            )
+        if header["arithmetic"] != ARITHMETIC:
+            raise FormatError(f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {ARITHMETIC}")
         for entry in header["tensors"]:
             _check_entry(entry, entry["role"] in TABLES and len(entry["shape"]) > 0 and _good_steps(entry))
         for entry in header["vectors"]:

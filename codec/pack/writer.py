@@ -13,11 +13,11 @@ from threadpoolctl import threadpool_limits
 
 from codec.entropy import adaptive_table
 from codec.errors import FormatError, MismatchError
-from codec.exact import model as exact
 from codec.exact.recall import Recall
 from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.config import AnyConfig
 from codec.model.parameters import Role, parameters
+from codec.numerics.widths import ARITHMETIC
 from codec.pack import context_coder
 from codec.pack.container import read_container, write_container
 from codec.pack.reader import MAX_HEADER, OFF, TABLES, VECTOR_TYPES, check_shapes, check_vocabulary, parse_header
@@ -185,7 +185,7 @@ def _write(
     stream, coded = context_coder.encode_matrices(groups, len(TABLES))
     for entry, told in zip(tensors, coded, strict=True):
         entry["typical"], entry["bits"] = told.typical, round(told.bits)
-    header = {"arithmetic": exact.ARITHMETIC, "tensors": tensors, "vectors": vectors}
+    header = {"arithmetic": ARITHMETIC, "tensors": tensors, "vectors": vectors}
     return write_container(
         {
             "header": _shrunk(header),

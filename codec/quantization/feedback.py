@@ -9,9 +9,9 @@ GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), in natural or
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiler
 from codec.errors import FormatError
 from codec.quantization.quantized import OnTrellis
 from codec.quantization.trellis import predecessors, search
@@ -112,7 +112,7 @@ def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> N
     return symbols
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiler(nogil=True, fastmath={"reassoc", "contract"})
 def _columns(
     weights, target, begin, feedback, rows, columns, before, on_rows, on_columns, limit, state, errors, symbols
 ):
@@ -134,7 +134,7 @@ def _columns(
     return state
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _to_integers(samples, before, on, limit, state):
     """Round samples [N], in units of their steps, to int32 [N]: along the trellis from `state`, or to the nearest.
 

@@ -9,8 +9,9 @@ Sources: Marcellin and Fischer (1990), Fischer and Wang (1992); codes from Unger
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from codec.compiled import compiler
 
 CODES = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 64: (0o103, 0o024), 256: (0o515, 0o362)}
 """Parity-check polynomials (h0, h1) of the code of each number of states."""
@@ -37,7 +38,7 @@ def predecessors(states: int) -> NDArray[np.uint64]:
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def _enter(cost, new, came, before, without, with_z1):
     """Compute the costs of half of the states; unsigned indices and no branch let the compiler vectorize the loop."""
     for s in range(new.shape[0]):
@@ -47,7 +48,7 @@ def _enter(cost, new, came, before, without, with_z1):
         new[s] = min(a, b)
 
 
-@njit(cache=True, nogil=True)
+@compiler(nogil=True)
 def search(samples: NDArray[np.float64], before: NDArray[np.uint64], state: int) -> tuple[NDArray[np.int32], int]:
     """Return the allowed integers nearest to samples, by the Viterbi algorithm.
 

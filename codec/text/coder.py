@@ -14,24 +14,27 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from codec.backends.select import make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
-from codec.entropy.frequencies import total_bits
 from codec.exact.backend import Backend
 from codec.exact.chunks import Chunk, band_chunks
+from codec.exact.families.weights import AnyWeights
 from codec.exact.recall import Recall
-from codec.exact.transformer import AnyExact
 from codec.model.byte_pairs import AnyTokenizer
+from codec.numerics.widths import total_bits
 from codec.text.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
+from codec.text.golden import check as check_golden
 from codec.text.pipeline import Ahead, _Group, _Part
 from codec.text.scheduler import Decoding
+
+if TYPE_CHECKING:
+    from codec.exact.families.transformer import AnyExact
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
@@ -41,8 +44,6 @@ _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of a processor's lanes
 _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
-
-_SAMPLE = "A\ttext\u00a0that\n\nhas  something of all that a normalising tokenizer loses: \ufb01, \u2460.\n".encode()
 
 _TOKENS_A_BYTE = 2
 """Of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with 1,024 and the pack that ships."""
@@ -55,7 +56,8 @@ _MOST_TOKENS_A_BYTE = 16
 class Coder:
     """A model, its tokenizer and the context policy of an archive, on one device."""
 
-    model: AnyExact
+    weights: AnyWeights
+    device: str  # cpu, or cuda for torch's current GPU
     tokenizer: AnyTokenizer
     window: int  # tokens of context, at most the model's window
     recall: Recall | None = None
@@ -64,19 +66,24 @@ class Coder:
     @property
     def total_bits(self) -> int:
         """The power of two that frequencies sum to."""
-        return total_bits(self.model.config.vocab_size)
+        return total_bits(self.weights.config.vocab_size)
 
     @cached_property
     def backend(self) -> Backend:
-        """Who computes what the model says."""
-        return make_backend(self.model, self.recall)
+        """Who computes what the model says; errors as of `codec.text.golden.check`."""
+        check_golden()
+        return make_backend(self.weights, self.device, self.recall)
+
+    @cached_property
+    def model(self) -> "AnyExact":
+        """The reference on torch, which a fast backend does without."""
+        from codec.exact.families.transformer import exact_model
+
+        return exact_model(self.weights, self.device)
 
     def start(self, advance: Advance = ignore_progress) -> None:
         """See `DocumentCoder`."""
-        # Where the tokenizer loses any of it, this has edits, and compiles them; the backend compiles the model.
-        document = prepare(_SAMPLE, self.tokenizer, model_only=True)
-        count = len(document.stream) - 1
-        write_record(document, np.zeros(count, np.int64), np.ones(count, np.int64), 0.0, self.total_bits)
+        check_golden()  # and so compile what codes edits; the backend compiles the model
         advance(0)
         _ = self.backend  # made when it is first asked for
         advance(0)
@@ -155,7 +162,7 @@ class Coder:
 
         In the first group they grow from _LEAST_BYTES to _PART_BYTES, and in the last they shrink again.
         """
-        sizes, device = [len(document) for document in documents], self.model.device.type
+        sizes, device = [len(document) for document in documents], self.device
         parts: list[list[int]] = []
         before, left, room = 0 if first else _PART_BYTES[device], sum(sizes), 0
         for n in sorted(range(len(documents)), key=lambda n: -sizes[n]):
@@ -199,7 +206,7 @@ class Coder:
     def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
         """Documents whose chunks run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
         lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
-        limit = _BATCH_TOKENS[self.model.device.type]
+        limit = _BATCH_TOKENS[self.device]
         company: list[int] = []
         for n in sorted(lengths, key=lambda n: -lengths[n]):
             if company and (len(company) + 1) * min(lengths[company[0]], self.window) > limit:
@@ -251,7 +258,7 @@ class Coder:
         """
         if not payloads:
             return
-        room, most_tokens = _cache_bytes(self.model.device), _MOST_TOKENS_A_BYTE * (longest + 1)
+        room, most_tokens = _cache_bytes(self.device), _MOST_TOKENS_A_BYTE * (longest + 1)
         count = self._lane_count([len(payload) for payload in payloads.values()], room)
         yield from Decoding(
             self.backend, self.tokenizer, payloads, self.window, count, room, most_tokens, self.threads
@@ -262,7 +269,7 @@ class Coder:
 
         The longest document takes its time alone, so that no more lanes are needed than let the others end with it.
         """
-        kind = self.model.device.type
+        kind = self.device
         fewest = _FEWEST_LANES[kind]
         useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
         tokens = (min(_TOKENS_A_BYTE * size + 1, self.window) for size in sorted(sizes, reverse=True))
@@ -277,9 +284,11 @@ def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: in
     return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)
 
 
-def _cache_bytes(device: torch.device) -> int:
+def _cache_bytes(device: str) -> int:
     """What the lanes of a decoder may take together; a GPU keeps a fifth of what is free for a step."""
-    if device.type == "cpu":
+    if device == "cpu":
         return _CACHE_BYTES
+    import torch
+
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for what follows
     return (torch.cuda.mem_get_info(device)[0] + unused) * 4 // 5

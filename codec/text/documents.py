@@ -34,7 +34,7 @@ class Record:
     payload: bytes
     crc: int  # CRC-32 of the original bytes
     text_bytes: int
-    canonical_bytes: int
+    canonical_bytes: int  # that the tokens stand for, but never more than `text_bytes`
     tokens: int  # coded with the model, the end of the document included; 0 where stored
     exact_bits: float  # cross-entropy of the exact model
     ideal_bits: float  # code length of the integer frequencies
@@ -92,7 +92,7 @@ def write_record(
     The smaller of the modelled and the stored record is returned; `model_only` always returns the former.
     """
     crc, size = zlib.crc32(document.original), len(document.original)
-    stored = Record(STORED, document.stored, crc, size, len(document.canonical) or size, 0, 0.0, 0.0)
+    stored = Record(STORED, document.stored, crc, size, min(len(document.canonical) or size, size), 0, 0.0, 0.0)
     if document.hopeless:
         return stored
     state = range_coder.new_encoder()
@@ -105,7 +105,7 @@ def write_record(
     if len(stored.payload) <= len(payload) and not model_only:
         return stored
     ideal = float(total_bits * len(starts) - np.log2(frequencies).sum())
-    return Record(MODELLED, payload, crc, size, len(document.canonical), len(starts), exact_bits, ideal)
+    return Record(MODELLED, payload, crc, size, min(len(document.canonical), size), len(starts), exact_bits, ideal)
 
 
 def read_stored(payload: bytes, longest: int = MAX_DOCUMENT) -> bytes:

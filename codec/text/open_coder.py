@@ -1,8 +1,6 @@
 """Open the coder of a pack on one device or many."""
 
-import torch
-
-from codec.devices import find_devices, kind_of, processors, visible_gpus
+from codec.devices import compute_threads, find_devices, kind_of, processors, visible_gpus
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.exact.chunks import BAND_UNIT
 from codec.pack.reader import Pack
@@ -47,7 +45,7 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
 
     Args:
         device: cpu, or cuda for torch's current GPU.
-        threads: of the model and of what prepares text on a processor, by default as many as torch has. Beside a GPU,
+        threads: of the model and of what prepares text on a processor, by default `compute_threads`. Beside a GPU,
             by default one for each processor, of which three of eight prepare text, but not more than _MOST_THREADS.
     """
     if device not in ("cpu", "cuda"):
@@ -55,10 +53,10 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
     policy = policy or default_policy(pack)
     _check_policy(pack, policy)
     recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
-    threads = threads or (torch.get_num_threads() if device == "cpu" else processors())
+    threads = threads or (compute_threads() if device == "cpu" else processors())
     if device == "cuda":
         threads = max(1, min(threads * 3 // 8, _MOST_THREADS))
-    return Coder(pack.exact(device), pack.for_text()[1], policy.window, recall, threads)
+    return Coder(pack.weights, device, pack.for_text()[1], policy.window, recall, threads)
 
 
 def _check_policy(pack: Pack, policy: Policy) -> None:

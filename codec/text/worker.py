@@ -16,8 +16,6 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-import torch
-
 from codec import console
 from codec.errors import CodecError
 from codec.text.coder import Coder
@@ -83,7 +81,7 @@ def serve(connection: Connection) -> None:
             if coder is None:
                 pack, policy, device, threads, speaks = request
                 console.notes.quiet = not speaks  # all would say the same
-                torch.set_num_threads(threads)
+                os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch and by what stands in for it
                 coder = make_coder(pack, policy, device, threads)
             else:
                 _answer(coder, request, send)

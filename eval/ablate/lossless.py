@@ -23,9 +23,9 @@ from typing import Any
 import brotli
 import numpy as np
 import zstandard
-from numba import njit
 from numpy.typing import NDArray
 
+from codec.compiled import compiled
 from codec.errors import CodecError
 
 Bytes2Bytes = Callable[[bytes], bytes]
@@ -149,7 +149,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-@njit(cache=True)
+@compiled
 def similar_order(rows: NDArray[np.int8]) -> NDArray[np.int64]:
     """Return an order of rows [R, C], row 0 first, in which each row is followed by the nearest (L1) of the rest."""
     count, width = rows.shape

@@ -7,22 +7,21 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.tokenizer import Tokenizer
+from eval.audit.rows import Alphabet, Bytes260, Layout, Row, known_tokens, lay, stream_of
 from eval.audit.sandbox import Program
-from eval.score.streams import documents_of, token_stream
-from eval.score.windows import flat_windows
-from trainer.data.documents import read_documents
+from eval.score.streams import COMPRESSED_SHARD, documents_of, token_stream
+from trainer.data.documents import document_files, read_documents
 
 FILE = "claim.toml"
 
@@ -57,85 +56,65 @@ KEYS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 _HELP = "`eval/audit/predictor.py` and `underpar audit --help` show a whole claim.toml"
 
 
-class Alphabet(Protocol):
-    """The tokens of a claim: how many there are and the bytes each stands for."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def token_bytes(self) -> list[bytes]: ...
-
-    @property
-    def token_lengths(self) -> NDArray[np.int64]: ...
-
-    def decode(self, tokens: NDArray[np.integer]) -> bytes: ...
-
-    def encode(self, document: bytes) -> NDArray[np.uint16]: ...
-
-
-class Bytes260:
-    """The challenge's byte tokenizer: pad, BOS, EOS, unknown, then the 256 bytes."""
-
-    vocab_size = 260
-
-    @cached_property
-    def token_bytes(self) -> list[bytes]:
-        """Empty for the four special tokens."""
-        return [b""] * 4 + [bytes([i]) for i in range(256)]
-
-    @cached_property
-    def token_lengths(self) -> NDArray[np.int64]:
-        """[V]: 1 for a byte."""
-        return np.array([len(piece) for piece in self.token_bytes], np.int64)
-
-    def decode(self, tokens: NDArray[np.integer]) -> bytes:
-        """The bytes of token ids [T]."""
-        return b"".join([self.token_bytes[token] for token in tokens.tolist()])
-
-    def encode(self, document: bytes) -> NDArray[np.uint16]:
-        """Token ids [T] of a document, without BOS."""
-        return np.frombuffer(document, np.uint8).astype(np.uint16) + np.uint16(4)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is coded as one sequence: a document with its end, or a row of a flat stream."""
-
-    start: int  # the token before, which a decoder knows
-    targets: NDArray[np.int64]  # [T]
-
-
 @dataclass(frozen=True)
 class Claim:
-    """A claim with everything that its files say. Rows and documents are in the order of the text."""
+    """A claim with everything that its files say. Rows and documents are in the order of the text.
+
+    Attributes:
+        documents: the text; None where only tokens are given.
+        original: whether `documents` are the text itself; else they are what the tokens of a shard stand for.
+        tokens: of each document, without BOS; empty where `documents` is None.
+        row_bytes: the bytes of the text that each row stands for, int64 [rows].
+        order: which row is scored when, int64 [rows].
+        side_bits: that the claim charges itself.
+        scored: how many rows were.
+        left_out: tokens of the text that no row holds.
+        part: what the claim says of being about a part of the file; empty where it is about all.
+        byte_table: as how many bytes the author counts each token, float64 [V].
+        counted_bytes: that the author divides by.
+        tokenizer_bytes: the size of the tokenizer's file.
+    """
 
     name: str
     claimed_bpb: float
     program: Program
     alphabet: Alphabet
     batch: int
+    layout: Layout
     rows: list[Row]
-    documents: list[bytes] | None  # the original text; None of a flat stream, which is given as tokens
-    order: NDArray[np.int64]  # [rows], which row is scored when
-    ends_coded: bool  # else a decoder must be told the lengths
-    side_bits: float  # that the claim charges itself
-    scored: int  # rows
-    byte_table: NDArray[np.float64] | None  # [V], how the author counts
-    counted_bytes: float | None  # that the author divides by
+    documents: list[bytes] | None
+    original: bool
+    tokens: list[NDArray[np.int64]]
+    row_bytes: NDArray[np.int64]
+    order: NDArray[np.int64]
+    side_bits: float
+    scored: int
+    left_out: int
+    part: str
+    byte_table: NDArray[np.float64] | None
+    counted_bytes: float | None
+    tokenizer_bytes: int
 
     @property
     def flat(self) -> bool:
-        return self.documents is None
+        return self.layout.flat
+
+    @property
+    def ends_coded(self) -> bool:
+        return self.layout.ends_coded
+
+    @property
+    def text_bytes(self) -> int:
+        """The bytes of the text that all rows stand for."""
+        return int(self.row_bytes.sum())
 
     def real_bytes(self, row: int) -> int:
-        """Bytes of a row's text: what its tokens stand for, but never more than the document has."""
-        decoded = int(self.alphabet.token_lengths[self.rows[row].targets].sum())
-        return decoded if self.documents is None else min(decoded, len(self.documents[row]))
+        """Bytes of a row's text: what its tokens stand for, but never more than its documents have."""
+        return int(self.row_bytes[row])
 
-    def decoded(self, row: int) -> bytes:
-        """The text that the tokens of a row stand for."""
-        return self.alphabet.decode(self.rows[row].targets)
+    def decoded(self, document: int) -> bytes:
+        """The text that the tokens of a document stand for."""
+        return self.alphabet.decode(self.tokens[document])
 
 
 def load_claim(path: str | Path) -> Claim:
@@ -156,31 +135,37 @@ def load_claim(path: str | Path) -> Claim:
     alphabet = _alphabet(folder, values["tokenizer"])
     source = folder / text["path"]
     hidden = [source]
+    flat = text.get("layout", "documents") == "flat"
+    layout = Layout(flat, text.get("window", 1024), not flat and scored.get("ends", "coded") == "coded")
+    original = not any(file.name.endswith((".bin", COMPRESSED_SHARD)) for file in shown_files(source))
     documents: list[bytes] | None = None
-    if text.get("layout", "documents") == "flat":
-        rows = _flat_rows(source, alphabet, text)
+    tokens: list[NDArray[np.int64]] = []
+    if flat and not original:
+        stream = token_stream(source, _sentencepiece(alphabet), text.get("targets", 1 << 62) + 1).astype(np.int64)
+        sizes = alphabet.token_lengths[known_tokens(stream, alphabet)]
     else:
-        documents = list(islice(read_documents(source, _sentencepiece(alphabet)), text.get("documents")))
+        documents = _documents(path, source, alphabet, text)
         if "tokens" in scored:
             hidden.append(folder / scored["tokens"])
-            tokens = documents_of(token_stream(hidden[-1], _sentencepiece(alphabet)))[: len(documents)]
+            tokens = [t.astype(np.int64) for t in documents_of(token_stream(hidden[-1], _sentencepiece(alphabet)))]
             if len(tokens) != len(documents):
                 raise MismatchError(f"{path}: {len(tokens)} documents of tokens for {len(documents)} of text")
         else:
-            tokens = [alphabet.encode(document) for document in documents]
-        end = [BOS] if scored.get("ends", "coded") == "coded" else []
-        rows = [Row(BOS, np.concatenate([document, end]).astype(np.int64)) for document in tokens]
+            tokens = [alphabet.encode(document).astype(np.int64) for document in documents]
+        stream, sizes = stream_of(alphabet, documents, tokens)
+    if "targets" in text:
+        stream, sizes = _first_targets(path, stream, sizes, text["targets"], layout)
+    rows, row_bytes, left_out = lay(layout, stream, sizes)
     if not any(len(row.targets) for row in rows):
         raise FormatError(f"{path}: no token to score in {source}; name a text, or a flat stream of a row or more")
-    largest = max(int(row.targets.max(initial=0)) for row in rows)
-    if largest >= alphabet.vocab_size:
-        raise MismatchError(
-            f"{path}: token {largest}, but the tokenizer has 0 to {alphabet.vocab_size - 1}; name its own"
-        )
     order = _order(folder, scored.get("order"), rows)
     counted: float | None = scored.get("text_bytes")
     table = _byte_table(folder, scored["byte_table"], alphabet) if "byte_table" in scored else None
-    count = min(scored.get("documents", len(rows)), len(rows))
+    count = scored.get("documents", len(rows))
+    if count > len(rows):
+        raise MismatchError(
+            f"{path}: [scored] documents = {count}, but the text has {len(rows)}; state what was scored"
+        )
     if counted is None and table is not None:
         counted = float(sum(table[rows[row].targets].sum() for row in order[:count]))
     return Claim(
@@ -189,15 +174,84 @@ def load_claim(path: str | Path) -> Claim:
         program=Program(f"{Path(module).name}:{values['predictor'].partition(':')[2]}", files, hidden),
         alphabet=alphabet,
         batch=values.get("batch", BATCH),
+        layout=layout,
         rows=rows,
         documents=documents,
+        original=original,
+        tokens=tokens,
+        row_bytes=row_bytes,
         order=order,
-        ends_coded=documents is not None and scored.get("ends", "coded") == "coded",
         side_bits=float(scored.get("side_bits", 0)),
         scored=count,
+        left_out=left_out,
+        part=", ".join(f"{name} = {text[name]}" for name in ("documents", "targets") if name in text),
         byte_table=table,
         counted_bytes=counted,
+        tokenizer_bytes=len(alphabet.model) if isinstance(alphabet, Tokenizer) else 0,
     )
+
+
+def on_text(claim: Claim, path: Path) -> Claim:
+    """Make a claim of the same predictor about another text, in the order of that text.
+
+    Raises:
+        FormatError: no text, or token shards, which are text only with a tokenizer.
+        MismatchError: a document of it is one of the claim's own.
+    """
+    if any(file.name.endswith((".bin", COMPRESSED_SHARD)) for file in shown_files(path)):
+        raise FormatError(f"{path}: token shards; give text, which no tokenizer has changed")
+    documents = list(read_documents(path))
+    if known := set(documents) & set(claim.documents or []) - {b""}:
+        raise MismatchError(f"{path}: {len(known)} of its documents are in the claim's text; give one that is fresh")
+    tokens = [claim.alphabet.encode(document).astype(np.int64) for document in documents]
+    rows, row_bytes, left_out = lay(claim.layout, *stream_of(claim.alphabet, documents, tokens))
+    if not row_bytes.sum():
+        raise FormatError(f"{path}: no text to score; give some, of a row or more")
+    return replace(
+        claim,
+        program=replace(claim.program, hidden=[*claim.program.hidden, path]),
+        rows=rows,
+        documents=documents,
+        original=True,
+        tokens=tokens,
+        row_bytes=row_bytes,
+        order=np.arange(len(rows)),
+        scored=len(rows),
+        left_out=left_out,
+        byte_table=None,
+        counted_bytes=None,
+    )
+
+
+def shown_files(path: Path) -> list[Path]:
+    """The files of a text: `path` itself, or those in the folder."""
+    return [path] if path.is_file() else document_files(path)
+
+
+def _documents(path: Path, source: Path, alphabet: Alphabet, text: Mapping[str, Any]) -> list[bytes]:
+    """The documents of a text, as many as the claim says; of a flat stream, no more than its targets need."""
+    wanted, left = text.get("documents"), text.get("targets", math.inf)
+    documents: list[bytes] = []
+    for document in islice(read_documents(source, _sentencepiece(alphabet)), wanted):
+        documents.append(document)
+        left -= 1 + len(alphabet.encode(document)) if left < math.inf else 0
+        if left < 0:
+            break
+    if wanted is not None and left >= 0 and len(documents) < wanted:
+        raise MismatchError(f"{path}: [text] documents = {wanted}, but {source} has {len(documents)}")
+    return documents
+
+
+def _first_targets(
+    path: Path, stream: NDArray[np.int64], sizes: NDArray[np.int64], targets: int, layout: Layout
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The beginning of a stream that has so many targets. Raises MismatchError if it has fewer."""
+    if not layout.flat or targets % layout.window or targets >= len(stream):
+        raise MismatchError(
+            f"{path}: targets = {targets}, but the stream has {max(0, len(stream) - 1)} in rows of {layout.window}; "
+            'with layout = "flat" state a multiple of window that is there'
+        )
+    return stream[: targets + 1], sizes[: targets + 1]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -241,14 +295,6 @@ def _sentencepiece(alphabet: Alphabet) -> Tokenizer:
     from trainer.data.sample import sp1024
 
     return sp1024()
-
-
-def _flat_rows(source: Path, alphabet: Alphabet, text: Mapping[str, Any]) -> list[Row]:
-    window = text.get("window", 1024)
-    targets = text.get("targets")
-    enough = None if targets is None else targets + 1
-    stream = token_stream(source, _sentencepiece(alphabet), enough).astype(np.int64)
-    return [Row(int(stream[w.start]), stream[w.start + 1 : w.end + 1]) for w in flat_windows(len(stream), window)]
 
 
 def _order(folder: Path, name: str | None, rows: list[Row]) -> NDArray[np.int64]:

@@ -4,10 +4,11 @@ The first four are what makes a number a code length (Issue #1017 of the challen
 about what was counted.
 """
 
+import lzma
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from codec.edits import coder as patch
 from codec.entropy import range_coder
 from eval.audit.claims import Claim
 from eval.audit.coding import Mass, Place
-from eval.audit.probing import Leak, Leaks
+from eval.audit.isolation import ROOT
+from eval.audit.probing import Apart, Leak, Leaks
 
 CAP = 16_000_000
 """Bytes that the challenge grants code and model."""
@@ -35,17 +37,24 @@ DIFFERENT_BITS = 0.01
 
 @dataclass(frozen=True)
 class Condition:
-    """One line of a verdict."""
+    """One line of a verdict; `ok` is None where it could not be checked."""
 
     name: str
-    ok: bool
+    ok: bool | None
     evidence: str
 
 
 def runs(isolation: Mapping[str, str], error: str | None) -> Condition:
-    """The predictor answered within its limits."""
+    """The predictor answered within its limits, in a process that could not reach the text."""
     kept = f"kept from the network by {isolation['network']}, from the text by {isolation['text']}" if isolation else ""
-    return Condition("runs", error is None, kept if error is None else f"{error}; {kept}".rstrip("; "))
+    if error is not None:
+        return Condition("runs", False, f"{error}; {kept}".rstrip("; "))
+    if isolation.get("text") == ROOT:
+        return Condition("runs", True, kept)
+    why = isolation.get("reason", "no reason given")
+    return Condition(
+        "runs", None, f"{kept}: native code could have read the text, as this machine cannot isolate ({why})"
+    )
 
 
 def normalised(masses: Sequence[Mass]) -> Condition:
@@ -132,20 +141,23 @@ def decodes(
     return Condition("decodes", True, f"a fresh process restored all {tokens:,} tokens from the coded bits alone")
 
 
-def rows_known(claim: Claim, leak: Leak | None) -> Condition:
+def rows_known(claim: Claim, apart: Apart | None) -> Condition:
     """Of a flat stream: the token before a row is known, because rows can be decoded one after another."""
-    if leak:
+    if not claim.flat:
+        return Condition("context", True, "each document begins with BOS")
+    if (claim.order != np.arange(len(claim.order))).any():
+        return Condition("context", False, "in this order the token before a row is not known when the row is decoded")
+    if apart is None:
+        return Condition("context", True, "one row at a time: each begins with the last token of the one before")
+    if leak := apart.leak:
         return Condition(
             "context",
             False,
             f"row {leak.seen.row} changes with later rows of its batch, first at token {leak.seen.position}, so rows "
             "cannot be decoded one after another; use batch = 1",
         )
-    if claim.flat:
-        return Condition(
-            "context", True, "rows do not see later rows: each begins with the last token of the one before"
-        )
-    return Condition("context", True, "each document begins with BOS")
+    many = f"in {apart.tested} of {apart.batches} batches, chosen at random, all along their rows"
+    return Condition("context", True, f"rows do not see later rows ({many}): each begins with the last token before")
 
 
 def order_bits(claim: Claim) -> float:
@@ -195,13 +207,16 @@ def counted_bytes(claim: Claim) -> Condition:
     """The claim divides by bytes that are there."""
     rows = claim.order[: claim.scored]
     real = sum(claim.real_bytes(int(row)) for row in rows)
+    ok = True if claim.original else None
+    source = "counted here on the text" if ok else "as the claim's tokenizer counts tokens: no text is given to count"
     if claim.counted_bytes is None:
-        return Condition("bytes", True, f"{real:,} bytes, counted here on the text")
+        return Condition("bytes", ok, f"{real:,} bytes, {source}")
     wrong = (claim.counted_bytes - real) / real if real else math.inf
-    summary = f"{claim.counted_bytes:,.0f} counted, {real:,} there"
+    summary = f"{claim.counted_bytes:,.0f} counted, {real:,} there ({source})"
     if wrong <= BYTES_TOLERANCE:
-        return Condition("bytes", True, summary)
-    return Condition("bytes", False, f"{summary}: {100 * wrong:+.2f} %; {_miscounts(claim) or 'no table says why'}")
+        return Condition("bytes", ok, summary)
+    inflated = "no table says why" if claim.byte_table is None else "tokens stand for more bytes than the text has"
+    return Condition("bytes", False, f"{summary}: {100 * wrong:+.2f} %; {_miscounts(claim) or inflated}")
 
 
 def _miscounts(claim: Claim) -> str:
@@ -238,7 +253,7 @@ def edit_bits(claim: Claim) -> float:
     """What it takes to make the text from the tokens where these do not even keep the canonical text, in bits."""
     if claim.documents is None or all(_kept(claim, n) for n in range(len(claim.documents))):
         return 0.0
-    decoded = np.frombuffer(b"\n".join(claim.decoded(n) for n in range(len(claim.rows))), np.uint8)
+    decoded = np.frombuffer(b"\n".join(claim.decoded(n) for n in range(len(claim.documents))), np.uint8)
     original = np.frombuffer(b"\n".join(claim.documents), np.uint8)
     edits = patch.align(decoded, original)
     state, out = range_coder.new_encoder(), np.zeros(patch.edits_capacity(decoded, edits), np.uint8)
@@ -254,8 +269,8 @@ def _kept(claim: Claim, n: int) -> bool:
 
 def text(claim: Claim, bits: float) -> Condition:
     """The text can be had back from the tokens: raw, or at least canonical; `bits` are its edits."""
-    if claim.documents is None:
-        return Condition("text", True, "the set is given as tokens")
+    if claim.documents is None or not claim.original:
+        return Condition("text", None, "only token shards are given: whether they are the text cannot be checked")
     lost = [n for n in range(len(claim.documents)) if not _kept(claim, n)]
     if not lost:
         raw = sum(claim.decoded(n) == document for n, document in enumerate(claim.documents))
@@ -273,23 +288,75 @@ def text(claim: Claim, bits: float) -> Condition:
 
 def complete(claim: Claim) -> Condition:
     """All of the set was scored."""
-    everything = len(claim.rows)
+    everything, what = len(claim.rows), "rows" if claim.flat else "documents"
+    held = sum(len(row.targets) for row in claim.rows)
+    part = f" of a part of the file ({claim.part})" if claim.part else ""
+    if claim.left_out > BYTES_TOLERANCE * held:
+        return Condition(
+            "complete",
+            False,
+            f"{claim.left_out:,} of {claim.left_out + held:,} tokens fill no row of {claim.layout.window} and were not "
+            f"scored; targets = {held} would state so",
+        )
     if claim.scored == everything:
-        return Condition("complete", True, f"all {everything} {'rows' if claim.flat else 'documents'}")
+        return Condition("complete", True, f"all {everything} {what}{part}")
     tokens = sum(len(claim.rows[row].targets) for row in claim.order[: claim.scored])
-    total = sum(len(row.targets) for row in claim.rows)
     return Condition(
         "complete",
         False,
-        f"{claim.scored} of {everything} documents were scored, {100 * tokens / total:.1f} % of the tokens",
+        f"{claim.scored} of {everything} {what} were scored, {100 * tokens / held:.1f} % of the tokens",
     )
 
 
 def artifact(sizes: Mapping[str, int]) -> Condition:
-    """Code and model fit the challenge's budget; `sizes` are bytes by name of file."""
+    """Code and model fit the challenge's budget; `sizes` are bytes by name of file, names included."""
     total = sum(sizes.values())
     parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     return Condition("artifact", total <= CAP, f"{total:,} bytes of {CAP:,} ({parts})")
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """What a predictor makes of a text that its author has not seen, in bits per byte, and how much more it may be."""
+
+    bpb: float
+    text_bytes: int
+    margin: float
+
+
+def memorised(carried: int, compressed: int | None, honest: float | None, fresh: Fresh | None) -> Condition:
+    """The text is not in what the claim brings.
+
+    Args:
+        carried: bytes of code, model and tokenizer.
+        compressed: the text under xz; None where it is larger than `carried`.
+        honest: bits per byte of the claim's text.
+        fresh: what another text scores.
+    """
+    held = f"{carried:,} bytes of code, model and tokenizer"
+    if fresh is not None and honest is not None:
+        worse = fresh.bpb - honest
+        said = f"a fresh text of {fresh.text_bytes:,} bytes scores {fresh.bpb:.4f}, {worse:+.4f}"
+        limit = fresh.margin + SCORE_BITS / fresh.text_bytes
+        return Condition("memorised", worse <= limit, f"{said}; the auditor allows {fresh.margin:+.4f}; {held}")
+    if compressed is None:
+        return Condition("memorised", True, f"{held} are fewer than the text has under xz")
+    return Condition(
+        "memorised",
+        None,
+        f"{held} could hold the text, which has {compressed:,} under xz; a fresh text of the same source would tell",
+    )
+
+
+def xz_bytes(documents: Iterable[bytes], most: int) -> int | None:
+    """The bytes of documents under xz, None if they are more than `most`."""
+    packer, size = lzma.LZMACompressor(preset=6), 0
+    for document in documents:
+        size += len(packer.compress(document + b"\n"))
+        if size > most:
+            return None
+    size += len(packer.flush())
+    return size if size <= most else None
 
 
 def score(claimed: float, honest: float | None, text_bytes: int) -> Condition:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from eval.audit.audit import HOLDS, Audit
+from eval.audit.audit import Audit
 from eval.figures import BLUE, FAINT, GREEN, GREY, INK, ORANGE, STYLE, WIDTH
 
 WORDS = {
@@ -26,6 +26,7 @@ WORDS = {
     "text": "text is lost",
     "complete": "part of the set",
     "artifact": "too large",
+    "memorised": "knows this text only",
     "score": "below what was coded",
 }
 """A failed condition in a few words."""
@@ -38,13 +39,13 @@ def claimed_and_coded(audits: Sequence[Audit], titles: Mapping[str, str]) -> Fig
         audits: of predictors that ran to the end.
         titles: by the name of the claim, what was done.
     """
-    rows = sorted(audits, key=lambda a: (a.verdict == HOLDS, -_gap(a)), reverse=True)
+    rows = sorted(audits, key=lambda a: (not a.failed, -_gap(a)), reverse=True)
     with rc_context(STYLE):
         figure = Figure(figsize=(1.25 * WIDTH, 0.5 * len(rows) + 1.3))
         axes = figure.subplots()
         right = max(max(a.honest_bpb or 0.0, a.claimed_bpb) for a in rows)
         for y, found in enumerate(rows):
-            honest, holds = found.honest_bpb or 0.0, found.verdict == HOLDS
+            honest, holds = found.honest_bpb or 0.0, not found.failed
             axes.plot([found.claimed_bpb, honest], [y, y], color=GREY if holds else ORANGE, alpha=0.45, linewidth=5)
             axes.plot(found.claimed_bpb, y, "o", color=ORANGE, markersize=13, markerfacecolor="white", mew=2)
             axes.plot(honest, y, "o", color=GREEN if holds else BLUE, markersize=8)
@@ -52,7 +53,9 @@ def claimed_and_coded(audits: Sequence[Audit], titles: Mapping[str, str]) -> Fig
             axes.text(
                 right * 1.05,
                 y,
-                "holds" if holds else fill(" · ".join(reasons or [WORDS[name] for name in found.failed]), 34),
+                found.verdict
+                if not found.failed
+                else fill(" · ".join(reasons or [WORDS[name] for name in found.failed]), 34),
                 va="center",
                 color=GREEN if holds else INK,
                 fontsize=9,

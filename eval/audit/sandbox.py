@@ -1,10 +1,12 @@
 """Somebody else's predictor in a process of its own: limits on time and memory, no network, no text, plain arrays.
 
-The process starts in an empty folder that holds the files of the claim alone, with an empty home and a bare
-environment. `Sandbox.isolation` says what keeps it from the network and from the text: "namespace", the kernel's
-network and mount namespaces, or "audit hook" where the kernel grants none: the interpreter refuses sockets and the
-text's path, which stops Python but not native code. Either is a guard against mistakes and shortcuts; run the audit
-itself in a virtual machine where the code is hostile.
+The process has a private root (`eval.audit.isolation`): of the machine's files it sees the interpreter with its
+libraries, the files of the claim and the few modules of ours that a predictor may import, all read-only, and a fresh
+`/tmp`. It sees no other process, shared memory, network or device, and has no capability. `Sandbox.isolation` says
+what keeps it from the network and from the text: "namespace" and "private root", or "audit hook" where the kernel
+grants no
+namespaces: then only the interpreter refuses sockets and the text's path, which does not stop native code, and an audit
+does not say that the predictor was without the text.
 """
 
 import json
@@ -15,11 +17,13 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -27,8 +31,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import CodecError
-from codec.processes import source_folder
-from eval.audit import worker
+from eval.audit import isolation, worker
+from eval.imports import PACKAGES, ROOT, modules
+
+LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store")
+"""Where an interpreter's shared libraries may be."""
+
+VISIBLE = ("eval.audit.worker", "eval.audit.isolation", "eval.audit.predictor", "eval.audit.challenge_predictor")
+"""Our modules that a predictor's process sees, with what they import."""
 
 
 class PredictorError(Exception):
@@ -67,42 +77,38 @@ class Sandbox:
         self._rows = 0
         self._owed = 0  # answers to `update`
         self._folder = tempfile.TemporaryDirectory(prefix="underpar-audit-")
-        home = Path(self._folder.name) / "claim"
-        home.mkdir()
-        for file in program.files:
-            if (home / file.name).exists():
-                raise CodecError(f"claim: two of its files are called {file.name}; rename one")
-            shutil.copy(file, home / file.name)
+        folder = Path(self._folder.name)
+        _copy_claim(program, folder / "claim")
+        _copy_modules(folder / "modules")
+        (folder / "root").mkdir()
         from_parent, self._requests = os.pipe()
         self._answers, to_parent = os.pipe()
-        hidden = json.dumps([str(path.resolve()) for path in program.hidden])
-        arguments = [program.factory, str(self._limits.memory_bytes), hidden, str(from_parent), str(to_parent)]
-        self._log = (Path(self._folder.name) / "log").open("w+b")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "eval.audit.worker", *arguments],
-            cwd=home,
-            env={
-                "PATH": os.defpath,
-                "HOME": str(home),
-                "USER": "audit",
-                "LANG": "C.UTF-8",
-                "PYTHONPATH": source_folder(),
-                "PYTHONHASHSEED": "0",
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                "OPENBLAS_NUM_THREADS": "1",
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            pass_fds=(from_parent, to_parent),
-            start_new_session=True,
-        )
+        plan = _plan(folder, program.hidden, self._limits.memory_bytes, (from_parent, to_parent))
+        with (folder / "plan").open("w+b") as stdin, (folder / "log").open("ab") as log:
+            stdin.write(json.dumps(plan._asdict()).encode())
+            stdin.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", isolation.__file__],
+                cwd=folder,
+                env={},
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                pass_fds=(from_parent, to_parent),
+                start_new_session=True,
+            )
         os.close(from_parent)
         os.close(to_parent)
+        hidden = [str(path.resolve()) for path in program.hidden]
         try:
-            told = json.loads(self._answer(worker.MAX_TEXT))
-            self.isolation = {"network": str(told["network"]), "text": str(told["text"])}
-            self.peeks = bool(told["peeks"])
+            begin = time.monotonic()
+            in_force = json.loads(self._answer(worker.MAX_TEXT, begin))
+            self.isolation = {name: str(in_force[name]) for name in ("network", "text")}
+            self.isolation |= {"reason": str(in_force["reason"])} if "reason" in in_force else {}
+            isolated = self.isolation["text"] == isolation.ROOT
+            start = {"factory": program.factory, "hidden": [] if isolated else hidden}
+            self._write(worker.START, json.dumps(start).encode(), begin)
+            self.peeks = bool(json.loads(self._answer(worker.MAX_TEXT, begin))["peeks"])
         except (ValueError, KeyError, TypeError) as error:
             self.close()
             raise PredictorError(f"its process said nothing sensible at the start ({error!r})") from error
@@ -142,7 +148,6 @@ class Sandbox:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._log.close()
         self._folder.cleanup()
 
     def __enter__(self) -> "Sandbox":
@@ -162,8 +167,10 @@ class Sandbox:
         return self._answer(most, begin)
 
     def _send(self, kind: bytes, numbers: NDArray[np.int64], begin: float) -> None:
-        content = np.ascontiguousarray(numbers, "<i8").tobytes()
-        message = memoryview(worker.HEAD.pack(kind, len(content)) + content)
+        self._write(kind, np.ascontiguousarray(numbers, "<i8").tobytes(), begin)
+
+    def _write(self, kind: bytes, content: bytes, begin: float) -> None:
+        message = memoryview(isolation.HEAD.pack(kind, len(content)) + content)
         try:
             while message:
                 self._wait(self._requests, select.POLLOUT, begin)
@@ -173,13 +180,13 @@ class Sandbox:
 
     def _answer(self, most: int, begin: float | None = None) -> bytes:
         begin = time.monotonic() if begin is None else begin
-        status, size = worker.HEAD.unpack(self._read(worker.HEAD.size, begin))
-        if status not in (worker.OK, worker.FAILED) or size > max(most, worker.MAX_TEXT):
+        status, size = isolation.HEAD.unpack(self._read(isolation.HEAD.size, begin))
+        if status not in (isolation.OK, isolation.FAILED) or size > max(most, worker.MAX_TEXT):
             raise PredictorError(f"its process answered {size:,} bytes of kind {status!r}, expected at most {most:,}")
         content = self._read(size, begin)
         if not self._owed:
             self._spent += time.monotonic() - begin
-        if status == worker.FAILED:
+        if status == isolation.FAILED:
             raise PredictorError(content.decode(errors="replace"))
         return content
 
@@ -211,8 +218,85 @@ class Sandbox:
             status: int | str = self._process.wait(5)
         except subprocess.TimeoutExpired:
             status = "unknown"
-        self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - worker.MAX_TEXT))
-        lines = self._log.read().decode(errors="replace").split("\n")
+        with (Path(self._folder.name) / "log").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - worker.MAX_TEXT))
+            lines = log.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
         return f"its process ended with status {status}; {last}"
+
+
+def _copy_claim(program: Program, folder: Path) -> None:
+    """Copy the files of a claim: their bytes and names, but neither their modes nor their times."""
+    folder.mkdir()
+    for file in sorted(program.files, key=lambda file: file.name):
+        copy = folder / file.name
+        if copy.exists():
+            raise CodecError(f"claim: two of its files are called {file.name}; rename one")
+        shutil.copyfile(file, copy)
+        copy.chmod(0o644)
+        os.utime(copy, (0, 0))
+
+
+@cache
+def _visible_modules() -> dict[str, bytes]:
+    """The source of each of our modules that a predictor's process sees, by its path."""
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in modules(VISIBLE).values()}
+
+
+def _copy_modules(folder: Path) -> None:
+    for name, source in _visible_modules().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(source)
+
+
+def _plan(folder: Path, hidden: Sequence[Path], memory: int, pipes: tuple[int, int]) -> isolation.Plan:
+    """What a predictor's process may see: the interpreter, the copies in `folder`, nothing else."""
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    standard = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib"]
+    names = [path for path in (*LIBRARIES, *standard, *packages) if Path(path).is_dir()]
+    folders = sorted({os.path.realpath(name) for name in names})
+    roots = [path for path in folders if not any(path != other and _inside(path, other) for other in folders)]
+    files = [path for path in (python, "/etc/ld.so.cache") if Path(path).is_file()]
+    ours = [ROOT / name for name in PACKAGES] if str(ROOT) in roots else [ROOT]
+    covered = {os.path.realpath(path) for path in (*ours, *hidden)}
+
+    def environment(home: str, modules_folder: str) -> dict[str, str]:
+        return {
+            "PATH": os.defpath,
+            "HOME": home,
+            "TMPDIR": home,
+            "USER": "audit",
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": os.pathsep.join([modules_folder, *map(os.path.realpath, packages)]),
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LD_LIBRARY_PATH": f"{sys.base_prefix}/lib",
+            "NUMBA_CACHE_DIR": home,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    command = [python, "-S", "-P", "-m", "eval.audit.worker", *map(str, pipes)]
+    (folder / "tmp").mkdir()
+    return isolation.Plan(
+        root=str(folder / "root"),
+        seen=[[path, path] for path in (*roots, *files)]
+        + [[str(folder / "claim"), "/claim"], [str(folder / "modules"), "/modules"]],
+        links=[[name, os.path.realpath(name)] for name in names if Path(name).is_symlink()],
+        covered=[path for path in sorted(covered) if any(_inside(path, root) for root in roots)],
+        memory=memory,
+        command=command,
+        environment=environment("/tmp", "/modules"),
+        outside={
+            "command": command,
+            "environment": environment(str(folder / "tmp"), str(folder / "modules")),
+            "folder": str(folder / "claim"),
+        },
+        answers=pipes[1],
+    )
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or below."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

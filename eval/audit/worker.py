@@ -1,63 +1,40 @@
-"""The other end of the sandbox: a process that gives up what it does not need, then runs a predictor.
+"""The other end of the sandbox: a process that runs a predictor and answers for it.
 
-Run as `python -m eval.audit.worker`. It talks through two pipes: a request is one letter, a u32 of bytes and int64
-arrays, an answer is a status byte, a u32 of bytes and float64 arrays or UTF-8 text, all little-endian. Nothing that it
-sends is ever unpickled. Only the standard library is imported before the rights are gone: namespaces need a single
-thread.
+`eval.audit.isolation` has taken its rights and becomes `python -m eval.audit.worker`. It talks through two pipes: a
+request is a letter, a u32 of bytes and int64 arrays, an answer is a status byte, a u32 of bytes and float64 arrays or
+UTF-8 text, all little-endian. The first request is JSON: the factory and the files that are refused. Nothing that the
+process sends is ever unpickled.
 """
 
-import ctypes
 import importlib.util
 import json
 import os
-import resource
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-HEAD = struct.Struct("<cI")
-OK, FAILED = b"k", b"f"
-RESET, PEEK, DISTRIBUTION, UPDATE = b"R", b"P", b"D", b"U"
+from eval.audit.isolation import FAILED, HEAD, OK
+
+RESET, PEEK, DISTRIBUTION, UPDATE, START = b"R", b"P", b"D", b"U", b"S"
 
 MAX_TEXT = 2000
 """Bytes of an error message."""
 
-MAX_FILE = 64 << 20
-"""Bytes that the predictor may write into one file."""
 
-NAMESPACE, HOOK = "namespace", "audit hook"
-
-_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
-_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 1 << 18
-
-
-def isolate(memory: int, hidden: list[str]) -> dict[str, str]:
-    """Limit memory, leave the network, and cover the files `hidden`. Returns what keeps each of the two away."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = _CLONE_NEWNET | _CLONE_NEWNS | (0 if os.geteuid() == 0 else _CLONE_NEWUSER)
-    in_force = {"network": HOOK, "text": HOOK}
-    if libc.unshare(flags) == 0:
-        in_force["network"] = NAMESPACE
-        covered = libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
-        for path in hidden:
-            covered &= libc.mount(b"/dev/null", os.fsencode(path), None, _MS_BIND, None) == 0
-        if covered:
-            in_force["text"] = NAMESPACE
+def refuse(hidden: Sequence[str]) -> None:
+    """Refuse sockets and the files `hidden` to Python: a second line where there are namespaces, else the only one."""
     forbidden = {os.path.realpath(path) for path in hidden}
 
-    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.__new__", "socket.connect", "socket.getaddrinfo"):
             raise PermissionError("a predictor has no network")
         opened = os.fsdecode(arguments[0]) if event == "open" and isinstance(arguments[0], (str, bytes)) else ""
         if opened and os.path.realpath(opened) in forbidden:
             raise PermissionError("a predictor has no access to the text it is scored on")
 
-    sys.addaudithook(refuse)  # cannot be removed; a second line where there are namespaces
-    return in_force
+    sys.addaudithook(look)  # cannot be removed
 
 
 def load(target: str) -> Any:
@@ -108,16 +85,18 @@ def describe(error: BaseException) -> bytes:
 
 
 def main() -> None:
-    """Run `eval.audit.worker FACTORY MEMORY HIDDEN READ_FD WRITE_FD`."""
-    factory, memory, hidden, read, write = sys.argv[1:]
-    with os.fdopen(int(read), "rb") as requests, os.fdopen(int(write), "wb") as answers:
-        in_force = isolate(int(memory), json.loads(hidden))
+    """Run `eval.audit.worker READ_FD WRITE_FD`."""
+    read, write = map(int, sys.argv[1:])
+    with os.fdopen(read, "rb") as requests, os.fdopen(write, "wb") as answers:
+        _, size = HEAD.unpack(requests.read(HEAD.size))
+        told = json.loads(requests.read(size))
+        refuse(told.pop("hidden"))
         try:
-            predictor = load(factory)
+            predictor = load(told.pop("factory"))
         except BaseException as error:
             send(answers, FAILED, describe(error))
             return
-        send(answers, OK, json.dumps({**in_force, "peeks": hasattr(predictor, "peek")}).encode())
+        send(answers, OK, json.dumps({"peeks": hasattr(predictor, "peek")}).encode())
         serve(predictor, requests, answers)
 
 

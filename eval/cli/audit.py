@@ -40,12 +40,19 @@ and, if its author's script is shown the text (teacher forcing), peek(documents)
 The text of the module eval.audit.predictor says all about them and every key; it has adapters for PyTorch modules and
 plain functions.
 
-Exit status 0 if the claim holds, 1 if it is refuted, 2 if it cannot be read.
+A claim holds as far as checked where something could not be: only shards are given, the machine cannot isolate a
+process, or code, model and tokenizer are larger than the text under xz and so could hold it; for that give --fresh.
+
+Exit status 0 if the claim holds, 1 if it is refuted or not all could be checked, 2 if it cannot be read.
 """
 
 
 def audit(
     claim: Annotated[Path, typer.Argument(help="A claim.toml, or the folder it is in.")],
+    fresh: Annotated[
+        Path | None, typer.Option(help="Text of the same source that the author has not seen; it must score alike.")
+    ] = None,
+    margin: Annotated[float, typer.Option(min=0, help="Bits per byte that --fresh may score above the text.")] = 0.05,
     seconds: Annotated[float, typer.Option(min=1, help="Of a run of the predictor.")] = 3600.0,
     memory: Annotated[float, typer.Option(min=0.1, help="Address space of the predictor in GiB.")] = 8.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -54,10 +61,13 @@ def audit(
     from eval.audit.audit import audit as run
     from eval.audit.sandbox import Limits
 
-    found = run(claim, Limits(min(Limits.call_seconds, seconds), seconds, int(memory * 2**30)))
+    limits = Limits(min(Limits.call_seconds, seconds), seconds, int(memory * 2**30))
+    found = run(claim, limits, fresh, margin)
     console.emit(found.to_json(), as_json, lambda: page(found))
     if found.failed:
         raise console.CheckFailed(f"the claim is refuted: {', '.join(found.failed)}")
+    if found.unchecked:
+        raise console.CheckFailed(f"the claim holds as far as checked; not checked: {', '.join(found.unchecked)}")
 
 
 def page(found: "Audit") -> "Group":
@@ -66,8 +76,8 @@ def page(found: "Audit") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    good = found.verdict == "holds"
-    head = Text.assemble(f"{found.name}: the claim ", ("holds" if good else "is refuted", "green" if good else "red"))
+    color = "red" if found.failed else "yellow" if found.unchecked else "green"
+    head = Text.assemble(f"{found.name}: the claim ", ("is refuted" if found.failed else found.verdict, color))
     scores = Table.grid(padding=(0, 2))
     rows = [("claimed", found.claimed_bpb, "")]
     if found.honest_bpb is not None:
@@ -76,10 +86,12 @@ def page(found: "Audit") -> "Group":
             ("difference", found.honest_bpb - found.claimed_bpb, ""),
             ("as the author scores", found.scored_bpb or 0.0, "run here"),
         ]
+    if found.fresh_bpb is not None:
+        rows.append(("a fresh text", found.fresh_bpb, ""))
     for name, value, note in rows:
         scores.add_row(name, f"{value:.6f}", note)
     lines = Table(show_header=False, box=None, padding=(0, 1))
-    for condition in sorted(found.conditions, key=lambda c: c.ok):
-        mark = Text("ok", "green") if condition.ok else Text("fails", "red")
-        lines.add_row(mark, condition.name, Text(condition.evidence))
+    marks = {False: Text("fails", "red"), None: Text("unchecked", "yellow"), True: Text("ok", "green")}
+    for condition in sorted(found.conditions, key=lambda c: list(marks).index(c.ok)):
+        lines.add_row(marks[condition.ok], condition.name, Text(condition.evidence))
     return Group(head, Text("bits per byte", "dim"), scores, Text(), lines, Text(f"{found.seconds:.1f} seconds", "dim"))

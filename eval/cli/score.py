@@ -29,7 +29,7 @@ def bpb(
 
     from eval.score.bpb import score
     from eval.score.models import load_model
-    from eval.score.streams import stream_bytes, token_stream
+    from eval.score.streams import measured_stream, stream_bytes
 
     loaded = load_model(model, tokenizer)
     network = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,9 +37,9 @@ def bpb(
     # One more row than wanted: `flat` drops a tail that does not fill a row.
     enough = None if targets is None else targets + loaded.config.window + 1
     with console.progress("reading", stream_bytes(docs), "bytes") as advance:
-        stream = token_stream(docs, loaded.tokenizer, enough, advance)
+        stream, sizes = measured_stream(docs, loaded.tokenizer, enough, advance)
     with console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance:
-        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance)
+        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance, sizes)
     if result.decoded_bytes != result.text_bytes:
         console.notes.print(
             f"the challenge's table counts {result.text_bytes:,} bytes, the decoded text has {result.decoded_bytes:,}",

@@ -23,6 +23,7 @@ from codec.archive.members import groups
 from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
+from codec.errors import CodecError
 from codec.files import atomic_write
 from codec.processes import child_environment
 from codec.run_folder import PACK
@@ -102,9 +103,11 @@ def prove(
         The proof; a document that decodes to other bytes makes `ok` false.
 
     Raises:
-        CodecError: not a pack that can code text.
+        CodecError: no text, or not a pack that can code text.
         CheckFailed: the decoding process died.
     """
+    if not any(documents):
+        raise CodecError(f"nothing to prove: {len(documents)} documents and no byte of text; pass some")
     pack = codec.open(blob)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:

@@ -51,8 +51,8 @@ class DocumentScore(NamedTuple):
 class Score:
     """What a model's predictions of `tokens` targets cost, and how many bytes these stand for.
 
-    `decoded_bytes` are counted on the decoded tokens; `text_bytes` are the same but for the stream policies, which use
-    the challenge's table.
+    `decoded_bytes` are those of the text that the tokens stand for, never more than the text has; `text_bytes` are the
+    same but for the stream policies, which use the challenge's table where that counts no more.
     """
 
     nats: float
@@ -86,10 +86,12 @@ def score(
     stride: int | None = None,
     targets: int | None = None,
     advance: Advance = ignore_progress,
+    sizes: NDArray[np.int64] | None = None,
 ) -> Score:
     """Score a stream of tokens [N] under a policy.
 
     Args:
+        sizes: bytes of the text that each token stands for [N]; by default those of its piece.
         stride: of `sliding` (default 64) and of long documents (default: a band); `flat` has none.
         targets: stop after so many.
         advance: told the targets that have been scored.
@@ -97,16 +99,17 @@ def score(
     Raises:
         CodecError: nothing to score, or a stride that does not fit the window.
     """
+    sizes = tokenizer.token_lengths[stream] if sizes is None else sizes
     if policy is Policy.DOCUMENT:
-        found = score_documents(model, tokenizer, documents_of(stream), stride, targets, advance)
+        spans = documents_of(stream, sizes)
+        found = score_documents(model, tokenizer, documents_of(stream), stride, targets, advance, spans)
         nats = math.fsum(document.nats for document in found)
         tokens, text_bytes = sum(d.tokens for d in found), sum(d.bytes for d in found)
         result = Score(nats, tokens, text_bytes, text_bytes)
     else:
         plan = stream_plan(policy, len(stream), model.config.window, stride)
-        result = score_stream(
-            model, tokenizer, stream, plan if targets is None else first_targets(plan, targets), advance
-        )
+        plan = plan if targets is None else first_targets(plan, targets)
+        result = score_stream(model, tokenizer, stream, plan, advance, sizes)
     if not result.text_bytes:
         raise CodecError(
             f"nothing to score: {len(stream):,} tokens are {result.tokens:,} targets of {policy} and 0 bytes of text; "
@@ -130,13 +133,19 @@ def score_stream(
     stream: NDArray[np.integer],
     plan: Sequence[Window],
     advance: Advance = ignore_progress,
+    sizes: NDArray[np.int64] | None = None,
 ) -> Score:
     """Score a stream of tokens [N] over windows that score its inputs from 0 on without a gap."""
     count = plan[-1].end if plan else 0
     rows = (Row(stream[w.start : w.end + 1], w.score_from - w.start, 0) for w in plan)
     nats = float(row_nats(model, rows, 1, advance)[0])
     before, targets = stream[:count], stream[1 : count + 1]
-    return Score(nats, count, tokenizer.challenge_bytes(before, targets), decoded_bytes(tokenizer, targets))
+    by_table = tokenizer.challenge_bytes(before, targets)
+    if sizes is None:
+        return Score(nats, count, by_table, decoded_bytes(tokenizer, targets))
+    own = int(sizes[1 : count + 1].sum())
+    inflated = own < decoded_bytes(tokenizer, targets)  # where not, the challenge's table stands as it is
+    return Score(nats, count, min(by_table, own) if inflated else by_table, own)
 
 
 def score_documents(
@@ -146,6 +155,7 @@ def score_documents(
     stride: int | None = None,
     targets: int | None = None,
     advance: Advance = ignore_progress,
+    sizes: Sequence[NDArray[np.int64]] | None = None,
 ) -> list[DocumentScore]:
     """Score each document, tokens [n] without BOS, alone: its tokens and its end.
 
@@ -153,10 +163,12 @@ def score_documents(
         stride: how far the window of a document that is longer than it moves (default: documents are a band).
         targets: stop after so many, if need be inside a document.
         advance: told the targets that have been scored.
+        sizes: bytes of the text that each token of a document stands for [n]; by default those of its piece.
 
     Raises:
         CodecError: a stride that does not fit the window.
     """
+    sizes = sizes or [tokenizer.token_lengths[document] for document in documents]
     window = model.config.window
     counts: list[int] = []
     left = targets
@@ -183,8 +195,8 @@ def score_documents(
         long = [owner for owner, count in enumerate(counts) if count > window]
         nats += band_nats(model, [whole(owner) for owner in long], len(counts), advance)
     return [
-        DocumentScore(float(cost), count, decoded_bytes(tokenizer, document[:count]))
-        for cost, count, document in zip(nats, counts, documents, strict=False)
+        DocumentScore(float(cost), count, int(size[:count].sum()))
+        for cost, count, size in zip(nats, counts, sizes, strict=False)
     ]
 
 

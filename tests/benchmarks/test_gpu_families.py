@@ -19,8 +19,9 @@ import torch
 
 import codec
 from codec.backends.cuda.families.network import CudaTransformer
+from codec.exact.families.transformer import ExactTransformer
+from codec.exact.families.weights import TransformerWeights
 from codec.exact.reference import TorchBackend
-from codec.exact.transformer import ExactTransformer
 from codec.model.transformer import TransformerConfig, transformer_parameters
 from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
@@ -44,7 +45,7 @@ def smollm(device: str) -> ExactTransformer:
         symbols = np.rint(generator.standard_normal(parameter.shape, np.float32) * 6).astype(np.int32)
         deviation = 0.5 if parameter.role == "embedding" else parameter.shape[1] ** -0.5
         matrices[name] = Quantized(symbols, np.full(parameter.shape[0], deviation / 6, np.float32))
-    return ExactTransformer(config, matrices, vectors, device)
+    return ExactTransformer(TransformerWeights(config, matrices, vectors), device)
 
 
 def model_of(device: str) -> ExactTransformer:

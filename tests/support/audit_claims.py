@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 
-from eval.audit.claims import Bytes260, Claim, Row
+from eval.audit.audit import audit
+from eval.audit.claims import Claim
+from eval.audit.isolation import HOOK
+from eval.audit.rows import Bytes260, Layout, Row
 from eval.audit.sandbox import Program
 
 HEAD = """import numpy as np
@@ -46,13 +49,42 @@ def claim_of(lengths, order=None, ends_coded=True, documents=True, **changes):
         "program": Program("p.py:make", []),
         "alphabet": Bytes260(),
         "batch": 4,
+        "layout": Layout(not documents, 1024, documents and ends_coded),
         "rows": [Row(1, np.full(n, 70)) for n in lengths],
         "documents": [b"B" * n for n in lengths] if documents else None,
+        "original": documents,
+        "tokens": [np.full(n, 70) for n in lengths],
+        "row_bytes": np.array(lengths),
         "order": np.arange(len(lengths)) if order is None else np.array(order),
-        "ends_coded": ends_coded,
         "side_bits": 0.0,
         "scored": len(lengths),
+        "left_out": 0,
+        "part": "",
         "byte_table": None,
         "counted_bytes": None,
+        "tokenizer_bytes": 0,
     }
     return Claim(**{**values, **changes})
+
+
+FRESH = ["hijklmnop", "another text abcd", "xyz abcdefg", "ABCDEFGHIJKLMNOPQ"]
+"""A text of the same source as TEXTS."""
+
+
+def with_fresh(folder, margin=1.0, texts=FRESH, **words):
+    """Audit the claim in `folder` with a fresh text beside it: without one it could hold its own, which is tiny."""
+    path = folder.parent / f"{folder.name}-fresh.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    return audit(folder, fresh=path, margin=margin, **words)
+
+
+def by_name(found):
+    """The conditions of an audit by name."""
+    return {condition.name: condition for condition in found.conditions}
+
+
+def assert_holds(found):
+    """Nothing failed and all was checked, but for what a machine without namespaces cannot."""
+    assert found.failed == []
+    unchecked = set(found.unchecked) - ({"runs"} if found.isolation["text"] == HOOK else set())
+    assert unchecked == set(), unchecked

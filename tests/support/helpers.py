@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import codec
+from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
+from codec.model.parameters import parameters
 from codec.model.tokenizer import Tokenizer
 from codec.pack.reader import Pack
+from codec.quantization.quantized import Quantized, power
 from trainer.data.sample import sp1024, train_documents
 from trainer.data.tokenizer import train_tokenizer
 from trainer.model.gpt import GPT
@@ -54,6 +57,23 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {'/'.join(parts)} of the shared data folder, which is not beside this checkout")
     return path
+
+
+def weights_with_columns(config: ModelConfig, seed: int = 0) -> Weights:
+    """Random integers with steps for every row and column, some integers above 8 bits."""
+    generator, matrices, vectors = np.random.default_rng(seed), {}, {}
+    for name, parameter in parameters(config).items():
+        shape = parameter.shape
+        if parameter.role == "vector":
+            vectors[name] = (1 + 0.1 * generator.standard_normal(shape)).astype(np.float32)
+            continue
+        symbols = np.rint(generator.standard_normal(shape) * 8).astype(np.int32)
+        symbols.flat[::5003] *= 12
+        deviation = 1.0 if parameter.role == "embedding" else shape[1] ** -0.5
+        rows = deviation / 8 * power(generator.integers(-2, 3, shape[0]).astype(np.int32))
+        columns = power(generator.integers(-4, 5, shape[1]).astype(np.int32))
+        matrices[name] = Quantized(symbols, rows.astype(np.float32), columns)
+    return Weights(config, matrices, vectors)
 
 
 def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:

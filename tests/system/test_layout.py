@@ -12,9 +12,9 @@ ROOMS = ("codec", "trainer", "eval", "artifacts", "underpar")
 """Rooms in order: each imports from those before it only."""
 
 FOLDERS = {
-    "codec": "numerics entropy model edits quantization exact backends pack text archive cli",
+    "codec": "numerics entropy cm model edits quantization exact backends pack text archive cli",
     "trainer": "data kernels model optim run fit cli",
-    "eval": "score bench proof audit ablate screen cli",
+    "eval": "score bench proof audit museum ablate screen cli",
     "artifacts": "share submission cli",
     "underpar": "",
 }

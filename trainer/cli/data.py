@@ -117,7 +117,7 @@ def train(
     fold: bool = typer.Option(False, "--fold", help="Write capitals as marks, so that words share their tokens."),
     as_json: bool = JSON,
 ) -> None:
-    """Train a tokenizer that keeps every character, also newlines and runs of spaces."""
+    """Train a tokenizer that keeps every character but U+2581 (▁), newlines and runs of spaces too."""
     from codec.files import atomic_write
     from trainer.data.documents import input_bytes, read_documents
     from trainer.data.tokenizer import train_tokenizer

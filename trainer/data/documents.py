@@ -14,11 +14,11 @@ from typing import BinaryIO, cast
 import numpy as np
 import zstandard
 
-from codec.console import Advance, ignore_progress
+from codec.console import Advance, ignore_progress, notes
 from codec.errors import CodecError, FormatError
 from codec.model.byte_pairs import AnyTokenizer
 from codec.model.tokenizer import BOS
-from trainer.data.shards import Tokens, blocks, check_vocabulary, read_shard
+from trainer.data.shards import Tokens, blocks, check_tokenizer, check_vocabulary, read_shard
 
 MAX_DOCUMENT_BYTES = 1 << 28
 """Limit on a line, a text file or a document: longer input is refused before it fills the memory."""
@@ -219,6 +219,9 @@ def _shard_documents(paths: list[Path], tokenizer: AnyTokenizer | None, advance:
             f"{paths[0]}: a shard is text only with its own tokenizer, and none was given; pass it, or text"
         )
     begun, size = False, 0
+    unknown = [path for path in paths if not check_tokenizer(path, tokenizer)]
+    if unknown:
+        notes.print(f"{unknown[0]}: says of no tokenizer that it made it; taken to be this one", soft_wrap=True)
     parts: list[Tokens] = []
     for path in paths:
         advance(path.stat().st_size - 2 * len(tokens := read_shard(path)))

@@ -15,8 +15,8 @@ from codec.console import notes
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.files import atomic_write, read_bytes
 from codec.model.tokenizer import Tokenizer
-from trainer.data.prepare import MANIFEST, PREFIX, TOKENIZER, write_manifest
-from trainer.data.shards import describe_shard, shard_length
+from trainer.data.prepare import MANIFEST, PREFIX, write_manifest
+from trainer.data.shards import TOKENIZER, describe_shard, shard_length
 
 REPO = "willdepueoai/parameter-golf"
 ROOT = "datasets"

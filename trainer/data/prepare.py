@@ -22,13 +22,12 @@ from codec.errors import CodecError, FormatError
 from codec.files import atomic_write, new_folder
 from codec.model.tokenizer import BOS, Tokenizer
 from trainer.data.documents import read_documents
-from trainer.data.shards import TOKENS_PER_SHARD, ShardWriter, Tokens
+from trainer.data.shards import TOKENIZER, TOKENS_PER_SHARD, ShardWriter, Tokens
 
 PREFIX = "fineweb"
 """Prefix of shard names, for which the challenge's scripts look."""
 
 MANIFEST = "manifest.json"
-TOKENIZER = "tokenizer.model"
 
 COUNTS = ("documents", "tokens", "text_bytes", "canonical_bytes")
 """Counts of a split in the manifest."""
@@ -76,7 +75,7 @@ def prepare(
     documents = chain.from_iterable(read_documents(path, advance=advance) for path in inputs)
     lengths = tokenizer.token_lengths
     with new_folder(Path(folder)) as new:
-        writers = {split: ShardWriter(new, PREFIX, split, tokens_per_shard) for split in ("train", "val")}
+        writers = {split: ShardWriter(new, PREFIX, split, tokens_per_shard, tokenizer) for split in ("train", "val")}
         counts = {split: dict.fromkeys(COUNTS, 0) for split in writers}
         with writers["train"], writers["val"]:
             for chunk, tokens in _tokenized(_chunks(documents, val_documents), tokenizer, processes):

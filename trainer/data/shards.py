@@ -1,9 +1,12 @@
 """Token shards, in the challenge's format byte for byte.
 
 A shard is 256 little-endian int32 (20240520, 1, number of tokens, zeros), then that many little-endian uint16 tokens,
-then nothing. A split is a stream of documents, each BOS and its tokens, cut into shards of equal length at any token.
+then nothing. Where its maker knows the tokenizer, the SHA-256 of that is in the header behind the number of tokens; the
+challenge's own shards have zeros there, and its scripts do not read so far. A split is a stream of documents, each BOS
+and its tokens, cut into shards of equal length wherever the cut falls.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,12 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import FormatError, MismatchError
-from codec.files import atomic_write
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.files import atomic_write, read_bytes
+from codec.model.byte_pairs import AnyTokenizer
+from codec.model.tokenizer import BOS
 
 MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 1024
+TOKENIZER_AT = 12
+"""Where in the header the 32 bytes of the tokenizer's SHA-256 are."""
+
+TOKENIZER = "tokenizer.model"
+"""The tokenizer of the shards in the same folder."""
+
 TOKENS_PER_SHARD = 100_000_000
 """Length of the challenge's shards."""
 
@@ -30,15 +40,15 @@ BLOCK = 1 << 20
 Tokens = NDArray[np.uint16]
 
 
-def write_shard(path: str | Path, tokens: NDArray[np.integer]) -> None:
-    """Write tokens [N] as one shard.
+def write_shard(path: str | Path, tokens: NDArray[np.integer], tokenizer: AnyTokenizer | None = None) -> None:
+    """Write tokens [N] as one shard, which says that `tokenizer` made them.
 
     Raises:
         FormatError: a token is not in 0..65535, or N is over 2^31 - 1.
     """
     tokens = _as_uint16(tokens)
     with atomic_write(path) as file:
-        file.write(_header(len(tokens)))
+        file.write(_header(len(tokens), tokenizer))
         file.write(tokens.tobytes())
 
 
@@ -71,6 +81,33 @@ def shard_length(path: str | Path) -> int:
             f"shard {path}: {what}: {size:,} bytes, but {tokens:,} tokens take {expected:,}; make or download it again"
         )
     return tokens
+
+
+def check_tokenizer(path: str | Path, tokenizer: AnyTokenizer) -> bool:
+    """Check that a shard was made with `tokenizer`, by its header or by the tokenizer that lies beside it.
+
+    Returns:
+        Whether that could be checked: False of a shard that says nothing, in a folder without a tokenizer.
+
+    Raises:
+        MismatchError: it was made with another.
+        FormatError: see `shard_length`.
+    """
+    path = Path(path)
+    shard_length(path)
+    with path.open("rb") as file:
+        file.seek(TOKENIZER_AT)
+        made_with = file.read(32).hex()
+    if not int(made_with, 16):
+        if not (path.parent / TOKENIZER).is_file():
+            return False
+        made_with = hashlib.sha256(read_bytes(path.parent / TOKENIZER, "tokenizer")).hexdigest()
+    if made_with != tokenizer.sha256:
+        raise MismatchError(
+            f"shard {path}: made with the tokenizer {made_with[:16]}…, this is {tokenizer.sha256[:16]}…; pass the "
+            "text, or shards made with this tokenizer"
+        )
+    return True
 
 
 def read_shard(path: str | Path, offset: int = 0, count: int | None = None) -> Tokens:
@@ -124,7 +161,7 @@ class ShardInfo:
     canonical_bytes: int | None
 
 
-def describe_shard(path: str | Path, tokenizer: Tokenizer | None = None) -> ShardInfo:
+def describe_shard(path: str | Path, tokenizer: AnyTokenizer | None = None) -> ShardInfo:
     """Count a shard's tokens, documents and, given a tokenizer, canonical bytes.
 
     Raises:
@@ -173,7 +210,15 @@ class ShardWriter:
         paths: the shards that are complete.
     """
 
-    def __init__(self, folder: str | Path, prefix: str, split: str, tokens_per_shard: int = TOKENS_PER_SHARD):
+    def __init__(
+        self,
+        folder: str | Path,
+        prefix: str,
+        split: str,
+        tokens_per_shard: int = TOKENS_PER_SHARD,
+        tokenizer: AnyTokenizer | None = None,
+    ):
+        self._tokenizer = tokenizer
         self._name = f"{prefix}_{split}"
         self._folder = Path(folder)
         self._tokens_per_shard = tokens_per_shard
@@ -209,7 +254,7 @@ class ShardWriter:
         if self._file is None or self._opened is None:
             return
         self._file.seek(0)
-        self._file.write(_header(self._filled))
+        self._file.write(_header(self._filled, self._tokenizer))
         self._opened.__exit__(None, None, None)
         self.paths.append(self._path)
         self._opened, self._file, self._filled = None, None, 0
@@ -224,12 +269,13 @@ class ShardWriter:
             self._opened.__exit__(kind, error, at)
 
 
-def _header(tokens: int) -> bytes:
+def _header(tokens: int, tokenizer: AnyTokenizer | None) -> bytes:
     if tokens > np.iinfo(np.int32).max:
         raise FormatError(f"a shard of {tokens:,} tokens, but the format counts to 2^31 - 1; write several")
     header = np.zeros(HEADER_BYTES // 4, "<i4")
     header[:3] = MAGIC, VERSION, tokens
-    return header.tobytes()
+    made_with = bytes.fromhex(tokenizer.sha256) if tokenizer else bytes(32)
+    return header.tobytes()[:TOKENIZER_AT] + made_with + bytes(HEADER_BYTES - TOKENIZER_AT - 32)
 
 
 def _as_uint16(tokens: NDArray[np.integer]) -> Tokens:

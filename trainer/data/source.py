@@ -7,9 +7,9 @@ from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 from codec.model.tokenizer import Tokenizer
 from trainer.data.batches import Batches
-from trainer.data.prepare import TOKENIZER, encode_documents
+from trainer.data.prepare import encode_documents
 from trainer.data.sample import sp1024, train_documents, val_documents
-from trainer.data.shards import find_shards, write_shard
+from trainer.data.shards import TOKENIZER, check_tokenizer, find_shards, write_shard
 from trainer.distributed import World
 from trainer.recipe import DataRecipe, Recipe
 
@@ -54,8 +54,11 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
         if world.leads:
             tokenize_sample(shards, tokenizer)
         world.told(0.0)  # the other processes wait here for the shards
+    train = find_shards(shards, "train")
     val = find_shards(shards, "val") if recipe.train.val_tokens else []
-    return Source(find_shards(shards, "train"), _late_shards(data, tokenizer), val, tokenizer)
+    for path in (*train, *val):
+        check_tokenizer(path, tokenizer)
+    return Source(train, _late_shards(data, tokenizer), val, tokenizer)
 
 
 def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
@@ -106,4 +109,4 @@ def tokenize_sample(folder: Path, tokenizer: Tokenizer) -> None:
     for split, documents in (("train", train_documents), ("val", val_documents)):
         path = folder / f"fineweb_{split}_000000.bin"
         if not path.exists():
-            write_shard(path, encode_documents(list(documents()), tokenizer))
+            write_shard(path, encode_documents(list(documents()), tokenizer), tokenizer)

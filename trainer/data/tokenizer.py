@@ -12,7 +12,7 @@ import sentencepiece
 
 from codec.errors import CodecError, FormatError
 from codec.model.capitals import MARKS, fold
-from codec.model.tokenizer import BOS, FOLDED, Tokenizer
+from codec.model.tokenizer import BOS, FOLDED, SPACE, Tokenizer
 
 MAX_TRAINING_BYTES = 500_000_000
 """Bytes of text: SentencePiece holds several copies of the text in memory."""
@@ -57,7 +57,7 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int, folds: bool = F
             byte_fallback=True,
             split_digits=True,
             character_coverage=COVERAGE,
-            required_chars=MARKS.decode() if folds else "",
+            required_chars=SPACE + (MARKS.decode() if folds else ""),  # a text without spaces, too
             max_sentence_length=1 << 30,  # a document counts as a sentence, and longer sentences would be dropped
             pad_id=0,
             bos_id=BOS,
@@ -72,7 +72,10 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int, folds: bool = F
         if not sentences.bytes:
             raise FormatError("no text in the input; pass files with documents that are not empty") from error
         raise CodecError(f"no vocabulary of {vocab_size:,} from this text ({error}); choose a larger one") from error
-    return Tokenizer(model.getvalue() + (FOLDED if folds else b""))
+    tokenizer = Tokenizer(model.getvalue() + (FOLDED if folds else b""))
+    if tokenizer.lossy:
+        raise CodecError("the tokenizer that came of this text loses spaces or line breaks; pass more text")
+    return tokenizer
 
 
 class _Sentences:

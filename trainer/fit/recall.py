@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from codec.backends.cpu import recall as cpu_recall
-from codec.backends.cpu.kernels import kernel
+from codec.compiled import kernel
 from codec.console import Advance, ignore_progress
-from codec.entropy.frequencies import total_bits
 from codec.exact.chunks import band_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall
 from codec.numerics import tables
 from codec.numerics.tables import LEVELS_PER_BIT
+from codec.numerics.widths import total_bits
 from codec.pack.reader import Pack
 
 _RATE = 0.1  # bits

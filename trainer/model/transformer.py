@@ -1,7 +1,7 @@
 """The float model of the open families (`codec.model.transformer`), plain single-device PyTorch.
 
-`codec.exact.transformer` computes the same network in fixed point. The methods are those of `trainer.model.gpt.GPT`, so
-that calibration, corrections and retuning take either.
+`codec.exact.families.transformer` computes the same network in fixed point. The methods are those of
+`trainer.model.gpt.GPT`, so that calibration, corrections and retuning take either.
 """
 
 import torch

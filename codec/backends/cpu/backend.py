@@ -1,31 +1,33 @@
-"""The exact model on a processor: `codec.backends.cpu.kernels` with a model's constants, over several threads.
+"""The exact model on a processor: `codec.backends.cpu.network` with a model's constants, over several threads.
 
-It is built from the reference model, whose constants it shares, and compared with it before it is used.
+The constants are those of the reference (`codec.exact.weights`), with which the backend is compared before it is used.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from codec import compiled
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
-from codec.backends.cpu import kernels as cpu_kernels
+from codec.backends.cpu import network
 from codec.backends.cpu import recall as cpu_recall
-from codec.backends.cpu.matmul import COLUMNS, WIDE
-from codec.devices import threaded
-from codec.entropy.frequencies import total_bits
+from codec.backends.cpu.embedding import Embedding
+from codec.backends.cpu.matmul import COLUMNS, WIDE, project
+from codec.devices import compute_threads, threaded
+from codec.errors import UnsupportedError
 from codec.exact.backend import Backend
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.model import ExactModel, check_known
 from codec.exact.recall import HISTORY, Recall
+from codec.exact.weights import Weights, check, check_known
 from codec.model.config import AnyConfig
 from codec.numerics import tables
+from codec.numerics.widths import total_bits
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -35,7 +37,7 @@ _CHUNK = 64  # rows that run at once: enough to read weights seldom, few enough 
 
 
 class Cache(NamedTuple):
-    """Rings of keys and values int16 as `codec.backends.cpu.kernels.run` reads them, and how many positions are seen
+    """Rings of keys and values int16 as `codec.backends.cpu.network.run` reads them, and how many positions are seen
     there.
     """
 
@@ -54,9 +56,15 @@ class Past:
 
 
 class CpuBackend(Backend):
-    """What models of all families share on a processor, as a `codec.exact.backend.Backend`."""
+    """What models of all families share on a processor, as a `codec.exact.backend.Backend`.
+
+    Raises:
+        UnsupportedError: functions are not compiled.
+    """
 
     def __init__(self, config: AnyConfig, recall: Recall | None):
+        if not compiled.ENABLED:
+            raise UnsupportedError("NUMBA_DISABLE_JIT is set")
         self.config, self._recall = config, recall
         self.octave, self.exp2 = cpu_head.octave(), tables.exp2_table(total_bits(config.vocab_size)).astype(np.int32)
         self._lane_bytes = sum(part.nbytes for part in _cache(config, 1, config.window)[:2])
@@ -139,6 +147,25 @@ class CpuBackend(Backend):
             parts.append(found)
         return np.concatenate(parts, axis=1)
 
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+        """See `codec.exact.backend.Backend`; each sequence has a thread."""
+        ends = np.cumsum([len(window) for window in inputs])
+        out = np.empty((ends[-1], len(order) + 1), np.int64)
+        jobs = []
+        for n, (window, end) in enumerate(zip(inputs, ends, strict=True)):
+            rows = _rows([window], [n])
+            rows[1, 0], rows[2] = past.last[n], rows[2] + past.length
+            jobs.append(partial(self._ordered_sums, rows, order, past.cache, out[end - len(window) : end]))
+        threaded(jobs)
+        past.length += max(map(len, inputs))
+        past.last = np.array([window[-1] for window in inputs])
+        return lambda: out
+
+    def _ordered_sums(self, rows: Integers, order: Integers, cache: Cache, out: Integers) -> None:
+        for at in range(0, len(out), _CHUNK):
+            levels = self.levels(*self.run(rows[:, at : at + _CHUNK], cache))
+            cpu_head.ordered_sums(levels, order, self.octave, out[at : at + _CHUNK])
+
     def recall(
         self,
         memory: cpu_recall.Memory,
@@ -155,6 +182,10 @@ class CpuBackend(Backend):
         """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
         return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
 
+    def distributions(self, count: int, window: int, order: Integers) -> "CpuDistributions":
+        """See `codec.exact.backend.Backend`."""
+        return CpuDistributions(self, count, window, order)
+
 
 class CpuModel(CpuBackend):
     """A model of the challenge's family on a processor.
@@ -164,29 +195,41 @@ class CpuModel(CpuBackend):
             this package makes them.
     """
 
-    def __init__(self, model: ExactModel, recall: Recall | None = None):
-        check_known(model.config)
-        super().__init__(model.config, recall)
-        self.network, self._model = cpu_network.network(model), model
-        self.head, self._softcap = cpu_network.linear([model.head]), model.softcap.numpy().astype(np.int32)
-        self._embedding = None  # of every token, where it does not depend on the one before
-        if model.starts_alone:
-            tokens = torch.arange(model.config.vocab_size)[:, None]
-            self._embedding = model.embed(tokens, tokens, tokens)[:, 0].numpy()
+    def __init__(self, weights: Weights, recall: Recall | None = None):
+        check_known(weights.config)
+        super().__init__(weights.config, recall)
+        check(weights)
+        self.network = cpu_network.network(weights)
+        name = "tok_emb.weight" if weights.config.tied_head else "lm_head.weight"
+        self.head = cpu_network.linear({name: weights.matrices[name]})
+        self._embedding = Embedding(weights)
+        self._softcap = tables.softcap_table(weights.config.logit_softcap).astype(np.int32)
 
     def run(self, rows: Integers, cache: Cache) -> Hidden:
         """The last hidden state of rows (token, token before, position, slot) [4, n]; see
-        `codec.backends.cpu.kernels.run`.
+        `codec.backends.cpu.network.run`.
         """
-        if self._embedding is None:
-            x = self._model.embed(*torch.from_numpy(rows[:3, :, None]))[:, 0].numpy()
-        else:
-            x = self._embedding[rows[0]]
-        return cpu_kernels.run(self.network, x, rows[2], rows[3], *cache)
+        return network.run(self.network, self._embedding(*rows[:3]), rows[2], rows[3], *cache)
 
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
         """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
-        return cpu_head.levels(cpu_kernels.project(self.head, 0, hidden, steps), self._softcap)
+        return cpu_head.levels(project(self.head, 0, hidden, steps), self._softcap)
+
+
+class CpuDistributions:
+    """Whole distributions behind single tokens, as `codec.exact.backend.Distributions`; a step has one thread."""
+
+    def __init__(self, model: CpuBackend, count: int, window: int, order: Integers):
+        self._model, self._order = model, order
+        self._cache = _cache(model.config, count, window)
+        self._out = np.empty((count, len(order) + 1), np.int64)
+
+    def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
+        """See `codec.exact.backend.Distributions`."""
+        levels = self._model.levels(*self._model.run(np.array((tokens, previous, positions, slots)), self._cache))
+        out = self._out[: len(slots)]
+        cpu_head.ordered_sums(levels, self._order, self._model.octave, out)
+        return out
 
 
 class CpuLanes:
@@ -203,7 +246,7 @@ class CpuLanes:
     ) -> Integers:
         """See `codec.exact.backend.Lanes`."""
         rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
-        parts = min(torch.get_num_threads(), len(lanes))
+        parts = min(compute_threads(), len(lanes))
         if parts == 1:
             return self._step(rows)
         jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]

@@ -1,19 +1,20 @@
-"""A model's constants as `codec.backends.cpu.kernels` reads them: matrices in blocks, operands in digits, layers
+"""A model's constants as `codec.backends.cpu.network` reads them: matrices in blocks, operands in digits, layers
 stacked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from codec.backends.cpu.matmul import blocks
 from codec.errors import UnsupportedError
-from codec.exact.linear import ExactGate, ExactLinear
-from codec.exact.model import OPERAND, ExactModel
+from codec.exact.weights import Weights, attention, check_sums, down_operand, gate_matrix, layer_scales, query_fraction
 from codec.model.config import GATE_INPUTS
+from codec.numerics import tables
+from codec.numerics.widths import OPERAND
+from codec.quantization.quantized import Quantized
 
 
 class Linear(NamedTuple):
@@ -60,68 +61,86 @@ class Network(NamedTuple):
     turns: NDArray[np.int64]  # [2, rows, rotary_dims / 2]
 
 
-def network(model: ExactModel) -> Network:
+def network(weights: Weights) -> Network:
     """A model's constants.
 
     Raises:
         UnsupportedError: integers of more than 16 bits; no quantizer of this package makes them.
+        FormatError: as of `codec.exact.weights`.
     """
-    c, layers = model.config, model.layers
+    c, vectors, layers = weights.config, weights.vectors, range(weights.config.num_layers)
 
-    def stack(values: list[torch.Tensor], *shape: int) -> NDArray[np.float64]:
-        return torch.stack(values).reshape(len(values), *shape).numpy()
+    def matrices(name: str, operand: int = OPERAND) -> Linear:
+        names = [f"blocks.{i}.{name}.weight" for i in layers]
+        return linear({name: weights.matrices[name] for name in names}, operand)
 
-    no_skips = torch.zeros(max(1, c.encoder_length), c.model_dim, dtype=torch.float64)
-    skip_weights = model.skip_weights if c.encoder_length else no_skips
-    skip_gates = model.skip_gates if c.encoder_length and c.skips == "gated" else no_skips
-    closed = ExactGate("", np.zeros((c.num_heads, GATE_INPUTS)), model.device)
-    value_step = stack([layer.value_step for layer in layers], c.num_kv_heads)
+    def stack(name: str) -> NDArray[np.float64]:
+        return np.stack([vectors[f"blocks.{i}.{name}"].astype(np.float64) for i in layers])
+
+    skips = np.zeros((2, max(1, c.encoder_length), c.model_dim))
+    if c.encoder_length:
+        skips[0] = vectors["skip_weights"]
+    if c.encoder_length and c.skips == "gated":
+        skips[1] = tables.sigmoid(vectors["skip_gates"])
+    scales = [attention(weights, i) for i in layers]
+    value_step = np.ldexp(1.0, -np.stack([scale.value_fraction for scale in scales]))
+    closed = np.zeros((c.num_heads, GATE_INPUTS))
+    gates = {
+        name: gate_matrix(vectors[name].reshape(-1, GATE_INPUTS) if c.attention_gate else closed)
+        for name in (f"blocks.{i}.attn.gate" for i in layers)
+    }
     return Network(
         schedule=np.array(c.schedule),
         encoder_length=c.encoder_length,
-        query=linear([layer.query for layer in layers]),
-        key=linear([layer.key for layer in layers]),
-        value=linear([layer.value for layer in layers]),
-        attention_out=linear([layer.attention_out for layer in layers]),
-        up=linear([layer.up for layer in layers]),
-        down=linear([layer.down for layer in layers], OPERAND * OPERAND),
-        score_scale=stack([layer.score_scale for layer in layers], c.num_heads),
+        query=matrices("attn.c_q"),
+        key=matrices("attn.c_k"),
+        value=matrices("attn.c_v"),
+        attention_out=matrices("attn.proj"),
+        up=matrices("mlp.fc"),
+        down=matrices("mlp.proj", down_operand(c)),
+        score_scale=np.stack([scale.score_scale for scale in scales]),
         value_scale=1 / value_step,
         value_step=value_step,
-        attention_scale=stack([layer.attention_scale for layer in layers], c.model_dim),
-        mlp_scale=stack([layer.mlp_scale for layer in layers], c.model_dim),
-        residual_mix=stack([layer.residual_mix for layer in layers], 2, c.model_dim),
-        norm_scale=np.array([layer.norm_scale for layer in layers]),
-        xsa=np.array([layer.xsa for layer in layers]),
-        parallel=np.array([layer.parallel for layer in layers]),
+        attention_scale=stack("attn_scale"),
+        mlp_scale=stack("mlp_scale"),
+        residual_mix=stack("resid_mix"),
+        norm_scale=np.array(layer_scales(c)),
+        xsa=np.array([i >= c.num_layers - c.xsa_layers for i in layers]),
+        parallel=np.array([c.parallel(i) for i in layers]),
         attention_gate=c.attention_gate,
-        gate=linear([(layer.gate or closed).linear for layer in layers]),
-        sigmoid=closed.table.numpy(),
+        gate=linear(gates),
+        sigmoid=sigmoid(),
         slope=0.0 if c.activation == "relu2" else 0.5,
         gated=c.skips == "gated",
-        skip_weights=skip_weights.numpy(),
-        skip_gates=skip_gates.numpy(),
-        query_scale=2.0**model.query_fraction,
-        turns=model.turns.numpy(),
+        skip_weights=skips[0],
+        skip_gates=skips[1],
+        query_scale=2.0 ** query_fraction(c),
+        turns=tables.rope_turns(c.rope_base, c.rotary_dims, c.window, c.yarn),
     )
 
 
-def linear(layers: Sequence[ExactLinear], operand: int = OPERAND) -> Linear:
-    """One matrix of every layer, for operands up to `operand`; raises as `network`."""
-    integers = np.stack([layer.symbols.numpy() for layer in layers])
-    if integers.dtype != np.int16:
+def sigmoid() -> NDArray[np.float64]:
+    """`tables.sigmoid_table` in units of 1."""
+    return tables.sigmoid_table() / (1 << tables.SIGMOID_BITS)
+
+
+def linear(layers: Mapping[str, Quantized], operand: int = OPERAND) -> Linear:
+    """One matrix of every layer, by name, for operands up to `operand`; raises as `network`."""
+    for name, layer in layers.items():
+        check_sums(name, layer, operand)
+    integers = np.stack([layer.symbols for layer in layers.values()])
+    if np.abs(integers).max() >= 1 << 15:
         raise UnsupportedError("integers of more than 16 bits")
-    has_columns = np.array([layer.columns is not None for layer in layers])
+    has_columns = np.array([layer.columns is not None for layer in layers.values()])
     columns = np.ones((len(layers), integers.shape[2]))
     digits = []
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(layers.values()):
         if layer.columns is not None:
-            columns[i] = layer.columns.numpy()
-        digits.append(
-            _digits(float(np.abs(integers[i].astype(np.int64)).sum(1).max()), OPERAND if has_columns[i] else operand)
-        )
+            columns[i] = layer.columns
+        largest = float(np.abs(integers[i]).sum(1, dtype=np.int64).max())
+        digits.append(_digits(largest, OPERAND if has_columns[i] else operand))
     bits, counts = np.array(digits).T.copy()
-    rows = np.stack([layer.rows.numpy() for layer in layers])
+    rows = np.stack([layer.rows.astype(np.float64) for layer in layers.values()])
     return Linear(blocks(integers), rows, columns, has_columns, bits, counts)
 
 

@@ -5,18 +5,16 @@ row.
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from codec.entropy.frequencies import FEW, FEW_BITS, MANY_BITS, PRODUCT_BITS
-from codec.exact.transformer import LARGEST_LEVEL, LEVELS_PER_NAT
+from codec.compiled import kernel
+from codec.exact.families.weights import LEVELS_PER_NAT
 from codec.numerics import tables
 from codec.numerics.tables import FRACTION_BITS, LEVELS_PER_BIT, LOGIT_GRID
+from codec.numerics.widths import FEW, FEW_BITS, LARGEST_LEVEL, MANY_BITS, PRODUCT_BITS
 
 _OCTAVE_BITS = 31
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
-
-kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def octave() -> NDArray[np.uint32]:
@@ -93,6 +91,19 @@ def intervals(levels, targets, powers):
         end = _cumulative(below + weight(powers, gap, bits), target + 1, z, size, bits, drop)
         out[0, i], out[1, i], out[2, i] = start, end - start, gap / LEVELS_PER_BIT + math.log2(z) - bits
     return out
+
+
+@kernel
+def ordered_sums(levels, order, powers, out):
+    """`codec.entropy.frequencies.ordered_sums` of levels [n, V], with `octave`, into `out` int64 [n, K + 1]."""
+    bits = _total_bits(levels.shape[1])
+    for i in range(len(levels)):
+        row, total = levels[i], np.int64(0)
+        top = row.max()
+        out[i, 0] = 0
+        for k in range(len(order)):
+            total += weight(powers, top - row[order[k]], bits) + 1
+            out[i, k + 1] = total
 
 
 @kernel

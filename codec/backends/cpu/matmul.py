@@ -1,12 +1,11 @@
-"""The inner loops of the processor's products: 4 rows of 16-bit integers times a block of 16 columns, or 2 times 64.
+"""Multiply rows of 16-bit integers with matrices: 4 rows times a block of 16 columns, or 2 times 64.
 
 Numba writes a loop over one dot product, which a processor spends on loading and on adding up lanes. Here every lane of
 a vector is a column and adds up products of pairs, which LLVM turns into the instruction that processors have for it
 (pmaddwd, vpdpwssd): four times as fast. The vectors are LLVM's, for which every processor has some code.
-
-Numba's cache on disk does not notice changes of this file: remove `__pycache__` after one.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,9 @@ from numba import types
 from numba.core.cgutils import pointer_add, unpack_tuple
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from codec.backends.cpu.elementwise import snap
+from codec.compiled import kernel
 
 ROWS, COLUMNS = 4, 16
 WIDE = 64  # columns where rows are two: as many sums are under way, and none is of a row that only fills a tile
@@ -103,3 +105,51 @@ multiply_wide: Any = _product(2, WIDE // COLUMNS)
 
 multiply_add: Any = _product(ROWS, 1, 64)
 """`multiply` whose sums of 32 bits are added to `sums`, int64 [ROWS, COLUMNS]."""
+
+
+@kernel
+def project(linear, layer, x, steps):
+    """The product [n, R] of the rows x * steps (int32 [n, K], [n]) with a matrix."""
+    n, width = x.shape
+    weights, rows = linear.integers[layer], linear.rows[layer]
+    if linear.has_columns[layer]:
+        columns, row = linear.columns[layer], np.empty(width)
+        finer_x, finer_steps = np.empty_like(x), np.empty_like(steps)
+        for i in range(n):
+            for t in range(width):
+                row[t] = np.float64(x[i, t]) * columns[t]
+            finer_steps[i] = steps[i] * snap(row, finer_x[i])
+        x, steps = finer_x, finer_steps
+    out, digits = np.zeros((n, len(rows))), split_digits(x, linear.digit_bits[layer], linear.digit_count[layer])
+    products = np.empty((digits.shape[1], len(weights) * COLUMNS), np.int32)
+    base = math.ldexp(1.0, linear.digit_bits[layer])
+    for k in range(len(digits)):
+        for b in range(len(weights)):
+            for i in range(0, n, ROWS):
+                multiply(digits[k, i:], weights[b], products[i:, b * COLUMNS :])
+        for i in range(n):
+            for r in range(len(rows)):
+                out[i, r] = out[i, r] * base + products[i, r]
+    for i in range(n):
+        for r in range(len(rows)):
+            out[i, r] = out[i, r] * rows[r] * steps[i]
+    return out
+
+
+@kernel
+def split_digits(x, bits, count):
+    """The digits of the integers x [n, K] in base 2^bits: int16 [count, n, K], with zeros to fill tiles.
+
+    The highest is first, so that a sum that takes them in turn never outgrows the last. It is what remains of x, the
+    others are from -2^(bits-1) to 2^(bits-1).
+    """
+    n, width = x.shape
+    out, half = np.zeros((count, -(-n // ROWS) * ROWS, width + width % 2), np.int16), 1 << (bits - 1)
+    for k in range(count):
+        shift = bits * (count - 1 - k)
+        rounding = half * (((1 << shift) - 1) // ((1 << bits) - 1))  # what rounding off lower digits one by one adds
+        for i in range(n):
+            for t in range(width):
+                rest = np.int32(x[i, t] + rounding) >> shift
+                out[k, i, t] = rest - (((rest + half) >> bits) << bits) if k else rest
+    return out

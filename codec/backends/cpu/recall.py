@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.backends.cpu.kernels import kernel, norm_row
+from codec.backends.cpu.elementwise import norm_row
+from codec.compiled import kernel
 from codec.exact import recall
 from codec.exact.recall import KEY_FRACTION, PATTERN_BITS, REST_BITS, SHAPES, STEPS
-from codec.numerics.fixed_point import SNAP_BITS
+from codec.numerics.widths import SNAP_BITS
 
 _HIDDEN_SCALE, _HIDDEN_LIMIT = float(1 << recall.HIDDEN_FRACTION), float(1 << (SNAP_BITS - 1))
 _KEY_SCALE, _KEY_LIMIT = float(1 << KEY_FRACTION), float(recall.KEY_LIMIT)

@@ -1,33 +1,29 @@
-"""The networks of the open families on a processor: `codec.exact.transformer` in compiled loops.
+"""The networks of the open families on a processor: `codec.exact.families` in compiled loops.
 
-Arrays, caches and products are those of `codec.backends.cpu.kernels`; a document begins anew behind each window.
+Arrays, caches and products are those of `codec.backends.cpu.network`; a document begins anew behind each window.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from codec.backends.cpu.attention import softmax, weighted_sum
 from codec.backends.cpu.backend import Cache, CpuBackend, Hidden, Integers
-from codec.backends.cpu.constants import Linear, linear
+from codec.backends.cpu.constants import Linear, linear, sigmoid
+from codec.backends.cpu.elementwise import reciprocal_sqrt, rotations
 from codec.backends.cpu.head import plain_levels
-from codec.backends.cpu.kernels import (
-    kernel,
-    multiply_wide,
-    project,
-    reciprocal_sqrt,
-    rotations,
-    softmax,
-    weighted_sum,
-)
-from codec.backends.cpu.matmul import COLUMNS, WIDE
-from codec.exact.attention import LARGEST_SCORE
+from codec.backends.cpu.matmul import COLUMNS, WIDE, multiply_wide, project
+from codec.compiled import kernel
+from codec.errors import UnsupportedError
+from codec.exact.families import weights as constants
+from codec.exact.families.weights import GELU_CUBE, GELU_LINE, NORM_BITS, Biased, TransformerWeights
 from codec.exact.recall import Recall
-from codec.exact.transformer import GELU_CUBE, GELU_LINE, NORM_BITS, Biased, ExactTransformer
-from codec.numerics.fixed_point import SNAP_BITS
 from codec.numerics.tables import SIGMOID_GRID
+from codec.numerics.widths import LARGEST_SCORE, SNAP_BITS
+from codec.quantization.quantized import Quantized
 
 _LIMIT = float(1 << (SNAP_BITS - 1))
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
@@ -41,7 +37,7 @@ class Matrix(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The constants of a model; `codec.exact.transformer` says what they are."""
+    """The constants of a model; `codec.exact.families.weights` says what they are."""
 
     query: Matrix
     key: Matrix
@@ -64,19 +60,16 @@ class Network(NamedTuple):
     sigmoid: NDArray[np.float64]
 
 
-def _matrix(layers: list[Biased]) -> Matrix:
-    bias = [np.zeros(len(m.linear.rows)) if m.bias is None else m.bias.numpy() for m in layers]
-    return Matrix(linear([m.linear for m in layers]), np.stack(bias))
+def _matrix(layers: Sequence[Biased]) -> Matrix:
+    bias = [np.zeros(len(m.matrix.rows)) if m.bias is None else m.bias for m in layers]
+    return Matrix(linear({m.name: m.matrix for m in layers}), np.stack(bias))
 
 
-def network(model: ExactTransformer) -> Network:
+def network(weights: TransformerWeights) -> Network:
     """A model's constants. Raises UnsupportedError for integers of more than 16 bits."""
-    c, layers = model.config, model.layers
-    ones = torch.ones(c.head_dim, dtype=torch.float64)
-    gains = [
-        np.stack([(ones if gain is None else gain).numpy() for gain in found])
-        for found in ([layer.query_gain for layer in layers], [layer.key_gain for layer in layers])
-    ]
+    c = weights.config
+    layers = [constants.layer(weights, i) for i in range(c.num_layers)]
+    turns, ones = constants.turns(c), np.ones(c.head_dim)
     return Network(
         query=_matrix([layer.query for layer in layers]),
         key=_matrix([layer.key for layer in layers]),
@@ -84,32 +77,53 @@ def network(model: ExactTransformer) -> Network:
         attention_out=_matrix([layer.attention_out for layer in layers]),
         up=_matrix([layer.up for layer in layers]),
         down=_matrix([layer.down for layer in layers]),
-        query_gain=gains[0],
-        key_gain=gains[1],
+        query_gain=np.stack([ones if layer.query_gain is None else layer.query_gain for layer in layers]),
+        key_gain=np.stack([ones if layer.key_gain is None else layer.key_gain for layer in layers]),
         head_norm=c.qk_norm,
-        key_scale=torch.stack([layer.key_scale for layer in layers]).numpy(),
-        value_scale=torch.stack([layer.value_scale[:, 0] for layer in layers]).numpy(),
-        query_bits=model.query_bits,
-        score_unit=model.score_unit,
+        key_scale=np.stack([layer.key_scale for layer in layers]),
+        value_scale=np.stack([layer.value_scale for layer in layers]),
+        query_bits=constants.query_bits(c.head_dim),
+        score_unit=constants.score_unit(c),
         epsilon=c.norm_epsilon,
         layer_norm=c.norm == "layer",
         gated=c.activation == "swiglu",
-        rotary=model.turns is not None,
-        turns=np.zeros((2, 1024, 0), np.int64) if model.turns is None else model.turns.numpy(),
-        sigmoid=model.sigmoid.numpy(),
+        rotary=turns is not None,
+        turns=np.zeros((2, 1024, 0), np.int64) if turns is None else turns,
+        sigmoid=sigmoid(),
     )
+
+
+class Table:
+    """The rows of an embedding, as `codec.exact.linear.ExactTable` has them."""
+
+    def __init__(self, weights: Quantized):
+        if np.abs(weights.symbols).max() >= 1 << 15:
+            raise UnsupportedError("integers of more than 16 bits")
+        self._symbols = weights.symbols.astype(np.int16)
+        self._rows = weights.rows.astype(np.float64)
+        self._columns = None if weights.columns is None else weights.columns.astype(np.float64)
+
+    def __call__(self, numbers: Integers) -> NDArray[np.float64]:
+        """Rows float64 [n, C] of int64 [n]."""
+        x = self._symbols[numbers].astype(np.float64) * self._rows[numbers][:, None]
+        return x if self._columns is None else x * self._columns
 
 
 class CpuTransformer(CpuBackend):
     """A model of an open family on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: integers of more than 16 bits; no quantizer of this package makes them.
+        UnsupportedError: functions that are not compiled, or integers of more than 16 bits; no quantizer of this
+            package makes them.
     """
 
-    def __init__(self, model: ExactTransformer, recall: Recall | None = None):
-        super().__init__(model.config, recall)
-        self._model, self._network, self._head = model, network(model), _matrix([model.head])
+    def __init__(self, weights: TransformerWeights, recall: Recall | None = None):
+        super().__init__(weights.config, recall)
+        constants.check(weights)
+        self._network, self._head = network(weights), _matrix([constants.head(weights)])
+        learned = weights.config.positions == "learned"
+        self._tokens = Table(weights.matrices["tok_emb.weight"])
+        self._places = Table(weights.matrices["pos_emb.weight"]) if learned else None
 
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
         """See `CpuBackend`."""
@@ -117,8 +131,9 @@ class CpuTransformer(CpuBackend):
 
     def run(self, rows: Integers, cache: Cache) -> Hidden:
         """See `CpuBackend`."""
-        places = rows[2] % cache.window
-        x = self._model.embed(torch.from_numpy(rows[0]), torch.from_numpy(places)).numpy()
+        places, x = rows[2] % cache.window, self._tokens(rows[0])
+        if self._places is not None:
+            x = x + self._places(places)
         return run(self._network, x, rows[2], places, rows[3], *cache)
 
 
@@ -292,7 +307,7 @@ def run(network, x, positions, places, slots, keys, values, window):
         network: a `Network`.
         x: float64 [n, dim], embedded tokens; overwritten.
         positions, places, slots: int64 [n]; a place is a position in its window.
-        keys, values, window: as of `codec.backends.cpu.kernels.run`.
+        keys, values, window: as of `codec.backends.cpu.network.run`.
 
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].

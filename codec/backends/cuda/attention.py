@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from codec.backends.cuda.elementwise import TWO_52, launch, round_int, to_double
-from codec.exact.attention import LARGEST_SCORE, SOFTMAX_BITS
 from codec.numerics import tables
+from codec.numerics.widths import LARGEST_SCORE, SOFTMAX_BITS
 
 POSITIONS = 64
 """Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cuda.attention import POSITIONS
+from codec.backends.cuda.distributions import CudaDistributions
 from codec.backends.cuda.kv_cache import Past
 from codec.backends.cuda.matmul import padded
 from codec.backends.cuda.network import CudaNetwork
@@ -84,6 +85,27 @@ class CudaBackend(CudaNetwork, Backend):
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
         return fetch(out)
+
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+        """See `codec.exact.backend.Backend`."""
+        length = padded(max(map(len, inputs)), POSITIONS)
+        tokens = np.zeros((len(inputs), length), np.int64)
+        for row, window in enumerate(inputs):
+            tokens[row, : len(window)] = window
+        rows = np.concatenate([row * length + np.arange(len(window)) for row, window in enumerate(inputs)])
+        wanted, symbols = send(rows, self.device), send(order, self.device)
+        operands, steps = self.forward(send(tokens, self.device), past=past)
+        operand, step = operands[0], steps[0]
+        out = torch.empty(len(rows), len(order) + 1, dtype=torch.int64, device=self.device)
+        for index, found in zip(wanted.split(_HEAD_ROWS), out.split(_HEAD_ROWS), strict=True):
+            part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
+            part[:, : len(index)] = operand[:, index]
+            self.head.ordered_sums(self.products(part), step[index], symbols, found)
+        return fetch(out)
+
+    def distributions(self, count: int, window: int, order: Integers) -> CudaDistributions:
+        """See `codec.exact.backend.Backend`."""
+        return CudaDistributions(self, count, window, order)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
         """See `codec.exact.backend.Backend`."""

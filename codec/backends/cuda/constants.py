@@ -8,7 +8,8 @@ from torch import Tensor
 from codec.backends.cuda.matmul import Limbs, limbs
 from codec.errors import UnsupportedError
 from codec.exact.linear import ExactGate, ExactLinear
-from codec.exact.model import OPERAND, ExactLayer
+from codec.exact.model import ExactLayer
+from codec.numerics.widths import OPERAND
 
 _SCORE_BITS = 28  # of a product of a query and a key
 

@@ -15,11 +15,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from codec.exact.model import NORM_EPSILON
 from codec.model.config import GATE_INPUTS
 from codec.numerics import rotary, tables
-from codec.numerics.fixed_point import SNAP_BITS
-from codec.numerics.tables import ROPE_BITS
+from codec.numerics.widths import NORM_EPSILON, ROPE_BITS, SNAP_BITS
 
 PAIR_BITS = 15
 """Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""

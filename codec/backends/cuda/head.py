@@ -12,11 +12,11 @@ from torch import Tensor
 
 from codec.backends.cuda.elementwise import exponent, launch, round_int, to_double
 from codec.backends.cuda.recall import NEVER, Measures
-from codec.entropy.frequencies import PRODUCT_BITS, total_bits
 from codec.exact import recall
-from codec.exact.transformer import LARGEST_LEVEL, LEVELS_PER_NAT
+from codec.exact.families.weights import LEVELS_PER_NAT
 from codec.model.config import AnyConfig
 from codec.numerics import tables
+from codec.numerics.widths import LARGEST_LEVEL, PRODUCT_BITS, total_bits
 
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
@@ -191,6 +191,28 @@ def _intervals_kernel(
         tl.store(out + 3 * count + n, z)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _ordered_kernel(
+    products, y_rows, y_bias, steps, softcap, last, fractions, order, out, count, stride, vocabulary, symbols_count,
+    BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, symbols_count + 1]."""
+    n = tl.program_id(0).to(tl.int64)
+    row, found = products + n * stride, out + n * (symbols_count + 1)
+    top = _make_levels(row, y_rows, y_bias, tl.load(steps + n), softcap, tl.load(last), vocabulary, CAP, BIAS, BLOCK)
+    tl.store(found, tl.zeros((), tl.int64))
+    carried = tl.zeros((), tl.int64)
+    for begin in range(0, symbols_count, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        inside = at < symbols_count
+        symbols = tl.load(order + at, mask=inside, other=0)
+        below = tl.minimum(top - tl.load(row + symbols, mask=inside, other=0).to(tl.int32), _FARTHEST)
+        powers = exp2(tl.maximum(below, 0), fractions, _FRACTION_BITS - BITS, 62 - _FRACTION_BITS + BITS)
+        weights = tl.where(inside, powers + 1, 0)
+        tl.store(found + at + 1, carried + tl.cumsum(weights, 0), mask=inside)
+        carried += tl.sum(weights, 0)
+
+
 @triton.jit
 def _take_byte(code, size, read, data, end):
     """One round of `codec.entropy.range_coder.take`: a byte comes in where the range has become small."""
@@ -299,6 +321,14 @@ class Head:
         start, frequency, below, z = out
         bits = below.double() / tables.LEVELS_PER_BIT + z.double().log2() - total_bits(self._config.vocab_size)
         return start, frequency, bits
+
+    def ordered_sums(self, products: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
+        """`codec.entropy.frequencies.ordered_sums` into `out`; products and steps as of `intervals`."""
+        launch(
+            _ordered_kernel, (len(out),), products, self._rows, self._bias, steps, self._softcap, self._last,
+            self._fractions, order, out, len(out), products.shape[1], self._config.vocab_size, len(order),
+            **self._settings,
+        )  # fmt: skip
 
     def decode(
         self, products: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,

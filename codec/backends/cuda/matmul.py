@@ -13,7 +13,8 @@ from torch import Tensor
 
 from codec.backends.cuda.elementwise import PAIR_BITS, launch
 from codec.errors import UnsupportedError
-from codec.exact.model import OPERAND, ExactLinear
+from codec.exact.model import ExactLinear
+from codec.numerics.widths import OPERAND
 
 TILE = 128
 """Rows and outputs of the largest tile: buffers are padded to multiples of it."""

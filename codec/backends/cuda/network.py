@@ -24,8 +24,9 @@ from codec.backends.cuda.kv_cache import Chunks, Context, Heads, Past, Sequences
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.recall import Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
-from codec.exact.model import ExactModel, check_known
+from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
+from codec.exact.weights import check_known
 from codec.model.config import GATE_INPUTS, AnyConfig
 from codec.numerics import tables
 

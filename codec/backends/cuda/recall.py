@@ -21,8 +21,8 @@ from codec.backends.cuda.matmul import padded
 from codec.devices import send
 from codec.exact import recall
 from codec.exact.backend import Integers
-from codec.exact.model import NORM_EPSILON
 from codec.exact.recall import HISTORY, KEY_FRACTION, PATTERN_BITS, REST_BITS, Recall
+from codec.numerics.widths import NORM_EPSILON
 
 NEVER = -(1 << 31) + 1
 """The similarity of a token that has not followed."""

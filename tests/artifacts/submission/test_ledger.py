@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import codec
 from artifacts.provenance import Source, TrainingOnly, load_provenance, save_provenance
 from artifacts.share.packs import find
 from artifacts.submission.ledger import LIMIT, ledger, role_of
@@ -61,25 +62,49 @@ def test_every_file_has_an_entry_with_the_bytes_that_du_tells(folder):
     assert {e.path: e.sha256 for e in ledger(folder).entries} == {n: digest(c) for n, c in FILES.items()}
 
 
-def test_the_challenge_counts_code_and_model_and_strict_all_that_a_decoder_may_need(folder):
+def test_the_challenge_counts_code_and_model_and_strict_every_file(folder):
     found = ledger(folder)
     code, model = len(FILES["train_gpt.py"] + FILES["lossless_caps.py"]), 5000
     assert found.total("challenge").bytes == code + model
-    assert found.total("strict").bytes == code + model + 300 + 77
+    assert found.total("strict").bytes == sum(map(len, FILES.values()))
     assert found.total("challenge").peak_bytes == code + model + 77  # nobody knows what weird.blob is
     assert found.total("strict").unsettled == ()
     assert found.by_role()["document"] == len(b"# A submission\n" + b"{}" + b"step:1")
 
 
+def test_strict_rules_do_not_believe_names(tmp_path):
+    """A script that opens a picture for its model: 60 MB of it, and nothing that is code or model by its name."""
+    for name in ("chart.png", "README.bin", "notes.txt", "text.upz", "submission.json"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(20_000_000)
+    (tmp_path / "evaluate.py").write_bytes(b"model = open('chart.png', 'rb').read()")
+    found = ledger(tmp_path)
+    assert found.total("strict").bytes == 5 * 20_000_000 + 38
+    assert found.total("strict").fits is False
+    assert found.total("challenge").fits is None  # text.upz is no archive
+
+
+def test_the_coded_text_is_an_open_question_under_strict_rules(tmp_path):
+    (tmp_path / "model.pack").write_bytes(tiny_blob())
+    text = codec.encode(codec.open(tiny_blob()), [b"some text"])
+    (tmp_path / "anything.bin").write_bytes(text)
+    strict = ledger(tmp_path).total("strict")
+    assert strict.bytes == len(tiny_blob())
+    assert strict.peak_bytes == len(tiny_blob()) + len(text)
+    assert ledger(tmp_path).total("challenge").peak_bytes == len(tiny_blob())
+    (tmp_path / "model.pack").write_bytes(find("small").read_bytes())  # now it is the text of another pack
+    assert ledger(tmp_path).total("strict").unsettled == ()
+
+
 def test_a_training_set_that_is_deleted_makes_two_numbers(folder):
-    before = ledger(folder).total("strict")
+    before = ledger(folder).total("challenge")
     entry = training_file(folder)
-    there = ledger(folder).total("strict")
-    assert (there.bytes, there.peak_bytes) == (before.bytes, before.bytes + entry.bytes)
-    assert "847" in there.unsettled[0].question
-    assert there.unsettled[0].bytes == entry.bytes
+    there = ledger(folder).total("challenge")
+    assert (there.bytes, there.peak_bytes) == (before.bytes, before.peak_bytes + entry.bytes)
+    (question,) = (question for question in there.unsettled if "847" in question.question)
+    assert question.bytes == entry.bytes
     (folder / entry.path).unlink()  # as after training: the peak is what it was
-    assert ledger(folder).total("strict") == there
+    assert ledger(folder).total("challenge") == there
 
 
 @pytest.mark.parametrize("model, extra, fits", [(10, 10, True), (LIMIT - 999, 5000, None), (LIMIT + 1, 10, False)])
@@ -153,7 +178,12 @@ def test_what_is_no_pack_is_said(tmp_path):
     "name, role",
     [
         *(("code/codec/pack.py", "code"), ("Model.PTZ", "model"), ("tokenizers/sp.model", "tokenizer")),
-        *(("data.bin", "unknown"), ("evidence.upz", "text"), ("LICENSE-MIT", "document"), ("config.json", "unknown")),
+        *(
+            ("data.bin", "unknown"),
+            ("evidence.upz", "unknown"),
+            ("LICENSE-MIT", "document"),
+            ("config.json", "unknown"),
+        ),
     ],
 )
 def test_roles(name, role):

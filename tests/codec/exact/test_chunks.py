@@ -63,7 +63,7 @@ def test_kernels_in_chunks_of_any_size(config):
     expected = in_chunks(TorchBackend(model), documents, config.window, 7)
     for count, chunk in ((1, 1), (2, BAND_UNIT), (1, 2 * BAND_UNIT)):
         with threads(count):
-            found = in_chunks(CpuModel(model), documents, config.window, chunk)
+            found = in_chunks(CpuModel(model.weights), documents, config.window, chunk)
         for mine, reference in zip(found, expected, strict=True):
             assert np.array_equal(mine[:2], reference[:2])
 

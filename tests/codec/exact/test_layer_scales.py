@@ -1,11 +1,11 @@
-"""codec.exact.model.layer_scales: scales of layers are exact on their grid, and never change."""
+"""codec.exact.weights.layer_scales: scales of layers are exact on their grid, and never change."""
 
 import hashlib
 import math
 
 import numpy as np
 
-from codec.exact.model import layer_scales
+from codec.exact.weights import layer_scales
 from codec.model.config import ModelConfig
 
 

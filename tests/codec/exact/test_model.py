@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 import codec
 from codec.entropy import frequencies
 from codec.errors import FormatError
-from codec.exact.kv_cache import Cache
 from codec.exact.model import ExactLinear, ExactModel
+from codec.exact.network import Cache
+from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
 from codec.numerics import random_map, tables
 from codec.numerics.rotary import rotations
+from codec.numerics.widths import FEW_BITS
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
 from tests.codec.numerics.test_fixed_point import reference_rsqrt
@@ -407,9 +409,9 @@ GOLDEN = {
 
 @pytest.mark.parametrize("digest, config", GOLDEN.items())
 def test_golden_levels(digest, config):
-    """These integers may change only together with `exact.ARITHMETIC`."""
+    """These integers may change only together with `widths.ARITHMETIC`."""
     pack = codec.open(codec.compress(integer_weights(config), config))
-    model = ExactModel(config, pack.matrices, pack.vectors)
+    model = ExactModel(Weights(config, pack.matrices, pack.vectors))
     tokens = (torch.arange(64).reshape(2, 32) * 389) % 1024
     levels = forward(model, tokens)
     assert levels.float().std() > 1000
@@ -421,7 +423,7 @@ def test_sums_that_are_not_exact_are_refused():
     name = "blocks.1.mlp.proj.weight"
     wide = replace(pack.matrices[name], symbols=pack.matrices[name].symbols << 20)
     with pytest.raises(FormatError, match=rf"tensor {name}: sums of up to 2\^.* are not exact in 53 bits"):
-        ExactModel(PLAIN, {**pack.matrices, name: wide}, pack.vectors)
+        ExactModel(Weights(PLAIN, {**pack.matrices, name: wide}, pack.vectors))
     most = np.array([[1 << 30, -(1 << 30)], [5, 0]], np.int32)  # 2^31 in absolute values
     steps = np.ones(2, np.float32)
     with pytest.raises(FormatError, match=r"2\^53\.0"):
@@ -487,7 +489,7 @@ def test_cuda_gives_the_same_levels(config):
         strict=True,
     ):
         assert torch.equal(here, there.cpu())
-    wanted = torch.arange(len(targets)) * 7919 % (1 << frequencies.FEW_BITS)
+    wanted = torch.arange(len(targets)) * 7919 % (1 << FEW_BITS)
     for here, there in zip(
         frequencies.find(expected.flatten(0, 1), wanted),
         frequencies.find(expected.flatten(0, 1).cuda(), wanted.cuda()),

@@ -196,3 +196,11 @@ def test_a_normalising_tokenizer_is_lossy():
     assert sp1024().lossy
     shipped = Path(__file__).resolve().parents[3] / "artifacts" / "models" / "small.pack"
     assert not codec.open(shipped.read_bytes()).tokenizer.lossy
+
+
+@pytest.mark.parametrize("text", ["你好世界\n", "a", "words\nin\nlines\n"])
+@pytest.mark.parametrize("folds", [False, True])
+def test_text_without_spaces_makes_a_lossless_tokenizer_too(text, folds):
+    tokenizer = train_tokenizer([text.encode()], 300, folds)
+    for document in (b"a b", b" two  spaces ", text.encode() + b" and\n\tmore"):
+        assert tokenizer.decode(tokenizer.encode(document)) == document

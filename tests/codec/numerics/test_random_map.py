@@ -38,5 +38,5 @@ def test_maps_are_unlike_each_other():
 
 
 def test_digest():
-    """A change of any sign changes what packs decode to: it needs a new `exact.ARITHMETIC`."""
+    """A change of any sign changes what packs decode to: it needs a new `widths.ARITHMETIC`."""
     assert hashlib.sha256(signs(3, 100, 77).tobytes()).hexdigest()[:16] == "70360b6b818d5c20"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from codec.backends.cpu import kernels as cpu_kernels
+from codec.backends.cpu.elementwise import rotations as cpu_rotations
 from codec.numerics import tables
 from codec.numerics.rotary import rotations
 
@@ -106,7 +106,7 @@ def test_rotations_far_beyond_a_window(base, dims, length):
     positions = np.array([*(e + d for e in edges for d in (-1, 0, 1)), last, *generator.integers(0, last, 40)])
     turns = tables.rope_turns(base, dims, length)
     found = torch.stack(rotations(torch.from_numpy(turns), torch.from_numpy(positions))).numpy()
-    assert np.array_equal(np.array(cpu_kernels.rotations(turns, positions)), found)
+    assert np.array_equal(np.array(cpu_rotations(turns, positions)), found)
     units = (found * (1 << tables.ROPE_BITS)).astype(int)
     with localcontext(prec=90):
         quarter = Decimal("1.57079632679489661923132169163975144209858469968755291")
@@ -136,7 +136,7 @@ def test_sigmoid_table():
 
 
 def test_digests():
-    """A change of any entry changes what packs decode to: it needs a new `exact.ARITHMETIC`."""
+    """A change of any entry changes what packs decode to: it needs a new `widths.ARITHMETIC`."""
     assert digest(tables.exp2_table(20)) == "7fbc3adbe8dceca1"
     assert digest(tables.exp2_table(24)) == "4b852c6c48603d22"
     assert digest(tables.softcap_table(30.0)) == "6291f534aa6f2d15"

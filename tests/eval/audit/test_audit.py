@@ -11,15 +11,16 @@ import pytest
 
 import eval.audit.audit
 from eval.audit import conditions
-from eval.audit.audit import HOLDS, REFUTED, audit
+from eval.audit.audit import AS_FAR, HOLDS, REFUTED, audit
 from eval.audit.claims import load_claim
+from eval.audit.isolation import ROOT
 from eval.audit.sandbox import Limits
-from tests.support.audit_claims import HEAD, TEXTS, claim_folder
+from tests.support.audit_claims import FRESH, HEAD, TEXTS, assert_holds, claim_folder, with_fresh
 from trainer.data.sample import sp1024
 from trainer.data.shards import write_shard
 from underpar.cli import main
 
-FLAT = "layout = 'flat'\nwindow = 8\n"
+FLAT = "layout = 'flat'\nwindow = 8\ntargets = 64\n"
 
 
 def by_name(found):
@@ -34,14 +35,15 @@ def test_an_honest_claim_holds_to_the_bit(tmp_path):
         for last, token in pairwise(stream):
             bits -= math.log2((40 if token == (last + 1) % 260 else 1) / 299)
     size = sum(map(len, TEXTS))
-    found = audit(claim_folder(tmp_path / "c", claimed=bits / size))
-    assert found.verdict == HOLDS, found.failed
+    found = with_fresh(claim_folder(tmp_path / "c", claimed=bits / size))
+    assert_holds(found)
+    assert found.verdict == (HOLDS if found.isolation["text"] == ROOT else AS_FAR)
     assert found.text_bytes == size
     assert found.scored_bpb == pytest.approx(bits / size, rel=1e-12)
     assert found.ideal_bpb == pytest.approx(bits / size, rel=1e-4)
     assert found.honest_bpb == 8 * found.coded_bytes / size
     assert 0 <= 8 * found.coded_bytes - found.ideal_bpb * size <= 16
-    assert set(found.isolation) == {"network", "text"}
+    assert set(found.isolation) >= {"network", "text"}
 
 
 def test_a_claim_below_what_was_coded_is_refuted_for_that_alone(tmp_path):
@@ -89,8 +91,8 @@ def test_lengths_that_a_decoder_must_be_told_are_charged(tmp_path):
     assert found.failed == ["lengths"]
     assert found.side_bits == pytest.approx(conditions.lengths_bits(load_claim(tmp_path / "a")))
     assert found.honest_bpb == pytest.approx((8 * found.coded_bytes + found.side_bits) / found.text_bytes)
-    paid = audit(claim_folder(tmp_path / "b", scored=f'ends = "given"\nside_bits = {found.side_bits + 1}'))
-    assert paid.verdict == HOLDS
+    paid = with_fresh(claim_folder(tmp_path / "b", scored=f'ends = "given"\nside_bits = {found.side_bits + 1}'))
+    assert_holds(paid)
 
 
 def test_an_order_that_is_charged_holds(tmp_path):
@@ -100,7 +102,7 @@ def test_an_order_that_is_charged_holds(tmp_path):
     assert found.failed == ["order"]
     assert found.side_bits == pytest.approx(math.log2(120))
     claim_folder(tmp_path / "c", scored='order = "order.json"\nside_bits = 7')
-    assert audit(tmp_path / "c").verdict == HOLDS
+    assert_holds(with_fresh(tmp_path / "c"))
 
 
 def test_tokens_cannot_inflate_the_denominator(tmp_path):
@@ -127,7 +129,9 @@ def test_a_part_of_the_set_is_not_the_set(tmp_path):
     found = audit(claim_folder(tmp_path / "c", scored="documents = 2"))
     assert found.failed == ["complete"]
     assert "2 of 5 documents" in by_name(found)["complete"].evidence
-    assert audit(claim_folder(tmp_path / "d", text="documents = 2")).verdict == HOLDS  # a claim about two documents
+    about_two = with_fresh(claim_folder(tmp_path / "d", text="documents = 2"), margin=2.0)
+    assert_holds(about_two)
+    assert "of a part of the file (documents = 2)" in by_name(about_two)["complete"].evidence
 
 
 def flat_folder(folder, code, head="batch = 4"):
@@ -145,8 +149,10 @@ def test_rows_of_a_flat_stream(tmp_path):
     stream = np.concatenate([[claim.rows[0].start], *(row.targets for row in claim.rows)])
     assert len(claim.rows) == 69 // 8
     assert [row.start for row in claim.rows] == stream[:-1:8].tolist()
+    assert claim.left_out == 0  # targets says that the rest is not meant
     found = audit(tmp_path / "c")
-    assert found.verdict == HOLDS, found.failed
+    assert found.verdict == AS_FAR
+    assert set(found.unchecked) >= {"bytes", "text", "memorised"}  # only a shard is given
     assert found.tokens == 64
 
 
@@ -155,12 +161,12 @@ def test_rows_that_see_later_rows_cannot_be_decoded_one_after_another(tmp_path):
     code = HEAD.replace("return p", "p[:, self.last[-1]] += 1\n        return p")
     found = audit(flat_folder(tmp_path / "c", code))
     assert found.failed == ["context"]
-    assert audit(flat_folder(tmp_path / "d", code, head="batch = 1")).verdict == HOLDS
+    assert audit(flat_folder(tmp_path / "d", code, head="batch = 1")).verdict == AS_FAR
 
 
 def test_a_look_at_earlier_rows_is_allowed(tmp_path):
     code = HEAD.replace("return p", "p[:, self.last[0]] += 1\n        return p")
-    assert audit(flat_folder(tmp_path / "c", code)).verdict == HOLDS
+    assert audit(flat_folder(tmp_path / "c", code)).verdict == AS_FAR
 
 
 def test_the_text_cannot_be_read_from_where_it_lies(tmp_path):
@@ -169,7 +175,8 @@ def test_the_text_cannot_be_read_from_where_it_lies(tmp_path):
     path = str(folder / "docs.jsonl")
     code = HEAD.replace("p = np", f"if not open({path!r}).read(): raise PermissionError('empty')\n        p = np", 1)
     found = audit(claim_folder(folder, code))
-    assert "PermissionError" in by_name(found)["runs"].evidence
+    assert by_name(found)["runs"].ok is False
+    assert by_name(found)["runs"].evidence.startswith(("FileNotFoundError", "PermissionError"))
 
 
 def run(capsys, *arguments):
@@ -185,8 +192,17 @@ def main_with(arguments):
 
 def test_the_command(tmp_path, capsys):
     claim_folder(tmp_path / "good")
-    code, out = run(capsys, "audit", tmp_path / "good", "--json")
+    code, out = run(capsys, "audit", tmp_path / "good")
+    assert code == 1
+    assert "good: the claim holds as far as checked" in out.out
+    assert out.out.index("unchecked") < out.out.index(" ok ")
+    assert "memorised" in out.err
+    (tmp_path / "fresh.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in FRESH))
+    fresh = ("--fresh", tmp_path / "fresh.jsonl", "--margin", "1")
+    code, out = run(capsys, "audit", tmp_path / "good", *fresh, "--json")
     values = json.loads(out.out.splitlines()[-1])
+    if values["isolation"]["text"] != ROOT:
+        pytest.skip("no private root on this machine")
     assert code == 0
     assert {"verdict", "claimed_bpb", "honest_bpb", "conditions"} <= set(values)
     assert values["verdict"] == "holds"

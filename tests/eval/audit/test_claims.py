@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from codec.errors import CodecError, FormatError, MismatchError
-from eval.audit.claims import Bytes260, load_claim
+from eval.audit.claims import load_claim
+from eval.audit.rows import Bytes260
 from tests.support.audit_claims import claim_folder
 from trainer.data.shards import write_shard
 

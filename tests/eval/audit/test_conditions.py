@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from eval.audit import conditions
-from eval.audit.claims import Row
 from eval.audit.coding import Place
 from eval.audit.probing import Leak, Leaks
+from eval.audit.rows import Row
 from tests.support.audit_claims import claim_of
 from trainer.data.sample import sp1024
 
@@ -53,6 +53,8 @@ def test_bytes_that_are_not_there_are_named(tmp_path):
         [0],
         rows=[Row(1, tokens.astype(np.int64))],
         documents=[tokenizer.decode(tokens)],
+        tokens=[tokens.astype(np.int64)],
+        row_bytes=np.array([len(tokenizer.decode(tokens))]),
         alphabet=tokenizer,
         byte_table=claim.byte_table,
         counted_bytes=float(np.array(table)[tokens].sum()),

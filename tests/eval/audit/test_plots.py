@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from eval.audit.audit import HOLDS, REFUTED, Audit, audit
+from eval.audit.audit import AS_FAR, HOLDS, REFUTED, Audit, audit
 from eval.audit.conditions import Condition
 from eval.audit.plots import WORDS, claimed_and_coded, sums
 from eval.figures import png
 from tests.support.audit_claims import claim_folder
 
-GOOD = Audit("good", HOLDS, 2.0, 2.0, 2.0, 2.0, [], 1, 1, 1, 0.0, 0.0, 1, {}, 1.0)
+GOOD = Audit("good", HOLDS, 2.0, 2.0, 2.0, 2.0, None, [], 1, 1, 1, 0.0, 0.0, 1, {}, 1.0)
 BAD = replace(
     GOOD,
     name="bad",
@@ -35,6 +35,11 @@ def test_claims_have_their_gap_and_their_reason():
 def test_a_claim_that_is_only_too_low_says_so():
     low = replace(BAD, conditions=[Condition("score", False, "")])
     assert WORDS["score"] in texts(claimed_and_coded([low], {}))
+
+
+def test_what_could_not_be_checked_is_no_plain_holds():
+    some = replace(GOOD, verdict=AS_FAR, conditions=[Condition("text", None, "")])
+    assert "holds as far as checked" in texts(claimed_and_coded([some], {}))
 
 
 def test_every_condition_has_words(tmp_path):

@@ -9,6 +9,7 @@ from codec.model.config import ModelConfig
 from eval.audit.audit import audit
 from eval.audit.predictor import ENDED, FunctionPredictor, Predictor, TorchPredictor, context_start
 from eval.score.windows import document_windows
+from tests.support.audit_claims import assert_holds
 from tests.support.helpers import random_weights
 from trainer.data.sample import sp1024
 from trainer.model.gpt import GPT
@@ -112,6 +113,7 @@ def test_the_example_in_the_documentation_is_a_claim_that_holds(tmp_path):
     (tmp_path / "claim.toml").write_text(
         'claimed_bpb = 5.0\npredictor = "predictor.py:make"\ntokenizer = "sp1024.model"\n[text]\npath = "val.txt"\n'
     )
-    found = audit(tmp_path)
-    assert found.verdict == "holds", found.failed
+    (tmp_path / "fresh.txt").write_bytes(b"Another text, which the predictor knows as little.")
+    found = audit(tmp_path, fresh=tmp_path / "fresh.txt", margin=0.5)
+    assert_holds(found)
     assert 4 < found.honest_bpb < 5

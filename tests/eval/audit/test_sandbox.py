@@ -1,17 +1,18 @@
 """eval.audit.sandbox: what a predictor may do, what it may not, and what becomes of one that misbehaves."""
 
-import json
+import ast
 import os
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import eval.audit.sandbox as sandbox_module
 from codec.errors import CodecError
-from eval.audit import worker
+from eval.audit import isolation
 from eval.audit.sandbox import Limits, PredictorError, Program, Sandbox
 
 QUICK = Limits(call_seconds=20, total_seconds=60)
@@ -47,6 +48,14 @@ def fails(folder, body, limits=QUICK, hidden=()):
         sandbox.update(np.array([2]))
         sandbox.distribution()
     return str(raised.value)
+
+
+@pytest.fixture
+def isolated(tmp_path_factory):
+    """Skip where the kernel grants no namespaces."""
+    with Sandbox(program(tmp_path_factory.mktemp("probe"), GOOD), 8) as sandbox:
+        if sandbox.isolation["text"] != isolation.ROOT:
+            pytest.skip(f"no private root on this machine: {sandbox.isolation['reason']}")
 
 
 def test_it_is_the_predictor_inside(tmp_path):
@@ -143,7 +152,7 @@ def test_the_namespace_has_no_interface_that_is_up(tmp_path):
     code = "raise RuntimeError(' '.join(open('/proc/net/dev').read().split()[-17:]))"
     with Sandbox(program(tmp_path, GOOD), 8) as sandbox:
         in_force = sandbox.isolation["network"]
-    if in_force != worker.NAMESPACE:
+    if in_force != isolation.NAMESPACE:
         pytest.skip("no network namespaces here; the audit hook is in force")
     assert fails(tmp_path, method("distribution", code)).startswith("RuntimeError: lo: 0 0")
 
@@ -153,21 +162,63 @@ def test_the_text_is_out_of_reach(tmp_path, opener):
     text = tmp_path / "text.txt"
     text.write_text("the text")
     code = f"raise RuntimeError('read ' + repr({opener.format(str(text))}))"
-    assert "PermissionError" in fails(tmp_path / "claim", method("distribution", code), hidden=[text])
+    message = fails(tmp_path / "claim", method("distribution", code), hidden=[text])
+    assert message.startswith(("FileNotFoundError", "PermissionError"))
     assert text.read_text() == "the text"
 
 
-def test_nothing_is_there_but_its_files(tmp_path):
-    code = (
-        "import os\nraise RuntimeError(str(sorted(os.listdir('.'))) + os.environ['HOME'] + str('SECRET' in os.environ))"
-    )
+def test_nothing_is_there_but_its_files(tmp_path, isolated):
+    code = """
+import os, sys
+found = {name: sorted(os.listdir(name)) for name in (".", "/", "/dev", "/tmp", "/modules", "/modules/trainer")}
+found["environment"], found["arguments"] = dict(os.environ), sys.argv
+raise RuntimeError(repr(found))"""
     os.environ["SECRET"] = "1"
     try:
         message = fails(tmp_path, method("distribution", code))
     finally:
         del os.environ["SECRET"]
-    assert "['p.py']" in message.replace("'__pycache__', ", "")
-    assert message.endswith("claimFalse")
+    found = ast.literal_eval(message.removeprefix("RuntimeError: "))
+    assert found["."] == ["p.py"]
+    assert found["/dev"] == ["null", "urandom", "zero"]
+    assert found["/tmp"] == []
+    assert not {"root", "home", "var", "mnt", "sys", "run", "old"} - {sys.base_prefix.split("/")[1]} & set(found["/"])
+    assert found["/modules"] == ["codec", "eval", "trainer"]
+    assert "sample" not in found["/modules/trainer"]
+    assert not {"SECRET", "PWD", "OLDPWD"} & set(found["environment"])
+    assert str(tmp_path) not in repr(found)
+
+
+def test_what_the_copies_keep_is_names_and_bytes(tmp_path):
+    """Modes and times of files would be bits that nobody counts."""
+    told = "[(f.name, f.stat().st_mode & 0o777, f.stat().st_mtime) for f in os.scandir('.')]"
+    code = f"import os\nraise RuntimeError(repr({told}))"
+    one = program(tmp_path, method("distribution", code))
+    (tmp_path / "p.py").chmod(0o741)
+    os.utime(tmp_path / "p.py", (1, 12345))
+    with pytest.raises(PredictorError) as raised, Sandbox(one, 8, QUICK) as sandbox:
+        sandbox.reset(np.array([1]))
+        sandbox.distribution()
+    assert str(raised.value) == "RuntimeError: [('p.py', 420, 0.0)]"
+
+
+def test_it_has_no_rights(tmp_path, isolated):
+    told = "[line for line in open('/proc/self/status') if line.startswith(('Cap', 'NoNewPrivs'))]"
+    code = f"raise RuntimeError(repr({told}))"
+    found = ast.literal_eval(fails(tmp_path, method("distribution", code)).removeprefix("RuntimeError: "))
+    assert {int(line.split()[1], 16) for line in found if line.startswith("Cap")} == {0}
+    assert "NoNewPrivs:\t1\n" in found
+
+
+def test_it_cannot_make_namespaces_of_its_own(tmp_path, isolated):
+    code = "import ctypes\nraise RuntimeError(str(ctypes.CDLL(None).unshare(0x10000000)))"
+    assert fails(tmp_path, method("distribution", code)) == "RuntimeError: -1"
+
+
+@pytest.mark.parametrize("folder", ["/claim", "/modules", "/", "/dev", "/usr/lib"])
+def test_nothing_but_the_scratch_folder_can_be_written(tmp_path, isolated, folder):
+    code = f"open({folder!r} + '/new', 'w')"
+    assert fails(tmp_path, method("distribution", code)).startswith("OSError: [Errno 30] Read-only")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
@@ -199,46 +250,47 @@ def test_a_process_that_says_nonsense_at_the_start(tmp_path):
     assert "nothing sensible" in message
 
 
-def test_processes_do_not_survive(tmp_path):
-    body = method("reset", "import subprocess, sys\nself.rows, self.seen = 1, [1]\n")
-    body += "        self.child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
-    body += method("peek", "raise RuntimeError(str(self.child.pid))")[len(GOOD) :]
+@pytest.mark.parametrize("start_new_session", [False, True])
+def test_processes_do_not_survive(tmp_path, isolated, start_new_session):
+    """A child that left the process group goes with the namespace; the test finds it by its last argument."""
+    mark = f"mark-{os.getpid()}-{start_new_session}"
+    body = method(
+        "reset",
+        "import subprocess, sys\nself.rows, self.seen = 1, [1]\n"
+        f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)', {mark!r}], "
+        f"start_new_session={start_new_session})",
+    )
+
+    def alive():
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                found += [process] if words[-2:-1] == [mark.encode()] else []
+        return found
+
     with Sandbox(program(tmp_path, body), 8, QUICK) as sandbox:
         sandbox.reset(np.array([1]))
-        with pytest.raises(PredictorError) as raised:
-            sandbox.peek([np.array([1])])
-    child = Path("/proc") / str(raised.value).removeprefix("RuntimeError: ")
+        assert alive()
     for _ in range(50):
-        if not child.exists() or "\nState:\tZ" in (child / "status").read_text():
+        if not alive():
             return
         time.sleep(0.1)
-    pytest.fail(f"{child} is still there")
+    pytest.fail(f"{alive()} is still there")
 
 
-def test_without_namespaces_the_hook_stands_alone(tmp_path):
-    """The second line, in a process that was refused namespaces."""
+def test_without_namespaces_the_hook_stands_alone(tmp_path, monkeypatch):
+    """The second line, where the kernel refuses: here the plan asks for what no kernel has."""
     text = tmp_path / "text.txt"
     text.write_text("the text")
-    code = f"""
-import ctypes, json, socket
-from eval import worker
-class NoKernel:
-    def unshare(self, flags): return -1
-ctypes.CDLL = lambda *a, **k: NoKernel()
-told = [worker.isolate(1 << 33, [{str(text)!r}])]
-for attempt in (socket.socket, lambda: open({str(text)!r})):
-    try:
-        attempt()
-        told.append("allowed")
-    except PermissionError as error:
-        told.append(str(error))
-print(json.dumps(told))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout) == [
-        {"network": worker.HOOK, "text": worker.HOOK},
-        "a predictor has no network",
-        "a predictor has no access to the text it is scored on",
-    ]
+    plan = sandbox_module._plan
+    monkeypatch.setattr(sandbox_module, "_plan", lambda *a: plan(*a)._replace(seen=[["/nowhere", "/nowhere"]]))
+    with Sandbox(program(tmp_path, GOOD), 8, QUICK) as sandbox:
+        assert sandbox.isolation["network"] == sandbox.isolation["text"] == isolation.HOOK
+        assert "mount" in sandbox.isolation["reason"]
+        sandbox.reset(np.array([3]))
+        assert sandbox.distribution().argmax() == 3
+    connect = "import socket\nsocket.create_connection(('127.0.0.1', 9), 2)"
+    assert "a predictor has no network" in fails(tmp_path, method("distribution", connect))
+    message = fails(tmp_path, method("distribution", f"open({str(text)!r})"), hidden=[text])
+    assert "no access to the text it is scored on" in message

@@ -99,7 +99,7 @@ def test_wrong_steps_are_found(monkeypatch):
         found[1, positions == 7] += 1
         return found
 
-    monkeypatch.setattr("codec.backends.select.agree", lambda *arguments: True)  # which would leave the kernels out
+    monkeypatch.setattr("codec.backends.agree.agree", lambda *arguments: True)  # which would leave the kernels out
     monkeypatch.setattr(CpuLanes, "step", wrong)
     assert differing(some_documents()) == [False, True, False, False]
 
@@ -139,7 +139,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert said["differences"] == 0
     assert len(said["passes"]) == len(KINDS)
     score = TorchBackend.score
-    monkeypatch.setattr("codec.backends.select.agree", lambda *arguments: True)
+    monkeypatch.setattr("codec.backends.agree.agree", lambda *arguments: True)
     monkeypatch.setattr(TorchBackend, "score", lambda *arguments, **past: score(*arguments, **past) + 1)
     with pytest.raises(SystemExit) as ended:
         main()

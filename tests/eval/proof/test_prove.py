@@ -5,14 +5,18 @@ import json
 import sys
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 import codec
 import eval.proof.prove
 from codec.console import CheckFailed
-from codec.text.documents import MODELLED, STORED
+from codec.errors import CodecError
+from codec.text.documents import MODELLED, STORED, prepare, write_record
 from eval.proof.prove import FirstDifference, Proof, fingerprint, first_difference, prove, same_bytes
+from tests.support.helpers import lossless_tokenizer
 from tests.support.proofs import DOCUMENTS, blob, pack, proof
+from trainer.data.sample import sp1024
 from underpar.cli import main
 
 STABLE = {
@@ -94,10 +98,25 @@ def test_the_fingerprint_tells_documents_apart():
     assert len({fingerprint(d) for d in ([b"ab"], [b"a", b"b"], [b"", b"ab"], [])}) == 4
 
 
-def test_no_documents_at_all():
-    found = prove(blob(), [])
-    assert found.ok
-    assert (found.documents, found.text_bytes, found.bpb_raw, found.bpb_float) == (0, 0, 0.0, 0.0)
+@pytest.mark.parametrize("documents", [[], [b""], [b"", b""]])
+def test_of_no_text_nothing_is_proved(documents):
+    with pytest.raises(CodecError, match="nothing to prove"):
+        prove(blob(), documents)
+
+
+def test_canonical_bytes_are_never_more_than_the_text_has():
+    """A normaliser that writes 33 bytes for 3, and bytes that are no UTF-8, which decode to 3 each."""
+    for document, tokenizer in (
+        ("\ufdfa".encode() * 20, sp1024()),
+        (bytes(range(0x80, 0x100)), lossless_tokenizer()),
+        (b"plain", sp1024()),
+    ):
+        prepared = prepare(document, tokenizer, model_only=True)
+        assert len(prepared.canonical) > 2 * len(document) or document == b"plain"
+        ends = len(prepared.stream) - 1
+        flat = np.full(ends, 1 << 10)
+        record = write_record(prepared, flat * 0, flat, 1.0, model_only=True)
+        assert record.canonical_bytes == record.text_bytes == len(document)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from codec.errors import CodecError
 from codec.model.config import ModelConfig
 from codec.model.tokenizer import BOS
 from eval.score.bpb import Score, decoded_bytes, score, score_documents
-from eval.score.streams import documents_of
+from eval.score.streams import documents_of, measured_stream
 from eval.score.windows import Policy
-from tests.support.helpers import shared
+from tests.support.helpers import lossless_tokenizer, shared
 from trainer.data.sample import sp1024
 from trainer.model.gpt import GPT
 from underpar.cli import main
@@ -236,3 +236,16 @@ def test_the_challenges_own_artifact_gives_its_own_figure(monkeypatch, capsys):
     assert (result["tokens"], result["text_bytes"], result["policy"]) == (65_536, 159_910, "flat")
     assert result["bpb"] == pytest.approx(1.509407, abs=1e-5)
     assert result["loss_nats"] == pytest.approx(2.552862, abs=1e-5)
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("text", [bytes(range(0x80, 0x100)) * 3, "\ufdfa".encode() * 30], ids=["no_utf8", "normalised"])
+def test_a_text_is_not_divided_by_bytes_that_it_has_not(model, tmp_path, policy, text):
+    (tmp_path / "t.txt").write_bytes(text)
+    tokenizer = sp1024() if "\ufdfa" in text.decode(errors="ignore") else lossless_tokenizer()
+    tokens, sizes = measured_stream(tmp_path / "t.txt", tokenizer)
+    found = score(model, tokenizer, tokens, policy, sizes=sizes)
+    count = found.tokens if policy is not Policy.DOCUMENT else len(tokens)
+    assert found.text_bytes == found.decoded_bytes == sizes[1 : count + 1].sum() <= len(text)
+    assert decoded_bytes(tokenizer, tokens) > 2 * len(text)
+    assert found.bpb == found.nats / math.log(2) / found.text_bytes

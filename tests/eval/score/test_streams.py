@@ -9,7 +9,8 @@ import pytest
 import eval.score.streams
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.model.tokenizer import BOS
-from eval.score.streams import stream_bytes, token_stream
+from eval.score.streams import measured_stream, stream_bytes, token_stream
+from tests.support.helpers import lossless_tokenizer
 from trainer.data.sample import sp1024
 from trainer.data.shards import write_shard
 
@@ -96,3 +97,23 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path, tokenizer):
             stream_bytes(tmp_path / name)
         with pytest.raises(CodecError, match="none"):
             token_stream(tmp_path / name, tokenizer)
+
+
+@pytest.mark.parametrize("text", [bytes(range(0x80, 0x100)) * 9, "\ufdfa".encode() * 50, b"plain words", b""])
+def test_the_bytes_of_a_text_are_its_own(tmp_path, text):
+    (tmp_path / "t.txt").write_bytes(text)
+    tokenizer = sp1024() if "\ufdfa" in text.decode(errors="ignore") else lossless_tokenizer()
+    stream = measured_stream(tmp_path / "t.txt", tokenizer)
+    assert stream.sizes.sum() == len(text)
+    assert len(text) < 100 or len(tokenizer.decode(stream.tokens)) > 2 * len(text)
+    assert len(stream.sizes) == len(stream.tokens)
+    assert stream.sizes.min() >= 0
+
+
+def test_shards_of_another_tokenizer_are_refused(tmp_path):
+    write_shard(tmp_path / "s.bin", np.array([1, 270, 271]), lossless_tokenizer())
+    for path in (tmp_path / "s.bin", tmp_path / "s.bin.xz"):
+        if not path.exists():
+            path.write_bytes(lzma.compress((tmp_path / "s.bin").read_bytes()))
+        with pytest.raises(MismatchError, match="made with the tokenizer"):
+            measured_stream(path, sp1024())

@@ -74,7 +74,8 @@ def test_reproduces_the_challenge_shard(tmp_path: Path) -> None:
     head = shared("data", "val", "fineweb_val_head.jsonl.xz")
     manifest = prepare([head], sp1024(), tmp_path / "out", val_documents=901, processes=2)
     theirs = lzma.decompress(shared("data", "val", "fineweb_val_head_sp1024.bin.xz").read_bytes())
-    assert (tmp_path / "out" / "fineweb_val_000000.bin").read_bytes() == theirs
+    ours = (tmp_path / "out" / "fineweb_val_000000.bin").read_bytes()
+    assert ours[:12] + bytes(32) + ours[44:] == theirs  # which does not say its tokenizer
     assert manifest["splits"]["val"]["documents"] == 901
     assert manifest["splits"]["val"]["text_bytes"] == manifest["splits"]["val"]["canonical_bytes"] == 2_504_310
     assert manifest["splits"]["train"]["files"] == []

@@ -11,10 +11,19 @@ from hypothesis import strategies as st
 
 from codec.errors import FormatError, MismatchError
 from codec.model.tokenizer import Tokenizer
-from tests.support.helpers import shared
+from tests.support.helpers import lossless_tokenizer, shared
 from trainer.data import shards
+from trainer.data.documents import read_documents
 from trainer.data.sample import sp1024
-from trainer.data.shards import ShardWriter, describe_shard, find_shards, read_shard, shard_length, write_shard
+from trainer.data.shards import (
+    ShardWriter,
+    check_tokenizer,
+    describe_shard,
+    find_shards,
+    read_shard,
+    shard_length,
+    write_shard,
+)
 
 TOKENS = np.array([1, 2, 0x1234, 65535], np.uint16)
 
@@ -131,3 +140,32 @@ def test_a_real_shard(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path.write_bytes(lzma.decompress(shared("data", "val", "fineweb_val_head_sp1024.bin.xz").read_bytes()))
     info = describe_shard(path, tokenizer)
     assert (info.tokens, info.documents, info.canonical_bytes) == (1_040_060, 901, 2_504_310)
+
+
+def test_a_shard_says_which_tokenizer_made_it(tmp_path: Path) -> None:
+    tokenizer, other = sp1024(), lossless_tokenizer()
+    write_shard(tmp_path / "a.bin", np.array([1, 5]), tokenizer)
+    assert check_tokenizer(tmp_path / "a.bin", tokenizer)
+    with pytest.raises(MismatchError, match=r"a\.bin: made with the tokenizer .* pass the"):
+        check_tokenizer(tmp_path / "a.bin", other)
+    with pytest.raises(MismatchError, match="made with the tokenizer"):
+        list(read_documents(tmp_path / "a.bin", other))
+    assert read_shard(tmp_path / "a.bin").tolist() == [1, 5]
+
+
+def test_of_a_shard_that_says_nothing_the_tokenizer_beside_it_tells(tmp_path: Path) -> None:
+    tokenizer, other = sp1024(), lossless_tokenizer()
+    write_shard(tmp_path / "a.bin", np.array([1, 5]))
+    assert not check_tokenizer(tmp_path / "a.bin", other)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model)
+    assert check_tokenizer(tmp_path / "a.bin", tokenizer)
+    with pytest.raises(MismatchError, match="made with the tokenizer"):
+        check_tokenizer(tmp_path / "a.bin", other)
+
+
+def test_a_writer_puts_the_tokenizer_into_every_shard(tmp_path: Path) -> None:
+    tokenizer = sp1024()
+    with ShardWriter(tmp_path, "x", "val", 10, tokenizer) as writer:
+        writer.append(np.arange(25))
+    heads = {path.read_bytes()[12:44].hex() for path in writer.paths}
+    assert (len(writer.paths), heads) == (3, {tokenizer.sha256})

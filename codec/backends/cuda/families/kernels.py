@@ -1,4 +1,4 @@
-"""The element-wise steps of `codec.exact.transformer` on a GPU, between matrix products.
+"""The element-wise steps of `codec.exact.families.transformer` on a GPU, between matrix products.
 
 They follow the rules of `codec.backends.cuda.elementwise`: float64, operation by operation as the reference does.
 """
@@ -18,7 +18,7 @@ from codec.backends.cuda.elementwise import (
     store_limbs,
     to_double,
 )
-from codec.exact.transformer import GELU_CUBE, GELU_LINE, NORM_BITS
+from codec.exact.families.weights import GELU_CUBE, GELU_LINE, NORM_BITS
 from codec.numerics import tables
 
 _WIDE = tl.constexpr(NORM_BITS - 1)

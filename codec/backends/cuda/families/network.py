@@ -15,8 +15,8 @@ from codec.backends.cuda.kv_cache import Context, Heads
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.streams import side_by_side
 from codec.errors import UnsupportedError
+from codec.exact.families.transformer import Biased, ExactLayer, ExactTransformer
 from codec.exact.recall import Recall
-from codec.exact.transformer import Biased, ExactLayer, ExactTransformer
 
 
 @dataclass(frozen=True)

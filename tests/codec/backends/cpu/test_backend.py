@@ -12,20 +12,22 @@ from numba import njit
 
 import codec
 from codec.archive.writer import Policy
-from codec.backends import select as backend
+from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import backend as exact_cpu
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
-from codec.backends.cpu import kernels as cpu_kernels
+from codec.backends.cpu.attention import softmax
 from codec.backends.cpu.backend import CpuLanes, CpuModel
-from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide
+from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide, project, split_digits
 from codec.backends.select import make_backend
 from codec.entropy import frequencies
 from codec.exact.attention import SOFTMAX_BITS
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend, TorchLanes
+from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.numerics import tables
+from codec.numerics.widths import FEW_BITS
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
@@ -59,7 +61,7 @@ def model_of(config: ModelConfig, **factors: float) -> ExactModel:
             if name.endswith(ending):
                 weights[name] = tensor * factor
     pack = codec.open(codec.compress(weights, config))
-    return ExactModel(config, pack.matrices, pack.vectors)
+    return ExactModel(Weights(config, pack.matrices, pack.vectors))
 
 
 def rows_of(tokens: torch.Tensor) -> np.ndarray:
@@ -68,7 +70,7 @@ def rows_of(tokens: torch.Tensor) -> np.ndarray:
 
 def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     """The last hidden state and all that the head makes of it."""
-    fast, (batch, length) = CpuModel(model), tokens.shape
+    fast, (batch, length) = CpuModel(model.weights), tokens.shape
     hidden, steps = model.forward(tokens)
     found, found_steps = fast.run(rows_of(tokens), exact_cpu._cache(model.config, batch, length))
     assert np.array_equal(found, hidden.flatten(0, 1).numpy())
@@ -82,7 +84,7 @@ def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     intervals = cpu_head.intervals(found_levels, targets.numpy(), fast.octave)
     assert np.array_equal(intervals[:2], expected[:2])
     assert np.abs(intervals[2] - expected[2]).max() < 1e-12
-    wanted = torch.arange(len(levels)) * 1_234_577 % (1 << frequencies.FEW_BITS)
+    wanted = torch.arange(len(levels)) * 1_234_577 % (1 << FEW_BITS)
     symbols = torch.stack(frequencies.find(levels, wanted)).numpy()
     assert np.array_equal(cpu_head.find(found_levels, wanted.numpy(), fast.octave), symbols)
 
@@ -118,7 +120,7 @@ def test_large_and_small_numbers(factors):
     model = model_of(EVERY_OPTION, **factors)
     tokens = some_tokens(3, 32)
     if factors == {"resid_mix": 0.0} or factors.get("tok_emb.weight", 1) < 1:
-        found, _ = CpuModel(model).run(rows_of(tokens), exact_cpu._cache(model.config, 3, 32))
+        found, _ = CpuModel(model.weights).run(rows_of(tokens), exact_cpu._cache(model.config, 3, 32))
         assert np.array_equal(found, model.forward(tokens)[0].flatten(0, 1).numpy())
     else:
         assert_same(model, tokens)
@@ -126,7 +128,7 @@ def test_large_and_small_numbers(factors):
 
 def changed(pack: Pack, **changes: Quantized) -> ExactModel:
     assert pack.config is not None
-    return ExactModel(pack.config, {**pack.matrices, **changes}, pack.vectors)
+    return ExactModel(Weights(pack.config, {**pack.matrices, **changes}, pack.vectors))
 
 
 def test_column_steps():
@@ -153,7 +155,7 @@ def test_weights_whose_sums_outgrow_32_bits_take_more_digits(shift, digits):
         name: replace(m, symbols=m.symbols << shift, rows=m.rows / (1 << shift)) for name, m in pack.matrices.items()
     }
     model = changed(pack, **wide)
-    network = CpuModel(model).network
+    network = CpuModel(model.weights).network
     assert network.up.digit_count.max() == max(1, digits - 1)
     assert network.down.digit_count.max() >= max(2, digits)
     assert_same(model, some_tokens(3, 32))
@@ -166,7 +168,7 @@ def test_digits_add_up(bits, values):
     count = 1
     while operand > 1 << (bits - 1):
         operand, count = (operand + (1 << (bits - 1))) >> bits, count + 1
-    digits = cpu_kernels._digits(np.array([values], np.int32), bits, count)
+    digits = split_digits(np.array([values], np.int32), bits, count)
     assert digits.shape == (count, ROWS, len(values) + len(values) % 2)
     assert np.abs(digits.astype(int)).max() <= 1 << (bits - 1)
     total = sum(digits[k, 0].astype(np.int64) << (bits * (count - 1 - k)) for k in range(count))
@@ -202,7 +204,7 @@ def test_products_against_int64():
             np.full(2, count),
         )
         assert linear.integers.shape == (2, -(-size // COLUMNS), (width + 1) // 2, COLUMNS, 2)
-        found = cpu_kernels.project(linear, 1, x, np.full(n, 2.0))
+        found = project(linear, 1, x, np.full(n, 2.0))
         assert np.array_equal(found, (x.astype(np.int64) @ weights[1].T).astype(np.float64))
 
 
@@ -219,9 +221,7 @@ def test_the_head_on_any_logits(values, data):
     assert np.array_equal(found_levels, levels.numpy())
     found = cpu_head.intervals(found_levels, np.array([symbol]), octave)
     assert np.array_equal(found[:2], expected[:2])
-    target = data.draw(
-        st.sampled_from([0, (1 << frequencies.FEW_BITS) - 1]) | st.integers(0, (1 << frequencies.FEW_BITS) - 1)
-    )
+    target = data.draw(st.sampled_from([0, (1 << FEW_BITS) - 1]) | st.integers(0, (1 << FEW_BITS) - 1))
     for wanted in (target, int(found[0, 0]), int(found[0, 0] + found[1, 0]) - 1):
         expected = torch.stack(frequencies.find(levels, torch.tensor([wanted]))).numpy()
         assert np.array_equal(cpu_head.find(found_levels, np.array([wanted]), octave), expected)
@@ -237,7 +237,7 @@ def ragged(lengths: Sequence[int], vocabulary: int = 1024) -> tuple[list[np.ndar
 @pytest.mark.parametrize("count", [1, 2])
 def test_scores_of_windows_of_any_length(count):
     model = model_of(MORE_CONFIGS["window of many blocks"])
-    fast, reference = CpuModel(model), TorchBackend(model)
+    fast, reference = CpuModel(model.weights), TorchBackend(model)
     with threads(count):
         for lengths in ([1], [150], [2, 1, 3], [1, 150, 7, 64, 65, 63, 128, 33, 2, 90, 149, 150, 150]):
             inputs, targets = ragged(lengths)
@@ -251,7 +251,7 @@ def test_scores_of_windows_of_any_length(count):
 def test_lanes_step_as_the_reference_does(count):
     """Lanes that stop and begin again, go beyond a window, are dropped and renumbered."""
     model, generator = model_of(MORE_CONFIGS["window of many blocks"]), np.random.default_rng(0)
-    both = [CpuLanes(CpuModel(model), 7, 33), TorchLanes(model, 7, 33, None)]
+    both = [CpuLanes(CpuModel(model.weights), 7, 33), TorchLanes(model, 7, 33, None)]
     running = {lane: [1] for lane in range(7)}
     with threads(count):
         for turn in range(45):
@@ -264,7 +264,7 @@ def test_lanes_step_as_the_reference_does(count):
             if turn % 7 == 6:
                 running[turn % 4] = [1]
             rows = [(lane, t[-1], t[-2:][0], len(t) - 1) for lane, t in running.items()]
-            targets = generator.integers(0, (1 << frequencies.FEW_BITS), len(rows))
+            targets = generator.integers(0, (1 << FEW_BITS), len(rows))
             found, expected = (lanes.step(*np.array(rows).T.copy(), targets) for lanes in both)
             assert np.array_equal(found, expected)
             for lane, symbol in zip(running, found[0].tolist(), strict=True):
@@ -288,7 +288,7 @@ def test_integers_of_more_than_16_bits_are_left_to_the_reference(capsys):
     pack = tiny_pack(PLAIN)
     name = "blocks.1.attn.c_q.weight"
     wide = replace(pack.matrices[name], symbols=pack.matrices[name].symbols << 12)
-    assert isinstance(make_backend(changed(pack, **{name: wide})), TorchBackend)
+    assert isinstance(make_backend(changed(pack, **{name: wide}).weights), TorchBackend)
     assert "slowly: integers of more than 16 bits" in capsys.readouterr().err
 
 
@@ -306,12 +306,12 @@ def test_options_that_are_left_to_the_reference(name, reason, capsys):
 @pytest.mark.parametrize("kernel", ["intervals", "find"])
 def test_a_machine_that_computes_otherwise_is_noticed(kernel, monkeypatch, capsys):
     model = tiny_pack(PLAIN).exact()
-    assert isinstance(make_backend(model), CpuModel)
+    assert isinstance(make_backend(model.weights), CpuModel)
     assert not capsys.readouterr().err
     right = getattr(cpu_head, kernel)
     monkeypatch.setattr(cpu_head, kernel, lambda *arguments: right(*arguments) + 1)
-    assert not backend.agree(CpuModel(model), TorchBackend(model), model)
-    assert isinstance(make_backend(model), TorchBackend)
+    assert not agree(CpuModel(model.weights), TorchBackend(model), model.config, TRIALS["cpu"])
+    assert isinstance(make_backend(model.weights), TorchBackend)
     assert "does not compute it as torch does" in " ".join(capsys.readouterr().err.split())
 
 
@@ -320,7 +320,7 @@ def test_attention_weights_are_those_of_the_table():
     table, last = tables.exp2_table(SOFTMAX_BITS), tables.EXP2_LENGTH - 1
     scores = -np.arange(0, last + 5000, dtype=np.int32)
     low, high = (np.empty(len(scores), np.int16) for _ in range(2))
-    total = cpu_kernels.softmax(scores, 1.0, np.inf, low, high)
+    total = softmax(scores, 1.0, np.inf, low, high)
     expected = table[np.minimum(-scores, last)]
     assert np.array_equal(low + 2048 * high.astype(np.int64), expected)
     assert np.abs(low).max() <= 1024
@@ -329,8 +329,8 @@ def test_attention_weights_are_those_of_the_table():
 
 def test_the_coders_weights_are_those_of_the_table():
     powers = cpu_head.octave()
-    found = [cpu_head.weight(powers, below, frequencies.FEW_BITS) for below in range(tables.EXP2_LENGTH)]
-    assert np.array_equal(found, tables.exp2_table(frequencies.FEW_BITS))
+    found = [cpu_head.weight(powers, below, FEW_BITS) for below in range(tables.EXP2_LENGTH)]
+    assert np.array_equal(found, tables.exp2_table(FEW_BITS))
 
 
 def test_tiles_are_parts_of_longer_rows():

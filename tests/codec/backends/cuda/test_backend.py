@@ -13,26 +13,26 @@ import triton
 import triton.language as tl
 
 from codec.archive.writer import Policy
+from codec.backends.agree import TRIALS, Trial, agree
 from codec.backends.cuda.attention import VALUE_PLACES, attend_rows, attend_step
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_double
 from codec.backends.cuda.matmul import limbs, multiply
-from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, agree
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
 from codec.exact.chunks import BAND_UNIT
 from codec.exact.linear import ExactLinear
-from codec.exact.model import ExactModel, check_known
+from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
+from codec.exact.weights import check_known
 from codec.model.config import ModelConfig
-from codec.model.parameters import parameters
 from codec.numerics import tables
-from codec.quantization.quantized import Quantized, power
+from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
 from codec.text.scheduler import Decoding
 from tests.codec.exact.test_chunks import in_chunks
 from tests.codec.exact.test_model import CONFIGS
-from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack, weights_with_columns
 from trainer.data.sample import val_documents
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,21 +44,9 @@ RECORD = ModelConfig(
 )  # fmt: skip
 
 
-def with_columns(config: ModelConfig, device: str = DEVICE, seed: int = 0) -> ExactModel:
-    """A model of random integers with steps for every row and column, some integers above 8 bits."""
-    generator, matrices, vectors = np.random.default_rng(seed), {}, {}
-    for name, parameter in parameters(config).items():
-        shape = parameter.shape
-        if parameter.role == "vector":
-            vectors[name] = (1 + 0.1 * generator.standard_normal(shape)).astype(np.float32)
-            continue
-        symbols = np.rint(generator.standard_normal(shape) * 8).astype(np.int32)
-        symbols.flat[::5003] *= 12
-        deviation = 1.0 if parameter.role == "embedding" else shape[1] ** -0.5
-        rows = deviation / 8 * power(generator.integers(-2, 3, shape[0]).astype(np.int32))
-        columns = power(generator.integers(-4, 5, shape[1]).astype(np.int32))
-        matrices[name] = Quantized(symbols, rows.astype(np.float32), columns)
-    return ExactModel(config, matrices, vectors, device)
+def with_columns(config: ModelConfig) -> ExactModel:
+    """A model of `weights_with_columns`."""
+    return ExactModel(weights_with_columns(config), DEVICE)
 
 
 def check_scores(model: ExactModel, lengths: list[tuple[int, int]]) -> None:
@@ -152,12 +140,11 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("config", [replace(PLAIN, window=80), EVERY_OPTION])
-def test_backends_agree(config, monkeypatch):
+def test_backends_agree(config):
     """What decides whether the backend is used: scores, and lanes that decode what is coded by them."""
-    monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
-    monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
     model = tiny_pack(config).exact(DEVICE)
-    assert agree(CudaBackend(model), TorchBackend(model), model)
+    trial = Trial((100, 7), (BAND_UNIT + 6, 20), (80, 48), BAND_UNIT)
+    assert agree(CudaBackend(model), TorchBackend(model), config, trial)
 
 
 def test_documents_decode_on_fewer_lanes():
@@ -180,7 +167,7 @@ def test_record_class():
 def test_record_class_decodes():
     """Lanes of a whole graph against the reference's steps."""
     model = with_columns(replace(RECORD, window=256))
-    assert agree(CudaBackend(model), TorchBackend(model), model)
+    assert agree(CudaBackend(model), TorchBackend(model), model.config, TRIALS["cuda"])
 
 
 @triton.jit

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from codec.backends.agree import TRIALS, agree
 from codec.backends.cuda.families.network import CudaTransformer
-from codec.backends.select import agree
 from codec.errors import UnsupportedError
 from codec.exact.reference import TorchBackend
 from tests.support.families import FAMILIES, LLAMA, family_pack
@@ -46,7 +46,7 @@ def test_every_family(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_windows_documents_and_lanes(name):
     model = family_pack(replace(FAMILIES[name], window=192)).exact(DEVICE)
-    assert agree(CudaTransformer(model), TorchBackend(model), model)
+    assert agree(CudaTransformer(model), TorchBackend(model), model.config, TRIALS["cuda"])
 
 
 def test_what_the_kernels_do_not_know():

@@ -11,15 +11,15 @@ import torch
 
 import codec
 from codec.archive.writer import Policy
+from codec.backends.agree import TRIALS, Trial, agree
 from codec.backends.cuda import slots as cuda_lanes
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.head import Head
 from codec.backends.cuda.recall import Batch, Memory
-from codec.backends.select import _SELF_CHUNK, _SELF_DOCUMENT, agree
 from codec.entropy import frequencies
 from codec.exact.chunks import BAND_UNIT, band_chunks
 from codec.exact.model import ExactModel
-from codec.exact.recall import Memory as Reference
+from codec.exact.recall_memory import Memory as Reference
 from codec.exact.reference import TorchBackend
 from codec.model.config import ModelConfig
 from codec.numerics import tables
@@ -167,11 +167,10 @@ def test_documents_decode_on_fewer_lanes(monkeypatch):
 
 
 @pytest.mark.long
-def test_backends_agree(monkeypatch):
-    monkeypatch.setitem(_SELF_CHUNK, "cpu", BAND_UNIT)  # as on a GPU, whose kernels know no shorter chunks
-    monkeypatch.setitem(_SELF_DOCUMENT, "cpu", BAND_UNIT + 6)
+def test_backends_agree():
     model = tiny_pack(replace(PLAIN, window=80, num_layers=1)).exact(DEVICE)
-    assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model)
+    trial = Trial((100, 7), (BAND_UNIT + 6, 20), (80, 48), BAND_UNIT)
+    assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model.config, trial)
 
 
 @pytest.mark.gpu
@@ -179,4 +178,4 @@ def test_record_class():
     """Scores and lanes of a whole graph, of few tokens: the reference measures one at a time."""
     model = with_columns(replace(RECORD, window=256))
     check_chunks(model, [600, 90], 256)
-    assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model)
+    assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model.config, TRIALS["cuda"])

@@ -1,4 +1,4 @@
-"""eval.audit.museum: every wrong claim is refuted for the right reason, no honest one is; and the peer artifact's
+"""eval.museum.museum: every wrong claim is refuted for the right reason, no honest one is; and the peer artifact's
 claim.
 """
 
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval.audit.audit import HOLDS, REFUTED, audit
+from eval.audit.audit import AS_FAR, REFUTED, audit
 from eval.audit.challenge_predictor import PeerPredictor
-from eval.audit.museum import EXHIBITS, build, documents
+from eval.museum.museum import EXHIBITS, MARGIN, build, documents, fresh_text
 from eval.score.challenge import load_peer
 from tests.eval.score.test_challenge import artifact, contents
+from tests.support.audit_claims import assert_holds
 from tests.support.helpers import shared
 from trainer.model.gpt import GPT
 from underpar.cli import main
@@ -31,6 +32,9 @@ EVIDENCE = {
     "byte_fallback": ("bytes", "byte fallback counted as three bytes"),
     "subset": ("complete", "5 of 13 documents were scored"),
     "case_lost": ("text", "case is lost"),
+    "inflated": ("text", "13 of 13 documents cannot be had back"),
+    "later_rows": ("context", "changes with later rows of its batch"),
+    "remembers": ("memorised", "a fresh text of"),
 }
 """The condition that names what is wrong, and what its evidence says."""
 
@@ -44,13 +48,14 @@ def museum(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def audited(museum):
-    return cache(lambda name: audit(museum[name]))
+def audited(museum, tmp_path_factory):
+    fresh = fresh_text(tmp_path_factory.mktemp("fresh"))
+    return cache(lambda name: audit(museum[name], fresh=fresh, margin=MARGIN))
 
 
-def test_ten_are_wrong_and_two_are_honest():
+def test_thirteen_are_wrong_and_two_are_honest():
     assert {exhibit.name for exhibit in WRONG} == set(EVIDENCE)
-    assert len(WRONG) == 10
+    assert len(WRONG) == 13
     assert len(HONEST) == 2
 
 
@@ -63,13 +68,13 @@ def test_it_is_refuted_for_the_right_reason(audited, exhibit):
     (condition,) = [c for c in found.conditions if c.name == name]
     assert not condition.ok
     assert words in condition.evidence
-    assert found.claimed_bpb < found.honest_bpb
+    assert found.claimed_bpb < found.honest_bpb + 0.005
 
 
 @pytest.mark.parametrize("exhibit", HONEST, ids=lambda e: e.name)
 def test_an_honest_one_holds(audited, exhibit):
     found = audited(exhibit.name)
-    assert found.verdict == HOLDS, found.failed
+    assert_holds(found)
     assert found.honest_bpb == pytest.approx(found.claimed_bpb, abs=0.002)
 
 
@@ -114,8 +119,8 @@ def test_what_is_repaired_holds(museum, audited, tmp_path, name, file, changes):
     before = audited(name)
     toml = folder / "claim.toml"
     toml.write_text(toml.read_text().replace(f"= {before.claimed_bpb}", f"= {before.honest_bpb}"))
-    found = audit(folder)
-    assert found.verdict == HOLDS, found.failed
+    found = audit(folder, fresh=fresh_text(tmp_path), margin=MARGIN)
+    assert_holds(found)
     assert found.claimed_bpb == before.honest_bpb
 
 
@@ -143,7 +148,7 @@ def test_the_peer_artifact_is_worth_what_it_claims(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(sys, "argv", ["underpar", "audit", str(tmp_path), "--json"])
     main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["verdict"] == HOLDS
+    assert found["verdict"] == AS_FAR  # it is given as tokens, and is small for its artifact
     assert (found["tokens"], found["text_bytes"]) == (65536, 159910)
     assert found["scored_bpb"] == pytest.approx(1.5094065, abs=1e-5)
     assert found["ideal_bpb"] == pytest.approx(1.5094065, abs=1e-4)

@@ -2,31 +2,46 @@
 
 `build` writes the claims into a folder, with the scores that their authors' ways of scoring really give. Each exhibit
 says which conditions the audit must find broken; two exhibits are honest and must hold. `score` may fail with any of
-them, where the wrong is worth more than the audit's tolerance.
+them, where the wrong is worth more than the audit's tolerance. All are audited beside `fresh_text`, since every model
+here is larger than the text.
 """
 
 import importlib.util
 import json
+import lzma
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from string import ascii_lowercase
+from typing import Any, Literal
 
 import numpy as np
+import sentencepiece
 from numpy.typing import NDArray
 
 from codec.model.tokenizer import BOS, Tokenizer
 from eval.audit.audit import scored_bpb
-from eval.audit.claims import Alphabet, Bytes260, load_claim
+from eval.audit.claims import load_claim
 from eval.audit.coding import encode
+from eval.audit.rows import Alphabet, Bytes260
+from eval.museum.exhibits import ROW
 from trainer.data.sample import sp1024, train_documents, val_documents
 from trainer.data.shards import write_shard
 
 DOCUMENTS = (103, 16, 23, 87, 60, 31, 74, 4, 18, 9, 52, 70, 99)
 """Of the validation sample: short ones, several with characters that the tokenizer must spell in bytes. As luck would
 have it the first five are easy."""
+
+FRESH = (66, 55, 85, 94, 72, 92, 62, 56, 17, 14, 76, 42, 105)
+"""Of the same sample: what no exhibit has seen."""
+
+MARGIN = 0.5
+"""Bits per byte that the fresh text may score above the other: the honest exhibits differ by less on texts so short."""
 
 TRAINING_DOCUMENTS = 400
 
@@ -40,9 +55,11 @@ class Exhibit:
     Attributes:
         title: what was done.
         seen: where the challenge has seen it.
-        predictor: the factory in `eval.audit.exhibits`.
+        predictor: the factory in `eval.museum.exhibits`.
         broken: the conditions that fail, `score` aside; none of an honest claim.
         scored: the table of that name in its claim.toml.
+        tokenizer: the challenge's of 1,024 pieces, its byte tokenizer, or one that writes letters ten times.
+        flat: it scores a stream in rows, not documents.
     """
 
     name: str
@@ -52,6 +69,8 @@ class Exhibit:
     broken: frozenset[str] = frozenset()
     batch: int = 16
     scored: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Literal["sp1024", "bytes", "inflating"] = "sp1024"
+    flat: bool = False
 
     @property
     def honest(self) -> bool:
@@ -76,7 +95,14 @@ EXHIBITS = (
         "Gate",
         frozenset({"target_unseen", "decodes"}),
     ),
-    Exhibit("root", "n-th root of a token for each byte", "#1850, #1905", "RootOfPairs", frozenset({"normalised"})),
+    Exhibit(
+        "root",
+        "n-th root of a token for each byte",
+        "#1850, #1905",
+        "RootOfPairs",
+        frozenset({"normalised"}),
+        tokenizer="bytes",
+    ),
     Exhibit("fitted_delta", "fitted to the tokens it scores", "#1176, #1229, #1319", "FittedDelta", PEEKED),
     Exhibit(
         "length_sorted",
@@ -115,6 +141,17 @@ EXHIBITS = (
         broken=frozenset({"text"}),
         scored={"tokens": "tokens.bin"},
     ),
+    Exhibit(
+        "inflated",
+        "tokenizer that writes letters ten times",
+        "",
+        broken=frozenset({"bytes", "text"}),
+        scored={"byte_table": "bytes.json"},
+        tokenizer="inflating",
+        flat=True,
+    ),
+    Exhibit("later_rows", "looks at rows that come later", "", "LaterRows", frozenset({"context"}), batch=8, flat=True),
+    Exhibit("remembers", "has the text with it", "", "Remembers", frozenset({"memorised"}), batch=1),
     Exhibit("sliding_window", "honest: a window that slides", "", "sliding"),
     Exhibit("score_first", "honest: learns after it has scored", "", "Adaptive", batch=4),
 )
@@ -132,14 +169,26 @@ def documents() -> tuple[bytes, ...]:
     return tuple(all_documents[n] for n in DOCUMENTS)
 
 
+def fresh_text(folder: Path) -> Path:
+    """Write a text of the same source that no exhibit has seen into `folder`."""
+    all_documents = list(val_documents())
+    path = folder / "fresh.jsonl"
+    path.write_text("".join(json.dumps({"text": all_documents[n].decode()}) + "\n" for n in FRESH))
+    return path
+
+
 def _build(folder: Path, exhibit: Exhibit) -> Path:
     folder.mkdir(parents=True)
-    tokenizer = sp1024()
-    alphabet: Alphabet = Bytes260() if exhibit.predictor == "RootOfPairs" else tokenizer
+    tokenizer = _inflating() if exhibit.tokenizer == "inflating" else sp1024()
+    alphabet: Alphabet = Bytes260() if exhibit.tokenizer == "bytes" else tokenizer
     lower = "tokens" in exhibit.scored
     shutil.copy(EXHIBITS_FILE, folder / "predictor.py")
-    np.save(folder / "counts.npy", _counts(isinstance(alphabet, Bytes260), lower))
+    np.save(folder / "counts.npy", _counts(exhibit.tokenizer, lower))
     files = ["counts.npy"]
+    if exhibit.predictor == "Remembers":
+        tokens = [np.append(alphabet.encode(document), np.uint16(BOS)) for document in documents()]
+        (folder / "text.xz").write_bytes(lzma.compress(np.concatenate(tokens).tobytes()))
+        files.append("text.xz")
     if exhibit.predictor == "Gate":
         np.save(folder / "word_start.npy", np.array([piece.startswith(b" ") for piece in tokenizer.token_bytes]))
         files.append("word_start.npy")
@@ -175,16 +224,50 @@ def _write(folder: Path, exhibit: Exhibit, claimed: float, files: list[str], alp
         f'tokenizer = "{"byte260" if isinstance(alphabet, Bytes260) else "tokenizer.model"}"',
         f"batch = {exhibit.batch}",
         '[text]\npath = "text.jsonl"',
+        *_layout(exhibit, alphabet),
         "[scored]",
         *(f"{key} = {json.dumps(value)}" for key, value in exhibit.scored.items()),
     ]
     (folder / "claim.toml").write_text("\n".join(lines) + "\n")
 
 
+def _layout(exhibit: Exhibit, alphabet: Alphabet) -> list[str]:
+    if not exhibit.flat:
+        return []
+    targets = sum(1 + len(alphabet.encode(document)) for document in documents()) - 1
+    return ['layout = "flat"', f"window = {ROW}", f"targets = {targets // ROW * ROW}"]
+
+
 @lru_cache
-def _counts(bytewise: bool, lower: bool) -> NDArray[np.uint16]:
+def _inflating() -> Tokenizer:
+    """A tokenizer whose normaliser writes each small letter ten times."""
+    model = BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Path(folder) / "rules.tsv"
+        rules.write_text("".join(f"{ord(c):X}\t{' '.join([f'{ord(c):X}'] * 10)}\n" for c in ascii_lowercase))
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(document.decode() for document in islice(train_documents(), 50)),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=600,
+            normalization_rule_tsv=str(rules),
+            byte_fallback=True,
+            max_sentence_length=1 << 30,
+            pad_id=0,
+            bos_id=BOS,
+            eos_id=2,
+            unk_id=3,
+            num_threads=1,
+            minloglevel=2,
+        )
+    return Tokenizer(model.getvalue())
+
+
+@lru_cache
+def _counts(tokenizer: str, lower: bool) -> NDArray[np.uint16]:
     """How often each token follows each in the training sample, uint16 [V, V]."""
-    alphabet: Alphabet = Bytes260() if bytewise else sp1024()
+    alphabet: Alphabet
+    alphabet = Bytes260() if tokenizer == "bytes" else _inflating() if tokenizer == "inflating" else sp1024()
     counts = np.zeros((alphabet.vocab_size, alphabet.vocab_size), np.int64)
     for n, document in enumerate(train_documents()):
         if n == TRAINING_DOCUMENTS:
@@ -196,6 +279,8 @@ def _counts(bytewise: bool, lower: bool) -> NDArray[np.uint16]:
 
 def _byte_table(name: str, tokenizer: Tokenizer) -> list[int]:
     """As how many bytes the author counts each token."""
+    if name == "inflated":
+        return tokenizer.token_lengths.tolist()
     if name == "double_spaces":
         return [len(piece) + piece.startswith(b" ") for piece in tokenizer.token_bytes]
     # A byte that is no character decodes to U+FFFD, which has three bytes.

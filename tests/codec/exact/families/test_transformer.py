@@ -1,4 +1,4 @@
-"""codec.exact.transformer: near the float model, the same integers in any company, every bound checked."""
+"""codec.exact.families: near the float model, the same integers in any company, every bound checked."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import codec
-from codec.entropy.frequencies import total_bits
 from codec.errors import FormatError
-from codec.exact import transformer as exact
-from codec.exact.transformer import ExactTransformer, query_bits
-from codec.numerics.fixed_point import SNAP_BITS
+from codec.exact.families import transformer as exact
+from codec.exact.families.transformer import ExactTransformer
+from codec.exact.families.weights import TransformerWeights, query_bits
+from codec.numerics.widths import SNAP_BITS, total_bits
 from codec.pack.reader import Pack
 from tests.support.families import FAMILIES, LLAMA, byte_pairs, family_pack, family_weights
 from trainer.model.transformer import Transformer
@@ -106,7 +106,7 @@ def test_weights_beyond_the_range_are_refused():
         huge[name] = replace(pack.matrices[name], rows=np.full_like(pack.matrices[name].rows, 1e38))
     vectors = {name: np.full(vector.shape, 1e38, np.float32) for name, vector in pack.vectors.items()}
     with pytest.raises(FormatError, match="beyond the range"):
-        ExactTransformer(pack.config, {**pack.matrices, **huge}, vectors)
+        ExactTransformer(TransformerWeights(pack.config, {**pack.matrices, **huge}, vectors))
 
 
 def test_every_document_comes_back():

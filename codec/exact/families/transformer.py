@@ -10,46 +10,24 @@ The network is `trainer.model.transformer`'s, and the arithmetic that of `codec.
 - Logits have no softcap.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import FormatError
-from codec.exact.attention import SOFTMAX_BITS, attend, value_fractions
-from codec.exact.bounds import check_transformer
-from codec.exact.kv_cache import Context
-from codec.exact.linear import OPERAND, ExactLinear, ExactTable, sigmoid
+from codec.exact.attention import attend
+from codec.exact.families import weights as constants
+from codec.exact.families.weights import GELU_CUBE, GELU_LINE, LEVELS_PER_NAT, NORM_BITS, AnyWeights, TransformerWeights
+from codec.exact.linear import ExactLinear, ExactTable, sigmoid
 from codec.exact.model import ExactModel
-from codec.exact.network import ExactNetwork
+from codec.exact.network import Context, ExactNetwork
 from codec.model.transformer import TransformerConfig
 from codec.numerics import tables
-from codec.numerics.fixed_point import EXACT, SNAP_BITS, power_of_two, reciprocal_sqrt, snap
-from codec.numerics.rope import frequencies
+from codec.numerics.fixed_point import reciprocal_sqrt, snap
 from codec.numerics.rotary import rotations
-from codec.quantization.quantized import Quantized
-
-NORM_BITS = 20
-"""Width of the stream where it is normalised: squares of 2^13 entries add up to less than 2^52."""
-
-PRODUCT_BITS = 30
-"""Products of queries and keys are at most 2^PRODUCT_BITS."""
-
-LOG2_E = 1.4426950408889634
-LEVELS_PER_NAT = tables.LEVELS_PER_BIT * LOG2_E
-
-LARGEST_LEVEL = 1 << 28
-"""Logits saturate there, 65,536 bits from 0."""
-
-GELU_CUBE, GELU_LINE = 0.07135481282052, 1.5957691216057308
-"""GELU is x times the sigmoid of GELU_CUBE x^3 + GELU_LINE x: 2 sqrt(2 / pi) (x + 0.044715 x^3) of its approximation by
-tanh (Hendrycks and Gimpel 2016)."""
-
-Vectors = Mapping[str, NDArray[np.floating]]
+from codec.numerics.widths import LARGEST_LEVEL, OPERAND, SNAP_BITS, SOFTMAX_BITS
 
 
 @dataclass(frozen=True)
@@ -81,107 +59,54 @@ class Biased:
         return y * step if self.bias is None else y * step + self.bias
 
 
-def query_bits(head_dim: int) -> int:
-    """Width of a query's integers, sign included, beside keys of SNAP_BITS.
-
-    >>> query_bits(64), query_bits(80), query_bits(128)
-    (11, 10, 10)
-    """
-    return min(SNAP_BITS, PRODUCT_BITS + 1 - (SNAP_BITS - 1) - (head_dim - 1).bit_length())
-
-
 class ExactTransformer(ExactNetwork):
     """The exact model of a pack of an open family.
 
     Args:
-        config: the model's shape.
-        matrices: every matrix and embedding of `codec.model.parameters.parameters(config)`.
-        vectors: every vector, any float dtype.
+        weights: what the pack holds.
         device: where to compute; the integers do not depend on it.
 
     Raises:
         FormatError: a sum could exceed 2^53, or an activation float64's range.
     """
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        matrices: Mapping[str, Quantized],
-        vectors: Vectors,
-        device: torch.device | str = "cpu",
-    ):
-        self.config: TransformerConfig = config
-        self.device = torch.device(device)
-        self._matrices, self._vectors = matrices, vectors
-        check_transformer(config, matrices, vectors)
-        if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
-            raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
+    def __init__(self, weights: TransformerWeights, device: torch.device | str = "cpu"):
+        constants.check(weights)
+        self.config: TransformerConfig = weights.config
+        self.weights, self.device = weights, torch.device(device)
+        config, matrices = weights.config, weights.matrices
         self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
         learned = config.positions == "learned"
         self.places = ExactTable(matrices["pos_emb.weight"], self.device) if learned else None
-        self.turns = None if learned else torch.from_numpy(tables.turn_table(frequencies(*config.rope))).to(self.device)
-        self.head = self._linear("tok_emb" if config.tied_head else "lm_head", "norm")
-        self.layers = [self._layer(f"blocks.{i}.") for i in range(config.num_layers)]
-        self.query_bits = query_bits(config.head_dim)
-        self.score_unit = LEVELS_PER_NAT / math.sqrt(config.head_dim)
+        turns = constants.turns(config)
+        self.turns = None if turns is None else torch.from_numpy(turns).to(self.device)
+        self.head = self._biased(constants.head(weights))
+        self.layers = [self._layer(constants.layer(weights, i)) for i in range(config.num_layers)]
+        self.query_bits = constants.query_bits(config.head_dim)
+        self.score_unit = constants.score_unit(config)
         self.sigmoid = self._tensor(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS))
         self.exp2 = self._tensor(tables.exp2_table(SOFTMAX_BITS))
 
     def _tensor(self, values: NDArray) -> Tensor:
         return torch.from_numpy(np.asarray(values, np.float64)).to(self.device)
 
-    def _vector(self, name: str) -> NDArray[np.float64] | None:
-        found = self._vectors.get(name)
-        return None if found is None else found.astype(np.float64)
+    def _biased(self, found: constants.Biased) -> Biased:
+        linear = ExactLinear(found.name, found.matrix, OPERAND, self.device)
+        return Biased(linear, None if found.bias is None else self._tensor(found.bias))
 
-    def _linear(self, name: str, norm: str = "") -> Biased:
-        """A matrix behind a norm, or behind none."""
-        weights, bias = self._matrices[name + ".weight"], self._vector(name + ".bias")
-        gain, shift = self._vector(norm + ".weight"), self._vector(norm + ".bias")
-        if shift is not None:  # of a layer norm: what the matrix makes of it, by the same exact product
-            product, step = ExactLinear(name, weights, OPERAND, torch.device("cpu"))(*snap(torch.from_numpy(shift)))
-            shifted = (product * step).numpy()
-            bias = shifted if bias is None else bias + shifted
-        if gain is not None:
-            columns = gain if weights.columns is None else weights.columns.astype(np.float64) * gain
-            weights = replace(weights, columns=columns)  # in float64, so that the gains are not rounded
-        linear = ExactLinear(name + ".weight", weights, OPERAND, self.device)
-        return Biased(linear, None if bias is None else self._tensor(bias))
-
-    def _layer(self, block: str) -> ExactLayer:
-        c = self.config
-        gains = [self._vector(f"{block}attn.{name}_norm.weight") for name in ("q", "k")]
-        key, value = (self._linear(f"{block}attn.c_{name}", block + "attn_norm") for name in ("k", "v"))
-        longest = (
-            self._largest(key) if gains[1] is None else np.tile(np.abs(gains[1]) * c.head_dim**0.5, c.num_kv_heads)
-        )
-        lengths = longest.reshape(c.num_kv_heads, c.head_dim)
-        if c.positions == "rotary":
-            first, second = np.split(lengths, 2, axis=1)
-            lengths = np.tile(np.sqrt(first * first + second * second), 2)
-        values = self._largest(value).reshape(c.num_kv_heads, c.head_dim).max(1)
-        fractions = [torch.from_numpy(value_fractions(peaks * peaks)) for peaks in (lengths, values)]
+    def _layer(self, found: constants.Layer) -> ExactLayer:
         return ExactLayer(
-            query=self._linear(block + "attn.c_q", block + "attn_norm"),
-            key=key,
-            value=value,
-            attention_out=self._linear(block + "attn.proj"),
-            up=self._linear(block + "mlp.fc", block + "mlp_norm"),
-            down=self._linear(block + "mlp.proj"),
-            query_gain=None if gains[0] is None else self._tensor(gains[0]),
-            key_gain=None if gains[1] is None else self._tensor(gains[1]),
-            key_scale=power_of_two(fractions[0]).to(self.device),
-            value_scale=power_of_two(fractions[1])[:, None].to(self.device),
+            query=self._biased(found.query),
+            key=self._biased(found.key),
+            value=self._biased(found.value),
+            attention_out=self._biased(found.attention_out),
+            up=self._biased(found.up),
+            down=self._biased(found.down),
+            query_gain=None if found.query_gain is None else self._tensor(found.query_gain),
+            key_gain=None if found.key_gain is None else self._tensor(found.key_gain),
+            key_scale=self._tensor(found.key_scale),
+            value_scale=self._tensor(found.value_scale[:, None]),
         )
-
-    def _largest(self, matrix: Biased) -> NDArray[np.float64]:
-        """Bounds [R] on the entries of products with normalised rows, whose length is at most sqrt(dim)."""
-        linear = matrix.linear
-        symbols, rows = linear.symbols.cpu().numpy().astype(np.float64), linear.rows.cpu().numpy()
-        wide = symbols if linear.columns is None else symbols * linear.columns.cpu().numpy()
-        squares = np.array([math.fsum(row) for row in (wide * wide).tolist()])  # rounded once: the same everywhere
-        peaks = np.sqrt(squares * self.config.model_dim) * np.abs(rows)
-        return peaks if matrix.bias is None else peaks + np.abs(matrix.bias.cpu().numpy())
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """What the network begins with, float64 [B, T, dim], of tokens at positions [B, T]."""
@@ -260,3 +185,10 @@ def _saturated(x: Tensor) -> Tensor:
 
 
 AnyExact = ExactModel | ExactTransformer
+
+
+def exact_model(weights: AnyWeights, device: torch.device | str = "cpu") -> AnyExact:
+    """Return the exact model of any family; errors as of the models."""
+    if isinstance(weights, TransformerWeights):
+        return ExactTransformer(weights, device)
+    return ExactModel(weights, device)

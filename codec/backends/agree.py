@@ -1,0 +1,144 @@
+"""Compare a backend with the reference on inputs that reach every path of its kernels."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy import range_coder
+from codec.exact.backend import Backend, Decoder, Integers
+from codec.exact.chunks import BAND_UNIT
+from codec.model.config import AnyConfig
+from codec.numerics.widths import total_bits
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The inputs of a comparison, in tokens; a model's window bounds `rows` and `windows`."""
+
+    rows: tuple[int, ...]  # whole windows that are scored together
+    documents: tuple[int, ...]  # scored in chunks and decoded in two slots, the longest first
+    windows: tuple[int, ...]  # that tokens of the documents see
+    chunk: int  # tokens of a document that are scored at once
+
+
+TRIALS = {
+    "cpu": Trial((141, 140, 65, 64, 63, 7, 1), (331, 331, 77), (150, 48), BAND_UNIT),
+    "cuda": Trial((141, 65, 64, 1, *[100] * 45), (331, 331, 77), (200, 48), BAND_UNIT),
+}
+"""On a processor a block of keys has 64 places and a job 256 tokens: windows of three blocks, odd and even; rings of
+256 and 128 places for chunks and of 192 and 64 for slots, which documents of 331 tokens go round more than once. On a
+GPU a page of the cache has 128 places: two pages and one, both gone round, and rows for the kernels of large batches.
+"""
+
+
+def agree(fast: Backend, reference: Backend, config: AnyConfig, trial: Trial) -> bool:
+    """Return whether a backend scores windows and documents as the reference does, and decodes the documents."""
+    generator = np.random.default_rng(0)
+    documents = [_tokens(generator, length, config.vocab_size) for length in trial.documents]
+    documents[0] %= 5  # so that recall has much to find
+    for document in documents:
+        document[document == config.end] = (config.end + 2) % config.vocab_size
+        document[0], document[-1] = config.begin, config.end
+    for window in sorted({_width(config, window) for window in trial.windows}):
+        expected = _in_chunks(reference, documents, window, trial.chunk)
+        if not _decodes(fast, documents, expected, window, total_bits(config.vocab_size)):
+            return False
+        if not all(map(np.array_equal, _in_chunks(fast, documents, window, trial.chunk), expected)):
+            return False
+    rows = [_tokens(generator, min(length, config.window) + 1, config.vocab_size) for length in trial.rows]
+    rows[0] %= 5
+    targets = [row[1:] if n % 2 == 0 else row[1 + len(row) // 3 :] for n, row in enumerate(rows)]
+    one, other = (backend.score([row[:-1] for row in rows], targets)[:2] for backend in (fast, reference))
+    return np.array_equal(one, other) and _sums_agree(fast, reference, documents[0][: 3 * BAND_UNIT], config)
+
+
+def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: AnyConfig) -> bool:
+    """Return whether both give the same whole distributions behind a document, and `fast` those of single tokens.
+
+    Solid blocks are coded with whole distributions. The tokens see a window of less than the document, so that rings
+    wrap; single tokens stop a few tokens behind that.
+    """
+    window, order = _width(config, 48), np.arange(config.vocab_size)[::-1].copy()
+    found = []
+    for backend in (fast, reference):
+        past = backend.past(1, window)
+        chunks = [document[at : at + BAND_UNIT] for at in range(0, len(document), BAND_UNIT)]
+        found.append(np.concatenate([backend.ordered_sums([chunk], order, past)() for chunk in chunks]))
+    if not np.array_equal(found[0], found[1]):
+        return False
+    stepping, slots = fast.distributions(1, window, order), np.arange(1)
+    for n in range(min(window + 4, len(document))):
+        sums = stepping.step(slots, document[n : n + 1], document[max(n - 1, 0)][None], np.array([n]))
+        if not np.array_equal(sums[0], found[0][n]):
+            return False
+    return True
+
+
+def _tokens(generator: np.random.Generator, length: int, vocabulary: int) -> Integers:
+    return generator.integers(0, vocabulary, length)
+
+
+def _in_chunks(backend: Backend, documents: Sequence[Integers], window: int, chunk: int) -> list[Integers]:
+    """(start, frequency) int64 [2, T - 1] of each document [T], the longest first, scored in chunks of some tokens."""
+    longest = len(documents[0])
+    memory, past = backend.memory(len(documents), longest), backend.past(len(documents), window)
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in documents]
+    for at in range(0, longest - 1, chunk):
+        targets = [document[at + 1 : at + chunk + 1] for document in documents if len(document) > at + 1]
+        inputs = [document[at : at + len(after)] for document, after in zip(documents, targets, strict=False)]
+        found = backend.score(inputs, targets, memory, past)[:2]
+        for part, of_document in zip(parts, np.split(found, np.cumsum(list(map(len, targets)))[:-1], 1), strict=False):
+            part.append(of_document)
+    return [np.concatenate(part, 1).astype(np.int64) for part in parts]
+
+
+def _width(config: AnyConfig, window: int) -> int:
+    """Return the window that tokens see; where documents begin anew behind each, a GPU takes whole chunks only."""
+    return min(-(-window // BAND_UNIT) * BAND_UNIT if config.restarts else window, config.window)
+
+
+def _decodes(
+    backend: Backend, documents: Sequence[Integers], intervals: Sequence[Integers], window: int, bits: int
+) -> bool:
+    """Return whether two slots decode the documents from streams of these intervals of 2^bits.
+
+    The longest and the shortest document begin; the slot of the shortest takes the others in turn, and is all that is
+    left in the end, for which a GPU captures its steps anew.
+    """
+    payloads = []
+    for starts, shares in intervals:
+        state, out = range_coder.new_encoder(), np.empty(range_coder.MAX_SYMBOL_BYTES * len(starts) + 8, np.uint8)
+        range_coder.encode_intervals(state, out, starts.copy(), shares.copy(), bits)
+        payloads.append(out[: range_coder.finish(state, out)])
+    ends = np.cumsum(list(map(len, payloads)))
+    begins = ends - list(map(len, payloads))
+    decoder = backend.decoder(2, np.concatenate(payloads), window)
+    slots, waiting = [0, len(documents) - 1], deque(range(1, len(documents) - 1))
+    decoder.load([0, 1], begins[slots], ends[slots])
+    done = [1, 1]  # tokens of each slot's document
+    while slots:
+        if not _steps(decoder, [documents[n] for n in slots], done):
+            return False
+        for slot in [i for i, n in enumerate(slots) if done[i] == len(documents[n]) and waiting]:
+            slots[slot], done[slot] = waiting.popleft(), 1
+            decoder.load([slot], begins[slots[slot], None], ends[slots[slot], None])
+        active = [i for i, n in enumerate(slots) if done[i] < len(documents[n])]
+        if len(active) < len(slots):
+            if active:
+                decoder.keep(active)
+            slots, done = [slots[i] for i in active], [done[i] for i in active]
+    return True
+
+
+def _steps(decoder: Decoder, documents: Sequence[Integers], done: list[int]) -> bool:
+    """Launch the decoder once and return whether each slot goes on with its document; counts tokens in `done`."""
+    found = decoder.launch()()[0]
+    for slot, document in enumerate(documents):
+        symbols = found[:, slot][found[:, slot] >= 0]
+        begin, done[slot] = done[slot], done[slot] + len(symbols)
+        if not len(symbols) or not np.array_equal(symbols, document[begin : done[slot]]):
+            return False
+    return True

@@ -1,0 +1,141 @@
+"""Compute attention over rings of integer keys and values, in compiled loops over rows of tokens.
+
+A slot of the caches is a ring: position p is at place p % places. All rows of a call write their keys and values before
+any is read.
+"""
+
+import math
+
+import numpy as np
+
+from codec.backends.cpu.elementwise import fixed, rotate, snap
+from codec.backends.cpu.matmul import COLUMNS, WIDE, multiply_add, multiply_wide
+from codec.compiled import kernel
+from codec.numerics.tables import LEVELS_PER_BIT, exp2_series
+from codec.numerics.widths import SOFTMAX_BITS
+
+_LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
+_SHIFT = 9  # from 30 bits to one bit more than weights have
+_SERIES = tuple(math.ldexp(a, _SHIFT + 1) for a in exp2_series(SOFTMAX_BITS))  # of 30 bits, as many as int32 holds
+_OCTAVE = LEVELS_PER_BIT.bit_length() - 1
+
+
+@kernel
+def remember(new_keys, new_values, rows, value_scale, rope, cache):
+    """Write the rows' keys and values, float64 [n, kv_dim], into the caches (see `run`)."""
+    (positions, slots), (cos, sin, scale), (keys, values) = rows, rope, cache
+    size = new_keys.shape[1] // len(value_scale)
+    snapped, key = np.empty(size, np.int32), np.empty(size, np.int16)
+    for i in range(len(positions)):
+        slot, p = slots[i], positions[i] % (keys.shape[2] * WIDE)
+        for h in range(len(value_scale)):
+            at = h * size
+            rotate(new_keys[i, at : at + size], cos[i], sin[i], scale, snapped, key)
+            for t in range(size):
+                keys[slot, h, p // WIDE, t // 2, p % WIDE, t % 2] = key[t]
+                value = fixed(new_values[i, at + t], value_scale[h])
+                values[slot, h, p // WIDE, t // COLUMNS, p % WIDE // 2, t % COLUMNS, p % 2] = value
+
+
+@kernel
+def softmax(scores, scale, limit, low, high):
+    """Fills in the digits of the attention weights of scores [n], `low` + 2^11 `high`, and returns their sum.
+
+    Levels, scores times `scale`, saturate at `limit`.
+
+    A weight is an entry of `tables.exp2_table`: a polynomial's, shifted and rounded, in which look-ups, that processors
+    do one by one, have no part.
+    """
+    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 = _SERIES
+    least, most = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
+    for s in range(len(scores)):
+        least = scores[s] if scores[s] < least else least
+        most = scores[s] if scores[s] > most else most
+    top, total = min(max(np.rint(np.float64(most if scale >= 0 else least) * scale), -limit), limit), np.int64(0)
+    for s in range(len(scores)):
+        below = top - min(max(np.rint(np.float64(scores[s]) * scale), -limit), limit)
+        index = np.int32(below if below < _LAST else _LAST)
+        x = np.float64(index & (LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
+        power = ((((((((a9 * x + a8) * x + a7) * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
+        shifted = np.int32(power) >> (_SHIFT + (index >> _OCTAVE))
+        weight = (shifted + 1) >> 1  # rounded
+        digit = (weight + 1024) >> 11
+        low[s], high[s] = weight - (digit << 11), digit
+        total += weight
+    return np.float64(total)
+
+
+@kernel
+def weighted_sum(digits, values, base, count, sums):
+    """Fills in sums int64 [4, size], products of digits [4, count or more] with the values from position `base` on.
+
+    Values are [places / WIDE, size / COLUMNS, WIDE / 2, COLUMNS, 2]; the base is a multiple of WIDE. Digits of 11 bits
+    times values of 15 bits: WIDE products stay below 2^31.
+    """
+    sums[:] = 0
+    for at in range(0, count, WIDE):
+        place, pairs = (base + at) // WIDE % len(values), (min(WIDE, count - at) + 1) // 2
+        for b in range(values.shape[1]):
+            multiply_add(digits[:, at:], values[place, b, :pairs], sums[:, b * COLUMNS :])
+
+
+@kernel
+def _remove_own(mixed, own):
+    """Remove the component of a head's output [head_dim] along the token's own value [head_dim / COLUMNS, COLUMNS]."""
+    dot = square = np.int64(0)
+    for t in range(len(mixed)):
+        value = np.int64(own[t // COLUMNS, t % COLUMNS])
+        dot += np.int64(np.rint(mixed[t])) * value
+        square += value * value
+    ratio = np.float64(dot) / np.float64(square if square > 0 else 1)
+    for t in range(len(mixed)):
+        mixed[t] -= ratio * np.float64(own[t // COLUMNS, t % COLUMNS])
+
+
+@kernel
+def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, xsa):
+    """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
+
+    Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time; where one is
+    left over, the other's places hold what was there before, and nothing that is made of it is read.
+    """
+    (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
+    heads, blocks = len(score_scale), keys.shape[2]
+    size, group = queries.shape[1] // heads, heads // len(value_step)
+    snapped, query = np.empty(size, np.int32), np.zeros((2, size), np.int16)
+    width = (blocks + 1) * WIDE  # of a window that begins within a block
+    scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
+    sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
+    mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
+    for i in range(len(queries)):
+        slot, p, own = slots[i], positions[i], positions[i] % (blocks * WIDE)
+        first = max(0, p - window + 1)
+        base = first // WIDE * WIDE
+        begin, count = first - base, p + 1 - base
+        digits[:, :begin] = 0
+        digits[:, count : count + 1] = 0  # the other of a pair
+        for h in range(heads):
+            kv, place = h // group, h % group % 2
+            out = queries[i, h * size : (h + 1) * size]
+            rotate(out, cos[i], sin[i], query_scale, snapped, query[place])
+            if place == 0 and h % group < group - 1:
+                continue  # until there are two
+            # The length of a query or key is 2^14 but for rounding: their products are far below 2^31.
+            for at in range(0, count, WIDE):
+                multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
+            for g in range(place + 1):
+                low, high, scale = digits[g, begin:count], digits[2 + g, begin:count], score_scale[h - place + g]
+                totals[g] = softmax(scores[g, begin:count], scale, np.inf, low, high)
+            weighted_sum(digits, values[slot, kv], base, count, sums)
+            for g in range(place + 1):
+                at = (h - place + g) * size
+                for t in range(size):
+                    queries[i, at + t] = np.float64(sums[g, t] + (sums[2 + g, t] << 11)) / totals[g]
+                if xsa:
+                    _remove_own(
+                        queries[i, at : at + size], values[slot, kv, own // WIDE, :, own % WIDE // 2, :, own % 2]
+                    )
+                for t in range(size):
+                    queries[i, at + t] = queries[i, at + t] * value_step[kv] * gates[i, h - place + g]
+        steps[i] = snap(queries[i], mixed[i])
+    return mixed, steps

@@ -1,0 +1,132 @@
+"""Bytes without a language model: what they look like decides the contexts and the primer.
+
+A payload is a byte for the kind of data, the length of its records in two bytes (little-endian) where it has them, and
+the code. No bytes have an empty payload.
+"""
+
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from codec.cm.compiled import compiled
+from codec.cm.predictor import NONE, learn_bit, predict_bit, start_byte
+from codec.cm.state import Stream, copy, new_stream
+from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
+from codec.errors import FormatError
+
+PRIMERS = ("prose", "c", "html", "lisp", "man", "python")
+"""Texts that a stream has seen before its first byte; the kinds of data 1 to 6."""
+
+PLAIN, RECORDS = 0, 255
+"""Kinds: text without a primer, and records."""
+
+LONGEST_RECORD = 1024
+
+_LOOK = 1 << 18  # bytes from which records are judged
+_PRIMED = 1 << 14  # from which a primer is chosen
+_ODD = 50  # text has a control character in so many bytes at most
+_CHUNK = 1 << 16
+_BYTE_ROOM = 16  # bytes that a byte may add to a code: two a bit
+
+
+@compiled
+def _code(s, coder, code, data, decode):
+    """Code bytes into, or from, a range coder's code."""
+    for n in range(len(data)):
+        byte, wanted = 0, np.int64(data[n])
+        for k in range(8):
+            bit = code_bit(coder, code, predict_bit(s, NONE), (wanted >> (7 - k)) & 1, decode)
+            learn_bit(s, bit)
+            byte = byte << 1 | bit
+        data[n] = byte
+
+
+def compress(data: bytes, kind: int | None = None) -> bytes:
+    """The payload of any bytes; `kind` is chosen unless given.
+
+    >>> decompress(compress(b"to be or not to be"), 18)
+    b'to be or not to be'
+    """
+    if not data:
+        return b""
+    kind = _kind_of(data) if kind is None else kind
+    record = _record_length(data) if kind == RECORDS else 0
+    s, coder = _stream(kind, record, len(data)), range_coder.new_encoder()
+    values, out = np.frombuffer(data, np.uint8).copy(), np.zeros(0, np.uint8)
+    for at in range(0, len(values), _CHUNK):
+        chunk = values[at : at + _CHUNK]
+        if len(out) < int(coder[2]) + len(chunk) * _BYTE_ROOM + 64:
+            out = np.concatenate((out, np.zeros(len(out) + _CHUNK * _BYTE_ROOM + 64, np.uint8)))
+        _code(s, coder, out, chunk, False)
+    head = bytes([kind]) + (record.to_bytes(2, "little") if record else b"")
+    return head + out[: range_coder.finish(coder, out)].tobytes()
+
+
+def decompress(payload: bytes, size: int) -> bytes:
+    """The `size` bytes of a payload; time and memory are bounded by `size`. Raises FormatError for other payloads."""
+    if not size and not payload:
+        return b""
+    kind = payload[0] if payload else -1
+    record = int.from_bytes(payload[1:3], "little") if kind == RECORDS else 0
+    if not size or not (0 <= kind <= len(PRIMERS) or (kind == RECORDS and 1 <= record <= LONGEST_RECORD)):
+        raise FormatError(f"context mixing: kind {kind}, records of {record} bytes; the archive is damaged")
+    code = np.frombuffer(payload, np.uint8, offset=3 if record else 1).copy()
+    s, coder, values = _stream(kind, record, size), np.zeros(3, np.uint64), np.zeros(size, np.uint8)
+    range_coder.start_decoder(coder, code)
+    for at in range(0, size, _CHUNK):
+        _code(s, coder, code, values[at : at + _CHUNK], True)
+        if int(coder[2]) > len(code) + range_coder.CODE_BYTES:
+            break
+    if not range_coder.ended(coder, len(code)):
+        raise FormatError(f"context mixing: the code of {len(code)} bytes does not end with byte {size} of the text")
+    return values.tobytes()
+
+
+@lru_cache
+def primer(name: str) -> bytes:
+    """A text that is part of this package."""
+    return files("codec.cm").joinpath("primers", f"{name}.txt").read_bytes()
+
+
+@lru_cache(maxsize=2)
+def _primed(kind: int, bits: int) -> Stream:
+    """A stream that has seen a primer, for text of up to 2^bits bytes."""
+    text = np.frombuffer(primer(PRIMERS[kind - 1]), np.uint8).copy()
+    s = new_stream(1 << bits)
+    start_byte(s)
+    _code(s, range_coder.new_encoder(), np.zeros(len(text) * _BYTE_ROOM, np.uint8), text, False)
+    return s
+
+
+def _stream(kind: int, record: int, size: int) -> Stream:
+    if kind in (PLAIN, RECORDS):
+        s = new_stream(size, record)
+        start_byte(s)
+        return s
+    return copy(_primed(kind, max(15, size.bit_length())))
+
+
+def _kind_of(data: bytes) -> int:
+    """By control characters, and by which primer zstandard makes most of."""
+    head = np.frombuffer(data[:_LOOK], np.uint8)
+    control = (head < 32) & (head != 9) & (head != 10) & (head != 13) & (head != 12)
+    if int(control.sum()) * _ODD > len(head):
+        return RECORDS
+    sizes = []
+    for name in PRIMERS:
+        known = zstandard.ZstdCompressionDict(primer(name), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        sizes.append(len(zstandard.ZstdCompressor(level=9, dict_data=known).compress(data[:_PRIMED])))
+    return 1 + sizes.index(min(sizes))
+
+
+def _record_length(data: bytes) -> int:
+    """The shortest distance at which nearly as many bytes, 0 and 255 aside, are equal as at the best."""
+    values: NDArray[np.uint8] = np.frombuffer(data[:_LOOK], np.uint8)
+    telling = (values != 0) & (values != 255)
+    distances = range(1, min(LONGEST_RECORD, len(values) - 1) + 1)
+    equal = [int(((values[n:] == values[:-n]) & telling[n:]).sum()) for n in distances]
+    return next((n for n, found in zip(distances, equal, strict=True) if 10 * found >= 9 * max(equal)), 1)

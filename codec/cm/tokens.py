@@ -1,0 +1,156 @@
+"""Tokens of a language model, coded along their bytes under its probabilities and the contexts of the text so far.
+
+The tokens whose bytes agree so far are an interval of the sorted vocabulary (`codec.cm.vocabulary`). At each byte there
+are up to nine decisions: whether the token ends here, where one does and others go on, and the byte's bits, each
+dividing the interval. The model's probability of each is a quotient of exact sums of its frequencies. Its odds and
+those of the contexts are mixed. Control tokens have no bytes: they end before the first one.
+"""
+
+import numpy as np
+
+from codec.cm.compiled import compiled
+from codec.cm.predictor import learn, learn_bit, pass_bit, predict_bit, predict_end, start_byte
+from codec.cm.slots import find, mixed
+from codec.cm.state import DEPTH, LENGTH, PLACE, POINTER, Stream, new_stream
+from codec.cm.tables import STRETCH_FINE
+from codec.cm.vocabulary import Vocabulary
+from codec.entropy import range_coder
+from codec.entropy.adaptive_bit import code_bit
+
+_END_CONTEXTS = np.array([2, 3, 4, 6, 7, 8, 9])  # of text, those that also predict where a token ends
+_END_USED = len(_END_CONTEXTS) + 1
+_END_MARK = 7777  # tells their hashes from those of bytes
+
+
+def new_tokens(size: int) -> Stream:
+    """A stream for the tokens of about `size` bytes of text."""
+    s = new_stream(size, modelled=True)
+    start_byte(s)
+    return s
+
+
+def room(v: Vocabulary) -> int:
+    """Bytes that a token can add to a code: two for each decision."""
+    longest = int(np.diff(v.begins).max())
+    return 2 * (9 * (longest + 1) + len(v.tokens).bit_length()) + range_coder.MAX_SYMBOL_BYTES
+
+
+@compiled
+def _share(part, whole):
+    """A quotient as a probability in units of 2^-16."""
+    return min(max((part << 16) // whole, 1), 65535)
+
+
+@compiled
+def _end_slots(s):
+    """Put the buckets of bytes aside, and look up those of ends."""
+    r, mask = s.registers, len(s.history) - 1
+    ended = np.int64(s.ends[(r[POINTER] - 1) & mask]) if r[LENGTH] > 0 else 2
+    for i in range(_END_USED):
+        s.slots[3, i] = s.slots[0, i]
+    for i in range(len(_END_CONTEXTS)):
+        s.slots[0, i] = find(s.nodes, mixed(s.hashes[_END_CONTEXTS[i]], _END_MARK + (ended if i == 6 else 0)))
+    s.slots[0, _END_USED - 1] = find(s.nodes, mixed(mixed(ended, min(r[LENGTH], 16)), _END_MARK))
+
+
+@compiled
+def _code_end(s, coder, code, share, end, decode):
+    """Code whether a token ends behind the bytes so far; returns that."""
+    _end_slots(s)
+    p = predict_end(s, _END_USED, min(s.registers[DEPTH], 15), np.int64(STRETCH_FINE[share]))
+    end = code_bit(coder, code, p, end, decode)
+    learn(s, _END_USED, end)
+    for i in range(_END_USED):
+        s.slots[0, i] = s.slots[3, i]
+    return end
+
+
+@compiled
+def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
+    """Code the next byte of a token between `low` and `high`, all longer than that; returns the narrower interval."""
+    prefix, depth = 0, s.registers[DEPTH]
+    for k in range(8):
+        edge = prefix | 128 >> k
+        first, end = low, high  # of the tokens with a one
+        while first < end:
+            middle = (first + end) >> 1
+            if v.text[v.begins[middle] + depth] < edge:
+                first = middle + 1
+            else:
+                end = middle
+        bit = 1 if first == low else 0
+        if bit or first == high:  # no token of the interval has the other
+            pass_bit(s, bit)
+        else:
+            share = _share(sums[high] - sums[first], sums[high] - sums[low])
+            p = predict_bit(s, np.int64(STRETCH_FINE[share]))
+            bit = code_bit(coder, code, p, 1 if rank >= first else 0, decode)
+            learn_bit(s, bit)
+        if bit:
+            low, prefix = first, edge
+        else:
+            high = first
+    return low, high
+
+
+@compiled
+def code_token(s, v, coder, code, row, sums, token, decode):
+    """Code one token; returns it.
+
+    Args:
+        s: a stream, of `new_tokens`.
+        v: a Vocabulary.
+        coder, code: of `codec.entropy.range_coder`; an encoder needs `room` bytes more in `code`.
+        row: int64 [V + 1], cumulative frequencies by id, each token's at least 1.
+        sums: int64 [V + 1], scratch; sums[0] is 0.
+        token: its id; when decoding, any.
+    """
+    r, count, total = s.registers, len(v.tokens), 0
+    for k in range(count):
+        n = v.tokens[k]
+        total += row[n + 1] - row[n]
+        sums[k + 1] = total
+    rank, low, high = np.int64(v.ranks[token]), 0, count
+    r[DEPTH] = 0
+    while True:
+        same = low  # behind the tokens that end here, which come first
+        while same < high and v.begins[same + 1] - v.begins[same] == r[DEPTH]:
+            same += 1
+        if same == high:
+            break
+        if same > low:
+            share, end = _share(sums[same] - sums[low], sums[high] - sums[low]), 1 if rank < same else 0
+            if r[DEPTH]:
+                end = _code_end(s, coder, code, share, end, decode)
+            else:
+                end = code_bit(coder, code, share, end, decode)
+            if end:
+                high = same
+                break
+            low = same
+        low, high = _code_byte(s, v, coder, code, sums, rank, low, high, decode)
+        s.ends[(r[PLACE] - 1) & (len(s.ends) - 1)] = 0
+        r[DEPTH] += 1
+    if r[DEPTH]:
+        s.ends[(r[PLACE] - 1) & (len(s.ends) - 1)] = 1
+    while high - low > 1:  # tokens of the same bytes
+        middle = (low + high) >> 1
+        share = _share(sums[high] - sums[middle], sums[high] - sums[low])
+        if code_bit(coder, code, share, 1 if rank >= middle else 0, decode):
+            low = middle
+        else:
+            high = middle
+    return np.int64(v.tokens[low])
+
+
+@compiled
+def encode_tokens(s, v, coder, code, rows, tokens, sums):
+    """Encode tokens int64 [T] with rows int64 [T, V + 1]; see `code_token`."""
+    for n in range(len(tokens)):
+        code_token(s, v, coder, code, rows[n], sums, tokens[n], False)
+
+
+@compiled
+def decode_token(s, v, coder, code, row, sums):
+    """The next token; see `code_token`."""
+    return code_token(s, v, coder, code, row, sums, 0, True)

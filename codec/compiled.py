@@ -1,0 +1,98 @@
+"""Compile functions with numba, and keep the machine code where no edit of a source can leave it behind.
+
+Numba's own cache notices changes of the file of the outermost function only, while machine code holds copies of
+functions and constants of many files: after an edit elsewhere an old program would go on coding. Here machine code is
+kept in the folder of `codec.cache`, in which an edit anywhere begins anew. Numba adds the name and the features of the
+processor to the key of each function.
+"""
+
+import hashlib
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+from codec.cache import cache_folder
+
+ENABLED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+"""Whether functions are compiled; without, those that exist as machine code only cannot be called."""
+
+
+def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function at its first call, or loads its machine code from the cache.
+
+    With NUMBA_DISABLE_JIT=1 functions are not compiled.
+
+    Args:
+        options: as of `numba.njit`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        if not ENABLED:
+            return np.errstate(over="ignore")(function)  # integers wrap, as they do in machine code
+        dispatcher = numba.njit(**options)(function)
+        dispatcher._cache = _Cache(function)
+        return dispatcher
+
+    return decorate
+
+
+compiled = compiler()
+"""Compile a function; integers wrap, and a division by zero raises as in Python."""
+
+kernel = compiler(nogil=True, error_model="numpy")
+"""Compile a loop over rows: other threads run beside the loop, and a division by zero is IEEE's."""
+
+
+class _Locator:
+    """Where numba finds the machine code of one function."""
+
+    def __init__(self, function: Any):
+        self._py_file = function.__code__.co_filename
+        self._line = function.__code__.co_firstlineno
+
+    def ensure_cache_path(self) -> None:
+        Path(self.get_cache_path()).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder() / "numba")
+
+    def get_source_stamp(self) -> str:
+        """Hash the file of the function, which may be in another room than those of `source_hash`."""
+        return _file_hash(self._py_file)
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+@lru_cache
+def _file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+class _Format(CompileResultCacheImpl):
+    """How numba writes a compiled function, with this module's place for it whatever numba's variables say."""
+
+    def __init__(self, function: Any):
+        self._lineno = function.__code__.co_firstlineno
+        self._locator = _Locator(function)
+        name = f"{function.__module__}.{function.__qualname__}"
+        self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
+
+
+class _Cache(FunctionCache):
+    """The cache of one function; a disk that is full or a file that is damaged costs a compilation, not the command."""
+
+    _impl_class = _Format
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        with suppress(OSError, EOFError, pickle.UnpicklingError):
+            yield

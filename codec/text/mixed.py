@@ -1,0 +1,321 @@
+"""Blocks of text through the model and context mixing together, coded along their bytes.
+
+The tokens of a long block are in several lanes of equally many bytes, each of them a document to the model, which so
+decodes a token of each in one step. Context mixing has all of them in turn: what it learns is shared.
+
+A payload is a header, then one range-coded stream: line ends that are no line feeds (`codec.edits.line_ends`), tokens
+(`codec.cm.tokens`), one of each lane in turn, and what the tokenizer lost (`codec.edits.coder`). The header is a varint
+2 n + c, where n is the size of the block less that of the tokens' bytes (zigzag), and c tells that a varint with the
+number of line ends follows; then for each lane but the first a varint with the bytes that it begins behind its share.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba.typed import List
+from numpy.typing import NDArray
+
+from codec.cm import vocabulary
+from codec.cm.state import LINE, LINE1, PLACE, Stream
+from codec.cm.tokens import code_token, new_tokens, room
+from codec.cm.vocabulary import Vocabulary
+from codec.compiled import compiled, compiler
+from codec.console import Advance, ignore_progress
+from codec.devices import thread_pool
+from codec.edits import coder as patch
+from codec.edits import line_ends
+from codec.entropy import range_coder
+from codec.errors import FormatError
+from codec.exact.backend import Backend, Integers
+from codec.exact.chunks import BAND_UNIT
+from codec.model.byte_pairs import AnyTokenizer
+
+MOST_TOKENS = 2
+"""For each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter behind it."""
+
+_SPARE_TOKENS = 64
+_MOST_BYTES = 16  # of tokens for each byte of a block: normalisation makes 33 bytes of one character of 3 (U+FDFA)
+_CHUNK = 256  # tokens of each lane whose distributions are in memory: 4 MiB of a vocabulary of 2,048
+_SIDE_BY_SIDE = {"cpu": 2, "cuda": 64}  # blocks that are encoded together
+_HOPELESS_EDITS = 4  # a block of which every 4th byte must be edited is not for the model
+_INVALID = re.compile("([\udc80-\udcff]+)")
+
+
+LANES, LANE_BYTES = 8, 1 << 14
+"""The most lanes of a block, and the least bytes of each where there are several. Alice in Wonderland takes 30,649
+bytes in one lane, 30,835 in 4 and 30,864 in 8."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a payload says before its stream."""
+
+    begins: tuple[int, ...]  # where the tokens' bytes of each lane begin, and those of the last end
+    lines: int  # line ends that are coded
+    end: int  # bytes that the header takes
+
+    @property
+    def canonical(self) -> int:
+        """Bytes of the tokens."""
+        return self.begins[-1]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A block ready for the model."""
+
+    size: int
+    text: bytes  # with line feeds only
+    kinds: NDArray[np.uint8]
+    canonical: bytes
+    tokens: Integers
+    edits: patch.Edits
+
+
+_Rows = tuple[Integers, Integers]
+"""Of each lane of a block, where its distributions begin and how many they are."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A model on a device, and its vocabulary in the order of bytes."""
+
+    backend: Backend
+    tokenizer: AnyTokenizer
+    window: int
+    threads: int
+    kind: str  # of the device: cpu or cuda
+
+    @cached_property
+    def order(self) -> Integers:
+        """Token ids by rank, int64 [V]."""
+        return vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+
+    @cached_property
+    def ranks(self) -> Integers:
+        """Ranks by token id, int64 [V]."""
+        return np.argsort(self.order)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary whose ids are ranks: distributions come in its order."""
+        return vocabulary.sort([self.tokenizer.token_bytes[n] for n in self.order.tolist()])
+
+    def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
+        """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
+        prepared = [_prepare(block, self.tokenizer) for block in blocks]
+        found: list[bytes | None] = [None] * len(blocks)
+        numbers = [n for n, p in enumerate(prepared) if p]
+        with thread_pool(self.threads) as pool:
+            for at in range(0, len(numbers), _SIDE_BY_SIDE[self.kind]):
+                part = numbers[at : at + _SIDE_BY_SIDE[self.kind]]
+                encoders = [_Encoder(self, prepared[n]) for n in part]
+                before: list[Future[None]] = []
+                for sums, parts in self._distributions(encoders):
+                    for future in before:
+                        future.result()
+                    before = [pool.submit(encoders[n].take, sums, *found) for n, found in parts.items()]
+                    advance(sum(encoders[n].bytes_of(counts.sum()) for n, (_, counts) in parts.items()))
+                for future in before:
+                    future.result()
+                for n, encoder in zip(part, encoders, strict=True):
+                    found[n] = encoder.finish()
+        return found
+
+    def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
+        """Distributions int64 [N, V + 1] of the next tokens of all lanes, and which of them are of each block."""
+        size = min(_CHUNK, -(-self.window // BAND_UNIT) * BAND_UNIT)
+        lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
+        lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
+        past = self.backend.past(len(lanes), self.window)
+        for at in range(0, len(lanes[0][2]), size):
+            running = [(n, k, lane[at : at + size]) for n, k, lane in lanes if len(lane) > at]
+            parts, begin = {}, 0
+            for n, k, lane in running:
+                begins, counts = parts.setdefault(n, tuple(np.zeros((2, len(blocks[n].inputs)), np.int64)))
+                begins[k], counts[k] = begin, len(lane)
+                begin += len(lane)
+            yield self.backend.ordered_sums([lane for _, _, lane in running], self.order, past)(), parts
+
+
+@compiled
+def first_of(item):
+    """A typed list with one item."""
+    items = List()
+    items.append(item)
+    return items
+
+
+@compiled
+def put_item(items, at, item):
+    """Put an item into a typed list, in the place of another or behind the last."""
+    if at < len(items):
+        items[at] = item
+    else:
+        items.append(item)
+
+
+def lane_streams(begins: Sequence[int]) -> list[Stream]:
+    """A stream for each lane, where its bytes begin; all that they learn is shared."""
+    whole, streams = new_tokens(begins[-1]), []
+    for begin in begins[:-1]:
+        own = {name: getattr(whole, name).copy() for name in ("registers", "hashes", "slots", "inputs", "sets", "sums")}
+        own["registers"][[PLACE, LINE, LINE1]] = begin
+        streams.append(whole._replace(**own))
+    return streams
+
+
+@compiler(nogil=True)
+def _encode(streams, v, state, out, rows, begins, ranks, places, counts, scratch):
+    """Encode the next tokens of lanes, one of each in turn.
+
+    Args:
+        streams: a typed list with one for each lane.
+        rows: int64 [N, V + 1]; those of a lane begin at `begins`.
+        ranks: int64 [T]; those of a lane begin at `places` and are `counts`.
+    """
+    for t in range(counts.max()):
+        for k in range(len(streams)):
+            if t < counts[k]:
+                code_token(streams[k], v, state, out, rows[begins[k] + t], scratch, ranks[places[k] + t], False)
+
+
+class _Encoder:
+    """A block being encoded."""
+
+    def __init__(self, mixing: Mixing, block: _Prepared):
+        self._mixing, self._block = mixing, block
+        lengths = mixing.tokenizer.token_lengths[block.tokens]
+        ends = np.concatenate(([0], lengths.cumsum()))
+        lanes = lane_count(len(block.canonical))
+        shares = [len(block.canonical) * k // lanes for k in range(1, lanes)]
+        firsts = np.array([0, *np.searchsorted(ends, shares), len(lengths)])
+        self._begins = ends[firsts].tolist()
+        self._slack = [begin - share for begin, share in zip(self._begins[1:-1], shares, strict=True)]
+        self.inputs = [np.concatenate(([mixing.tokenizer.begin], block.tokens[a : b - 1])) for a, b in pairwise(firsts)]
+        self._ranks, self._places = mixing.ranks[block.tokens], firsts[:-1].copy()
+        self._state, self._out = range_coder.new_encoder(), np.zeros(line_ends.room(len(block.kinds)) + 64, np.uint8)
+        self._scratch = np.zeros(len(mixing.order) + 1, np.int64)
+        self._streams: Any = None
+        for k, stream in enumerate(lane_streams(self._begins)):
+            if k:
+                put_item(self._streams, k, stream)
+            else:
+                self._streams = first_of(stream)
+        line_ends.code(self._state, self._out, block.kinds, False)
+
+    def bytes_of(self, tokens: int) -> float:
+        """About how many bytes of the block so many tokens are."""
+        return self._block.size * tokens / len(self._ranks)
+
+    def _reserve(self, count: int) -> None:
+        lacking = int(self._state[2]) + count + 64 - len(self._out)
+        if lacking > 0:
+            self._out = np.concatenate((self._out, np.zeros(lacking + len(self._out), np.uint8)))
+
+    def take(self, sums: Integers, begins: Integers, counts: Integers) -> None:
+        """Code the next `counts` tokens of each lane, whose distributions begin at `begins`."""
+        v = self._mixing.vocabulary
+        self._reserve(int(counts.sum()) * room(v))
+        _encode(
+            self._streams, v, self._state, self._out, sums, begins, self._ranks, self._places, counts, self._scratch
+        )
+        self._places += counts
+
+    def finish(self) -> bytes:
+        """The payload."""
+        block = self._block
+        canonical, text = (np.frombuffer(b, np.uint8) for b in (block.canonical, block.text))
+        self._reserve(patch.edits_capacity(canonical, block.edits))
+        patch.put_edits(self._state, self._out, canonical, text, block.edits, self._mixing.tokenizer.lossy)
+        missing = block.size - len(block.canonical)
+        head = _varint(2 * (2 * missing if missing >= 0 else -2 * missing - 1) + (len(block.kinds) > 0))
+        head += _varint(len(block.kinds)) if len(block.kinds) else b""
+        head += b"".join(map(_varint, self._slack))
+        return head + self._out[: range_coder.finish(self._state, self._out)].tobytes()
+
+
+def _prepare(data: bytes, tokenizer: AnyTokenizer) -> _Prepared | None:
+    """None for a block that is not for the model: most of it is no text, or it is empty."""
+    text, kinds = line_ends.split(data)
+    tokens = tokens_of(text, tokenizer)
+    lengths = tokenizer.token_lengths[tokens]
+    tokens = tokens[: len(tokens) - int((lengths[::-1] > 0).argmax())] if lengths.any() else tokens[:0]
+    canonical, edits = tokenizer.decode(tokens), np.zeros((0, 4), np.int64)
+    if not len(tokens) or len(tokens) > most_tokens(len(data), len(canonical)):
+        return None
+    if canonical != text:
+        edits = patch.align(np.frombuffer(canonical, np.uint8), np.frombuffer(text, np.uint8))
+    if int(edits[:, 3].sum()) * _HOPELESS_EDITS > len(text) or len(canonical) > _most_bytes(len(data)):
+        return None
+    return _Prepared(len(data), text, kinds, canonical, tokens, edits)
+
+
+def tokens_of(text: bytes, tokenizer: AnyTokenizer) -> Integers:
+    """Token ids [T] of a text; where the tokenizer can, bytes that are no UTF-8 are single tokens and not lost."""
+    single = {piece[0]: n for n, piece in enumerate(tokenizer.token_bytes) if len(piece) == 1 and piece[0] >= 128}
+    if tokenizer.lossy or len(single) < 128:
+        return tokenizer.encode(text).astype(np.int64)
+    parts = []
+    for n, part in enumerate(_INVALID.split(text.decode("utf-8", "surrogateescape"))):
+        data = part.encode("utf-8", "surrogateescape")
+        parts.append(np.array([single[byte] for byte in data], np.int64) if n % 2 else tokenizer.encode(data))
+    return np.concatenate(parts).astype(np.int64)
+
+
+def most_tokens(size: int, canonical: int) -> int:
+    """The most tokens that a block of so many bytes, and so many bytes of tokens, may have."""
+    return MOST_TOKENS * max(size, canonical) + _SPARE_TOKENS
+
+
+def _most_bytes(size: int) -> int:
+    return _MOST_BYTES * (size + 1)
+
+
+def read_header(payload: bytes, size: int) -> Header:
+    """The header of a payload of a block of `size` bytes. Raises FormatError for one that no block has."""
+    value, at = _read_varint(payload, 0)
+    missing = value >> 2 if value & 2 == 0 else -(value >> 2) - 1
+    lines, at = _read_varint(payload, at) if value & 1 else (0, at)
+    canonical = size - missing
+    if not 0 < canonical <= _most_bytes(size) or lines > size:
+        raise FormatError(
+            f"block of {size} bytes: tokens of {canonical} bytes and {lines} line ends; the archive is damaged"
+        )
+    begins, lanes = [0], lane_count(canonical)
+    for k in range(1, lanes):
+        slack, at = _read_varint(payload, at)
+        begins.append(canonical * k // lanes + slack)
+    begins.append(canonical)
+    if any(a >= b for a, b in pairwise(begins)):
+        raise FormatError(f"block of {size} bytes: its lanes begin at {begins}; the archive is damaged")
+    return Header(tuple(begins), lines, at)
+
+
+def lane_count(canonical: int) -> int:
+    """How many lanes a block has whose tokens have so many bytes."""
+    return min(max(canonical // LANE_BYTES, 1), LANES)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out + bytes([value]))
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A varint of at most 35 bits, and where it ends."""
+    value = 0
+    for n, byte in enumerate(data[at : at + 5]):
+        value |= (byte & 127) << (7 * n)
+        if byte < 128:
+            return value, at + n + 1
+    raise FormatError(f"block: its header of {len(data)} bytes ends in a number; the archive is damaged")

@@ -1,0 +1,247 @@
+"""Decode blocks of `codec.text.mixed` side by side: the model steps once for many slots, then each decodes a token.
+
+Slots are in groups, each with a thread, so that one group's tokens are decoded while the model steps for another; on a
+processor there is a group for each thread. A block that ends makes room for the next, the largest first.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.cm.state import Stream
+from codec.cm.tokens import decode_token, new_tokens
+from codec.compiled import compiler
+from codec.devices import thread_pool
+from codec.edits import coder as patch
+from codec.edits import line_ends
+from codec.entropy import range_coder
+from codec.errors import FormatError
+from codec.exact.backend import Distributions
+from codec.text.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
+
+_SLOTS = {"cpu": 8, "cuda": 192}
+"""Of a group: two tiles of a processor's matrix products, and as many as keep a GPU busy in two groups."""
+
+_GROUPS = 2  # on a GPU
+_STREAM_BYTES = {"cpu": 1 << 30, "cuda": 64 << 30}  # that the streams of all slots may take
+
+TOKEN, PREVIOUS, POSITION, LEFT, DONE = range(5)
+"""Columns of the places of slots: what runs next, bytes of tokens that are to come, and whether no more are."""
+
+
+class Slot(NamedTuple):
+    """What the tokens of a lane are decoded with; the state and the code are its block's."""
+
+    stream: Stream
+    state: NDArray[np.uint64]
+    code: NDArray[np.uint8]
+    tokens: NDArray[np.uint16]  # those decoded so far, and room for the others
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block to decode."""
+
+    number: int
+    payload: bytes
+    size: int
+    header: Header
+
+
+@dataclass
+class _Running:
+    """A block being decoded, and what its lanes have left behind."""
+
+    block: _Block
+    slots: list[int]
+    lanes: list[Slot]
+    kinds: NDArray[np.uint8]  # of line ends
+
+
+@compiler(nogil=True)
+def _decode(slots, which, places, v, order, lengths, sums, scratch):
+    """Decode the next token of some slots.
+
+    Args:
+        slots: a list of `Slot`.
+        which: int64 [n], numbers of slots.
+        places: int64 [slots, 5].
+        v: the Vocabulary, whose ids are ranks.
+        order, lengths: int64 [V], token ids by rank, and bytes by token id.
+        sums: int64 [n, V + 1], of each of `which`.
+        scratch: int64 [V + 1].
+    """
+    for i in range(len(which)):
+        at = which[i]
+        stream, state, code, tokens = slots[at]
+        place = places[at]
+        token = order[decode_token(stream, v, state, code, sums[i], scratch)]
+        tokens[place[POSITION]] = token
+        place[PREVIOUS], place[TOKEN] = place[TOKEN], token
+        place[POSITION] += 1
+        place[LEFT] -= lengths[token]
+        spent = state[2] > np.uint64(len(code) + range_coder.CODE_BYTES)
+        place[DONE] = 1 if spent or place[LEFT] <= 0 or place[POSITION] >= len(tokens) else 0
+
+
+class _Group:
+    """Slots that step together, on a thread of their own.
+
+    Args:
+        threads: that decode their tokens.
+    """
+
+    def __init__(self, mixing: Mixing, distributions: Distributions, count: int, threads: int):
+        self._mixing, self._distributions, self._threads = mixing, distributions, threads
+        self._places, self._free = np.zeros((count, 5), np.int64), list(range(count))
+        self._active, self._running = np.zeros(count, np.bool_), list[_Running]()
+        self._which, self._parts = np.zeros(0, np.int64), list[slice]()  # active slots block by block, and of threads
+        self._slots: Any = None  # a numba.typed.List of Slot
+        self._scratch = np.zeros((threads, len(mixing.order) + 1), np.int64)
+
+    def run(self, waiting: "deque[_Block]", found: "SimpleQueue[Any]", stopped: threading.Event) -> None:
+        """Decode blocks until none waits; into `found` goes what makes each one's bytes, or what went wrong."""
+        try:
+            with thread_pool(self._threads) as pool:
+                while self._fill(waiting) and not stopped.is_set():
+                    self._step(pool)
+                    if self._places[:, DONE].any():
+                        self._end(found)
+        except BaseException as error:  # the thread that waits for blocks raises it
+            found.put(error)
+
+    def _fill(self, waiting: "deque[_Block]") -> bool:
+        """Give idle slots the lanes of blocks that wait; tells whether any slot has one."""
+        while len(self._free) >= LANES:
+            try:
+                block = waiting.popleft()
+            except IndexError:  # another group may have taken the last
+                break
+            running = self._begin(block)
+            self._running.append(running)
+            self._free = self._free[len(running.lanes) :]
+            self._order()
+        return bool(self._running)
+
+    def _order(self) -> None:
+        """List the active slots block by block, and share the blocks among the threads: a block's lanes take turns."""
+        slots = [[n for n in running.slots if self._active[n]] for running in self._running]
+        self._which = np.array([n for part in slots for n in part], np.int64)
+        ends = np.cumsum([0, *map(len, slots)])
+        edges = ends[np.linspace(0, len(slots), min(self._threads, len(slots)) + 1).astype(int)].tolist()
+        self._parts = [slice(a, b) for a, b in pairwise(edges)]
+
+    def _begin(self, block: _Block) -> _Running:
+        """Put the lanes of a block into idle slots, in order; its line ends are decoded."""
+        head, state = block.header, np.zeros(3, np.uint64)
+        code, kinds = np.frombuffer(block.payload, np.uint8, offset=head.end).copy(), np.zeros(head.lines, np.uint8)
+        range_coder.start_decoder(state, code)
+        line_ends.code(state, code, kinds, True)
+        lanes, slots = [], self._free[: len(head.begins) - 1]
+        for at, stream, (begin, end) in zip(slots, lane_streams(head.begins), pairwise(head.begins), strict=True):
+            tokens = np.zeros(most_tokens(block.size, head.canonical), np.uint16)
+            lanes.append(Slot(stream, state, code, tokens))
+            if self._slots is None:
+                self._slots = first_of(lanes[-1])
+            else:
+                put_item(self._slots, at, lanes[-1])
+            first = self._mixing.tokenizer.begin
+            self._places[at] = first, first, 0, end - begin, 0
+        self._active[slots] = True
+        return _Running(block, slots, lanes, kinds)
+
+    def _end(self, found: "SimpleQueue[Any]") -> None:
+        """Let lanes rest that are done, and hand on blocks whose lanes all are."""
+        done = self._places[:, DONE] > 0
+        self._active[done], self._places[done, DONE] = False, 0
+        for running in [r for r in self._running if not self._active[r.slots].any()]:
+            counts, left = self._places[running.slots][:, [POSITION, LEFT]].T
+            found.put(partial(_finish, self._mixing, running, counts.tolist(), left.tolist()))
+            self._free = sorted([*self._free, *running.slots])
+            self._running.remove(running)
+        self._order()
+
+    def _step(self, pool: ThreadPoolExecutor) -> None:
+        """Decode a token of every slot that has a block."""
+        m, which = self._mixing, self._which
+        tokens, previous, positions = self._places[which, :LEFT].T
+        sums = self._distributions.step(which, tokens, previous, positions)
+        arguments = self._places, m.vocabulary, m.order, m.tokenizer.token_lengths
+        jobs = [
+            partial(_decode, self._slots, which[part], *arguments, sums[part], scratch)
+            for part, scratch in zip(self._parts, self._scratch, strict=False)
+        ]
+        others = [pool.submit(job) for job in jobs[1:]]
+        jobs[0]()
+        for other in others:
+            other.result()
+
+
+def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int]) -> tuple[int, bytes]:
+    """The number and the bytes of a block whose tokens are decoded. Raises FormatError where they are not all."""
+    block, lane, tokenizer = running.block, running.lanes[0], mixing.tokenizer
+    if any(left):
+        raise FormatError(
+            f"block {block.number}: lanes of {counts} tokens lack {left} bytes; the archive is damaged or was made "
+            "with another pack"
+        )
+    tokens = np.concatenate([lane.tokens[:count] for lane, count in zip(running.lanes, counts, strict=True)])
+    canonical = tokenizer.decode(tokens.astype(np.int64))
+    text = patch.take_edits(lane.state, lane.code, canonical, tokenizer.lossy, longest=block.size)
+    data = line_ends.join(text, running.kinds)
+    if len(data) != block.size:
+        raise FormatError(f"block {block.number} has {len(data)} bytes, expected {block.size}; the archive is damaged")
+    return block.number, data
+
+
+def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[tuple[int, bytes]]:
+    """Decode blocks, each a payload and the size of its bytes, by number.
+
+    Time and memory are bounded by the sizes.
+
+    Yields:
+        (number, bytes), in the order in which blocks end.
+
+    Raises:
+        FormatError: a payload is not one of a block of its size.
+    """
+    found: SimpleQueue[Any] = SimpleQueue()
+    todo = [_Block(n, payload, size, read_header(payload, size)) for n, (payload, size) in blocks.items()]
+    waiting = deque(sorted(todo, key=lambda block: -block.header.canonical))
+    if not waiting:
+        return
+    groups, stopped = _groups(mixing, waiting), threading.Event()
+    with thread_pool(len(groups)) as pool:
+        try:
+            for group in groups:
+                pool.submit(group.run, waiting, found, stopped)
+            for _ in todo:
+                finish = found.get()
+                if isinstance(finish, BaseException):
+                    raise finish
+                yield finish()
+        finally:
+            stopped.set()
+
+
+def _groups(mixing: Mixing, waiting: "deque[_Block]") -> list[_Group]:
+    """As many groups and slots as pay for the blocks that wait, and have room."""
+    kind, blocks, lanes = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
+    stream = sum(part.nbytes for part in new_tokens(waiting[0].header.canonical))
+    fit = max(1, _STREAM_BYTES[kind] // stream)
+    groups = min(mixing.threads if kind == "cpu" else _GROUPS, blocks, fit)
+    count = max(LANES, min(_SLOTS[kind], -(-lanes // groups), LANES * fit // groups))
+    threads = 1 if kind == "cpu" else max(1, mixing.threads // groups)
+    return [
+        _Group(mixing, mixing.backend.distributions(count, mixing.window, mixing.order), count, threads)
+        for _ in range(groups)
+    ]

@@ -1,0 +1,134 @@
+"""Blocks of a solid stream: consecutive bytes of files, each block decoded without the others.
+
+A block is coded by context mixing, together with a model (MIXED, `codec.text.mixed`) or alone (BYTES,
+`codec.cm.compressor`), whichever takes fewer bytes. A quick look at a sample spares the model what it does not help.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from codec.cm.compressor import compress, decompress
+from codec.console import Advance, ignore_progress
+from codec.devices import processors, thread_pool
+from codec.errors import FormatError, MismatchError
+from codec.numerics.widths import FEW
+from codec.text import mixed_decoder
+from codec.text.coder import Coder
+from codec.text.mixed import Mixing
+
+MIXED, BYTES = 2, 3
+"""Kinds of payloads: tags of an archive's records."""
+
+_SAMPLE = 4096  # bytes of a sample, from the middle of a block
+_LOOKED_AT = 4 * _SAMPLE  # blocks from this size on are looked at
+_PAYS = 0.97  # of the bytes that a sample takes without the model
+_INVALID = 8  # of the bytes of a block, every 8th that is no UTF-8 makes it none for the model
+
+
+class Payload(NamedTuple):
+    """A coded block."""
+
+    kind: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class SolidCoder:
+    """Codes blocks with a model on one device; without one, or with one of over FEW symbols, all are BYTES.
+
+    Args:
+        coder: of `codec.text.open_coder.make_coder`.
+    """
+
+    coder: Coder | None = None
+
+    @cached_property
+    def _mixing(self) -> Mixing | None:
+        c = self.coder
+        if c is None or c.tokenizer.vocab_size > FEW:  # whose distributions would fill the memory
+            return None
+        return Mixing(c.backend, c.tokenizer, c.window, processors() if c.device == "cuda" else c.threads, c.device)
+
+    @property
+    def _threads(self) -> int:
+        return self._mixing.threads if self._mixing else processors()
+
+    def encode_block(self, data: bytes) -> Payload:
+        """The payload of one block."""
+        return self.encode([data])[0]
+
+    def decode_block(self, kind: int, payload: bytes, size: int) -> bytes:
+        """The `size` bytes of one block; errors as `decode`."""
+        return next(self.decode({0: (kind, payload, size)}))[1]
+
+    def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Payload]:
+        """The smallest payload of each block, side by side; `advance` is told bytes."""
+        with thread_pool(self._threads) as pool:
+            alone = [pool.submit(compress, block) for block in blocks]
+            found: dict[int, bytes] = {}
+            if (mixing := self._mixing) is not None:
+                numbers = self._promising(mixing, blocks, pool)
+                payloads = mixing.encode([blocks[n] for n in numbers], advance)
+                found = {n: payload for n, payload in zip(numbers, payloads, strict=True) if payload is not None}
+            out = []
+            for n, future in enumerate(alone):
+                data = future.result()
+                mixed = found.get(n)
+                out.append(Payload(BYTES, data) if mixed is None or len(data) <= len(mixed) else Payload(MIXED, mixed))
+                advance(0 if n in found else len(blocks[n]))
+        return out
+
+    def _promising(self, mixing: Mixing, blocks: Sequence[bytes], pool: ThreadPoolExecutor) -> list[int]:
+        """Numbers of blocks for which the model is likely to pay."""
+        text = [n for n, block in enumerate(blocks) if block and _invalid(block) * _INVALID < len(block)]
+        samples = {n: _sample(blocks[n]) for n in text if len(blocks[n]) >= _LOOKED_AT}
+        alone = {n: pool.submit(compress, sample) for n, sample in samples.items()}
+        mixed = dict(zip(samples, mixing.encode(list(samples.values())), strict=True))
+
+        def pays(n: int) -> bool:
+            payload = mixed[n]
+            return payload is not None and len(payload) < _PAYS * len(alone[n].result())
+
+        return [n for n in text if n not in samples or pays(n)]
+
+    def decode(
+        self, blocks: Mapping[int, tuple[int, bytes, int]], advance: Advance = ignore_progress
+    ) -> Iterator[tuple[int, bytes]]:
+        """Decode blocks by number: (kind, payload, size of the block).
+
+        Yields:
+            (number, bytes), in the order in which blocks end; `advance` is told bytes of payload.
+
+        Raises:
+            FormatError: a payload is not one of a block of its size.
+            MismatchError: a block is MIXED, and there is no model.
+        """
+        alone = {n: (data, size) for n, (kind, data, size) in blocks.items() if kind == BYTES}
+        mixed = {n: (data, size) for n, (kind, data, size) in blocks.items() if kind == MIXED}
+        if len(alone) + len(mixed) < len(blocks):
+            raise FormatError(f"blocks of kinds {sorted({kind for kind, _, _ in blocks.values()})}: expected 2 and 3")
+        if mixed and self._mixing is None:
+            raise MismatchError("a block was coded with a model; open the archive with the pack that it names")
+        with thread_pool(self._threads) as pool:
+            for n, data in zip(alone, pool.map(lambda block: decompress(*block), alone.values()), strict=True):
+                yield n, data
+                advance(len(alone[n][0]))
+        if self._mixing:
+            for n, data in mixed_decoder.decode(self._mixing, mixed):
+                yield n, data
+                advance(len(mixed[n][0]))
+
+
+def _invalid(block: bytes) -> int:
+    """How many runs of bytes of a block are no UTF-8."""
+    return block.decode("utf-8", "replace").count("\ufffd") - block.count("\ufffd".encode())
+
+
+def _sample(block: bytes) -> bytes:
+    """Whole characters, and where there are any whole lines, of the middle of a block."""
+    begin = (len(block) - _SAMPLE) // 2
+    begin += max(0, block[begin : begin + _SAMPLE // 4].find(b"\n") + 1)
+    return block[begin : begin + _SAMPLE].decode("utf-8", "ignore").encode()

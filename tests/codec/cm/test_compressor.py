@@ -1,0 +1,106 @@
+"""Bytes come back, cost little where they say nothing, and damage never goes beyond the arrays."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codec.cm.compressor import PLAIN, PRIMERS, RECORDS, compress, decompress, primer
+from codec.errors import FormatError
+
+NOISE = np.random.default_rng(1).integers(0, 256, 5000, np.uint8).tobytes()
+TABLE = b"".join(bytes([0, 7, n & 255, n >> 3 & 255, 0, 255, 1, 2]) for n in range(700))
+SENTENCE = b"The quick brown fox jumps over the lazy dog; then it does so again.\n"
+
+SAMPLES = {
+    "nothing": b"",
+    "one byte": b"\x00",
+    "all bytes": bytes(range(256)) * 3,
+    "a long run": b"a" * 3000,
+    "noise": NOISE,
+    "a table": TABLE,
+    "text": SENTENCE * 20,
+    "program": primer("c")[5000:8000],
+    "not UTF-8": SENTENCE + b"\xff\xfe\x80" * 30 + SENTENCE,
+}
+
+DIGESTS = {
+    "nothing": "e3b0c44298fc1c14",
+    "one byte": "a8d9e571a3f6f79d",
+    "all bytes": "2c4a2524c04cf690",
+    "a long run": "4c20511259c2762a",
+    "noise": "f70c67ba3eedebf2",
+    "a table": "4bd986dccf3955c6",
+    "text": "5f4c475380b364eb",
+    "program": "6e326379e197a548",
+    "not UTF-8": "4d6ae49cbbb9e25a",
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_comes_back(name):
+    data = SAMPLES[name]
+    payload = compress(data)
+    assert decompress(payload, len(data)) == data
+    assert len(payload) <= len(data) * 1.02 + 8
+    assert hashlib.sha256(payload).hexdigest()[:16] == DIGESTS[name]
+
+
+@pytest.mark.parametrize("kind", [PLAIN, *range(1, len(PRIMERS) + 1), RECORDS])
+def test_any_kind_codes_anything(kind):
+    for data in (TABLE[:600], SENTENCE, NOISE[:300]):
+        payload = compress(data, kind)
+        assert payload[0] == kind
+        assert decompress(payload, len(data)) == data
+
+
+@given(st.binary(max_size=300), st.sampled_from((PLAIN, 1, RECORDS)))
+@settings(max_examples=40, deadline=None)
+def test_any_bytes_come_back(data, kind):
+    assert decompress(compress(data, kind), len(data)) == data
+
+
+def test_what_repeats_costs_little():
+    assert len(compress(SENTENCE * 20)) < len(compress(SENTENCE)) + 30
+    assert len(compress(NOISE + NOISE)) < len(NOISE) * 1.05
+    assert len(compress(TABLE)) < len(TABLE) // 12
+
+
+def test_a_primer_pays():
+    data = primer("c")[5000:8000]
+    assert len(compress(data, 1 + PRIMERS.index("c"))) < len(compress(data, PLAIN)) // 4
+
+
+@pytest.mark.parametrize("name", ["text", "a table", "noise"])
+def test_damage_is_an_error_or_other_bytes_of_the_same_size(name):
+    data, random = SAMPLES[name][:1500], np.random.default_rng(2)
+    payload, errors = compress(data), 0
+    for _ in range(60):
+        damaged = bytearray(payload)
+        damaged[random.integers(len(damaged))] ^= 1 << random.integers(8)
+        try:
+            assert len(decompress(bytes(damaged), len(data))) == len(data)
+        except FormatError:
+            errors += 1
+    assert errors > 40
+
+
+def test_lengths_that_do_not_fit_are_errors():
+    payload = compress(SENTENCE)
+    for size in (0, len(SENTENCE) - 30, len(SENTENCE) + 400):
+        with pytest.raises(FormatError):
+            decompress(payload, size)
+    for broken in (
+        b"",
+        b"\x63abc",
+        bytes([RECORDS]),
+        bytes([RECORDS, 0, 0]),
+        bytes([RECORDS, 255, 255, 1]),
+        payload[:-4],
+    ):
+        with pytest.raises(FormatError):
+            decompress(broken, len(SENTENCE))
+    with pytest.raises(FormatError):
+        decompress(payload, 0)
