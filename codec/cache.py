@@ -1,7 +1,7 @@
-"""Keep what is costly to make and depends on sources alone, for this user: machine code, tables, verdicts.
+"""Cache machine code, tables and self-test verdicts for this user: results that depend on the sources alone.
 
-A hash of all source files of this package and of the versions that compile them names the folder, so that an edit
-anywhere begins anew.
+The folder's name is a hash of all source files of this package and of the versions that compile them. After any edit
+the hash differs, and a new folder is used.
 """
 
 import hashlib
@@ -26,13 +26,11 @@ _KEPT = 8  # hashes whose folders are kept: those of some checkouts, environment
 _HASH = re.compile("[0-9a-f]{32}")
 _DIGEST = 32
 
-_MOST_BYTES, _MOST_FILES = (
-    1 << 23,
-    256,
-)  # of what `kept` writes to a folder: packs by the thousand shall not fill a disk
+_MOST_BYTES = 1 << 23  # of a file that `kept` writes
+_MOST_FILES = 256  # in a folder that `kept` writes to: thousands of packs must not fill a disk
 
 _UNCOMPILED = {"NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY"}
-"""Variables of numba that change nothing of what is compiled here; `numba_variables` leaves them out."""
+"""Variables of numba that do not change the machine code of this package; `numba_variables` leaves them out."""
 
 
 @lru_cache
@@ -54,10 +52,10 @@ def numba_variables() -> dict[str, str]:
 
 @lru_cache
 def cache_folder() -> Path:
-    """Return the folder of everything that is cached for these sources, for this user alone.
+    """Return this user's private folder for everything that is cached for these sources.
 
     The folder is `underpar/HASH` in $XDG_CACHE_HOME or ~/.cache, or HASH in the folder that $UNDERPAR_CACHE names.
-    Where the user has no usable home, the folder is in the temporary folder; where another user has taken the name
+    Where the user has no usable home, the folder is in the temporary folder. Where another user has taken the name
     there, the folder has a random name and is removed when the process ends. Machine code is loaded from the folder, so
     a folder that others can write is never used.
 
@@ -90,7 +88,7 @@ def _usual_places() -> Iterator[Path]:
 
 
 def _own_folder(base: Path) -> Path | None:
-    """Return the folder of `source_hash` in `base`, made where it is missing; None where this user may not use it."""
+    """Return the folder of `source_hash` in `base`, made if missing; None if `base` is not private to this user."""
     folder = base / source_hash()
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +107,14 @@ def _own_folder(base: Path) -> Path | None:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether a path is a folder, no link, of this user, that nobody else can write."""
+    """Check that a path is a folder (no link) that belongs to this user and that nobody else can write."""
     found = path.lstat()
     mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
     return stat.S_ISDIR(found.st_mode) and mine and (os.name == "nt" or not found.st_mode & 0o022)
 
 
 def _clean(base: Path) -> None:
-    """Remove all folders of hashes but the _KEPT that were used last."""
+    """Remove all folders of hashes except the _KEPT most recently used."""
     folders = [path for path in base.iterdir() if _HASH.fullmatch(path.name)]
     folders.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
     for folder in folders[_KEPT:]:
@@ -124,14 +122,19 @@ def _clean(base: Path) -> None:
 
 
 def kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """Return the bytes that are kept under a name, made and kept where they are missing or damaged."""
+    """Return the cached bytes of a name; where they are missing or damaged, make and cache them.
+
+    Args:
+        name: a path in the cache folder, FOLDER/FILE.
+        make: computes the bytes.
+    """
     path = cache_folder() / name
     with suppress(OSError):
         found = path.read_bytes()
         if hashlib.sha256(found[_DIGEST:]).digest() == found[:_DIGEST]:
             return found[_DIGEST:]
     made = make()
-    with suppress(OSError):  # a disk that is full costs the next process the same again
+    with suppress(OSError):  # on a full disk nothing is cached, and the next process computes the bytes again
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if len(made) > _MOST_BYTES or len(list(path.parent.iterdir())) >= _MOST_FILES:
             return made

@@ -1,9 +1,9 @@
-"""Compile functions with numba, and keep the machine code where no edit of a source can leave it behind.
+"""Compile functions with numba, and cache the machine code so that it never outlives an edit of its sources.
 
-Numba's own cache notices changes of the file of the outermost function only, while machine code holds copies of
-functions and constants of many files: after an edit elsewhere an old program would go on coding. Here machine code is
-kept in the folder of `codec.cache`, in which an edit anywhere begins anew. Numba adds the name and the features of the
-processor to the key of each function.
+Numba's own cache notices changes in the file of the outermost function only. Machine code holds copies of functions
+and constants from many files, so after an edit in another file the old machine code would go on running. Here machine
+code is cached in the folder of `codec.cache`, which is another folder after any edit. Numba adds the name and the
+features of the processor to the key of each function.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from codec.cache import cache_folder
 
 ENABLED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
-"""Whether functions are compiled; without, those that exist as machine code only cannot be called."""
+"""False where numba is told not to compile; functions that exist as machine code only cannot be called then."""
 
 
 def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -31,7 +31,7 @@ def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     With NUMBA_DISABLE_JIT=1 functions are not compiled.
 
     Args:
-        options: as of `numba.njit`.
+        options: passed to `numba.njit`.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -48,11 +48,11 @@ compiled = compiler()
 """Compile a function; integers wrap, and a division by zero raises as in Python."""
 
 kernel = compiler(nogil=True, error_model="numpy")
-"""Compile a loop over rows: other threads run beside the loop, and a division by zero is IEEE's."""
+"""Compile a loop over rows: other threads run beside the loop, and a division by zero gives IEEE's infinity or NaN."""
 
 
 class _Locator:
-    """Where numba finds the machine code of one function."""
+    """Tell numba where the machine code of one function is cached."""
 
     def __init__(self, function: Any):
         self._py_file = function.__code__.co_filename
@@ -65,7 +65,7 @@ class _Locator:
         return str(cache_folder() / "numba")
 
     def get_source_stamp(self) -> str:
-        """Hash the file of the function, which may be in another room than those of `source_hash`."""
+        """Hash the file of the function, which may be outside the package that `source_hash` covers."""
         return _file_hash(self._py_file)
 
     def get_disambiguator(self) -> str:
@@ -78,7 +78,7 @@ def _file_hash(path: str) -> str:
 
 
 class _Format(CompileResultCacheImpl):
-    """How numba writes a compiled function, with this module's place for it whatever numba's variables say."""
+    """Write compiled functions as numba does, but to the folder of `_Locator`, whatever numba's variables say."""
 
     def __init__(self, function: Any):
         self._lineno = function.__code__.co_firstlineno
@@ -88,7 +88,7 @@ class _Format(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """The cache of one function; a disk that is full or a file that is damaged costs a compilation, not the command."""
+    """Cache one function; a full disk or a damaged file costs another compilation and never fails the command."""
 
     _impl_class = _Format
 

@@ -4,12 +4,15 @@ Messages for people go to stderr, so that stdout holds the result alone.
 """
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -19,6 +22,12 @@ Advance = Callable[[float], None]
 """Called by long work with the amount done since the last call, in the unit of the total it was given."""
 
 notes = Console(stderr=True)
+
+STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a process to end."""
+
+_LINE_EVERY = 60.0  # seconds, where there is no terminal
+_WARN_AFTER, _LONG = 10.0, 3600.0  # seconds after which work that takes longer than so many is told of
 
 T = TypeVar("T")
 
@@ -31,11 +40,45 @@ def ignore_progress(amount: float) -> None:
     """Ignore progress: the `Advance` of callers that show none."""
 
 
-@contextmanager
-def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
-    """Show a progress bar on stderr while the block runs, unless stderr is no terminal.
+class Bar:
+    """The `Advance` of a progress bar, or of a line a minute where stderr is no terminal.
 
-    The block receives an `Advance`.
+    Args:
+        what, unit: what the work is called, and what it is measured in.
+        total: all of it, None where that is not known.
+    """
+
+    def __init__(self, bar: Progress, what: str, total: float | None, unit: str):
+        self._bar, self._what, self._total, self._unit = bar, what, total, unit
+        self._task = bar.add_task(escape(what), total=total, rate="")
+        self._done, self._begun = 0.0, time.monotonic()
+        self._told, self._warned = self._begun, False
+
+    def __call__(self, amount: float, note: str = "") -> None:
+        """Add an amount; `note` goes behind the rate."""
+        self._done += amount
+        now = time.monotonic()
+        rate = self._done / max(1e-9, now - self._begun)
+        text = f"{rate:,.0f} {self._unit}/s" if self._unit else ""
+        self._bar.update(self._task, advance=amount, rate=text + (f", {note}" if note else ""))
+        left = (self._total - self._done) / rate if self._total and rate else None
+        line = f"{self._what}: {self._done:,.0f} {self._unit}, {text}" + (f", {note}" if note else "")
+        if left is not None:
+            line += f", about {duration(left)} left"
+        if not self._warned and left is not None and now - self._begun > _WARN_AFTER:
+            self._warned = True
+            if left > _LONG:
+                say(line)
+        if now - self._told > _LINE_EVERY and not notes.is_terminal:
+            self._told = now
+            say(line)
+
+
+@contextmanager
+def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
+    """Show progress on stderr while the block runs: a bar on a terminal, otherwise a line a minute.
+
+    The block receives a `Bar`, which is an `Advance`.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -46,24 +89,84 @@ def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
-        task = bar.add_task(what, total=total, rate="")
+        yield Bar(bar, what, total, unit)
 
-        def advance(amount: float) -> None:
-            bar.advance(task, amount)
-            speed = bar.tasks[task].speed
-            if speed is not None and unit:
-                bar.update(task, rate=f"{speed:,.0f} {unit}/s")
 
-        yield advance
+def duration(seconds: float) -> str:
+    """Say a time as people do.
+
+    >>> duration(90), duration(7200), duration(200_000)
+    ('90 s', '2.0 h', '2.3 days')
+    """
+    for size, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def say(message: str) -> None:
+    """Print a line for people on stderr."""
+    notes.print(printable(message), markup=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str, most: int = 1000) -> str:
+    """Shorten a text in the middle, and escape its control characters.
+
+    >>> printable("a" + chr(27) + "[31mb")
+    'a\\x1b[31mb'
+    """
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """While the block runs, SIGINT, SIGTERM and SIGHUP are raised by the check that it receives: not in compiled code.
+
+    A second SIGINT does not wait.
+    """
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPS)}
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def check() -> None:
+        for number in caught:
+            if number != signal.SIGINT:
+                sys.exit(128 + number)
+        if caught:
+            raise KeyboardInterrupt
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, catch)
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def clean_up_when_stopped() -> None:
+    """Let SIGTERM and SIGHUP, unless they are ignored, end this process as an exception does: files are cleaned up."""
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | None = None) -> None:
     """Print a command's result on stdout: one JSON object, or the result of `human` (default: a two-column table)."""
     if as_json:
         print(json.dumps(result))
-        return
-    out = Console()
-    out.print(human() if human else two_columns(result))
+    elif not notes.quiet:
+        Console(file=sys.stdout).print(human() if human else two_columns(result))
 
 
 def two_columns(result: Mapping[str, Any]) -> Table:
@@ -72,7 +175,7 @@ def two_columns(result: Mapping[str, Any]) -> Table:
     for name, value in result.items():
         if isinstance(value, (list, dict)):
             continue
-        table.add_row(name, readable(value))
+        table.add_row(name, escape(readable(value)))
     return table
 
 
@@ -82,7 +185,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     for i, header in enumerate(headers):
         out.add_column(header, justify="left" if i == 0 else "right")
     for row in rows:
-        out.add_row(*map(readable, row))
+        out.add_row(*(escape(readable(value)) for value in row))
     return out
 
 
@@ -94,7 +197,7 @@ def readable(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.6g}"
-    return str(value)
+    return printable(str(value))
 
 
 def listed(text: str, kind: Callable[[str], T]) -> list[T]:
@@ -110,6 +213,8 @@ def listed(text: str, kind: Callable[[str], T]) -> list[T]:
 
 
 def fail(message: str, status: int) -> None:
-    """Print one line on stderr and exit with `status`."""
-    notes.print(f"underpar: {message}", markup=False, highlight=False, soft_wrap=True)
+    """Print one line on stderr, also where notes are off, and exit with `status`."""
+    quiet, notes.quiet = notes.quiet, False
+    say(f"underpar: {message}")
+    notes.quiet = quiet
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""What a device's name stands for, and the processors that share the work beside it."""
+"""Resolve device names, run jobs on threads of the processor, and copy arrays between host and device."""
 
 import os
 import sys
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be to pin a process to one GPU: an entry for each."""
-    import torch  # which a processor codes without
+    """List the values of CUDA_VISIBLE_DEVICES that pin a process to one GPU: an entry for each GPU."""
+    import torch  # imported here, because coding on a processor needs no torch
 
     if not torch.cuda.is_available():
         return []
@@ -30,13 +30,13 @@ def visible_gpus() -> list[str]:
 
 
 def find_devices(name: str) -> list[str]:
-    """The devices of a name, each "cpu" or "cuda:N".
+    """List the devices that a name stands for, each "cpu" or "cuda:N".
 
     Args:
-        name: cpu, cuda for all GPUs, cuda:N for one of them counted from 0, or several of these with commas.
+        name: cpu, cuda for all GPUs, cuda:N for GPU N counted from 0, or several of these with commas.
 
     Raises:
-        CodecError: it is none of these, or this machine has no such GPU.
+        CodecError: the name is of another form, or this machine has no such GPU.
     """
     parts = name.split(",")
     gpus = [] if set(parts) == {"cpu"} else [f"cuda:{n}" for n in range(len(visible_gpus()))]
@@ -51,24 +51,30 @@ def find_devices(name: str) -> list[str]:
 
 
 def kind_of(device: str) -> str:
-    """cpu or cuda."""
+    """Return the kind of a device: cpu or cuda."""
     return device.partition(":")[0]
 
 
 def group_bytes(sizes: Mapping[str, int], name: str) -> int:
-    """Bytes of documents for all the devices of a name together; `sizes` has those of one by its kind, cpu or cuda."""
+    """Sum the bytes of documents that all devices of a name code together.
+
+    Args:
+        sizes: bytes of documents for one device, by its kind (cpu or cuda).
+        name: as for `find_devices`.
+    """
     return sum(sizes[kind_of(device)] for device in find_devices(name))
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compute_threads() -> int:
-    """How many threads work on a model on a processor: as many as torch is set to use, where it is loaded.
+    """Count the threads that run a model on a processor.
 
-    Elsewhere $OMP_NUM_THREADS says, as it would to torch, or else there is one for each processor.
+    Where torch is loaded, the number is torch's setting. Otherwise the number is $OMP_NUM_THREADS, which torch would
+    follow too, and without that variable the number of processors.
     """
     if torch := sys.modules.get("torch"):
         return int(torch.get_num_threads())
@@ -78,7 +84,7 @@ def compute_threads() -> int:
 
 @contextmanager
 def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for a block; where it fails or is interrupted, what they have not begun is left undone."""
+    """Open a pool of threads for a block; an error or interrupt in the block cancels the jobs that have not begun."""
     with ThreadPoolExecutor(threads) as pool:
         try:
             yield pool
@@ -93,7 +99,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of the jobs, in their order, on `compute_threads` threads."""
+    """Run jobs on `compute_threads` threads and return their results in the order of the jobs."""
     threads = compute_threads()
     if threads == 1 or len(jobs) < 2:
         return [job() for job in jobs]
@@ -101,19 +107,19 @@ def threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def send(values: NDArray[Any], device: "torch.device") -> "torch.Tensor":
-    """Values on a device, without waiting for what a GPU is at; on a processor the array itself, not a copy."""
+    """Copy values to a device, without waiting for work that a GPU has queued; a processor gets the array itself."""
     import torch
 
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor.to(device)
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    pinned.numpy()[...] = values  # torch would have all its threads copy, and wait for the last of them
+    pinned.numpy()[...] = values  # by numpy: torch would start all its threads for the copy and wait for the last
     return pinned.to(device, non_blocking=True)
 
 
 def fetch(values: "torch.Tensor") -> Callable[[], NDArray[Any]]:
-    """What waits for values on a device, but not for what a GPU is given after this call."""
+    """Start copying values to the host; return a function that waits for the copy only, not for work queued later."""
     if values.device.type != "cuda":
         found = values.numpy().copy()
         return lambda: found

@@ -19,6 +19,10 @@ class FormatError(CodecError):
     """A file or value that is not what its format says: truncated, corrupted, of a future version, not finite."""
 
 
+class OutputError(CodecError):
+    """An output that must not be written: an input, a folder, or what is there already and was not to be replaced."""
+
+
 class UnsupportedError(Exception):
     """A model that a fast backend does not compute, and why; the reference does
     (`codec.backends.select.make_backend`).

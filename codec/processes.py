@@ -1,4 +1,4 @@
-"""What a process that this one starts needs to import the same code."""
+"""Make the environment in which a child process imports the same code."""
 
 import os
 from pathlib import Path

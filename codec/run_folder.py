@@ -1,7 +1,7 @@
 """Names of the files that a run folder and a published model hold beside the checkpoint (`codec.model.checkpoint`).
 
-The scripts that a submission takes along (`artifacts.submission.evaluate`, `artifacts.submission.retrain`) spell them
-out: nothing there imports this module.
+The scripts that travel with a submission (`artifacts.submission.evaluate`, `artifacts.submission.retrain`) repeat these
+names, because they do not import this module.
 """
 
 PACK = "model.pack"
@@ -11,4 +11,4 @@ PROOF = "proof.json"
 """The stable fields of a proof of the pack (`eval.proof.saved`)."""
 
 DOCUMENTS = "documents.json"
-"""What a report says of the documents of that proof (`eval.proof.saved`)."""
+"""The sizes of a proof's documents and the surprisal of one document's tokens, for the report (`eval.proof.saved`)."""

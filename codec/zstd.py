@@ -6,15 +6,20 @@ from codec.errors import FormatError
 
 
 def shrink(data: bytes) -> bytes:
-    """`data` under zstandard 19, for text such as JSON and tokenizers."""
+    """Compress `data` with zstandard at level 19, for small sections such as JSON and tokenizers."""
     return zstandard.ZstdCompressor(level=19, write_content_size=True, write_checksum=False).compress(data)
 
 
 def unshrink(data: bytes, limit: int, what: str) -> bytes:
-    """The counterpart of `shrink`.
+    """Decompress a frame of `shrink`.
+
+    Args:
+        data: the frame.
+        limit: the most bytes that the frame may hold; it bounds memory.
+        what: what the frame should be, for the error message.
 
     Raises:
-        FormatError: not a zstandard frame, or one of over `limit` bytes.
+        FormatError: `data` is no zstandard frame, or holds over `limit` bytes.
     """
     try:
         size = zstandard.frame_content_size(data)

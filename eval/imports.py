@@ -10,12 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("codec", "trainer", "eval", "artifacts", "underpar")
 
 
-def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[str, Path]:
+def modules(
+    roots: Sequence[str], packages: Collection[str] = PACKAGES, without: Collection[str] = ()
+) -> dict[str, Path]:
     """Find the modules that `roots` import, directly or not, inside functions too.
 
     Args:
         roots: names of modules.
-        packages: those whose modules are followed.
+        packages: names of the packages whose modules are followed.
+        without: modules that are left out, with what they alone import.
 
     Returns:
         The source file of each module, by the module's name; `roots` included.
@@ -24,7 +27,7 @@ def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        if name in found or name.split(".")[0] not in packages or (path := _file(name)) is None:
+        if name in found or name in without or name.split(".")[0] not in packages or (path := _file(name)) is None:
             continue
         found[name] = path
         waiting += imports(path.read_text())
@@ -34,7 +37,7 @@ def modules(roots: Sequence[str], packages: Collection[str] = PACKAGES) -> dict[
 
 
 def imports(source: str) -> Iterator[str]:
-    """List every name that may be a module in the imports of `source`, but not those for type checkers alone."""
+    """List the imported names that may be modules; imports under `TYPE_CHECKING` are left out."""
     waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
@@ -50,6 +53,6 @@ def imports(source: str) -> Iterator[str]:
 
 
 def _file(name: str) -> Path | None:
-    """The source of a module; None for what is no module, such as a function that is imported from one."""
+    """Find the source file of a module; None for a name that is no module, such as an imported function."""
     path = ROOT / name.replace(".", "/")
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

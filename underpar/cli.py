@@ -1,6 +1,10 @@
 """The `underpar` command: the commands of all rooms, and the messages and exit statuses of their errors."""
 
+import io
 import os
+import sys
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +14,39 @@ import artifacts.cli
 import codec.cli
 import eval.cli
 import trainer.cli
-from codec.console import CheckFailed, emit, fail, notes, table
+from artifacts.share.store import search_path
+from codec.console import CheckFailed, clean_up_when_stopped, emit, fail, notes, table
 from codec.errors import CodecError
+from codec.pack import store
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]})
 
 
-@app.callback()
-def underpar() -> None:
-    """Pack a language model under 16 MB and prove its bits per byte by really coding text."""
+@app.callback(invoke_without_command=True)
+def underpar(
+    context: typer.Context,
+    decompress: Annotated[bool, typer.Option("-d", help="Without a command: decode standard input.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Say which version this is.")] = False,
+) -> None:
+    """Pack a language model under 16 MB and prove its bits per byte by really coding text.
 
+    Without a command, and with a pipe for input, encode standard input to standard output, as tar -I asks for.
+    """
+    if version:
+        try:
+            print(f"underpar {version_of('underpar')}")
+        except PackageNotFoundError:
+            print("underpar, from a folder that is not installed")
+    elif context.invoked_subcommand is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            print(context.get_help())
+        elif decompress:
+            codec.cli.decode.decode([Path("-")], quiet=True)
+        else:
+            codec.cli.encode.encode([Path("-")], quiet=True)
+
+
+store.FOLDERS[:] = search_path()
 
 for room in (artifacts, codec, trainer, eval):
     room.cli.register(app)
@@ -52,18 +79,38 @@ def demo_command(
 
 
 def main() -> None:
-    """Run the command line: exit status 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    """Run the command line: exit status 0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 a closed pipe."""
     # Threads that wait for each other must not spin: on shared cores, a step of training would take 20 times as long.
     # OpenMP reads this variable when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    clean_up_when_stopped()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets another in its place
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="underpar")
+        try:
+            app(prog_name="underpar")
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # which typer makes status 1 of
+                _leave_pipe()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            raise
+    except BrokenPipeError:
+        _leave_pipe()
     except CheckFailed as failed:
         fail(one_line(failed), 1)
     except CodecError as error:
         fail(one_line(error), 2)
     except OSError as error:
         fail(f"{one_line(error)}; check the path, its permissions and the space on its disk", 2)
+
+
+def _leave_pipe() -> None:
+    """End silently when nobody reads what this process writes; 141 is what a shell says of SIGPIPE."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # for what is flushed at the end of Python
+    sys.exit(141)
 
 
 def one_line(error: Exception) -> str:

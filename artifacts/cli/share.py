@@ -1,4 +1,4 @@
-"""The commands of shared models, and of submissions (`artifacts.cli.submit`)."""
+"""Define the command group `hub`, which keeps and shares models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +43,7 @@ def list_packs(
 
 @hub.command("push")
 def push(
-    run: Annotated[Path, typer.Argument(help="A run folder: with a pack and its proof, or else with --docs.")],
+    run: Annotated[Path, typer.Argument(help="A run folder with a pack and its proof, or any run folder with --docs.")],
     name: Name,
     licence: Annotated[str, typer.Option(help="Licence of the model: an SPDX identifier such as mit.")],
     data: Annotated[str, typer.Option(help="The training text, its source and its licence.")],
@@ -53,7 +53,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new model on the hub private.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a run: pack, checkpoint, config, recipe, metrics, proof and a model card, all of it or nothing."""
+    """Publish a run, whole or not at all: pack, checkpoint, config, recipe, metrics, proof and a model card."""
     from artifacts.share.bundle import Card
     from artifacts.share.store import default_store
 

@@ -1,4 +1,4 @@
-"""The commands of submissions: `ledger` and `submit`."""
+"""Define the commands of submissions: `ledger` and `submit`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ def ledger(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Count the bytes toward 16,000,000, under the challenge's rules and strict ones."""
+    """Count the bytes toward 16,000,000 under the challenge's rules and under strict rules."""
     from dataclasses import asdict
 
     from artifacts.submission import ledger as counting
@@ -56,7 +56,9 @@ def _overlaps(folder: Path, found: Any, validation: Path) -> dict[str, Any]:
 
 
 def submit(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, one a seed, each with its proof.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, one for each seed, each with its proof.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
     name: Annotated[str, typer.Option(help="Name of the submission.")],
     author: Annotated[str, typer.Option(help="Name of the author.")],
@@ -66,7 +68,7 @@ def submit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a submission whose score is reproduced from its folder alone; a record only if the figures show one."""
+    """Write a submission folder that reproduces its score by itself; claim a record only if the figures beat it."""
     from artifacts.submission.significance import load_record
     from artifacts.submission.submission import Author
     from artifacts.submission.submission import submit as write

@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import codec
-from artifacts.share.store import default_store
+from artifacts.share.store import MODELS, default_store, search_path
 from codec.errors import FormatError
 from codec.files import read_bytes
 from codec.pack import store as pack_store
 from codec.pack.reader import Pack
 from codec.run_folder import PACK
-
-MODELS = Path(__file__).parents[1] / "models"
-"""The folder of the packs that ship."""
 
 
 def shipped() -> dict[str, Path]:
@@ -25,7 +22,7 @@ def find(name: str | Path) -> Path:
     Raises:
         FormatError: `name` is none of these.
     """
-    return pack_store.find(name, [MODELS, default_store().root])
+    return pack_store.find(name, search_path())
 
 
 def open(name: str | Path) -> Pack:

@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from artifacts.share.bundle import Card
 
 
+MODELS = Path(__file__).parents[1] / "models"
+"""The folder of the packs that ship."""
+
+
 def default_store() -> "Store":
     """Return the store of this user."""
     return Store(Path(os.environ.get("UNDERPAR_STORE") or Path.home() / ".underpar" / "models"))
+
+
+def search_path() -> list[Path]:
+    """List the folders in which commands look for packs."""
+    try:
+        return [MODELS, default_store().root]
+    except RuntimeError:  # nobody's home
+        return [MODELS]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""Reproduces the score of the submission beside which it lies: python evaluate.py [--documents N] [--docs TEXT.jsonl]
+"""Reproduce the score of the submission in this script's folder: python evaluate.py [--documents N] [--docs TEXT.jsonl]
 
-It needs the libraries of requirements.txt and nothing else: no network, no text. text.upz holds the scored documents,
-coded; this decodes them with the model alone, codes them again to the same bytes, and divides those bits by the bytes
-of the text. --documents takes only the first N; --docs compares what was decoded with a text of yours ({"text"} lines).
-It prints one JSON object and ends with status 0 if all that proof.json, submission.json and README.md state of this
-pack was found again. The packs of other seeds are not here, and it says so.
+The script needs the libraries of requirements.txt and nothing else: no network, no text. text.upz holds the scored
+documents, coded. The script decodes the documents with the model alone, codes them again to the same bytes, and divides
+the bits by the bytes of the text. --documents takes the first N documents only. --docs compares the decoded documents
+with a text of yours ({"text"} lines).
+
+The script prints one JSON object. The exit status is 0 if every figure of this pack that proof.json, submission.json
+and README.md state was found again. The packs of other seeds are not in the folder, and the JSON object names them.
 """
 
 import argparse
@@ -28,11 +30,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 
 BATCH = 4096
-"""Documents that are coded together; it bounds memory."""
+"""Documents that are coded together; the number bounds memory."""
 
 
 def check_files() -> None:
-    """Every file that SHA256SUMS lists is the one that was submitted, and no source has been added."""
+    """Check that every file of SHA256SUMS has its submitted bytes, and that no source file has been added."""
     lines = (HERE / "SHA256SUMS").read_text().splitlines()
     stated = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     for name, digest in stated.items():
@@ -44,7 +46,7 @@ def check_files() -> None:
 
 
 def use_own_code() -> None:
-    """Import the folder's code, whatever else is installed, and leave nothing behind in it."""
+    """Import the folder's code, whatever else is installed, and write no bytecode into the folder."""
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(HERE / "code"))
     if "UNDERPAR_CACHE" not in os.environ:
@@ -58,7 +60,7 @@ def use_own_code() -> None:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What decoding and coding again gave: the documents, whether they became the same bytes, and every figure."""
+    """The decoded documents and all figures; `same_bytes` is False if coding them again changes the archive."""
 
     documents: list[bytes]
     same_bytes: bool
@@ -70,12 +72,12 @@ def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduc
 
     Args:
         blob: the pack.
-        archive: of documents.
-        count: only so many of them, the first; all by default.
+        archive: an archive of documents.
+        count: take the first `count` documents only; by default all.
 
     Returns:
-        Figures in bytes and, where the name says so, bits per byte and nats (`val_loss`, of a token that the model
-        coded, ends of documents included).
+        The documents and the figures. Figures are in bytes; names with `bpb` are in bits per byte; `val_loss` is nats
+        for each token that the model coded, ends of documents included.
     """
     import codec
     from codec.text.documents import MODELLED
@@ -88,7 +90,7 @@ def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduc
     with codec.ArchiveWriter(out, pack, reader.policy) as writer:
         for at in range(0, len(documents), BATCH):
             records += writer.append(documents[at : at + BATCH])
-    end = None if whole else reader.offsets[len(documents)]
+    end = None if whole else int(reader.contents.offsets[len(documents)])
     modelled = [record for record in records if record.mode == MODELLED]
     payload, through = (sum(len(r.payload) for r in chosen) for chosen in (records, modelled))
     canonical, seen = (sum(r.canonical_bytes for r in chosen) for chosen in (records, modelled))
@@ -119,7 +121,7 @@ def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduc
 
 
 def differences(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What of `found` is stated otherwise or not at all; floats may differ by their last digits."""
+    """List the figures of `found` that are stated otherwise or not at all; floats may differ in their last digits."""
     wrong = []
     for name, value in found.items():
         told = stated.get(name)
@@ -133,7 +135,7 @@ def differences(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def restate(submission: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What submission.json must state, of `found` and of the sizes of files; scores of other seeds as they stand."""
+    """Make the entries that submission.json must state, from `found` and file sizes; other seeds' scores are kept."""
     results = submission["seed_results"]
     first = str(submission["seeds"][0])
     own = {"val_loss": found["val_loss"], "val_bpb": found["bpb_canonical"], "artifact_bytes": found["pack_bytes"]}
@@ -152,7 +154,7 @@ def restate(submission: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
 
 
 def evaluate(count: int | None, docs: Path | None) -> dict[str, object]:
-    """Reproduce the score and compare all that the folder states with it."""
+    """Reproduce the score and compare it with every figure that the folder states."""
     begin = time.perf_counter()
     found = reproduce((HERE / "model.pack").read_bytes(), (HERE / "text.upz").read_bytes(), count)
     submission = json.loads((HERE / "submission.json").read_bytes())
@@ -187,8 +189,8 @@ def evaluate(count: int | None, docs: Path | None) -> dict[str, object]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Reproduce the score of this submission.")
-    parser.add_argument("--documents", type=int, help="only the first so many")
-    parser.add_argument("--docs", type=Path, help="JSON Lines to compare the decoded documents with")
+    parser.add_argument("--documents", type=int, help="take only the first N documents")
+    parser.add_argument("--docs", type=Path, help="JSON Lines to compare with the decoded documents")
     arguments = parser.parse_args()
     check_files()
     use_own_code()

@@ -1,12 +1,13 @@
-"""The byte ledger: what of a pack or a submission folder counts toward 16,000,000 bytes, under named rules.
+"""Count the bytes of a pack or a submission folder toward 16,000,000 bytes, under named rules.
 
-Every file is an entry with its size and SHA-256, so that anyone can recompute the sums (`du -b`). Rules only choose
-among entries. Where the challenge has never ruled, a total is two numbers, and the question is named beside them.
+Every file is an entry with its size and SHA-256, so that anyone can recompute the sums (`du -b`). A set of rules only
+chooses among entries. Where the challenge has never ruled, a total is two numbers, with the open question beside them.
 
-`challenge`: code and model, wherever in the folder they are, told by their names. `strict`: every file, whatever it is
-called, since a script can read a model from a file named like a picture. Neither counts the libraries that a decoder
-imports. Under strict rules the coded text is an open question: a decoder cannot do without it, and only decoding
-(`evaluate.py`) shows that it holds nothing else.
+- `challenge` counts code and model files, recognised by their names, anywhere in the folder.
+- `strict` counts every file, whatever its name, since a script can read a model from a file named like a picture.
+
+Neither set of rules counts the libraries that a decoder imports. Under strict rules the coded text is an open question:
+a decoder cannot do without the coded text, and only decoding (`evaluate.py`) shows that it holds nothing else.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ _DOCUMENTS = ("submission.json", "provenance.json", "proof.json", "recipe.json",
 
 @dataclass(frozen=True)
 class Entry:
-    """A file. `path` is relative to the folder; `role` decides whether it counts."""
+    """A file. `path` is relative to the folder; `role` decides under which rules the file counts."""
 
     path: str
     role: Role
@@ -54,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unsettled:
-    """A question on which a total depends and that nobody has answered; bytes are what the answer "yes" adds."""
+    """An open question on which a total depends; `bytes` is the number that the answer "yes" adds."""
 
     question: str
     bytes: int
@@ -62,9 +63,9 @@ class Unsettled:
 
 @dataclass(frozen=True)
 class Total:
-    """What counts under one set of rules: `bytes` at the end, `peak_bytes` if every open question is answered "yes".
+    """The bytes that count under one set of rules; `peak_bytes` if every open question is answered "yes".
 
-    `fits` is None where it depends on an open question.
+    `fits` is None if the answer depends on an open question.
     """
 
     rules: str
@@ -76,23 +77,23 @@ class Total:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries, sorted by path, and the totals of all rules. `tokenizer_bytes` are those inside packs."""
+    """All entries, sorted by path, and the totals of all rules. `tokenizer_bytes` counts tokenizers inside packs."""
 
     entries: tuple[Entry, ...]
     totals: tuple[Total, ...]
     tokenizer_bytes: int
 
     def total(self, rules: str) -> Total:
-        """The total under `rules`, a key of COUNTED."""
+        """Return the total under `rules`, a key of COUNTED."""
         return next(total for total in self.totals if total.rules == rules)
 
     def by_role(self) -> dict[str, int]:
-        """Bytes of each role that is there."""
+        """Sum the bytes of each role that has files."""
         roles = dict.fromkeys(entry.role for entry in self.entries)
         return {role: sum(e.bytes for e in self.entries if e.role == role) for role in roles}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the ledger as plain values."""
         return {
             "limit": LIMIT,
             "totals": {total.rules: {k: v for k, v in asdict(total).items() if k != "rules"} for total in self.totals},
@@ -103,13 +104,14 @@ class Ledger:
 
 
 def ledger(path: str | Path) -> Ledger:
-    """The ledger of a pack, or of a submission folder.
+    """Make the ledger of a pack, or of a submission folder.
 
-    To a pack belongs the source that decodes with it, minified as a submission brings it.
+    The ledger of a pack includes the source that decodes with the pack, minified as in a submission.
 
     Raises:
-        FormatError: no such file or folder, not a pack, or a link in a folder, which would hide what it points to.
-        MismatchError: a training-only file is not the one that `provenance.json` describes.
+        FormatError: there is no such file or folder, the file is no pack, or the folder has a link, whose target the
+            ledger could not count.
+        MismatchError: a training-only file differs from its description in `provenance.json`.
     """
     path = Path(path)
     if path.is_dir():
@@ -122,7 +124,7 @@ def ledger(path: str | Path) -> Ledger:
 
 
 def folder_ledger(folder: Path) -> Ledger:
-    """The ledger of a submission folder; see `ledger`."""
+    """Make the ledger of a submission folder; see `ledger`."""
     listed = {entry.path: entry for entry in load_provenance(folder)}
     files = list(_files(folder))
     packs = {_measure(path)[1] for path in files if path.suffix == ".pack"}
@@ -142,7 +144,7 @@ def folder_ledger(folder: Path) -> Ledger:
 
 
 def role_of(name: str) -> Role:
-    """The role of a file by its path in a submission folder, under the challenge's rules."""
+    """Return the role of a file by its path in a submission folder, under the challenge's rules."""
     path = Path(name)
     if path.name in _DOCUMENTS or path.name.startswith(("README", "LICENSE")):
         return "document"
@@ -169,29 +171,30 @@ def _total(rules: str, entries: list[Entry], training: tuple[TrainingOnly, ...])
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise FormatError(f"submission {path}: not a plain file; put what it stands for into the folder")
+            raise FormatError(f"submission {path}: not a plain file; put the file that it points to into the folder")
         if path.is_file():
             yield path
 
 
 def _is_text_of(path: Path, packs: Collection[str]) -> bool:
-    """Whether a file is an archive of one of `packs`, their hex SHA-256, by its content."""
+    """Check by its content that a file is an archive of one of `packs` (hex SHA-256 of each)."""
     with path.open("rb") as stream:
         try:
-            return describe(stream).get("pack") in packs
+            pack = describe(stream)["pack"]  # the first bytes of the SHA-256
+            return pack is not None and any(known.startswith(pack) for known in packs)
         except FormatError:
             return False
 
 
 def _measure(path: Path) -> tuple[int, str]:
-    """Size and hex SHA-256 of a file."""
+    """Return the size and hex SHA-256 of a file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return stream.tell(), digest
 
 
 def _tokenizer_bytes(blob: bytes) -> int:
-    """What the tokenizer takes in a pack; it counts with the pack under all rules. Raises FormatError for no pack."""
+    """Return the bytes of a pack's tokenizer, which counts with the pack. Raises FormatError for no pack."""
     if not blob.startswith(MAGIC):
         raise FormatError(f"ledger: begins with {blob[:4]!r}, expected a pack ({MAGIC!r}) or a folder")
     return len(read_container(blob).get("tokenizer", b""))

@@ -1,7 +1,7 @@
-"""The source that a decoder needs, found by its imports and made small without making it unreadable.
+"""Find the source that a decoder needs by its imports, and make it small but still readable.
 
-The standard library does it: `ast.unparse` of a module whose docstrings are gone. Names and types stay, because a
-reviewer has to read what he is asked to run: a minifier that also renames would save 0.3 % of 16,000,000 bytes, a
+`ast.unparse` of the standard library writes a module without docstrings and comments. Names and types stay, because a
+reviewer has to read the code before running it: a minifier that also renames would save 0.3 % of 16,000,000 bytes, a
 compressed stub 0.6 %.
 """
 
@@ -14,19 +14,23 @@ from pathlib import Path
 from eval import imports
 
 DECODER = ("codec.archive.restore", "codec.archive.writer", "codec.pack.reader", "codec.backends.cpu.backend")
-"""Where the search for a decoder's modules begins; `codec` itself imports archive and pack by name, on first use."""
+"""The modules from which the search for a decoder's modules begins; `codec` imports archive and pack by name, on first
+use."""
 
 TRAINER = ("codec.pack.writer", "trainer.run.loop", "trainer.fit.calibrate", "trainer.recipe")
-"""The same for a run: training, and the calibration that a pack's steps come from."""
+"""The modules from which the search for training's modules begins: training, and the calibration for a pack's steps."""
 
 ROOMS = ("codec", "trainer")
 
+WITHOUT = ("codec.text.blocks",)
+"""The coder of solid blocks: the text of a submission is coded document by document."""
+
 BROUGHT = ("triton",)
-"""Packages that come with torch, in the version that it needs, where they can be used."""
+"""Packages that torch installs in the version that torch needs, on systems that can use them."""
 
 
 def minify(source: str) -> str:
-    """Python source without comments and docstrings, otherwise as it was.
+    """Remove comments and docstrings from Python source.
 
     >>> minify('def f():  # why\\n    "What."\\n    return 1\\n')
     'def f():\\n return 1\\n'
@@ -39,12 +43,13 @@ def minify(source: str) -> str:
                 kept = [statement for statement in body if not _is_text(statement)]
                 setattr(node, field, kept or [ast.copy_location(ast.Pass(), s) for s in body[:1]])
     text = "".join(_dedent(line) for line in ast.unparse(tree).splitlines())
-    assert ast.dump(ast.parse(text)) == ast.dump(ast.parse(ast.unparse(tree)))  # no string spans lines
+    # The indentation of a string of several lines must not have been changed.
+    assert ast.dump(ast.parse(text)) == ast.dump(ast.parse(ast.unparse(tree)))
     return text
 
 
 def _dedent(line: str) -> str:
-    """A line of `ast.unparse` with one space for each level."""
+    """Indent a line of `ast.unparse` with one space for each level."""
     code = line.lstrip(" ")
     return " " * ((len(line) - len(code)) // 4) + code + "\n"
 
@@ -55,12 +60,12 @@ def _is_text(statement: ast.AST) -> bool:
 
 
 def modules(roots: Sequence[str] = DECODER) -> dict[str, Path]:
-    """The modules of our rooms that `roots` import, directly or not, and their files."""
-    return imports.modules(roots, ROOMS)
+    """Find the modules of this project that `roots` import, directly or not, and their files."""
+    return imports.modules(roots, ROOMS, WITHOUT)
 
 
 def sources(roots: Sequence[str] = DECODER) -> dict[str, bytes]:
-    """The minified files of `modules(roots)` by their path in a folder that goes on Python's path."""
+    """Minify the files of `modules(roots)`; return them by their path in a folder that goes on Python's path."""
     found = {}
     for name, path in modules(roots).items():
         inside = name.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
@@ -69,7 +74,7 @@ def sources(roots: Sequence[str] = DECODER) -> dict[str, bytes]:
 
 
 def requirements(roots: Sequence[str] = DECODER) -> list[str]:
-    """What `modules(roots)` need beside Python, as lines of a requirements file: the versions that are here."""
+    """List the packages that `modules(roots)` import, as lines of a requirements file with the installed versions."""
     found = set()
     owners = packages_distributions()
     for path in modules(roots).values():

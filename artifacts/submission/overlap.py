@@ -1,7 +1,7 @@
-"""Whether a text repeats another: the runs of 13 consecutive words that both have.
+"""Measure how far a text repeats another text: count the runs of 13 consecutive words that both have.
 
-13 words are the customary measure of contamination (Brown et al. 2020, appendix C). A word is a run of letters, digits
-and underscores, in lower case, so that spacing and punctuation hide nothing.
+Runs of 13 words are the customary measure of contamination (Brown et al. 2020, appendix C). A word is a run of letters,
+digits and underscores, in lower case, so that spacing and punctuation hide no repeat.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's hash is lost: 
 
 @dataclass(frozen=True)
 class Repeat:
-    """The first run of words in a document that the other text has, too; documents are counted from 0."""
+    """The first run of words in a document that the other text also has; documents are counted from 0."""
 
     document: int
     words: str
@@ -30,7 +30,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a text has in common with another. `shingles` are the distinct runs of the text, `shared` those of both."""
+    """The overlap of two texts: `shingles` distinct runs of words in the first, of which the other has `shared`."""
 
     documents: int
     repeating_documents: int
@@ -66,9 +66,9 @@ def overlap(text: Iterable[bytes], other: Iterable[bytes], words: int = WORDS) -
 
 
 def shingles(document: bytes, words: int = WORDS) -> NDArray[np.uint64]:
-    """A 64-bit hash of every run of so many words, uint64 [number of words - words + 1], in their order.
+    """Hash every run of `words` consecutive words to 64 bits, in order: uint64 [number of words - words + 1].
 
-    Two different runs are taken for the same with a probability of about 2^-64.
+    Two different runs have the same hash with a probability of about 2^-64.
     """
     hashes = np.array([_hash(word) for word in _words(document)], np.uint64)
     count = max(0, len(hashes) - words + 1)
@@ -79,7 +79,7 @@ def shingles(document: bytes, words: int = WORDS) -> NDArray[np.uint64]:
 
 
 def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which of `values` [N] are in `known` [K], which is sorted: N log K steps, however often it is asked."""
+    """Mark the values [N] that are in the sorted `known` [K], in N log K steps; bool [N]."""
     if not len(known):
         return np.zeros(len(values), np.bool_)
     return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values

@@ -1,11 +1,11 @@
-"""The README.md of a submission: the score, how to see it again, what was counted. Made from submission.json alone."""
+"""Write the README.md of a submission from submission.json alone: the score, how to reproduce it, the counted bytes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def readme(submission: Mapping[str, Any]) -> str:
-    """The README of a submission as Markdown."""
+    """Write the README of a submission as Markdown."""
     proof, totals = submission["proof"], submission["ledger"]["totals"]
     parts = [
         f"# {submission['name']}",

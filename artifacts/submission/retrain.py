@@ -1,4 +1,4 @@
-"""Trains the model of the submission beside which it lies and packs it:
+"""Train and pack the model of the submission in this script's folder:
 
 torchrun --nproc-per-node=8 train_gpt.py --shards SHARDS --tokenizer T.model --docs TRAINING_TEXT --budget N -o RUN
 """
@@ -13,7 +13,18 @@ HERE = Path(__file__).resolve().parent
 
 
 def train_and_pack(shards: str, tokenizer: str, docs: Path, budget: int, run: Path) -> Path | None:
-    """The pack of at most `budget` bytes; None in a process that does not lead, and after an interrupt."""
+    """Train the model and write a pack of at most `budget` bytes.
+
+    Args:
+        shards: folder of the token shards.
+        tokenizer: the SentencePiece `.model`.
+        docs: training text, for the calibration.
+        budget: the most bytes of the pack.
+        run: the folder of the run.
+
+    Returns:
+        The pack's path; None in every process but the first, and after an interrupt.
+    """
     import os
 
     import torch
@@ -43,7 +54,7 @@ if __name__ == "__main__":
     for name in ("--shards", "--tokenizer"):
         parser.add_argument(name, required=True)
     parser.add_argument("--docs", type=Path, required=True, help="training text, for the calibration")
-    parser.add_argument("--budget", type=int, required=True, help="bytes of the pack")
+    parser.add_argument("--budget", type=int, required=True, help="the most bytes of the pack")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     a = parser.parse_args()
     sys.path.insert(0, str(HERE / "code"))

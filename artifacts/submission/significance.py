@@ -1,7 +1,7 @@
-"""Whether a score over several seeds beats a record by what the challenge requires: Welch's test.
+"""Test with Welch's test that a score over several seeds beats a record by the margin that the challenge requires.
 
 The rule asks for 0.005 nats a token, at p < 0.01. Two tokenizers have different tokens, so scores are compared in bits
-per byte and the 0.005 nats are those of the record's tokens.
+per byte, and the 0.005 nats apply to the record's tokens.
 """
 
 import json
@@ -22,7 +22,7 @@ LEAST_RUNS = 3
 
 @dataclass(frozen=True)
 class Record:
-    """The score to beat. `bpb` has one value a seed; `text_bytes` is what they were measured on."""
+    """The score to beat. `bpb` has one value for each seed; `text_bytes` is the size of the text that was scored."""
 
     name: str
     bpb: tuple[float, ...]
@@ -31,7 +31,7 @@ class Record:
 
     @property
     def required(self) -> float:
-        """The improvement in bits per byte that the rule asks for."""
+        """The improvement that the rule asks for, in bits per byte."""
         return REQUIRED_NATS / math.log(2) / self.bytes_per_token
 
 
@@ -56,7 +56,7 @@ def load_record(path: Path) -> Record:
     """Read {"name", "bpb": [a value a seed], "bytes_per_token", "text_bytes"} from a JSON file.
 
     Raises:
-        FormatError: not such a file, or numbers that no record can have.
+        FormatError: the file is not of this form, or has numbers that no record can have.
     """
     try:
         values = json.loads(read_bytes(path, "record"))
@@ -77,8 +77,8 @@ def load_record(path: Path) -> Record:
 def compare(scores: Sequence[float], record: Record) -> Comparison:
     """Test our scores, in bits per byte, against a record.
 
-    A side of one score adds no variance of its own: then the other side's alone decides, as in a one-sample test.
-    With no variance on either side there is nothing to test and p is 1.
+    A side with one score adds no variance: the other side's variance decides alone, as in a one-sample test. Without
+    variance on either side there is nothing to test, and p is 1.
     """
     mean, variance = moments(scores)
     record_mean, record_variance = moments(record.bpb)
@@ -91,7 +91,7 @@ def compare(scores: Sequence[float], record: Record) -> Comparison:
 
 
 def refusals(comparison: Comparison, runs: int, text_bytes: int, record: Record) -> list[str]:
-    """Why these figures are no record; empty if they are one."""
+    """List the reasons why the figures are no record; an empty list means that they are a record."""
     found = []
     if runs < LEAST_RUNS:
         found.append(f"{runs} runs, expected at least {LEAST_RUNS}")

@@ -1,8 +1,8 @@
-"""A folder for the challenge whose score anyone can reproduce from the folder alone.
+"""Make a submission folder for the challenge, whose score anyone can reproduce from the folder alone.
 
-It holds the pack, the scored text as the pack coded it, the source that decodes it (`artifacts.submission.minify`),
-the script that does so (`artifacts.submission.evaluate`), the training script and its recipe, and what the challenge
-asks for: README.md, submission.json, logs, requirements.txt.
+The folder holds the pack, the scored text as an archive of that pack, the decoder's source
+(`artifacts.submission.minify`), the script that decodes and compares (`artifacts.submission.evaluate`), the training
+script with its recipe, and the files that the challenge asks for: README.md, submission.json, logs, requirements.txt.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ RECORD_TRACK, OTHER_TRACK = "10min_16mb", "non_record_16mb"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder whose pack has been proved, and what was reproduced of that proof.
+    """A run folder whose pack has been proved, with the figures that were reproduced.
 
     Attributes:
         blob: the pack.
-        archive: the text as the pack codes it.
-        figures: of `artifacts.submission.evaluate.reproduce`, found again here; none is taken from the run's files.
-        seed: that of its recipe, or its number where it has none.
+        archive: the archive of the text, coded with the pack.
+        figures: of `artifacts.submission.evaluate.reproduce`, computed here; no figure is taken from the run's files.
+        seed: the seed of its recipe, or the run's number if the folder has no recipe.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def bpb(self) -> float:
-        """Bits really written over canonical bytes, which is what the challenge divides by."""
+        """Bits really written over canonical bytes, the challenge's denominator."""
         return float(self.figures["bpb_canonical"])
 
     @property
@@ -66,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Author:
-    """Who submits."""
+    """The author of a submission."""
 
     name: str
     github: str
@@ -83,18 +83,19 @@ def submit(
     """Write the submission folder `output`, whole or not at all.
 
     Args:
-        folders: run folders, one a seed; the first one's pack is what is submitted.
+        folders: run folders, one for each seed; the pack of the first is submitted.
         output: the folder to make.
         name: of the submission.
-        record: the record that is claimed to be beaten; without it the submission claims none.
-        day: of the submission; today by default.
+        author: of the submission.
+        record: the record that the submission claims to beat; by default the submission claims no record.
+        day: of the submission; by default today.
 
     Returns:
-        the content of its submission.json.
+        The content of submission.json.
 
     Raises:
         CodecError: `output` exists, or a run lacks a pack, a proof that holds, or the archive of that proof.
-        CheckFailed: more bytes than the challenge allows, or a record is claimed that the figures do not show.
+        CheckFailed: the folder has more bytes than the challenge allows, or the figures do not beat `record`.
     """
     runs = [load_run(folder, number) for number, folder in enumerate(folders)]
     _check_runs(runs)
@@ -102,7 +103,7 @@ def submit(
     if record:
         comparison = compare([run.bpb for run in runs], record)
         if reasons := refusals(comparison, len(runs), runs[0].figures["canonical_bytes"], record):
-            raise CheckFailed(f"no record: {'; '.join(reasons)}. Without --record it can be submitted as none")
+            raise CheckFailed(f"no record: {'; '.join(reasons)}; submit without --record to claim none")
     with new_folder(output) as folder:
         (folder / PACK).write_bytes(runs[0].blob)
         (folder / TEXT).write_bytes(runs[0].archive)
@@ -125,8 +126,8 @@ def load_run(folder: Path, number: int = 0) -> Run:
     """Read a run folder with a pack, a proof and its text, and reproduce all that the proof states of them.
 
     Raises:
-        CodecError: one is missing, or of another pack, or the proof does not hold.
-        CheckFailed: the proof states what is not reproduced.
+        CodecError: the pack, proof or text is missing or belongs to another pack, or the proof does not hold.
+        CheckFailed: the proof states a figure that is not reproduced.
     """
     how = f"underpar prove {folder / PACK} --docs TEXT --save {folder} --keep {folder / TEXT}"
     evidence = load_proof(folder)
@@ -136,9 +137,9 @@ def load_run(folder: Path, number: int = 0) -> Run:
     if evidence.pack_sha256 != hashlib.sha256(blob).hexdigest():
         raise MismatchError(f"run {folder}: its proof is of another pack; prove again with `{how}`")
     if evidence.proof.get("ok") is not True:
-        raise CodecError(f"run {folder}: its proof does not hold; a score that cannot be decoded is not submitted")
+        raise CodecError(f"run {folder}: its proof does not hold; only a score that decodes can be submitted")
     if not (folder / TEXT).exists():
-        raise FormatError(f"run {folder}: {TEXT} is missing, from which the score is reproduced; make it with `{how}`")
+        raise FormatError(f"run {folder}: {TEXT} is missing, which reproduces the score; make {TEXT} with `{how}`")
     seed = number
     if (folder / RECIPE).exists():
         try:
@@ -147,7 +148,7 @@ def load_run(folder: Path, number: int = 0) -> Run:
             raise FormatError(f"recipe {folder / RECIPE}: not what underpar writes ({error!r})") from error
     archive = read_bytes(folder / TEXT, "archive")
     found = evaluate.reproduce(blob, archive)
-    stated = {**evidence.proof, "val_loss": found.figures["val_loss"]}  # which a proof does not state
+    stated = {**evidence.proof, "val_loss": found.figures["val_loss"]}  # a proof states no val_loss
     if wrong := evaluate.differences(stated, found.figures):
         raise CheckFailed(f"run {folder}: its proof is not of its {TEXT}: {'; '.join(wrong)}; prove again with `{how}`")
     if not found.same_bytes:
@@ -159,14 +160,14 @@ def _check_runs(runs: Sequence[Run]) -> None:
     if len({run.seed for run in runs}) != len(runs):
         raise MismatchError(f"runs of seeds {[run.seed for run in runs]}: expected a different seed each")
     if len({run.blob for run in runs}) != len(runs):
-        raise MismatchError(f"two of the {len(runs)} runs have the same pack; a run of another seed has another one")
+        raise MismatchError(f"two of the {len(runs)} runs have the same pack; a run of another seed has another pack")
     texts = {run.figures["sha256"] for run in runs}
     if len(texts) != 1:
-        raise MismatchError(f"the proofs of the {len(runs)} runs are of {len(texts)} different texts; prove all on one")
+        raise MismatchError(f"the {len(runs)} runs were proved on {len(texts)} different texts; prove all on one text")
 
 
 def _copy_code(run: Path, folder: Path) -> None:
-    """Scripts, the source they import, what that requires, and what training needs if the run tells its recipe."""
+    """Copy the scripts, the source that they import and its requirements; with a recipe, the training files too."""
     roots: tuple[str, ...] = minify.DECODER
     here = Path(__file__).parent
     shutil.copy(here / "evaluate.py", folder / "evaluate.py")
@@ -201,7 +202,7 @@ def _submission(
     comparison: Comparison | None,
     day: date,
 ) -> dict[str, Any]:
-    """The content of submission.json: the challenge's fields, then ours."""
+    """Make the content of submission.json: the challenge's fields, then this project's fields."""
     mean, variance = moments([run.bpb for run in runs])
     result: dict[str, Any] = {
         "author": author.name,

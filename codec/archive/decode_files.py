@@ -1,82 +1,201 @@
 """An archive back into files, in bounded memory: a file, a tree below one new folder, or a stream.
 
 What is decoded is checked before it is written, and takes its name only when all of it is there: a file or folder that
-exists is never half of one.
+exists is never half of one. A tree is made below a new folder, in which nobody else has put a link; its own links come
+last, so that nothing is written through one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from codec.archive.members import Member, read_metadata
-from codec.archive.pieces import write_line
+from codec.archive.json_lines import join
+from codec.archive.members import ROOT, Entry, Kind, Member, Part
 from codec.archive.reader import ArchiveReader
 from codec.console import Advance, ignore_progress
-from codec.files import atomic_write, new_folder
+from codec.errors import FormatError
+from codec.files import atomic_write, is_stream, new_folder
+
+_BLOCK = 1 << 20
 
 
 def decode_files(
-    reader: ArchiveReader,
-    output: Path | BinaryIO,
-    documents: Sequence[int] = (),
-    advance: Advance = ignore_progress,
-) -> tuple[int, int]:
-    """Decode an archive, or some of its documents.
+    reader: ArchiveReader, output: Path | BinaryIO, special: bool = False, advance: Advance = ignore_progress
+) -> int:
+    """Decode an archive.
 
     Args:
         output: the file or, for a tree, the folder to make; or a stream, which gets all files one after the other.
-        documents: write nothing but these, as they are.
+        special: restore setuid, setgid and sticky bits, too.
         advance: told bytes of payload.
 
     Returns:
-        How many documents, and bytes of text.
+        Bytes of all files.
 
     Raises:
         FormatError: the archive is damaged, has file names that lead out of the folder, or the folder is not empty.
         DocumentError: what was decoded is not what was encoded.
     """
-    members, tree = read_metadata(reader.metadata, len(reader))
-    counted = _Counted(reader.iterate(documents or None, advance))
-    kept = [Member("documents", "file", len(documents))] if documents else members
+    if not reader.entries:
+        return _documents(reader, range(len(reader)), output, advance)
+    content = _Content(reader, advance)
     if not isinstance(output, Path):
-        for member in kept:
-            _write(output, member, counted)
-    elif tree and not documents:
-        _write_tree(output, members, counted)
-    else:
-        with atomic_write(output) as out:
-            _write(out, kept[0], counted)
-    return counted.documents, counted.text_bytes
+        return sum(_copy(content.file(entry), output) for entry in reader.entries)
+    if reader.is_tree:
+        with new_folder(output) as new:
+            return _write_tree(new, reader.entries, content, special)
+    entry = reader.entries[0]
+    plain = entry.member.mode
+    with atomic_write(output, mode=0o666 if plain is None else plain & 0o777) as out:
+        size = _copy(content.file(entry), out)
+    if not is_stream(output):
+        _restore_time(output, entry.member)
+    return size
 
 
-class _Counted:
-    """Documents, and how many have been taken."""
-
-    def __init__(self, documents: Iterable[bytes]):
-        self._documents = iter(documents)
-        self.documents, self.text_bytes = 0, 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        document = next(self._documents)
-        self.documents += 1
-        self.text_bytes += len(document)
-        return document
+def decode_documents(
+    reader: ArchiveReader, numbers: Sequence[int], output: Path | BinaryIO, advance: Advance = ignore_progress
+) -> int:
+    """Decode some documents of an archive, one after the other; returns their bytes. Errors as of `decode_files`."""
+    return _documents(reader, numbers, output, advance)
 
 
-def _write(out: BinaryIO, member: Member, documents: Iterator[bytes]) -> None:
-    for document in islice(documents, member.documents):
-        out.write(write_line(document) if member.kind == "jsonl" else document)
+def decode_file(reader: ArchiveReader, name: str, begin: int, end: int | None, output: Path | BinaryIO) -> int:
+    """Decode bytes `begin` to `end` of a file of an archive; only records with these bytes are decoded."""
+    with reader.open(name) as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size if end is None else end
+        if not 0 <= begin <= end <= size:
+            raise FormatError(f"bytes {begin}:{end} of {name!r}: expected a range of its {size} bytes")
+        file.seek(begin)
+
+        def blocks() -> Iterator[bytes]:
+            left = end - begin
+            while left and (block := file.read(min(left, _BLOCK))):
+                left -= len(block)
+                yield block
+
+        return _write(blocks(), output, reader.find(name).member.mode)
 
 
-def _write_tree(folder: Path, members: Sequence[Member], documents: Iterator[bytes]) -> None:
-    with new_folder(folder) as new:
-        for member in members:
-            path = new / member.name
-            (path if member.kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
-            if member.kind != "folder":
-                with path.open("xb") as out:
-                    _write(out, member, documents)
+def _documents(reader: ArchiveReader, numbers: Sequence[int], output: Path | BinaryIO, advance: Advance) -> int:
+    return _write(reader.iterate(numbers, advance), output, None)
+
+
+def _write(blocks: Iterator[bytes], output: Path | BinaryIO, mode: int | None) -> int:
+    if not isinstance(output, Path):
+        return _copy(blocks, output)
+    with atomic_write(output, mode=0o666 if mode is None else mode & 0o666) as out:
+        return _copy(blocks, out)
+
+
+def _copy(blocks: Iterator[bytes], out: BinaryIO) -> int:
+    size = 0
+    for block in blocks:
+        out.write(block)
+        size += len(block)
+    return size
+
+
+class _Content:
+    """The bytes of files, in their order: each record is decoded once."""
+
+    def __init__(self, reader: ArchiveReader, advance: Advance):
+        self._reader, self._advance = reader, advance
+        self._stream = reader.records(range(len(reader.contents.sizes)), advance)
+        self._rest = b""
+        self._record = 0  # that is next in the stream
+
+    def file(self, entry: Entry) -> Iterator[bytes]:
+        """The bytes of a file, in pieces; a copy is decoded apart."""
+        if entry.member.back:
+            with self._reader.open(entry.member.name) as file:
+                while block := file.read(_BLOCK):
+                    yield block
+            return
+        for part in entry.parts:
+            if part.member.kind == Kind.JSON_LINES:
+                yield from self._lines(part)
+            else:
+                yield from self._plain(part.member.size)
+
+    def _plain(self, size: int) -> Iterator[bytes]:
+        while size:
+            data = self._rest or self._next()
+            yield data[:size]
+            self._rest = data[size:]
+            size -= min(size, len(data))
+
+    def _lines(self, part: Part) -> Iterator[bytes]:
+        texts = [self._next() for _ in range(part.member.documents)]
+        return join(iter(texts), self._next(), part.member.size)
+
+    def _next(self) -> bytes:
+        try:
+            return next(self._stream)
+        except StopIteration:
+            raise FormatError("archive: files of more bytes than its records; the file is damaged") from None
+
+
+def _write_tree(folder: Path, entries: Sequence[Entry], content: _Content, special: bool) -> int:
+    """Make all files, then links, then give folders their modes and times, the deepest first."""
+    size = 0
+    written: dict[tuple[Part, ...], Path] = {}  # what copies are made of
+    for entry in entries:
+        path = _path(folder, entry.member)
+        if entry.member.kind == Kind.FOLDER:
+            path.mkdir(parents=True, exist_ok=True)
+        elif entry.member.kind != Kind.LINK:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _create(path, entry.member) as out:
+                if entry.member.back and (source := written.get(entry.parts)):
+                    with source.open("rb") as file:
+                        shutil.copyfileobj(file, out, _BLOCK)
+                else:
+                    _copy(content.file(entry), out)
+            written[entry.parts] = path
+            size += entry.size
+            _restore_status(path, entry.member, special)
+    for entry in entries:
+        if entry.member.kind == Kind.LINK:
+            path = _path(folder, entry.member)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(entry.member.target)
+            _restore_time(path, entry.member)
+    for entry in sorted(entries, key=lambda entry: -entry.member.name.count("/") - (entry.member.name != ROOT)):
+        if entry.member.kind == Kind.FOLDER:
+            _restore_status(_path(folder, entry.member), entry.member, special)
+    return size
+
+
+def _path(folder: Path, member: Member) -> Path:
+    return folder if member.name == ROOT else folder / member.name
+
+
+def _create(path: Path, member: Member) -> BinaryIO:
+    """A new file that nobody else can read yet. Raises FormatError where the disk has one of that name."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    except FileExistsError as error:
+        raise FormatError(
+            f"file name {member.name!r}: this disk takes it for the name of another file; restore to another disk"
+        ) from error
+    return os.fdopen(number, "wb")
+
+
+def _restore_status(path: Path, member: Member, special: bool) -> None:
+    """Give a file or folder the permissions and time that it had; the umask takes some of the former."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder = member.kind == Kind.FOLDER
+    mode = (0o777 if folder else 0o666) if member.mode is None else member.mode
+    path.chmod(mode & ~umask & (0o7777 if special else 0o777))
+    _restore_time(path, member)
+
+
+def _restore_time(path: Path, member: Member) -> None:
+    link = member.kind == Kind.LINK
+    if member.mtime is not None and not (link and os.utime not in os.supports_follow_symlinks):
+        os.utime(path, ns=(member.mtime, member.mtime), follow_symlinks=not link)

@@ -1,35 +1,40 @@
-"""Files into an archive, in bounded memory: groups of documents are coded and committed to a journal, one by one.
+"""Files into an archive, in bounded memory: part by part, committed to a journal.
 
-The journal, `TARGET.partial`, has the chunks of every group that is done. When all are, they are copied behind a
-header, or behind the archive that they are appended to, and the result takes its name at once: a target is whole or not
-there, and the one before it stays until then. An interrupted job that goes on reads the input again, but codes only
-what the journal lacks; the archive is the same to the byte.
+A part is up to 64 MiB of a file, or many small files together. A general compressor has all of it, the model has its
+pieces or the texts of its lines, and the smaller of both is kept.
+
+The journal, `TARGET.partial`, has every record that is done. When all are, they are written behind a header, or
+behind the archive that they are appended to, and the result takes its name at once: a target is whole or not there,
+and the one before it stays until then. An interrupted job that goes on reads the input again, but codes only what the
+journal lacks; the archive is the same to the byte.
 """
 
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from functools import cache, reduce
+from operator import and_
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from codec.archive.format import Contents, documents_of, read_contents, write_chunk, write_footer, write_header
+from codec.archive.format import Contents, Header, read_contents
 from codec.archive.journal import Journal
-from codec.archive.members import Member, Reading, Source, check_names, read_metadata, write_metadata
+from codec.archive.members import Kind, Member, check_names
+from codec.archive.part_coder import PartCoder, kept_records
 from codec.archive.reader import check_pack
-from codec.devices import group_bytes
+from codec.archive.sources import PartReader, Source
+from codec.archive.writer import ChunkWriter, header_of
 from codec.errors import MismatchError
 from codec.files import atomic_write, open_binary
 from codec.pack.reader import Pack
-from codec.text.open_coder import default_policy, open_coder
+from codec.text.base import DocumentCoder
+from codec.text.open_coder import check_policy, default_policy, open_coder
 from codec.text.policy import Adaptation
 
-GROUP_BYTES = {"cpu": 1 << 17, "cuda": 1 << 24}
-"""Bytes of text for each device that are coded together and committed: ten batches and more, ten seconds of a slow
-processor."""
+if TYPE_CHECKING:
+    from codec.text.solid import SolidCoder
 
 _BLOCK = 1 << 20
 
@@ -46,21 +51,33 @@ class Tally:
     text_bytes: int = 0
     coded_bytes: int = 0
     resumed: int = 0
-    longest: int = 0
     tokens: int = 0
     seconds: float = 0.0
-
-    def count(self, documents: Sequence[bytes], coded_bytes: int) -> None:
-        """Add documents and the bytes of their chunks."""
-        sizes = [len(document) for document in documents]
-        self.documents += len(sizes)
-        self.text_bytes += sum(sizes)
-        self.coded_bytes += coded_bytes
-        self.longest = max([self.longest, *sizes])
+    begun: float = 0.0  # when the model was ready
+    files: int = 0
 
 
 Watch = Callable[[Tally, float], None]
 """Told what is done, and how many bytes of text since the last call."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How files become records.
+
+    Args:
+        pack: whose model codes what it is good at; None codes without a model.
+        independent: keep every line and piece decodable alone, whatever that costs.
+        included: the bytes of the pack, where the archive is to hold them.
+        block: bytes of a block of a solid stream: what is decoded to reach any byte of it.
+    """
+
+    pack: Pack | None = None
+    adaptation: Adaptation = Adaptation.NONE
+    device: str = "cpu"
+    independent: bool = False
+    included: bytes | None = None
+    block: int = 1 << 20
 
 
 def partial(target: Path) -> Path:
@@ -70,100 +87,192 @@ def partial(target: Path) -> Path:
 
 def encode_files(
     sources: Sequence[Source],
-    tree: bool,
     target: Path,
-    pack: Pack,
-    device: str = "cpu",
+    settings: Settings,
     append: bool = False,
     resume: bool = False,
-    adaptation: Adaptation = Adaptation.NONE,
+    force: bool = False,
     watch: Watch = lambda tally, amount: None,
 ) -> Tally:
     """Encode files into the archive `target`.
 
     Args:
-        sources, tree: what `codec.archive.members.find_sources` found.
-        append: add them to the archive that is there, which makes a tree of it.
+        sources: what `codec.archive.sources.find_sources` found.
+        append: add them to the archive that is there.
         resume: go on with what an interrupted job has left, if anything.
-        adaptation: of a new archive; one that is appended to keeps its own.
+        force: leave what an interrupted job has left, and begin again.
 
     Raises:
         FormatError: an input cannot be read, the archive is damaged, or it has a file of the same name.
         MismatchError: the archive or the journal was made with another pack, or the input is not what it was.
     """
-    before = _Before(target, pack) if append else None
-    policy = before.contents.policy if before else default_policy(pack, adaptation)
-    coder = open_coder(pack, policy, device)
-    members = before.members if before else []
-    check_names([*(member.name for member in members), *(source.name for source in sources)])
-    job = {"pack": pack.sha256, **vars(policy), "behind": [before.size, before.crc] if before else None}
-    reading, tally = Reading(sources), Tally()
-    documents = reading.documents()
+    before = _Before(target, settings) if append else None
+    members = list(before.contents.members) if before else []
+    check_names([m for m in [*members, *(s.member for s in sources)] if m.name and not m.more])
     target.parent.mkdir(parents=True, exist_ok=True)
-    journal = Journal(partial(target), json.dumps(job).encode(), resume)
+    job = {**_model(settings), "behind": before and before.crc}
+    journal = Journal(partial(target), json.dumps(job).encode(), resume, force)
     try:
-        for frame in journal.frames():
-            _skip(frame, documents, tally)
-        tally.resumed = tally.text_bytes
-        watch(tally, tally.resumed)
-        coder.start(lambda amount: watch(tally, amount))
-        begin = time.perf_counter()
-        limit = group_bytes(GROUP_BYTES, device)
-        with closing(coder.encode_groups(documents, limit, advance=lambda n: watch(tally, n))) as coding:
-            for group, records in coding:
-                chunks = b"".join(write_chunk(record.mode, record.crc, record.payload) for record in records)
-                journal.add(chunks)
-                tally.count(group, len(chunks))
-                tally.tokens += sum(record.tokens for record in records)
-                tally.seconds = time.perf_counter() - begin
-        metadata = write_metadata([*members, *reading.members], tree or before is not None)
-        with atomic_write(target) as out:
-            if before:
-                before.copy(out)
-            else:
-                out.write(write_header(pack.sha256, policy))
-            offsets = list(before.contents.offsets) if before else []
-            for frame in journal.frames():
-                offsets += [out.tell() + offset for offset, _ in documents_of(BytesIO(frame), len(frame))]
-                out.write(frame)
-            longest = max(tally.longest, before.contents.longest if before else 0)
-            out.write(write_footer(offsets, longest, metadata))
-    finally:
+        tally = _code(sources, settings, before, members, journal.frames(), journal.add, watch)
+        with atomic_write(target, mode=_mode(sources)) as out:
+            chunks = _begin(out, settings, before)
+            for record in kept_records(journal.frames()):
+                chunks.add(record)
+            chunks.close(members)
+    except BaseException:
         journal.close()
-    journal.path.unlink(missing_ok=True)
+        raise
+    journal.remove()
     return tally
 
 
-def _skip(frame: bytes, documents: Iterator[bytes], tally: Tally) -> None:
-    """Take the documents whose chunks are in `frame`. Raises MismatchError where they are not the same."""
-    taken: list[bytes] = []
-    for _, crc in documents_of(BytesIO(frame), len(frame)):
-        document = next(documents, None)
-        if document is None or zlib.crc32(document) != crc:
-            raise MismatchError(
-                f"document {tally.documents + len(taken)} is not the one that was coded before; "
-                "pass the same input, or leave out --resume to begin again"
-            )
-        taken.append(document)
-    tally.count(taken, len(frame))
+def encode_stream(
+    sources: Sequence[Source], out: BinaryIO, settings: Settings, watch: Watch = lambda tally, amount: None
+) -> Tally:
+    """Encode files into an archive on a stream that need not seek; errors as of `encode_files`."""
+    chunks, members, waiting = _begin(out, settings, None), [], []
+
+    def commit(frame: bytes) -> None:
+        waiting.append(frame)
+        if frame[:1] != b"D":
+            for record in kept_records(waiting):
+                chunks.add(record)
+            waiting.clear()
+
+    tally = _code(sources, settings, None, members, (), commit, watch)
+    chunks.close(members)
+    return tally
+
+
+def _code(
+    sources: Sequence[Source],
+    settings: Settings,
+    before: "_Before | None",
+    members: list[Member],
+    done: Iterable[bytes],
+    commit: Callable[[bytes], None],
+    watch: Watch,
+) -> Tally:
+    """Code all parts, and add their members to `members`."""
+    tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
+    count = len(before.contents.sizes) if before else 0
+    coder = PartCoder(
+        opener := _opener(settings, before, tally, watch),
+        _solid_opener(settings, before, opener),
+        settings.device,
+        settings.independent,
+        settings.block,
+        count,
+        done,
+        commit,
+    )
+    for part in PartReader(sources, len(members)).parts():
+
+        def advance(amount: float) -> None:
+            watch(tally, amount)
+
+        found, records = coder.code(part, advance)
+        members += found
+        tally.documents += len(records)
+        tally.text_bytes += len(part.data)
+        tally.coded_bytes += sum(len(record.payload) for record in records)
+        tally.resumed, tally.tokens = coder.resumed, coder.tokens
+        watch(tally, 0)
+    if tally.begun:
+        tally.seconds = time.perf_counter() - tally.begun
+    return tally
+
+
+def _opener(
+    settings: Settings, before: "_Before | None", tally: Tally, watch: Watch
+) -> Callable[[], DocumentCoder] | None:
+    """What opens the coder when it is first needed."""
+    pack = settings.pack
+    if pack is None:
+        return None
+    policy = before.policy if before else default_policy(pack, settings.adaptation)
+    check_policy(pack, policy)
+
+    @cache
+    def opened() -> DocumentCoder:
+        coder = open_coder(pack, policy, settings.device)
+        coder.start(lambda amount: watch(tally, amount))
+        tally.begun = time.perf_counter()
+        return coder
+
+    return opened
+
+
+def _solid_opener(
+    settings: Settings, before: "_Before | None", opener: Callable[[], DocumentCoder] | None
+) -> "Callable[[], SolidCoder]":
+    """Return a function that opens what codes blocks of solid streams at its first call."""
+
+    @cache
+    def opened() -> "SolidCoder":
+        from codec.text.blocks import open_blocks
+
+        if settings.pack is None or opener is None:
+            return open_blocks()
+        policy = before.policy if before else default_policy(settings.pack, settings.adaptation)
+        return open_blocks(settings.pack, policy, settings.device, opener())
+
+    return opened
+
+
+def _begin(out: BinaryIO, settings: Settings, before: "_Before | None") -> ChunkWriter:
+    """A writer of chunks behind a new header, or behind the archive that is appended to."""
+    if before:
+        before.copy(out)
+        chunks = ChunkWriter(out, before.header, before.contents)
+        chunks.gap(before.size - before.contents.end)
+        return chunks
+    pack = settings.pack
+    chunks = ChunkWriter(out, header_of(pack, default_policy(pack, settings.adaptation)) if pack else Header())
+    if settings.included:
+        chunks.add_pack(settings.included)
+    return chunks
+
+
+def _model(settings: Settings) -> dict[str, object]:
+    """What of the settings decides the archive's bytes."""
+    return {
+        "pack": settings.pack and settings.pack.sha256,
+        "adaptation": settings.adaptation,
+        "independent": settings.independent,
+        "included": settings.included is not None,
+        "block": settings.block,
+    }
+
+
+def _mode(sources: Sequence[Source]) -> int:
+    """The mode of an archive, which nobody may read who may not read all that is in it."""
+    return reduce(and_, [source.member.mode | 0o600 for source in sources if source.member.mode is not None], 0o666)
 
 
 class _Before:
     """The archive to append to."""
 
-    def __init__(self, path: Path, pack: Pack):
+    def __init__(self, path: Path, settings: Settings):
         self._path = path
         with open_binary(path, "archive") as stream:
             self.contents: Contents = read_contents(stream)
-            check_pack(self.contents, pack)
-            self.members: list[Member] = read_metadata(self.contents.metadata, len(self.contents.offsets))[0]
             self.size, self.crc = _transfer(stream, None)
+        if self.contents.sizes.size and not self.contents.members:
+            raise MismatchError(f"{path}: it holds documents without names, to which files cannot be added")
+        self.header, self.policy = self.contents.header, None
+        if settings.pack:
+            check_pack(self.contents, settings.pack)
+            self.policy = default_policy(settings.pack, settings.adaptation)
+            if self.header.pack is None:
+                self.header = header_of(settings.pack, self.policy)
+            self.policy = self.header.policy(self.policy.window)
 
     def copy(self, out: BinaryIO) -> None:
         """Raises MismatchError if the archive has changed."""
         with open_binary(self._path, "archive") as stream:
             if _transfer(stream, out) != (self.size, self.crc):
-                raise MismatchError(f"{self._path}: changed while documents were coded to append; append again")
+                raise MismatchError(f"{self._path}: changed while files were coded to append; append again")
 
 
 def _transfer(stream: BinaryIO, out: BinaryIO | None) -> tuple[int, int]:

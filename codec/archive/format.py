@@ -1,236 +1,358 @@
-"""The bytes of an archive (`.upz`): header, chunks, footer. What is in them is `codec.archive.writer`'s business.
+"""Write and read the bytes of an archive (`.upz`): header, chunks, footer. `docs/formats.md` describes them for
+others.
 
-Layout, little-endian. Header: `UPTX`, u16 version, u32 length, JSON (SHA-256 of the pack, window, adaptation),
-u32 CRC-32 of all of it. Then chunks: a varint `4 * length + tag`; tag 0 (stored) and 1 (modelled) are documents, with
-the CRC-32 of the original bytes and `length` bytes of payload; tag 2 is a footer: `length` bytes of
-zstandard-compressed JSON (the offset of every document so far, as differences, the size of the longest, and metadata),
-their CRC-32, u32 size of the whole footer chunk, and `UPTE`. An archive ends with a footer; appending writes more
-documents and a new one behind it. Nothing is ever rewritten, and chunks are self-delimiting, so that a stream can be
-written and read without seeking.
+All numbers are little-endian; a varint has seven bits a byte, the lowest first, and the highest bit set in all bytes
+but the last. The layout is
+
+- a header: `UPZ`, a byte of version and flags, and where a model was used the first eight bytes of the pack's SHA-256;
+- chunks: a varint `8 * length + tag`, then, for all but a footer, the CRC-32 of the original bytes, then the payload;
+- a footer: the last chunk, with an index of all records and the files that they make up, followed by the CRC-32 of
+  header and footer, the footer's size as a varint whose bytes are in reverse order, and one byte `Z`. It names the
+  model where the header does not: the first records of a stream may need none.
+
+An append writes more chunks and another footer behind the old footer. Nothing is ever rewritten, and chunks are
+self-delimiting, so a stream can be written without seeking.
 """
 
-import json
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from enum import IntEnum
+from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.archive.members import Member, read_members, write_members
+from codec.entropy.varint import Fields, varint, varints
 from codec.errors import FormatError
-from codec.text.documents import MAX_DOCUMENT, MODELLED, STORED
 from codec.text.policy import Adaptation, Policy
 from codec.zstd import shrink, unshrink
 
-MAGIC, END_MAGIC = b"UPTX", b"UPTE"
-VERSION = 2
-_FOOTER = 2
-_HEAD = struct.Struct("<4sHI")
+MAGIC, END_MAGIC = b"UPZ", b"Z"
+VERSION = 1
+PACK_HASH = 8
+"""Bytes of a pack's SHA-256 that name the pack: two of a million packs are taken for one another at odds of 2^-25."""
+
+_MODEL, _RECALL, _WINDOW = 16, 32, 64  # flags of the header
+_ONE_RECORD, _ONE_MEMBER, _APPENDED, _SHRUNK, _NAMED = 1, 2, 4, 8, 16  # flags of the footer
+_LEAST_FOOTER = 8
 _U32 = struct.Struct("<I")
-_TRAILER = struct.Struct("<II4s")  # CRC-32, size of the footer chunk, END_MAGIC
-_MAX_HEADER = 1 << 20
-_MAX_INDEX = 1 << 28
-_MAX_CHUNK = 1 << 30
+_LEAST_RECORD = 5  # bytes of a chunk: a head of one byte and a CRC-32
+_MAX_RECORD = 1 << 30  # original bytes, which are in memory together
+_BLOCK = 1 << 24
+_INDEX_BYTES = (1 << 16, 16)
+"""An index may have so many bytes, and so many more for each byte of the archive: names alike shrink to a tenth."""
+_MEMBERS = 1 << 10  # and so many members, and one more for each byte of the archive
+
+
+class Tag(IntEnum):
+    """What a chunk holds."""
+
+    STORED = 0  # original bytes, under a general compressor (`codec.text.stored`)
+    MODELLED = 1  # an independent document: tokens of the model, then edits
+    MIXED = 2  # a block of a solid stream: contexts mixed with the model
+    BYTES = 3  # a block of a solid stream: contexts alone
+    SAME = 4  # the bytes of an earlier record: how many records back, as a varint
+    PACK = 5  # the pack itself
+    FOOTER = 7
+
+
+RECORDS = (Tag.STORED, Tag.MODELLED, Tag.MIXED, Tag.BYTES, Tag.SAME)
 
 
 @dataclass(frozen=True)
-class Contents:
+class Header:
+    """What an archive says of the model it was made with: nothing where it needs none."""
+
+    pack: bytes | None = None  # the first bytes of the pack's SHA-256
+    adaptation: Adaptation = Adaptation.NONE
+    window: int | None = None  # tokens, where it is not the model's own
+
+    def policy(self, window: int) -> Policy:
+        """The policy of an archive whose model has a window of so many tokens."""
+        return Policy(self.window or window, self.adaptation)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk as it stands in the file."""
+
+    tag: Tag
+    crc: int  # CRC-32 of the original bytes; of a footer 0
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Index:
     """What header and footer say."""
 
-    header: dict[str, Any]
-    offsets: list[int]  # of every document
+    opening: Header  # what the file begins with
+    header: Header  # the same, or what the footer says in its place
+    lengths: NDArray[np.int64]  # [records]: bytes of each chunk
+    sizes: NDArray[np.int64]  # [records]: original bytes of each
+    members: list[Member]
+    gaps: list[tuple[int, int]]
+    """(record, bytes): what stands before a record beside other records: a pack, footers that appends replaced."""
+
+
+@dataclass(frozen=True)
+class Contents(Index):
+    """An index and where everything is."""
+
+    first: int  # offset behind the header
+    offsets: NDArray[np.int64]  # [records]: where each chunk begins
     end: int  # offset of the footer
-    longest: int  # bytes of the longest document
-    metadata: dict[str, Any]
-
-    @property
-    def policy(self) -> Policy:
-        return Policy(self.header["window"], Adaptation(self.header["adaptation"]))
 
 
-def write_header(pack: str, policy: Policy) -> bytes:
-    """The header of an archive made with the pack whose SHA-256 is `pack`."""
-    header = json.dumps({"pack": pack, **vars(policy)}).encode()
-    head = _HEAD.pack(MAGIC, VERSION, len(header)) + header
-    return head + _U32.pack(zlib.crc32(head))
+def write_header(header: Header) -> bytes:
+    """Write the header of an archive.
+
+    >>> write_header(Header())
+    b'UPZ\\x01'
+    """
+    return MAGIC + _write_model(header)
 
 
-def write_chunk(mode: int, crc: int, payload: bytes) -> bytes:
-    """A document: how it is coded (STORED or MODELLED), the CRC-32 of its original bytes, and the code."""
-    return _varint(4 * len(payload) + mode) + _U32.pack(crc) + payload
+def _write_model(header: Header) -> bytes:
+    flags = VERSION
+    if header.pack is not None:
+        flags |= _MODEL
+    if header.adaptation == Adaptation.RECALL:
+        flags |= _RECALL
+    if header.window is not None:
+        flags |= _WINDOW
+    window = varint(header.window) if header.window is not None else b""
+    return bytes([flags]) + (header.pack or b"") + window
 
 
-def write_footer(offsets: Sequence[int], longest: int, metadata: dict[str, Any]) -> bytes:
-    """The footer behind documents at `offsets`."""
-    deltas = [offset - last for offset, last in zip(offsets, [0, *offsets], strict=False)]
-    index = {"offsets": deltas, "longest": longest, "metadata": metadata}
-    payload = shrink(json.dumps(index, separators=(",", ":")).encode())
-    chunk = _varint(4 * len(payload) + _FOOTER) + payload
-    return chunk + _TRAILER.pack(zlib.crc32(payload), len(chunk) + _TRAILER.size, END_MAGIC)
+def write_chunk(tag: Tag, crc: int, payload: bytes) -> bytes:
+    """Write a record or a pack, of which `crc` is the CRC-32 of the original bytes."""
+    return varint(8 * len(payload) + tag) + _U32.pack(crc) + payload
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def write_footer(contents: Index) -> bytes:
+    """Write the footer of an archive with these records and members."""
+    count, one_member = len(contents.sizes), len(contents.members) == 1
+    flags = (
+        (_ONE_RECORD if count == 1 else 0) | (_ONE_MEMBER if one_member else 0) | (_APPENDED if contents.gaps else 0)
+    )
+    named = contents.header != contents.opening
+    flags |= _NAMED if named else 0
+    index = _write_model(contents.header) if named else b""
+    index += b"" if count == 1 else varint(count)
+    index += varints(contents.lengths[:-1]) + varints(contents.sizes)
+    if contents.gaps:
+        index += varint(len(contents.gaps)) + b"".join(varint(n) + varint(size) for n, size in contents.gaps)
+    index += b"" if one_member else varint(len(contents.members))
+    index += write_members(contents.members)
+    if len(shrunk := shrink(index)) < len(index):
+        index, flags = shrunk, flags | _SHRUNK
+    chunk = varint(8 * (1 + len(index)) + Tag.FOOTER) + bytes([flags]) + index
+    crc = zlib.crc32(chunk, zlib.crc32(write_header(contents.opening)))
+    size = len(chunk) + _U32.size + len(END_MAGIC)
+    return chunk + _U32.pack(crc) + varint(_with_own(size))[::-1] + END_MAGIC
+
+
+def _with_own(size: int) -> int:
+    """`size` and the bytes that a varint of the sum takes."""
+    own = 1
+    while len(varint(size + own)) > own:
+        own += 1
+    return size + own
 
 
 def read_contents(stream: BinaryIO) -> Contents:
-    """Header and footer of an archive; the documents are not read.
+    """Read header and footer of a seekable archive; the records are not read.
 
     Raises:
-        FormatError: not an archive, of a later version, truncated or damaged.
+        FormatError: not an archive, of another version, truncated or damaged.
     """
     stream.seek(0)
-    header = _read_header(stream)
+    header = opening = read_header(stream)
     first = stream.tell()
-    offsets, end, longest, metadata = _read_footer(stream, first)
-    stream.seek(first)
-    _skip_footers(stream, begin := [*offsets, end][0])
-    if stream.tell() != begin:
+    end, flags, index = _read_footer(stream, opening, first)
+    fields = Fields(index, "archive: index")
+    if flags & _NAMED:
+        header = _read_model(fields.take(1)[0], fields.take, fields.number)
+    most = (end - first) // _LEAST_RECORD
+    count = 1 if flags & _ONE_RECORD else fields.count(most, "records")
+    lengths = fields.array(max(0, count - 1))
+    sizes = fields.array(count)
+    if (sizes > _MAX_RECORD).any():
         raise FormatError(
-            f"archive: a document at offset {stream.tell()} is not in the footer's index, which begins with {begin}; "
-            "the footer is of another archive"
+            f"archive: a record of {sizes.max()} bytes, expected at most {_MAX_RECORD}; the file is damaged"
         )
-    return Contents(header, offsets, end, longest, metadata)
+    gaps = []
+    if flags & _APPENDED:
+        gaps = [(fields.number(), fields.number()) for _ in range(fields.count((end - first) // _LEAST_FOOTER, "gaps"))]
+    members = read_members(fields, 1 if flags & _ONE_MEMBER else fields.count(_MEMBERS + end, "members"), sizes)
+    fields.end()
+    offsets, lengths = _place(first, end, count, lengths, gaps)
+    return Contents(opening, header, lengths, sizes, members, gaps, first, offsets, end)
 
 
-def read_record(stream: BinaryIO, contents: Contents, number: int) -> tuple[int, int, bytes]:
-    """(mode, CRC-32 of the original bytes, payload) of a document. Raises FormatError where it is damaged."""
-    offset, following = contents.offsets[number], following_offset(contents, number)
-    stream.seek(offset)
-    record = _read_document(stream, offset)
-    _skip_footers(stream, following)
-    if stream.tell() != following:
-        raise FormatError(
-            f"document {number}: its chunk does not end where the next begins, at offset {following}; "
-            "the archive is damaged"
-        )
-    return record
+def _place(
+    first: int, end: int, count: int, lengths: NDArray[np.int64], gaps: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each record begins, and its bytes. Raises FormatError where they do not fit the file."""
+    before = np.zeros(count + 1, np.int64)
+    for n, size in gaps:
+        if n > count or size > end:
+            raise FormatError(f"archive: {size} bytes before record {n} of {count}; the file is damaged")
+        before[n] += size
+    if (lengths > end).any() or float(lengths.sum(dtype=np.float64)) > end:  # before a sum of int64 could wrap around
+        raise FormatError(f"archive: records of more than the {end} bytes before its footer; the file is damaged")
+    known = first + int(before.sum()) + int(lengths.sum())
+    rest = end - known
+    if known > end or (lengths < _LEAST_RECORD).any() or (rest < _LEAST_RECORD if count else rest):
+        raise FormatError(f"archive: records of {known - first} bytes in {end - first}; the file is damaged")
+    lengths = np.append(lengths, [rest] if count else []).astype(np.int64)
+    offsets = first + np.cumsum(before[:count]) + np.cumsum(lengths) - lengths
+    return offsets, lengths
 
 
-def following_offset(contents: Contents, number: int) -> int:
-    """Where the document after `number`, or the footer, begins."""
-    return contents.offsets[number + 1] if number + 1 < len(contents.offsets) else contents.end
-
-
-def read_mode(stream: BinaryIO, offset: int) -> int:
-    """How the document at `offset` is coded."""
-    return _read_head(stream, stream.seek(offset))[0]
-
-
-def documents_of(chunks: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, CRC-32 of the original bytes) of documents whose chunks are all that `chunks` holds, `size` bytes."""
-    while (offset := chunks.tell()) < size:
-        _, crc, _ = _read_document(chunks, offset)
-        yield offset, crc
-
-
-def _read_header(stream: BinaryIO) -> dict[str, Any]:
-    head = stream.read(_HEAD.size)
-    if head[:4] != MAGIC:
-        raise FormatError(f"archive: begins with {head[:4]!r}, expected {MAGIC!r}; this is not a .upz file")
-    if len(head) < _HEAD.size:
+def read_header(stream: BinaryIO) -> Header:
+    """Read the header. Raises FormatError for what is none, or of another version."""
+    head = stream.read(len(MAGIC) + 1)
+    if head[: len(MAGIC)] != MAGIC:
+        raise FormatError(f"archive: begins with {head!r}, expected {MAGIC!r}; this is not a .upz file")
+    if len(head) <= len(MAGIC):
         raise FormatError(f"archive: {len(head)} bytes; the file is truncated")
-    _, version, length = _HEAD.unpack(head)
-    if version != VERSION:
+    return _read_model(
+        head[-1],
+        lambda count: _read_exactly(stream, count, len(MAGIC) + 1),
+        lambda: _read_varint(stream, len(MAGIC) + 1),
+    )
+
+
+def _read_model(head: int, take: Callable[[int], bytes], number: Callable[[], int]) -> Header:
+    version, flags = head & 15, head & ~15
+    if version != VERSION or flags & ~(_MODEL | _RECALL | _WINDOW):
         raise FormatError(
-            f"archive: format version {version}, this underpar reads {VERSION}; use the underpar that wrote it"
+            f"archive: format version {version} with flags {flags:#x}, this underpar reads {VERSION}; "
+            "use the underpar that wrote it"
         )
-    if length > _MAX_HEADER:
-        raise FormatError(f"archive: header of {length} bytes, expected at most {_MAX_HEADER}")
-    body = stream.read(length + _U32.size)
-    if len(body) != length + _U32.size:
-        raise FormatError(f"archive: the header of {length} bytes is truncated")
-    if zlib.crc32(head + body[:length]) != _U32.unpack(body[length:])[0]:
-        raise FormatError("archive: CRC-32 of the header is wrong; fetch the file again")
-    try:
-        header = json.loads(body[:length])
-        if header.keys() != {"pack", "window", "adaptation"}:
-            raise ValueError(f"expected pack, window and adaptation, found {header}")
-        if not (isinstance(header["pack"], str) and type(header["window"]) is int):
-            raise ValueError(f"no pack or no window: {header}")
-        if header["adaptation"] not in list(Adaptation):
-            raise ValueError(f"no such adaptation: {header}")
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise FormatError(f"archive: header is not what underpar writes ({error!r})") from error
-    return header
+    pack = take(PACK_HASH) if flags & _MODEL else None
+    window = number() if flags & _WINDOW else None
+    if window == 0 or (pack is None and flags & (_RECALL | _WINDOW)):
+        raise FormatError(f"archive: a window of {window} tokens, flags {flags:#x}; the file is damaged")
+    return Header(pack, Adaptation.RECALL if flags & _RECALL else Adaptation.NONE, window)
 
 
-def _read_footer(stream: BinaryIO, first: int) -> tuple[list[int], int, int, dict[str, Any]]:
-    """The offset of every document, that of the footer, the longest document, and the metadata.
-
-    Chunks begin at offset `first`.
-    """
+def _read_footer(stream: BinaryIO, header: Header, first: int) -> tuple[int, int, bytes]:
+    """(offset, flags, index) of the footer of an archive whose chunks begin at offset `first`."""
     size = stream.seek(0, 2)
-    stream.seek(max(first, size - _TRAILER.size))
-    trailer = stream.read(_TRAILER.size)
-    if len(trailer) < _TRAILER.size or trailer[-4:] != END_MAGIC:
+    stream.seek(max(first, size - 12))
+    tail = stream.read(12)
+    if tail[-1:] != END_MAGIC:
         raise FormatError(f"archive: {size} bytes do not end in a footer; the file is truncated or an append broke off")
-    crc, length, _ = _TRAILER.unpack(trailer)
+    length = own = 0
+    for byte in tail[-2::-1]:
+        length |= (byte & 127) << 7 * own
+        own += 1
+        if byte < 128:
+            break
     begin = size - length
-    if begin < first:
+    if begin < first or length < _U32.size + own + 3:
         raise FormatError(f"archive: footer of {length} bytes in a file of {size}; the file is damaged")
     stream.seek(begin)
-    tag, payload_length = _read_head(stream, begin)
-    payload = _read_exactly(stream, payload_length, begin) if payload_length < length else b""
-    if tag != _FOOTER or stream.tell() != size - _TRAILER.size or zlib.crc32(payload) != crc:
-        raise FormatError(f"archive: the footer at offset {begin} is damaged; fetch the file again")
+    data = _read_exactly(stream, length, begin)
+    chunk, crc = data[: -_U32.size - own - 1], _U32.unpack(data[-_U32.size - own - 1 : -own - 1])[0]
+    fields = Fields(chunk, "archive: footer")
+    head = fields.number()
+    if zlib.crc32(chunk, zlib.crc32(write_header(header))) != crc or head & 7 != Tag.FOOTER or head >> 3 != fields.left:
+        raise FormatError(f"archive: the footer at offset {begin} is damaged; `underpar salvage` reads what is whole")
+    flags, index = fields.take(1)[0], fields.take(fields.left)
+    if flags & _SHRUNK:
+        index = unshrink(index, _INDEX_BYTES[0] + _INDEX_BYTES[1] * size, "archive: index")
+    return begin, flags, index
+
+
+def read_record(stream: BinaryIO, contents: Contents, number: int) -> Chunk:
+    """Read the chunk of a record. Raises FormatError where it is damaged."""
+    offset, length = int(contents.offsets[number]), int(contents.lengths[number])
+    stream.seek(offset)
+    chunk = read_chunk(stream)
+    if chunk is None or chunk.tag not in RECORDS or stream.tell() != offset + length:
+        raise FormatError(f"record {number}: its chunk at offset {offset} does not have {length} bytes; it is damaged")
+    return chunk
+
+
+def embedded_pack(stream: BinaryIO, contents: Contents) -> bytes | None:
+    """The pack that an archive holds, None where it holds none. Raises FormatError where it is damaged."""
+    if not contents.gaps or contents.gaps[0][0] != 0:
+        return None
+    stream.seek(contents.first)
+    chunk = read_chunk(stream)
+    if chunk is None or chunk.tag != Tag.PACK:
+        return None
+    if zlib.crc32(chunk.payload) != chunk.crc:
+        raise FormatError(f"archive: the pack at offset {contents.first} is damaged; pass the pack")
+    return chunk.payload
+
+
+def read_chunk(stream: BinaryIO) -> Chunk | None:
+    """Read the chunk that begins here, None at the end of the stream.
+
+    A footer's payload is its index, and what follows the index is skipped.
+
+    Raises:
+        FormatError: there is no whole chunk.
+    """
+    offset = stream.tell()
+    if not (head := stream.read(1)):
+        return None
+    value = head[0] & 127
+    if head[0] > 127:
+        value |= _read_varint(stream, offset) << 7
     try:
-        footer = json.loads(unshrink(payload, _MAX_INDEX, "archive: footer"))
-        deltas, longest, metadata = footer["offsets"], footer["longest"], footer["metadata"]
-        if not all(type(delta) is int and delta > 0 for delta in deltas) or not isinstance(metadata, dict):
-            raise ValueError("index out of order")
-        if type(longest) is not int or not 0 <= longest <= MAX_DOCUMENT:
-            raise ValueError(f"longest document of {longest!r} bytes, expected at most {MAX_DOCUMENT}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"archive: the footer at offset {begin} is not an index ({error})") from error
-    offsets, position = [], 0
-    for delta in deltas:
-        position += delta
-        offsets.append(position)
-    if offsets and not first <= offsets[0] <= offsets[-1] < begin:
-        raise FormatError(f"archive: index points outside the file ({offsets[0]} to {offsets[-1]} of {begin})")
-    return offsets, begin, longest, metadata
+        tag, length = Tag(value & 7), value >> 3
+    except ValueError:
+        raise FormatError(f"archive: chunk at offset {offset} has tag {value & 7}; the file is damaged") from None
+    if tag == Tag.FOOTER:
+        payload = _read_exactly(stream, length, offset)
+        own = 1
+        while len(varint(stream.tell() - offset + _U32.size + own + 1)) > own:
+            own += 1
+        _read_exactly(stream, _U32.size + own + 1, offset)
+        return Chunk(tag, 0, payload)
+    crc = _U32.unpack(_read_exactly(stream, _U32.size, offset))[0]
+    return Chunk(tag, crc, _read_exactly(stream, length, offset))
 
 
-def _skip_footers(stream: BinaryIO, end: int) -> None:
-    """Go on to `end` as far as the chunks before it are footers, those that later appends have replaced."""
-    while (begin := stream.tell()) < end:
-        tag, length = _read_head(stream, begin)
-        if tag != _FOOTER:
+def scan(stream: BinaryIO) -> Iterator[tuple[int, Chunk]]:
+    """(offset, chunk) of every whole chunk behind the header, without the index: what a damaged archive still holds."""
+    stream.seek(0)
+    read_header(stream)
+    while True:
+        offset = stream.tell()
+        try:
+            chunk = read_chunk(stream)
+        except FormatError:
             return
-        stream.seek(length + _TRAILER.size, 1)
+        if chunk is None:
+            return
+        yield offset, chunk
 
 
-def _read_exactly(stream: BinaryIO, count: int, offset: int) -> bytes:
-    data = stream.read(min(count, _MAX_CHUNK))
-    if len(data) != count:
-        raise FormatError(
-            f"archive: chunk at offset {offset} needs {count} bytes, found {len(data)}; the file is truncated"
-        )
-    return data
-
-
-def _read_head(stream: BinaryIO, offset: int) -> tuple[int, int]:
-    """(tag, length) of the chunk that begins here."""
+def _read_varint(stream: BinaryIO, offset: int) -> int:
     value = 0
     for shift in range(0, 42, 7):
         byte = _read_exactly(stream, 1, offset)[0]
         value |= (byte & 127) << shift
         if byte < 128:
-            return value & 3, value >> 2
-    raise FormatError(f"archive: chunk at offset {offset} has no length; the file is damaged")
+            return value
+    raise FormatError(f"archive: the number at offset {offset} has over 42 bits; the file is damaged")
 
 
-def _read_document(stream: BinaryIO, offset: int) -> tuple[int, int, bytes]:
-    """(mode, CRC-32 of the original bytes, payload) of the document whose chunk begins here."""
-    tag, length = _read_head(stream, offset)
-    if tag not in (STORED, MODELLED):
-        raise FormatError(f"archive: chunk at offset {offset} has tag {tag}, expected a document; the file is damaged")
-    crc = _U32.unpack(_read_exactly(stream, 4, offset))[0]
-    return tag, crc, _read_exactly(stream, length, offset)
+def _read_exactly(stream: BinaryIO, count: int, offset: int) -> bytes:
+    data = b""
+    while len(data) < count and (block := stream.read(min(count - len(data), _BLOCK))):
+        data += block
+    if len(data) != count:
+        raise FormatError(
+            f"archive: what begins at offset {offset} needs {count} bytes, found {len(data)}; the file is truncated"
+        )
+    return data

@@ -1,8 +1,8 @@
 """A journal: what an interrupted job has done, in a file beside its target; it never looks like the target.
 
-Frames, one after the other: u32 length, u32 CRC-32, then so many bytes, little-endian. The first frame says what the
-job is. A frame counts once it is there as a whole; whatever a kill or a power cut left behind the last whole one is cut
-off when the job goes on.
+Behind `UPZJ` come frames, one after the other: u32 length, u32 CRC-32, then so many bytes, little-endian. The first
+frame says what the job is. A frame counts once it is there as a whole; whatever a kill or a power cut left behind the
+last whole frame is cut off when the job goes on.
 """
 
 import os
@@ -10,42 +10,68 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from codec.errors import FormatError, MismatchError
+from codec.errors import CodecError, FormatError, MismatchError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two jobs at once are noticed at the end
+    fcntl = None  # type: ignore[assignment]
+
+_MAGIC = b"UPZJ"
 _FRAME = struct.Struct("<II")
 _MAX_FRAME = 1 << 31
 
 
 class Journal:
-    """The journal of a job, open.
+    """The journal of a job, open and locked.
 
     Args:
         path: where it is.
         job: what it is about; a journal of another job does not go on.
-        resume: go on where the journal ends, if there is one; a new one is begun otherwise.
+        resume: go on where the journal ends, if there is one.
+        force: begin a new journal in the place of one that is there.
 
     Raises:
-        MismatchError: the journal is of another job.
+        FormatError: what is there is no journal.
+        MismatchError: the journal is of another job, or of one that could go on.
+        CodecError: another process is at the job.
     """
 
-    def __init__(self, path: Path, job: bytes, resume: bool):
+    def __init__(self, path: Path, job: bytes, resume: bool, force: bool = False):
         self.path = path
-        self._stream = path.open("r+b" if resume and path.exists() else "w+b")
+        self._stream = _open(path)
+        try:
+            self._begin(job, resume, force)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def _begin(self, job: bytes, resume: bool, force: bool) -> None:
+        head = self._stream.read(len(_MAGIC))
+        if not _MAGIC.startswith(head):
+            raise FormatError(f"{self.path}: it is in the way and no journal of ours; move it elsewhere")
         self._ends = [end for end, _ in self._read()]
+        if len(self) > 0 and not resume and not force:
+            raise MismatchError(
+                f"{self.path}: holds what an interrupted job has done; go on with --resume, or begin again with --force"
+            )
+        if force and not resume:
+            self._ends = []
         if not self._ends:
             self._stream.seek(0)
             self._stream.truncate()
+            self._stream.write(_MAGIC)
             self.add(job)
         elif next(self._read())[1] != job:
-            self._stream.close()
-            raise MismatchError(f"{path}: of another pack, archive or policy; leave out --resume to begin again")
+            raise MismatchError(f"{self.path}: of another pack, archive or policy; begin again with --force")
         self._stream.seek(self._ends[-1])
         self._stream.truncate()
 
     def _read(self) -> Iterator[tuple[int, bytes]]:
         """Whole frames and where they end."""
-        self._stream.seek(0)
+        self._stream.seek(len(_MAGIC))
         while len(head := self._stream.read(_FRAME.size)) == _FRAME.size:
             length, crc = _FRAME.unpack(head)
             frame = self._stream.read(length) if length <= _MAX_FRAME else b""
@@ -55,11 +81,11 @@ class Journal:
 
     def __len__(self) -> int:
         """Frames that have been added."""
-        return len(self._ends) - 1
+        return max(0, len(self._ends) - 1)
 
     def add(self, frame: bytes) -> None:
         """Commit a frame of at least a byte; it is on the disk when this returns."""
-        self._stream.seek(self._ends[-1] if self._ends else 0)
+        self._stream.seek(self._ends[-1] if self._ends else len(_MAGIC))
         self._stream.write(_FRAME.pack(len(frame), zlib.crc32(frame)) + frame)
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -67,18 +93,43 @@ class Journal:
 
     def frames(self) -> Iterator[bytes]:
         """The frames that have been added, in turn. Raises FormatError if someone else changed the file."""
-        count = 0
-        for end, frame in self._read():
-            if count and end != self._ends[count]:
-                break
-            if count:
-                yield frame
-            count += 1
-        if count != len(self._ends):
-            raise FormatError(f"{self.path}: changed while it was in use; run one job at a time")
+        for count, end in enumerate(self._ends[1:], 1):
+            self._stream.seek(self._ends[count - 1])
+            head = self._stream.read(_FRAME.size)
+            frame = self._stream.read(end - self._ends[count - 1] - _FRAME.size)
+            if head != _FRAME.pack(len(frame), zlib.crc32(frame)):
+                raise FormatError(f"{self.path}: changed while it was in use; run one job at a time")
+            yield frame
 
     def close(self) -> None:
         """Leave it for a job that goes on; remove it if nothing has been added."""
-        self._stream.close()
         if not len(self):
             self.path.unlink(missing_ok=True)
+        self._stream.close()
+
+    def remove(self) -> None:
+        """Close and remove it: the job is done."""
+        self.path.unlink(missing_ok=True)
+        self._stream.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    """A regular file, made if it is not there, never through a link, locked."""
+    try:
+        number = os.open(
+            path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600
+        )
+    except OSError as error:
+        raise FormatError(
+            f"{path}: it is in the way and no journal of ours ({error.strerror}); move it elsewhere"
+        ) from error
+    stream = os.fdopen(number, "r+b")
+    if fcntl:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.close()
+            raise CodecError(
+                f"{path}: another process is at this job; wait for it, or choose another output"
+            ) from error
+    return stream

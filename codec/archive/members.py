@@ -1,186 +1,234 @@
-"""What an archive says of the files in it: their names, how their documents make them up, and which names are refused.
+"""Describe the files in an archive: names, kinds, sizes, modes and times, and how the records make up the files.
 
-The metadata in an archive's footer is `{"tree": bool, "files": [[name, kind, documents], ...]}`: the documents belong
-to the files in this order. A file of kind "file" is its documents, concatenated; one of kind "jsonl" has a line for
-each; a "folder" is an empty one. Where `tree` is false the only file has its name from whoever decodes it.
+Members take the original bytes of the records in turn. A file has the next `size` bytes, from whatever records they
+are in. JSON Lines have the next `documents` whole records, which are the texts of lines, and one more record, which
+is the rest of these lines (`codec.archive.json_lines`). Folders, links and copies have no bytes. A member that goes
+on with the file before it has no name: a large file is several members, and some of JSON Lines may be plain.
 """
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from enum import IntEnum
 
-from codec.archive.pieces import pieces, read_lines
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy.varint import Fields, varint
 from codec.errors import FormatError
-from codec.files import open_binary
 
-Kind = Literal["file", "jsonl", "folder"]
+ROOT = "."
+"""The name of the folder itself, where an archive is that of a folder."""
 
-STANDARD = "-"
-"""The path of standard input and output."""
+_MTIME = struct.Struct("<q")
+_MODES = (None, 0o644, 0o755)
+"""Modes that need no byte of their own; the next code says that a varint with the mode follows."""
+_OTHER_MODE = len(_MODES)
+_MOST_BYTES = 1 << 60  # of a file; its records bound the bytes that it has
+_TIMED, _REST, _COPY, _MORE = 16, 32, 64, 128  # flags: has a time; takes all bytes that are left; see `Member`
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file to encode."""
+class Kind(IntEnum):
+    """What a member is."""
 
-    name: str  # in the archive, with "/" between folders
-    kind: Kind
-    path: Path
-
-    def open(self) -> BinaryIO:
-        if str(self.path) == STANDARD:
-            return sys.stdin.buffer
-        return open_binary(self.path, "text")
-
-    def documents(self) -> Iterator[bytes]:
-        """The file's documents. Raises FormatError where it cannot be read or is not what its name says."""
-        if self.kind == "folder":
-            return
-        stream = self.open()
-        with nullcontext() if stream is sys.stdin.buffer else stream:
-            yield from read_lines(stream, str(self.path)) if self.kind == "jsonl" else pieces(stream)
+    FILE = 0
+    JSON_LINES = 1
+    FOLDER = 2
+    LINK = 3
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive."""
+    """A file, a part of one, a folder or a link in an archive."""
 
-    name: str
-    kind: Kind
-    documents: int
+    name: str  # with "/" between folders; bytes that are no UTF-8 as surrogates (`os.fsdecode`)
+    kind: Kind = Kind.FILE
+    size: int = 0  # bytes when restored
+    mode: int | None = None  # permission bits
+    mtime: int | None = None  # nanoseconds since 1970
+    documents: int = 0  # records with texts of JSON Lines
+    target: str = ""  # of a link
+    back: int = 0  # the file has the bytes of the one that begins so many members before, unless 0
+    more: bool = False  # goes on with the file before
 
 
-def find_sources(inputs: Sequence[Path], target: Path) -> tuple[list[Source], bool]:
-    """The files that `inputs` stand for, and whether they make a tree.
+def write_members(members: Sequence[Member]) -> bytes:
+    """Write what an archive says of its members, without their number."""
+    parts = []
+    for n, member in enumerate(members):
+        mode = _MODES.index(member.mode) if member.mode in _MODES else _OTHER_MODE
+        rest = member.kind == Kind.FILE and n == len(members) - 1 and not member.back
+        flags = member.kind | mode << 2 | (_TIMED if member.mtime is not None else 0) | (_REST if rest else 0)
+        flags |= (_COPY if member.back else 0) | (_MORE if member.more else 0)
+        parts.append(bytes([flags]))
+        if not member.more:
+            parts.append(_write_name(member.name))
+        if mode == _OTHER_MODE:
+            parts.append(varint(member.mode or 0))
+        if member.mtime is not None:
+            parts.append(_MTIME.pack(member.mtime))
+        if member.back:
+            parts.append(varint(member.back))
+        elif member.kind in (Kind.FILE, Kind.JSON_LINES) and not rest:
+            parts.append(varint(member.size))
+        if member.kind == Kind.JSON_LINES:
+            parts.append(varint(member.documents))
+        if member.kind == Kind.LINK:
+            parts.append(_write_name(member.target))
+    return b"".join(parts)
 
-    An input that ends in `.jsonl` is read by lines, `-` is standard input, and a folder stands for all files below it,
-    which are plain files whatever they are called, so that they come back to the byte. Their names are relative to it.
+
+def _write_name(name: str) -> bytes:
+    data = os.fsencode(name)
+    return varint(len(data)) + data
+
+
+def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[Member]:
+    """Read `count` members of records with so many original bytes each.
 
     Raises:
-        FormatError: something else than files and folders, a link that leads out of its folder, two equal names, or
-            a folder in which the archive `target` is.
+        FormatError: what follows is no list of members, the members do not fit the records, or a name is refused by
+            `check_names`.
     """
-    sources: list[Source] = []
-    for path in inputs:
-        if path.is_dir():
-            if target.resolve().is_relative_to(path.resolve()):
-                raise FormatError(f"{target}: is in {path}, which is to be encoded; pass an output elsewhere")
-            sources += _below(path, path.resolve(), "")
-        else:
-            name = "stdin" if str(path) == STANDARD else path.name
-            sources.append(Source(name, "jsonl" if path.suffix == ".jsonl" else "file", path))
-    check_names([source.name for source in sources])
-    return sources, len(inputs) != 1 or inputs[0].is_dir()
+    cursor = _Cursor(sizes)
+    members: list[Member] = []
+    first: int | None = None  # number of the member that a following one may go on with
+    totals: dict[int, int] = {}  # bytes of files by the numbers of their first members
+    for n in range(count):
+        flags = fields.take(1)[0]
+        kind, rest, copy, more = Kind(flags & 3), flags & _REST, flags & _COPY, flags & _MORE
+        if ((rest or copy) and kind != Kind.FILE) or (rest and (copy or n != count - 1)) or (more and first is None):
+            raise FormatError(f"archive: member {n} has flags {flags:#x}; the file is damaged")
+        name = members[first].name if more and first is not None else os.fsdecode(fields.take(fields.number()))
+        mode = fields.count(0o7777, "as a mode") if flags >> 2 & 3 == _OTHER_MODE else _MODES[flags >> 2 & 3]
+        mtime = _MTIME.unpack(fields.take(_MTIME.size))[0] if flags & _TIMED else None
+        size = documents = back = 0
+        target = ""
+        if copy:
+            back = fields.count(n, "members back")
+            if n - back not in totals or more:
+                raise FormatError(f"archive: member {name!r} is a copy of what is no file; the file is damaged")
+            size = totals[n - back]
+        elif kind in (Kind.FILE, Kind.JSON_LINES):
+            size = cursor.left if rest else fields.count(_MOST_BYTES, f"bytes of {name!r}")
+        if kind == Kind.JSON_LINES:
+            documents = fields.count(len(sizes), f"documents of {name!r}")
+        if kind == Kind.LINK:
+            target = os.fsdecode(fields.take(fields.number()))
+        member = Member(name, kind, size, mode, mtime, documents, target, back, bool(more))
+        cursor.take(member)
+        members.append(member)
+        if not more:
+            first = None if copy or kind in (Kind.FOLDER, Kind.LINK) else n
+        if first is not None:
+            totals[first] = totals.get(first, 0) + size
+    if members and cursor.left:
+        raise FormatError(f"archive: files that leave {cursor.left} bytes of its records; the file is damaged")
+    check_names([member for member in members if not member.more])
+    return members
 
 
-def _below(folder: Path, root: Path, prefix: str) -> list[Source]:
-    found: list[Source] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name)):
-        path, name = folder / entry.name, prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            found += _below(path, root, name + "/") or [Source(name, "folder", path)]
-        elif path.is_file() and path.resolve().is_relative_to(root):
-            found.append(Source(name, "file", path))
-        else:
-            raise FormatError(
-                f"{path}: neither a file nor a folder, or a link that leads to a folder or out of {root}; "
-                "remove it, or encode what it leads to"
-            )
-    return found
+class _Cursor:
+    """Where in the records the next member begins."""
+
+    def __init__(self, sizes: NDArray[np.int64]):
+        self._ends: NDArray[np.int64] = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        self.at = self.record = 0  # original bytes and whole records that have been taken
+
+    @property
+    def left(self) -> int:
+        """Original bytes that no member has taken."""
+        return int(self._ends[-1]) - self.at
+
+    def take(self, member: Member) -> None:
+        """Pass a member. Raises FormatError where the records do not have what it takes."""
+        if member.kind == Kind.JSON_LINES:
+            end = self.record + member.documents + 1
+            if end >= len(self._ends) or self._ends[self.record] != self.at:
+                raise FormatError(f"archive: member {member.name!r} does not have whole records; the file is damaged")
+            self.record, self.at = end, int(self._ends[end])
+        elif member.kind == Kind.FILE and not member.back:
+            if member.size > self.left:
+                raise FormatError(
+                    f"archive: member {member.name!r} has {member.size} bytes, its records {self.left}; "
+                    "the file is damaged"
+                )
+            self.at += member.size
+            self.record = max(self.record, int(np.searchsorted(self._ends, self.at)))
 
 
-def total_bytes(sources: Sequence[Source]) -> int | None:
-    """Bytes of all files, None where standard input is one of them."""
-    if any(str(source.path) == STANDARD for source in sources):
-        return None
-    return sum(source.path.stat().st_size for source in sources if source.path.is_file())
+@dataclass(frozen=True)
+class Part:
+    """A member of a file, and where it is."""
+
+    member: Member
+    begin: int  # offset in the original bytes of all records
+    record: int  # the first of JSON Lines
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raises FormatError for names that could leave a folder, that no file can have, or that are the same twice."""
+@dataclass(frozen=True)
+class Entry:
+    """A file, folder or link with all its parts; those of a copy are the parts of what it copies."""
+
+    member: Member  # the first, which has name, mode and time
+    size: int
+    parts: tuple[Part, ...]
+
+
+def entries(members: Sequence[Member], sizes: NDArray[np.int64]) -> list[Entry]:
+    """Group members that `read_members` has checked by the files that they make up."""
+    cursor, groups = _Cursor(sizes), []
+    copied: dict[int, list[Part]] = {}
+    for n, member in enumerate(members):
+        if member.back:
+            groups.append((member, copied[n - member.back]))
+        elif not member.more:
+            copied[n] = []
+            groups.append((member, copied[n]))
+        if member.kind in (Kind.FILE, Kind.JSON_LINES) and not member.back:
+            groups[-1][1].append(Part(member, cursor.at, cursor.record))
+        cursor.take(member)
+    return [Entry(member, sum(part.member.size for part in parts), tuple(parts)) for member, parts in groups]
+
+
+def is_tree(members: Sequence[Member]) -> bool:
+    """Whether an archive is restored to a folder: not that of a single file."""
+    return len([m for m in members if not m.more]) != 1 or members[0].kind in (Kind.FOLDER, Kind.LINK)
+
+
+def check_names(members: Iterable[Member]) -> None:
+    """Check that the names of members can stand beside each other below one folder.
+
+    Raises:
+        FormatError: a name is absolute, has `..`, can be no file's on some system, is there twice, or is below a name
+            that is no folder.
+    """
+    members = list(members)
     folders: set[str] = set()
-    for name in names:
-        parts = name.split("/")
-        if {"", ".", ".."} & set(parts) or "\0" in name or not _encodable(name):
-            raise FormatError(f"file name {name!r}: expected a relative path without `..`; the archive is hostile")
+    for member in members:
+        parts = member.name.split("/")
+        if member.name == ROOT and member.kind == Kind.FOLDER:
+            continue
+        if {"", ".", ".."} & set(parts) or "\0" in member.name or not _portable(member.name):
+            raise FormatError(
+                f"file name {member.name!r}: expected a relative path without `..`, drive or backslash; "
+                "the archive is hostile"
+            )
         folders.update("/".join(parts[:n]) for n in range(1, len(parts)))
     seen: set[str] = set()
-    for name in names:
-        if name in seen or name in folders:
-            raise FormatError(f"file name {name!r}: there are two of it; encode them into archives of their own")
-        seen.add(name)
+    for member in members:
+        if member.name in seen or (member.name in folders and member.kind != Kind.FOLDER):
+            raise FormatError(f"file name {member.name!r}: there are two of it; encode them into archives of their own")
+        seen.add(member.name)
 
 
-def _encodable(name: str) -> bool:
+def _portable(name: str) -> bool:
+    """Whether a name is a relative path here: on Windows a backslash separates folders and a colon names a drive."""
+    if os.name == "nt" and set('\\:*?"<>|') & set(name):
+        return False
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
         return False
     return True
-
-
-def write_metadata(members: Sequence[Member], tree: bool) -> dict[str, Any]:
-    """The metadata of an archive of these files."""
-    return {"tree": tree, "files": [[member.name, member.kind, member.documents] for member in members]}
-
-
-def read_metadata(metadata: dict[str, Any], documents: int) -> tuple[list[Member], bool]:
-    """The files of an archive of so many documents, and whether they make a tree; the counterpart of `write_metadata`.
-
-    An archive that says nothing of files is one.
-
-    Raises:
-        FormatError: names that `check_names` refuses, or not what underpar writes.
-    """
-    if "files" not in metadata:
-        return [Member("documents", "file", documents)], False
-    try:
-        tree, members = metadata["tree"], [Member(*entry) for entry in metadata["files"]]
-        good = all(
-            type(m.name) is str and m.kind in get_args(Kind) and type(m.documents) is int and m.documents >= 0
-            for m in members
-        )
-        if not good or type(tree) is not bool or (not tree and len(members) != 1):
-            raise ValueError("fields of wrong types")
-        total = sum(member.documents for member in members)
-        if total != documents:
-            raise ValueError(f"files of {total} documents in an archive of {documents}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"archive: its list of files is not what underpar writes ({error})") from error
-    check_names([member.name for member in members])
-    return members, tree
-
-
-class Reading:
-    """All documents of some files, and how many of them each file has had so far."""
-
-    def __init__(self, sources: Sequence[Source]):
-        self._sources = sources
-        self.members: list[Member] = []
-
-    def documents(self) -> Iterator[bytes]:
-        """One after the other; when they end, `members` is complete."""
-        for source in self._sources:
-            count = 0
-            for document in source.documents():
-                count += 1
-                yield document
-            self.members.append(Member(source.name, source.kind, count))
-
-
-def groups(documents: Iterator[bytes], limit: int) -> Iterator[list[bytes]]:
-    """`documents` in lists that end as soon as they have `limit` bytes."""
-    group: list[bytes] = []
-    size = 0
-    for document in documents:
-        group.append(document)
-        size += len(document)
-        if size >= limit:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group

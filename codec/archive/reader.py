@@ -1,49 +1,63 @@
-"""Read archives (`.upz`) document by document."""
+"""Read archives (`.upz`): documents by number, files by name and byte range, in any order."""
 
+import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from io import BytesIO
-from typing import Any, BinaryIO
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from codec.archive.format import (
-    Contents,
-    following_offset,
-    read_contents,
-    read_mode,
-    read_record,
-)
+import numpy as np
+
+from codec.archive.format import PACK_HASH, Chunk, Contents, Tag, embedded_pack, read_contents, read_record
+from codec.archive.json_lines import join
+from codec.archive.members import Entry, Kind, Part, entries, is_tree
 from codec.console import Advance, ignore_progress
 from codec.devices import group_bytes
+from codec.entropy.varint import Fields
 from codec.errors import DocumentError, FormatError, MismatchError
+from codec.files import open_binary
 from codec.pack.reader import Pack
-from codec.text.documents import MODELLED, STORED, read_stored
-from codec.text.open_coder import open_coder
+from codec.pack.reader import open as open_pack
+from codec.text.base import DocumentCoder
+from codec.text.open_coder import default_policy, open_coder
 from codec.text.policy import Policy
+from codec.text.stored import unstore
+
+if TYPE_CHECKING:
+    from codec.text.solid import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's lanes."""
+"""Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's slots."""
+
+_GROUP_TEXT = 1 << 26
+"""Original bytes that are in memory together at most, unless a single record has more."""
 
 
 def check_pack(contents: Contents, pack: Pack) -> None:
     """Raises MismatchError for an archive that was made with another pack."""
-    if contents.header["pack"] != pack.sha256:
+    wanted = contents.header.pack
+    if wanted is not None and wanted != bytes.fromhex(pack.sha256)[:PACK_HASH]:
         raise MismatchError(
-            f"archive: made with pack {contents.header['pack'][:16]}…, this is pack {pack.sha256[:16]}…; "
-            "pass the pack it was made with"
+            f"archive: made with pack {wanted.hex()}…, this is pack {pack.sha256[:16]}…; pass the pack it was made with"
         )
 
 
 class ArchiveReader:
-    """Reads an archive from a seekable stream.
+    """Reads an archive from a seekable stream; several threads may use it at once.
 
     Args:
-        stream: open for binary reading.
-        pack: the pack that the archive was made with.
+        stream: open for binary reading, or the path of a file.
+        pack: the pack that the archive was made with; not needed for one that holds the pack itself, or to look at what
+            does not need the model.
         device: where the model runs, as of `codec.devices.find_devices`.
+        most_bytes: that all files and documents may have together.
 
     Raises:
         MismatchError: made with another pack.
-        FormatError: not an archive, of a later version, truncated or damaged.
+        FormatError: not an archive, of a later version, truncated, damaged, or of over `most_bytes`.
 
     >>> import io
     >>> from pathlib import Path
@@ -54,22 +68,88 @@ class ArchiveReader:
     (3, [b'three', b'one'])
     """
 
-    def __init__(self, stream: BinaryIO, pack: Pack, device: str = "cpu"):
-        self._stream = stream
-        self._contents = read_contents(stream)
-        check_pack(self._contents, pack)
-        self.coder = open_coder(pack, self._contents.policy, device)
-        self._device = device
-        self.offsets, self.metadata = self._contents.offsets, self._contents.metadata
-        self.longest = self._contents.longest
+    def __init__(
+        self,
+        stream: BinaryIO | str | Path,
+        pack: Pack | None = None,
+        device: str = "cpu",
+        most_bytes: int | None = None,
+    ):
+        self._own = isinstance(stream, (str, Path))
+        self._stream = open_binary(stream, "archive") if isinstance(stream, (str, Path)) else stream
+        self._lock, self._device = RLock(), device
+        self.contents = read_contents(self._stream)
+        self.entries = entries(self.contents.members, self.contents.sizes)
+        if most_bytes is not None and self.total_bytes > most_bytes:
+            raise FormatError(f"archive: {self.total_bytes:,} bytes when restored, expected at most {most_bytes:,}")
+        if pack:
+            check_pack(self.contents, pack)
+        self._pack = pack
+        self._ends = np.cumsum(self.contents.sizes)
+        frames = [
+            part.record + part.member.documents for entry in self.entries for part in entry.parts if _is_lines(part)
+        ]
+        self._documents = np.delete(np.arange(len(self.contents.sizes)), frames)  # numbers of their records
+
+    @cached_property
+    def coder(self) -> DocumentCoder:
+        """What decodes records that need the model."""
+        if self.contents.header.pack is None:
+            raise FormatError("archive: a record needs a model, which the archive does not name; it is damaged")
+        return open_coder(self._opened(), self.policy, self._device)
+
+    @cached_property
+    def solid(self) -> "SolidCoder":
+        """What decodes blocks of solid streams; it has a model where the archive names a pack."""
+        from codec.text.blocks import open_blocks  # compiled code, which archives without blocks do without
+
+        if self.contents.header.pack is None:
+            return open_blocks()
+        return open_blocks(self._opened(), self.policy, self._device, self.coder)
+
+    def _opened(self) -> Pack:
+        """The pack that was given, or that the archive holds."""
+        if self._pack is None:
+            blob = embedded_pack(self._stream, self.contents)
+            if blob is None:
+                wanted = self.contents.header.pack or b""
+                raise MismatchError(f"archive: it needs the pack {wanted.hex()}…; pass that pack")
+            pack = open_pack(blob)
+            check_pack(self.contents, pack)
+            self._pack = pack
+        return self._pack
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files, or of all documents where there are no files."""
+        if self.entries:
+            return sum(entry.size for entry in self.entries)
+        return int(self.contents.sizes.sum())
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether the archive is restored to a folder."""
+        return bool(self.entries) and is_tree(self.contents.members)
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        """Documents: records that decode alone. A block of a solid stream is one of them."""
+        return len(self._documents)
+
+    def __enter__(self) -> "ArchiveReader":
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, if a path was given."""
+        if self._own:
+            self._stream.close()
 
     @property
     def policy(self) -> Policy:
         """Return how the archive was coded; an `ArchiveWriter` of this policy codes the same."""
-        return self._contents.policy
+        return self.contents.header.policy(default_policy(self._opened()).window)
 
     def decode(self, documents: Sequence[int] | None = None, advance: Advance = ignore_progress) -> list[bytes]:
         """The documents numbered `documents` (all of them where None), in that order; errors as of `iterate`."""
@@ -89,45 +169,170 @@ class ArchiveReader:
         for number in wanted:
             if not 0 <= number < len(self):
                 raise FormatError(f"document {number}: the archive holds documents 0 to {len(self) - 1}")
-        for group in self._groups(wanted):
+        return self.records([int(self._documents[number]) for number in wanted], advance)
+
+    def records(self, numbers: Sequence[int], advance: Advance = ignore_progress) -> Iterator[bytes]:
+        """The original bytes of records, frames of JSON Lines among them; otherwise as `iterate`."""
+        for group in self._groups(numbers):
             yield from self._decode(group, advance)
 
     def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """`wanted` cut where GROUP_BYTES of chunks are full."""
+        """`wanted` cut where GROUP_BYTES of chunks or _GROUP_TEXT of original bytes are full."""
         limit = group_bytes(GROUP_BYTES, self._device)
         group: list[int] = []
-        size = 0
+        size = text = 0
         for number in wanted:
             group.append(number)
-            size += following_offset(self._contents, number) - self.offsets[number]
-            if size >= limit:
+            size += int(self.contents.lengths[number])
+            text += int(self.contents.sizes[number])
+            if size >= limit or text >= _GROUP_TEXT:
                 yield group
-                group, size = [], 0
+                group, size, text = [], 0, 0
         if group:
             yield group
 
     def _decode(self, group: Sequence[int], advance: Advance) -> Iterator[bytes]:
-        records = {number: read_record(self._stream, self._contents, number) for number in sorted(set(group))}
-        modelled = {number: payload for number, (mode, _, payload) in records.items() if mode == MODELLED}
-        found: dict[int, bytes] = {}
-        for number, document in self.coder.decode(modelled, advance, self.longest) if modelled else ():
-            found[number] = document
-            _check(number, document, records[number][1])
+        with self._lock:
+            chunks = {number: self._chunk(number) for number in sorted(set(group))}
+            sources = {target for target, _ in chunks.values()}
+            found = self._modelled(dict(chunks.values()), sources, advance)
+            found |= self._blocks(dict(chunks.values()), advance)
         for number in group:
-            if number in found:
-                yield found[number]
+            target, chunk = chunks[number]
+            if target in found:
+                yield found[target]
                 continue
-            _, crc, payload = records[number]  # one at a time: few bytes may stand for a very long document
-            document = self._stored(number, payload)
-            _check(number, document, crc)
-            advance(len(payload))
+            document = self._plain(target, chunk)
+            _check(target, document, chunk.crc)
+            advance(len(chunk.payload))
             yield document
 
-    def _stored(self, number: int, payload: bytes) -> bytes:
+    def _chunk(self, number: int) -> tuple[int, Chunk]:
+        """The chunk that has a record's bytes, and its number: another one's where the record says that it is equal."""
+        chunk = read_record(self._stream, self.contents, number)
+        if chunk.tag != Tag.SAME:
+            return number, chunk
+        fields = Fields(chunk.payload, f"record {number}")
+        target = number - fields.count(number, "records back")
+        fields.end()
+        found = read_record(self._stream, self.contents, target)
+        sizes = self.contents.sizes
+        if found.tag == Tag.SAME or found.crc != chunk.crc or sizes[target] != sizes[number]:
+            raise FormatError(f"record {number}: record {target} does not equal it; the archive is damaged")
+        return target, found
+
+    def _modelled(self, chunks: Mapping[int, Chunk], sources: set[int], advance: Advance) -> dict[int, bytes]:
+        payloads = {n: chunks[n].payload for n in sorted(sources) if chunks[n].tag == Tag.MODELLED}
+        if not payloads:
+            return {}
+        sizes = {n: int(self.contents.sizes[n]) for n in payloads}
+        found: dict[int, bytes] = {}
+        for number, document in self.coder.decode(payloads, advance, sizes):
+            found[number] = document
+            _check(number, document, chunks[number].crc)
+        return found
+
+    def _blocks(self, chunks: Mapping[int, Chunk], advance: Advance) -> dict[int, bytes]:
+        sizes = self.contents.sizes
+        blocks = {n: (c.tag, c.payload, int(sizes[n])) for n, c in chunks.items() if c.tag in (Tag.MIXED, Tag.BYTES)}
+        if not blocks:
+            return {}
+        from codec.text.blocks import decode_blocks, open_blocks
+
+        needs_model = any(tag == Tag.MIXED for tag, _, _ in blocks.values())
+        found = dict(decode_blocks(self.solid if needs_model else open_blocks(), blocks, advance))
+        for number, data in found.items():
+            _check(number, data, chunks[number].crc)
+        return found
+
+    def _plain(self, number: int, chunk: Chunk) -> bytes:
         try:
-            return read_stored(payload, self.longest)
+            return unstore(chunk.payload, int(self.contents.sizes[number]))
         except FormatError as error:
             raise FormatError(f"document {number}: {error}") from error
+
+    def names(self) -> list[str]:
+        """Names of all files, in the archive's order."""
+        return [entry.member.name for entry in self.entries if entry.member.kind in (Kind.FILE, Kind.JSON_LINES)]
+
+    def find(self, name: str) -> Entry:
+        """The file of a name. Raises FormatError where there is none."""
+        for entry in self.entries:
+            if entry.member.name == name and entry.member.kind in (Kind.FILE, Kind.JSON_LINES):
+                return entry
+        raise FormatError(f"file {name!r}: the archive has no such file; `underpar decode --list` names those it has")
+
+    def open(self, name: str) -> "io.BufferedReader":
+        """Open a file of the archive for reading and seeking; only the records that are read are decoded.
+
+        Raises:
+            FormatError: there is no such file.
+        """
+        return io.BufferedReader(_FileInArchive(self, self.find(name)), 1 << 16)
+
+    def block(self, part: Part, offset: int, count: int) -> tuple[int, bytes]:
+        """(begin, bytes) of whole records of a part of a file, with `count` bytes from `offset` where it has them.
+
+        Raises:
+            FormatError, DocumentError: as `iterate` does.
+        """
+        if _is_lines(part):
+            *texts, frame = self.records(range(part.record, part.record + part.member.documents + 1))
+            return 0, b"".join(join(iter(texts), frame, part.member.size))
+        ends, sizes = self._ends, self.contents.sizes
+        first = int(np.searchsorted(ends, part.begin + offset, "right"))
+        last = int(np.searchsorted(ends, part.begin + min(offset + count, part.member.size)))
+        begin = int(ends[first] - sizes[first]) - part.begin
+        data = b"".join(self.records(range(first, last + 1)))
+        return max(0, begin), data[max(0, -begin) :][: part.member.size - max(0, begin)]
+
+
+def _is_lines(part: Part) -> bool:
+    return part.member.kind == Kind.JSON_LINES
+
+
+class _FileInArchive(io.RawIOBase):
+    """A file of an archive; the records that were read last are kept."""
+
+    def __init__(self, reader: ArchiveReader, entry: Entry):
+        self._reader, self._entry, self._at = reader, entry, 0
+        self._begin, self._block = 0, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset, as files do."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._entry.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"offset {base + offset}: expected at least 0")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as the records go that the offset is in."""
+        if not self._begin <= self._at < self._begin + len(self._block):
+            self._begin, self._block = self._read_block(len(buffer))
+        start = self._at - self._begin
+        data = self._block[start : start + len(buffer)]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _read_block(self, count: int) -> tuple[int, bytes]:
+        begin = 0
+        for part in self._entry.parts:
+            if begin <= self._at < begin + part.member.size:
+                at, data = self._reader.block(part, self._at - begin, count)
+                return begin + at, data
+            begin += part.member.size
+        return self._at, b""
 
 
 def _check(number: int, document: bytes, crc: int) -> None:
@@ -161,12 +366,19 @@ def describe(archive: bytes | BinaryIO) -> dict[str, Any]:
     """What an archive says of itself, without its pack. Raises FormatError as `ArchiveReader` does."""
     stream = BytesIO(archive) if isinstance(archive, bytes) else archive
     contents = read_contents(stream)
-    modes = [read_mode(stream, offset) for offset in contents.offsets]
+    tags = [read_record(stream, contents, n).tag for n in range(len(contents.sizes))]
+    header = contents.header
+    files = [
+        {"name": entry.member.name, "kind": entry.member.kind.name.lower(), "bytes": entry.size}
+        for entry in entries(contents.members, contents.sizes)
+    ]
     return {
         "archive_bytes": stream.seek(0, 2),
-        "documents": len(contents.offsets),
-        "modelled": modes.count(MODELLED),
-        "stored": modes.count(STORED),
-        **contents.header,
-        "metadata": contents.metadata,
+        "documents": len(tags),
+        "text_bytes": int(contents.sizes.sum()),
+        **{tag.name.lower(): tags.count(tag) for tag in (Tag.MODELLED, Tag.STORED, Tag.SAME, Tag.MIXED, Tag.BYTES)},
+        "pack": header.pack.hex() if header.pack else None,
+        "window": header.window,
+        "adaptation": header.adaptation.value,
+        "files": files,
     }

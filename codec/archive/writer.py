@@ -1,24 +1,105 @@
-"""Write archives (`.upz`) document by document."""
+"""Write archives (`.upz`) record by record."""
 
+import zlib
+from array import array
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from codec.archive.format import (
+    PACK_HASH,
+    Contents,
+    Header,
+    Index,
+    Tag,
+    read_contents,
     write_chunk,
     write_footer,
     write_header,
 )
-from codec.archive.reader import ArchiveReader
+from codec.archive.members import Member
+from codec.archive.reader import check_pack
 from codec.console import Advance, ignore_progress
+from codec.errors import MismatchError
 from codec.pack.reader import Pack
+from codec.text.base import DocumentCoder
 from codec.text.documents import Record
 from codec.text.open_coder import default_policy, open_coder
 from codec.text.policy import Adaptation, Policy
 
+_NEEDS_MODEL = (Tag.MODELLED, Tag.MIXED)
+
+
+def header_of(pack: Pack, policy: Policy) -> Header:
+    """What an archive says of the model it is made with."""
+    window = policy.window if policy.window != default_policy(pack).window else None
+    return Header(bytes.fromhex(pack.sha256)[:PACK_HASH], policy.adaptation, window)
+
+
+class ChunkWriter:
+    """Header, records and footer onto a stream that need not seek.
+
+    The header is written with the first record, and names the model only if that record needs the model. Where a later
+    record is the first to need it, the footer names it.
+
+    Args:
+        stream: open for binary writing, at the end of `before` where that is given.
+        header: what the archive says if any record needs the model.
+        before: contents of the archive that records are added to.
+    """
+
+    def __init__(self, stream: BinaryIO, header: Header, before: Contents | None = None):
+        self._stream, self._model = stream, header
+        self._opening = before.opening if before else None
+        self._header = before.header if before else Header()
+        self._lengths = array("q", before.lengths if before else [])
+        self._sizes = array("q", before.sizes if before else [])
+        self._gaps = list(before.gaps) if before else []
+        self.framing_bytes = 0
+
+    def gap(self, size: int) -> None:
+        """Say that `size` bytes stand before the next record which are no record: the footer that is replaced."""
+        self._gaps.append((len(self._sizes), size))
+
+    def add(self, record: Record) -> None:
+        """Write a record."""
+        if record.mode in _NEEDS_MODEL:
+            self._header = self._model
+        self._open()
+        chunk = write_chunk(Tag(record.mode), record.crc, record.payload)
+        self._stream.write(chunk)
+        self.framing_bytes += len(chunk) - len(record.payload)
+        self._lengths.append(len(chunk))
+        self._sizes.append(record.text_bytes)
+
+    def add_pack(self, blob: bytes) -> None:
+        """Write the pack itself, so that a decoder needs nothing else."""
+        self._header = self._model
+        self._open()
+        chunk = write_chunk(Tag.PACK, zlib.crc32(blob), blob)
+        self._stream.write(chunk)
+        self.gap(len(chunk))
+
+    def close(self, members: Sequence[Member]) -> None:
+        """Write the footer."""
+        opening = self._open()
+        lengths, sizes = np.array(self._lengths, np.int64), np.array(self._sizes, np.int64)
+        footer = write_footer(Index(opening, self._header, lengths, sizes, list(members), self._gaps))
+        self._stream.write(footer)
+        self.framing_bytes += len(footer)
+        self._stream.flush()
+
+    def _open(self) -> Header:
+        if self._opening is None:
+            self._opening = self._header
+            self.framing_bytes += self._stream.write(write_header(self._opening))
+        return self._opening
+
 
 class ArchiveWriter:
-    """Writes an archive to a stream.
+    """Writes an archive to a stream, each document on its own.
 
     Args:
         stream: open for binary writing; for `append` also readable and seekable.
@@ -49,26 +130,23 @@ class ArchiveWriter:
     def __init__(
         self, stream: BinaryIO, pack: Pack, policy: Policy | None = None, device: str = "cpu", append: bool = False
     ):
-        self._stream = stream
-        self._offsets: list[int] = []
-        self._longest = 0
-        self.metadata: dict[str, Any] = {}
-        self.framing_bytes = 0
+        before = None
         if append:
-            reader = ArchiveReader(stream, pack, device)
-            self.coder, self._offsets, self.metadata = reader.coder, reader.offsets, reader.metadata
-            self._longest = reader.longest
-            self._position = stream.seek(0, 2)
-            return
+            before = read_contents(stream)
+            check_pack(before, pack)
+            if before.header.pack is not None:
+                policy = before.header.policy(default_policy(pack).window)
         policy = policy or default_policy(pack)
-        self.coder = open_coder(pack, policy, device)
-        self._position = 0
-        self._write(write_header(pack.sha256, policy))
+        self.coder: DocumentCoder = open_coder(pack, policy, device)
+        self._chunks = ChunkWriter(stream, header_of(pack, policy), before)
+        self._members = before.members if before else []
+        if before:
+            self._chunks.gap(stream.seek(0, 2) - before.end)
 
-    def _write(self, data: bytes, payload: int = 0) -> None:
-        self._stream.write(data)
-        self._position += len(data)
-        self.framing_bytes += len(data) - payload
+    @property
+    def framing_bytes(self) -> int:
+        """Bytes that have been written beside payloads."""
+        return self._chunks.framing_bytes
 
     def append(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
@@ -77,20 +155,22 @@ class ArchiveWriter:
 
         Args:
             documents: any bytes, empty ones too.
-            model_only: never store a document under zstandard instead.
+            model_only: never store a document under a general compressor instead.
             advance: told bytes of text.
+
+        Raises:
+            MismatchError: the archive has files, to which documents cannot be added (`codec.archive.encode_files`).
         """
+        if documents and self._members:
+            raise MismatchError("archive: it holds files; add files to it, or documents to an archive of their own")
         records = self.coder.encode(documents, model_only, advance)
         for record in records:
-            self._offsets.append(self._position)
-            self._longest = max(self._longest, record.text_bytes)
-            self._write(write_chunk(record.mode, record.crc, record.payload), len(record.payload))
+            self._chunks.add(record)
         return records
 
     def close(self) -> None:
         """Write the footer."""
-        self._write(write_footer(self._offsets, self._longest, self.metadata))
-        self._stream.flush()
+        self._chunks.close(self._members)
 
     def __enter__(self) -> "ArchiveWriter":
         return self

@@ -1,1 +1,1 @@
-"""Compute the reference's integers fast."""
+"""Compute the integers of the reference fast, on processors and GPUs."""

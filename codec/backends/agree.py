@@ -9,36 +9,48 @@ from numpy.typing import NDArray
 
 from codec.entropy import range_coder
 from codec.exact.backend import Backend, Decoder, Integers
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.model.config import AnyConfig
 from codec.numerics.widths import total_bits
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The inputs of a comparison, in tokens; a model's window bounds `rows` and `windows`."""
+    """The inputs of a comparison, in tokens. `rows` and `windows` are cut to the model's window."""
 
-    rows: tuple[int, ...]  # whole windows that are scored together
-    documents: tuple[int, ...]  # scored in chunks and decoded in two slots, the longest first
-    windows: tuple[int, ...]  # that tokens of the documents see
-    chunk: int  # tokens of a document that are scored at once
+    rows: tuple[int, ...]  # lengths of sequences that are scored in one batch
+    documents: tuple[
+        int, ...
+    ]  # lengths of documents, the longest first, for chunked prefill and for two decoding slots
+    windows: tuple[int, ...]  # window lengths for the documents
+    chunk: int  # tokens of a chunk
 
 
 TRIALS = {
-    "cpu": Trial((141, 140, 65, 64, 63, 7, 1), (331, 331, 77), (150, 48), BAND_UNIT),
-    "cuda": Trial((141, 65, 64, 1, *[100] * 45), (331, 331, 77), (200, 48), BAND_UNIT),
+    "cpu": Trial((141, 140, 65, 64, 63, 7, 1), (331, 331, 77), (150, 48), CHUNK_UNIT),
+    "cuda": Trial((141, 65, 64, 1, *[100] * 45), (331, 331, 77), (200, 48), CHUNK_UNIT),
 }
-"""On a processor a block of keys has 64 places and a job 256 tokens: windows of three blocks, odd and even; rings of
-256 and 128 places for chunks and of 192 and 64 for slots, which documents of 331 tokens go round more than once. On a
-GPU a page of the cache has 128 places: two pages and one, both gone round, and rows for the kernels of large batches.
+"""Lengths chosen to reach every path of the kernels.
+
+On a processor, a block of keys has 64 positions, and a thread's job has 256 tokens. Sequences have up to three
+blocks, and odd and even lengths. Rings have 256 and 128 positions for chunks, 192 and 64 for decoding
+slots; documents of 331 tokens wrap around each ring. On a GPU, a page of the KV cache has 128 positions. Windows take
+two pages and one, and wrap around both. The many rows of 100 tokens reach the kernels for large batches.
 """
 
 
 def agree(fast: Backend, reference: Backend, config: AnyConfig, trial: Trial) -> bool:
-    """Return whether a backend scores windows and documents as the reference does, and decodes the documents."""
+    """Return true if a backend gives the reference's intervals for sequences and documents, and decodes the documents.
+
+    Args:
+        fast: the backend under test.
+        reference: the reference for the same weights.
+        config: the model's shape.
+        trial: the inputs.
+    """
     generator = np.random.default_rng(0)
     documents = [_tokens(generator, length, config.vocab_size) for length in trial.documents]
-    documents[0] %= 5  # so that recall has much to find
+    documents[0] %= 5  # few different tokens, so that the match model has many matches
     for document in documents:
         document[document == config.end] = (config.end + 2) % config.vocab_size
         document[0], document[-1] = config.begin, config.end
@@ -52,7 +64,7 @@ def agree(fast: Backend, reference: Backend, config: AnyConfig, trial: Trial) ->
     rows[0] %= 5
     targets = [row[1:] if n % 2 == 0 else row[1 + len(row) // 3 :] for n, row in enumerate(rows)]
     one, other = (backend.score([row[:-1] for row in rows], targets)[:2] for backend in (fast, reference))
-    return np.array_equal(one, other) and _sums_agree(fast, reference, documents[0][: 3 * BAND_UNIT], config)
+    return np.array_equal(one, other) and _sums_agree(fast, reference, documents[0][: 3 * CHUNK_UNIT], config)
 
 
 def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: AnyConfig) -> bool:
@@ -65,7 +77,7 @@ def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: A
     found = []
     for backend in (fast, reference):
         past = backend.past(1, window)
-        chunks = [document[at : at + BAND_UNIT] for at in range(0, len(document), BAND_UNIT)]
+        chunks = [document[at : at + CHUNK_UNIT] for at in range(0, len(document), CHUNK_UNIT)]
         found.append(np.concatenate([backend.ordered_sums([chunk], order, past)() for chunk in chunks]))
     if not np.array_equal(found[0], found[1]):
         return False
@@ -82,7 +94,7 @@ def _tokens(generator: np.random.Generator, length: int, vocabulary: int) -> Int
 
 
 def _in_chunks(backend: Backend, documents: Sequence[Integers], window: int, chunk: int) -> list[Integers]:
-    """(start, frequency) int64 [2, T - 1] of each document [T], the longest first, scored in chunks of some tokens."""
+    """Score documents [T], the longest first, in chunks: (start, frequency) int64 [2, T - 1] of each document."""
     longest = len(documents[0])
     memory, past = backend.memory(len(documents), longest), backend.past(len(documents), window)
     parts: list[list[NDArray[np.float64]]] = [[] for _ in documents]
@@ -97,16 +109,16 @@ def _in_chunks(backend: Backend, documents: Sequence[Integers], window: int, chu
 
 def _width(config: AnyConfig, window: int) -> int:
     """Return the window that tokens see; where documents begin anew behind each, a GPU takes whole chunks only."""
-    return min(-(-window // BAND_UNIT) * BAND_UNIT if config.restarts else window, config.window)
+    return min(-(-window // CHUNK_UNIT) * CHUNK_UNIT if config.restarts else window, config.window)
 
 
 def _decodes(
     backend: Backend, documents: Sequence[Integers], intervals: Sequence[Integers], window: int, bits: int
 ) -> bool:
-    """Return whether two slots decode the documents from streams of these intervals of 2^bits.
+    """Return true if two decoding slots decode the documents from streams of these intervals of 2^bits.
 
-    The longest and the shortest document begin; the slot of the shortest takes the others in turn, and is all that is
-    left in the end, for which a GPU captures its steps anew.
+    The longest and the shortest document begin. The slot of the shortest document then takes the other documents in
+    turn. In the end only one slot is left, so that a GPU has to capture its steps again.
     """
     payloads = []
     for starts, shares in intervals:
@@ -134,7 +146,7 @@ def _decodes(
 
 
 def _steps(decoder: Decoder, documents: Sequence[Integers], done: list[int]) -> bool:
-    """Launch the decoder once and return whether each slot goes on with its document; counts tokens in `done`."""
+    """Launch the decoder once, count new tokens in `done`, and return true if every slot decoded the right tokens."""
     found = decoder.launch()()[0]
     for slot, document in enumerate(documents):
         symbols = found[:, slot][found[:, slot] >= 0]

@@ -1,8 +1,8 @@
-"""Choose who computes a model: compiled loops on a processor, Triton kernels on a GPU, or the reference on torch.
+"""Choose the backend of a model: compiled loops on a processor, Triton kernels on a GPU, or the reference on torch.
 
-All give the same integers. A compiled backend is compared with the reference (`codec.backends.agree`) before it is
-used, once for each model and machine: the verdict is kept under a key of all that could change it. Where a verdict is
-kept, a processor codes without importing torch.
+All backends give the same integers. A compiled backend is compared with the reference (`codec.backends.agree`) before
+the backend is used, once for each model and machine. The verdict is kept in a cache, whose key has every fact that
+could change the verdict. With a verdict in the cache, a processor codes without importing torch.
 """
 
 import hashlib
@@ -20,16 +20,18 @@ from codec.exact.backend import Backend
 from codec.exact.families.weights import AnyWeights, TransformerWeights
 from codec.exact.recall import Recall
 
-_GPU_VARIABLES = ("TRITON_", "CUBLAS_", "NVIDIA_TF32")  # beginnings of names of variables that change what a GPU does
+_GPU_VARIABLES = ("TRITON_", "CUBLAS_", "NVIDIA_TF32")  # prefixes of environment variables that change a GPU's results
 
 
 def make_backend(weights: AnyWeights, device: str = "cpu", recall: Recall | None = None) -> Backend:
-    """Return the fastest backend that agrees with the reference; a note on stderr says if it is the slow one, and why.
+    """Return the fastest backend that agrees with the reference.
+
+    If the only such backend is the reference, a note on stderr says that the model runs slowly, and why.
 
     Args:
-        weights: the model's.
+        weights: the model's weights.
         device: cpu, or cuda for torch's current GPU.
-        recall: with which slots remember the tokens of their document.
+        recall: the tables of the match model, or None for a pack without a match model.
     """
     try:
         fast = _fast_backend(weights, device, recall)
@@ -46,16 +48,21 @@ def make_backend(weights: AnyWeights, device: str = "cpu", recall: Recall | None
 
 
 def _fast_backend(weights: AnyWeights, device: str, recall: Recall | None) -> Backend:
-    """Return compiled kernels for a device. Raises UnsupportedError where there are none, or not for this model."""
-    # These compile or load kernels, which no other device needs.
+    """Return the compiled backend of a device.
+
+    Imports are inside because they compile kernels, which no other device needs.
+
+    Raises:
+        UnsupportedError: the device has no compiled kernels, or the kernels do not compute this model.
+    """
     if device == "cpu":
         if isinstance(weights, TransformerWeights):
             from codec.backends.cpu.transformer import CpuTransformer
 
             return CpuTransformer(weights, recall)
-        from codec.backends.cpu.backend import CpuModel
+        from codec.backends.cpu.backend import CpuBackend
 
-        return CpuModel(weights, recall)
+        return CpuBackend(weights, recall)
     if device == "cuda" and find_spec("triton"):
         if isinstance(weights, TransformerWeights):
             from codec.backends.cuda.families.network import CudaTransformer
@@ -70,7 +77,7 @@ def _fast_backend(weights: AnyWeights, device: str, recall: Recall | None) -> Ba
 
 
 def _reference(weights: AnyWeights, device: str, recall: Recall | None) -> Backend:
-    # torch, which takes longer to import than a short text to code
+    # torch takes longer to import than a short text to code
     from codec.exact.families.transformer import exact_model
     from codec.exact.reference import TorchBackend
 
@@ -78,7 +85,7 @@ def _reference(weights: AnyWeights, device: str, recall: Recall | None) -> Backe
 
 
 def _agrees(fast: Backend, weights: AnyWeights, device: str, recall: Recall | None) -> bool:
-    """Return the verdict of the self-test, kept from an earlier process where nothing that matters has changed."""
+    """Return the verdict of the self-test, from the cache if an earlier process has tested under the same key."""
 
     def compare() -> bytes:
         from codec.backends.agree import TRIALS, agree
@@ -93,9 +100,9 @@ def _agrees(fast: Backend, weights: AnyWeights, device: str, recall: Recall | No
 
 
 def machine(device: str) -> Mapping[str, Any]:
-    """Return what decides how this machine computes on a device, beside the sources (`codec.cache.source_hash`).
+    """Return the facts, beside the sources (`codec.cache.source_hash`), that decide how a device computes.
 
-    The processor's name and features are those that numba compiles for, which its variables may change.
+    The processor's name and features are those that numba compiles for; numba's environment variables can change both.
     """
     from numba.core.registry import cpu_target
 
@@ -122,7 +129,7 @@ def _version(name: str) -> str | None:
 
 
 def _driver() -> str:
-    """Return the version of the GPU's driver, as the kernel module says it; empty where there is no such file."""
+    """Return the version of the GPU's driver from the kernel module's file; empty if the file does not exist."""
     from pathlib import Path
 
     path = Path("/proc/driver/nvidia/version")

@@ -2,10 +2,10 @@
 
 import typer
 
-from codec.cli import pack, text
+from codec.cli import decode, encode, pack
 
 
 def register(app: typer.Typer) -> None:
-    """Add `pack`, `unpack`, `inspect`, `encode` and `decode` to `app`."""
-    for command in (pack.pack, pack.unpack, pack.inspect, text.encode, text.decode):
+    """Add `pack`, `unpack`, `inspect`, `encode`, `decode` and `salvage` to `app`."""
+    for command in (pack.pack, pack.unpack, pack.inspect, encode.encode, decode.decode, decode.salvage):
         app.command()(command)

@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     from codec.pack.reader import Pack
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Model = Annotated[Path, typer.Option("--model", "-m", help="The pack whose model codes the text.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="The pack whose model codes the text: a name of the store, or a file; or none."),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that are there.")]
+Remove = Annotated[bool, typer.Option("--rm", help="Remove the inputs when the outputs are whole.")]
+Stdout = Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard output.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", "-T", min=1, help="Threads of the processor; by default all.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what becomes of each input.")]
 Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]
 Device = Annotated[
     str,
@@ -19,17 +30,29 @@ Device = Annotated[
 ]
 
 
-def open_pack(path: Path) -> "Pack":
-    """The pack in a file. Raises FormatError that names the file."""
+def open_pack(path: str | Path) -> "Pack":
+    """Open the pack of a name in the store, or in a file. Raises FormatError that names the file."""
     import codec
     from codec.files import read_bytes
+    from codec.pack import store
 
-    return codec.open(read_bytes(path, "pack"))
+    return codec.open(read_bytes(store.find(path, store.FOLDERS), "pack"))
 
 
 def check_device(device: str) -> str:
-    """`device` if this machine has it. Raises CodecError otherwise."""
+    """Return `device` if this machine has it. Raises CodecError otherwise."""
     from codec.devices import find_devices
 
     find_devices(device)
     return device
+
+
+def set_threads(count: int | None) -> None:
+    """Let work on a processor use so many threads; where None, what `codec.devices.compute_threads` says."""
+    import os
+    import sys
+
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(count)

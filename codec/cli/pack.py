@@ -25,10 +25,11 @@ def pack(
     import time
 
     import codec
-    from codec.files import atomic_write
+    from codec.files import atomic_write, check_output
     from codec.model.checkpoint import load_checkpoint
     from codec.quantization.calibration import FILE, load_calibration
 
+    check_output(output, [checkpoint, *([tokenizer] if tokenizer else [])])
     begin = time.perf_counter()
     loaded = load_checkpoint(checkpoint, tokenizer)
     beside = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
@@ -59,12 +60,14 @@ def unpack(
     """Write the weights of a pack as safetensors, and its tokenizer beside them."""
     from safetensors.torch import save
 
-    from codec.files import atomic_write
+    from codec.files import atomic_write, check_output
     from codec.model.banks import to_challenge
     from codec.model.checkpoint import TOKENIZER
     from codec.model.families.folder import save_folder
     from codec.model.transformer import TransformerConfig
 
+    check_output(output, [file])
+    check_output(output.parent / TOKENIZER, [file])
     opened = open_pack(file)
     if isinstance(opened.config, TransformerConfig):
         save_folder(output, opened.state_dict(), opened.config, opened.tokenizer)

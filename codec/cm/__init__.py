@@ -7,6 +7,6 @@ Two ways in:
   `new_tokens(size)`, `encode_tokens(...)`, `decode_token(...)`, with `codec.cm.vocabulary.sort(token_bytes)`.
 
 The other modules, lowest first: `compiled` (how), `vectors` (of integers), `tables` (odds), `slots` (hashed histories),
-`state` (a stream's arrays), `match` (long repeats), `contexts` (hashes of the text before), `mixer` (weights, probability
-maps), `predictor` (one decision). All compute with integers, so every machine has the same.
+`state` (a stream's arrays), `match` (long repeats), `contexts` (hashes of the text before), `mixer` (weights,
+probability maps), `predictor` (one decision). All compute with integers, so every machine has the same.
 """

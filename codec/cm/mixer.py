@@ -38,7 +38,8 @@ def mix(s):
         x[j] = 0
     total = 0
     for m in range(SELECTORS):
-        own = min(max((dot(s.weights, s.sets[m] * INPUTS, x, vectors) + 32768) >> 16, -LIMIT), LIMIT)
+        product = dot(s.weights, s.sets[m] * INPUTS, x, vectors)  # type: ignore[call-arg]
+        own = min(max((product + 32768) >> 16, -LIMIT), LIMIT)
         s.sums[m] = own
         total += own * s.final[row, m]
     total = min(max((total + 32768) >> 16, -LIMIT), LIMIT)
@@ -65,6 +66,6 @@ def correct(s, bit):
     for m in range(SELECTORS):
         s.final[row, m] += np.int32((s.sums[m] * error + (1 << (_FINAL_STEP - 1))) >> _FINAL_STEP)
         own = (goal - np.int64(SQUASH[s.sums[m] + LIMIT])) * rate
-        move(s.weights, s.sets[m] * INPUTS, x, vectors, (own + 32) >> 6)
+        move(s.weights, s.sets[m] * INPUTS, x, vectors, (own + 32) >> 6)  # type: ignore[call-arg]
     for i in range(2):
         learn_map(s.refined, r[REFINED + i], bit, _REMEMBERED)

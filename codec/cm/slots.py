@@ -49,7 +49,7 @@ def find(nodes, hashed):
         found = np.int64(nodes[base])
         if found == check:
             return base
-        worth = (np.int64(nodes[base + 1]) >> 8) & 255 if found else -1
+        worth = int((np.int64(nodes[base + 1]) >> 8) & 255) if found else -1
         if worth < least:
             best, least = base, worth
     nodes[best] = np.uint32(check)

@@ -114,7 +114,7 @@ def new_stream(size: int, record: int = 0, modelled: bool = False) -> Stream:
 
 def copy(stream: Stream) -> Stream:
     """A stream that goes on from where another is."""
-    return Stream(*(part.copy() for part in stream))
+    return Stream._make(part.copy() for part in stream)
 
 
 def _first_maps(knots: NDArray[np.int64]) -> NDArray[np.uint32]:

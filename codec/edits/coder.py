@@ -27,6 +27,7 @@ from codec.errors import FormatError
 
 __all__ = ["Edits", "align", "edits_capacity", "put_edits", "take_edits"]
 
+_MOST_BYTES = 1 << 40  # of a document whose size is not known
 _EDITED = {True: 1 << 15, False: 1 << 8}  # P(edits) in units of 2^-16, by whether the tokenizer is lossy
 
 
@@ -81,11 +82,11 @@ def _decide_entry(
 
 
 @compiler(nogil=True)
-def _code(state, stream, model, canonical, original, edits, book, decode, longest=1 << 62):
-    """Encode the edits into `stream`, or decode the original from `stream`.
+def _code(state, stream, model, canonical, original, edits, book, decode, most):
+    """Encode the edits into `stream`, or decode the original of at most `most` bytes from `stream`.
 
     Returns:
-        (the original's bytes, empty when encoding; whether the stream lasted).
+        (the original's bytes, empty when encoding; whether the stream and `most` lasted).
     """
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
     out = np.empty(2 * size + 64 if decode else 0, np.uint8)
@@ -125,7 +126,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode, longes
                 out = _room(out, length)
                 out[length] = byte
                 length += 1
-                if length > longest or state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
+                if length > most or state[2] > np.uint64(len(stream) + range_coder.CODE_BYTES):
                     return out[:length], False
         if entry >= 0 and i < size and canonical[i] == 32:
             before = min(max(entry - len(PHRASES), 0), len(BREAKS)) if entry >= len(PHRASES) else before
@@ -138,6 +139,8 @@ def _code(state, stream, model, canonical, original, edits, book, decode, longes
             out = _room(out, length)
             out[length] = canonical[i]
             length += 1
+            if length > most:
+                return out[:length], False
         i += max(delete, 1)
     return out[:length], True
 
@@ -183,10 +186,17 @@ def put_edits(
     """
     code_bit(state, out, _EDITED[lossy], int(len(edits) > 0), False)
     if len(edits):
-        _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False)
+        _code(state, out, model or edit_model.new_model(), canonical, original, edits, book(), False, 0)
 
 
-def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: bool, longest: int = 1 << 62) -> bytes:
+def take_edits(
+    state: State,
+    data: NDArray[np.uint8],
+    canonical: bytes,
+    lossy: bool,
+    size: int | None = None,
+    most: int = _MOST_BYTES,
+) -> bytes:
     """Decode the original bytes of a document.
 
     Args:
@@ -194,18 +204,23 @@ def take_edits(state: State, data: NDArray[np.uint8], canonical: bytes, lossy: b
         data: the stream.
         canonical: bytes that the tokens stand for.
         lossy: as for `put_edits`.
-        longest: bytes that the document may have; a decoder stops there.
+        size: bytes of the document, where they are known; no more are decoded.
+        most: bytes that the document has at most, where its size is not known.
 
     Raises:
-        FormatError: the stream ends before the edits, or goes on after them, or they insert beyond `longest` bytes.
+        FormatError: the stream ends before the edits, goes on after them, or the document has another size.
     """
     stream, text = data.copy(), np.frombuffer(canonical, np.uint8)  # writable: one compiled function codes both ways
     whole, original = True, text
     if code_bit(state, stream, _EDITED[lossy], 0, True):
         none = np.zeros((0, 4), np.int64)
-        original, whole = _code(state, stream, edit_model.new_model(), text, text, none, book(), True, longest)
+        original, whole = _code(
+            state, stream, edit_model.new_model(), text, text, none, book(), True, most if size is None else size
+        )
     if not whole:
         raise FormatError(f"record of {len(data)} bytes ends inside the edits of its document; the archive is damaged")
+    if size is not None and len(original) != size:
+        raise FormatError(f"record of {len(data)} bytes has a document of {len(original)}, expected {size}")
     if not range_coder.ended(state, len(data)):
         raise FormatError(f"record of {len(data)} bytes does not end with its document; the archive is damaged")
     return original.tobytes()

@@ -21,7 +21,7 @@ _ROOM = 4  # bytes that a line end may add to a code: two for each decision
 
 
 def split(data: bytes) -> tuple[bytes, NDArray[np.uint8]]:
-    r"""The text with line feeds only, and the kind of each, uint8 [lines]; none where nothing else is there.
+    r"""Return the text with line feeds only, and the kind of each line end, uint8 [lines]; empty if all are line feeds.
 
     >>> split(b"a\r\nb\nc\r")
     (b'a\nb\nc\n', array([1, 0, 2], dtype=uint8))
@@ -33,7 +33,7 @@ def split(data: bytes) -> tuple[bytes, NDArray[np.uint8]]:
 
 
 def join(text: bytes, kinds: NDArray[np.uint8]) -> bytes:
-    """The bytes that `split` was given. Where kinds and line feeds are not equally many, the rest stay line feeds."""
+    """Return the bytes that `split` was given; line feeds beyond the last kind stay line feeds."""
     if not len(kinds):
         return text
     lines = text.split(b"\n")

@@ -117,7 +117,8 @@ def ended(state: State, size: int) -> bool:
     damaged.
     """
     left = size + CODE_BYTES - int(state[2])
-    return left == 0 or (left == 1 and bool(state[0] < _BOTTOM))
+    inside = bool(state[0] < state[1])  # a code below the interval wraps around, which symbols of total 1 do not show
+    return inside and (left == 0 or (left == 1 and bool(state[0] < _BOTTOM)))
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Attention in fixed point: softmax over integer scores, sums of integer values, and the grid that values lie on."""
+"""Compute attention in fixed point: a softmax over integer scores, and sums of integer values."""
 
 import torch
 from torch import Tensor
@@ -6,25 +6,30 @@ from torch import Tensor
 from codec.numerics import tables
 from codec.numerics.widths import LARGEST_SCORE
 
-_QUERY_CHUNK = 128  # rows of attention scores held at once; cannot change the result
+_QUERY_CHUNK = 128  # queries whose scores are in memory at once; the result does not depend on the number
 
 
 def attend(
     query: Tensor, keys: Tensor, values: Tensor, first: Tensor, last: Tensor, scale: Tensor, exp2: Tensor
 ) -> Tensor:
-    """Softmax attention on integers.
+    """Compute sliding-window softmax attention on integers.
+
+    A sum has at most `window` terms, however long the document is. `codec.exact.weights.check` makes sure that so many
+    terms are exact.
 
     Args:
-        query: [B, kv_heads, group, T, d].
-        keys, values: [B, kv_heads, S, d].
-        first, last: int64 [B, T], the keys that a query sees: at most a window, of which a model checks that sums are
-            exact, however long a document is.
-        scale: [kv_heads, group, 1, 1], or [B, kv_heads, group, T, 1], from integer scores to
-            1/LEVELS_PER_BIT bit; with the latter, levels saturate at LARGEST_SCORE.
+        query: float64 [B, kv_heads, group, T, d], integers.
+        keys: float64 [B, kv_heads, S, d], integers.
+        values: float64 [B, kv_heads, S, d], integers.
+        first: int64 [B, T], the index of the first key that each query sees.
+        last: int64 [B, T], the index of the last key that each query sees; a query sees at most a window.
+        scale: float64 [kv_heads, group, 1, 1] or [B, kv_heads, group, T, 1], from integer scores to 1/LEVELS_PER_BIT
+            bit. With the latter, levels saturate at LARGEST_SCORE.
         exp2: `tables.exp2_table(SOFTMAX_BITS)`.
 
     Returns:
-        Values' mean under the weights, float64 [B, kv_heads, group, T, d] in units of the value grid.
+        The mean of the values under the attention weights, float64 [B, kv_heads, group, T, d], in units of the value
+        grid.
     """
     batch, kv_heads, group, length, dim = query.shape
     chunks = []
@@ -47,6 +52,9 @@ def attend(
 
 
 def without_own_value(mixed: Tensor, own: Tensor) -> Tensor:
-    """XSA: heads' outputs [..., d] minus their component along the position's own value, both in units of its grid."""
+    """Remove from heads' outputs [..., d] the component along the position's own value (XSA).
+
+    Outputs and values are float64, in units of the value grid.
+    """
     dot = (torch.round(mixed) * own).sum(-1, keepdim=True)
     return mixed - (dot / (own * own).sum(-1, keepdim=True).clamp(min=1.0)) * own

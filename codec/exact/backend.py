@@ -1,4 +1,4 @@
-"""Say what the coder asks of a model: the protocols that a backend fulfils."""
+"""Define the protocols that a backend fulfils: the operations that the coder needs from a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -8,53 +8,61 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 States = NDArray[np.uint64]
-"""Of the range decoders, uint64 [lanes, 3]."""
+"""The states of the range decoders, uint64 [slots, 3]."""
 
 
 class Decoder(Protocol):
-    """Lanes numbered from 0, each decoding its own part of some data, whose state is `codec.entropy.range_coder`'s.
+    """Decoding slots, numbered from 0, each of which decodes its own part of the data.
 
-    A lane is idle until it is loaded, once it has decoded the end of a document, and while it waits for memory.
+    A slot is idle before its first `load`, after it has decoded the end of a document, and while it waits for memory. The state of a
+    slot's stream is that of `codec.entropy.range_coder`.
     """
 
     ahead: int
-    """How many launches are worth having under way behind the one that is waited for. `load` takes effect behind all
-    of them."""
+    """How many launches to queue behind the launch that the caller waits for. `load` takes effect after all of them."""
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """Begin a document, with the data from `begins` to `ends`."""
+        """Start a document in each of some slots.
+
+        Args:
+            lanes: numbers of the slots [n].
+            begins: int64 [n], where each document's payload begins in the data.
+            ends: int64 [n], where each payload ends.
+        """
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
-        """Decode a few tokens of every lane.
+        """Start to decode a few tokens in every slot.
 
         Returns:
-            what waits for them: int64 [steps, lanes], -1 from where a lane is idle, and the states behind them.
+            A function that waits for the tokens, int64 [steps, slots], and for the states after them. A slot's tokens
+            are -1 from the step on at which the slot is idle.
         """
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on. Every launch has been waited for."""
+        """Drop all slots but these, and renumber them in this order. No launch may be under way."""
 
 
 class Lanes(Protocol):
-    """Sequences that grow by single tokens, each in a lane numbered from 0."""
+    """Decoding slots, numbered from 0, each with a sequence that grows by single tokens."""
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """Run one more token of some lanes and find what follows it.
+        """Run one more token in some slots, and find the symbol that follows each token.
 
         Args:
-            lanes: int64 [n]; the others are idle, and begin at position 0 if they run again.
-            tokens: int64 [n], the token at `positions` of each lane, which sees the last of the lane's tokens.
-            previous: int64 [n], the token before it (any value at position 0).
-            targets: int64 [n], in [0, 2^total_bits).
+            lanes: int64 [n], numbers of the slots. A slot that is left out must begin at position 0 when it runs again.
+            tokens: int64 [n], the token that each slot runs. A token sees the last `window` tokens of its sequence.
+            previous: int64 [n], the token before each of the tokens (any value at position 0).
+            positions: int64 [n], the positions of the tokens in their sequences.
+            targets: int64 [n], cumulative frequencies in [0, 2^total_bits).
 
         Returns:
             (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
         """
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on."""
+        """Drop all slots but these, and renumber them in this order."""
 
 
 class Distributions(Protocol):
@@ -64,7 +72,10 @@ class Distributions(Protocol):
         """Run one more token of some slots.
 
         Args:
-            slots, tokens, previous, positions: as of `Lanes.step`.
+            slots: int64 [n]; the others are idle, and begin at position 0 if they run again.
+            tokens: int64 [n], the token at `positions` of each slot.
+            previous: int64 [n], the token before (any value at position 0).
+            positions: int64 [n].
 
         Returns:
             `codec.entropy.frequencies.ordered_sums` int64 [n, K + 1], overwritten by the next call.
@@ -72,66 +83,85 @@ class Distributions(Protocol):
 
 
 class Backend(Protocol):
-    """A model as the coder sees it."""
+    """A model with the operations that the coder needs."""
 
     def lane_bytes(self, tokens: int) -> int:
-        """Memory that a lane of a decoder takes while it has a document of so many tokens."""
+        """Return the bytes that a decoding slot takes while it has a document of `tokens` tokens."""
 
     def memory(self, documents: int, tokens: int) -> Any:
-        """What recall is to know of so many documents, of `tokens` tokens at most, whose chunks are scored in turn.
+        """Create the match model's memory for documents that are scored chunk after chunk.
 
-        None without recall.
+        Args:
+            documents: how many documents there are.
+            tokens: how many tokens the longest document has.
+
+        Returns:
+            The memory, for `score`; None if the pack has no match model.
         """
 
     def past(self, documents: int, window: int) -> Any:
-        """What the chunks of so many documents are to see of the chunks before.
+        """Create the KV cache for documents that are scored chunk after chunk.
 
-        Each token sees the last `window` tokens, itself included.
+        Args:
+            documents: how many documents there are.
+            window: how many tokens a token sees, itself included.
+
+        Returns:
+            The empty cache, for `score`.
         """
 
     def score(
         self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
     ) -> NDArray[np.float64]:
-        """Intervals of known tokens.
+        """Compute the intervals of known tokens.
+
+        Without `past`, the network runs each input from position 0. With `past`, the inputs are the next chunks of the
+        first documents of the cache, in order; the call adds these chunks to the cache. Chunks of documents that go on
+        afterwards all have the same length, a multiple of CHUNK_UNIT. No chunk is longer than those of
+        `codec.exact.chunks.prefill_chunks`, and every token of a chunk is scored.
 
         Args:
-            inputs: int64 [T] each, windows that do not see each other.
-            targets: int64 [t] each, t <= T: the tokens that follow the last t inputs of each window.
-            memory: of documents whose first are these, in this order; the inputs before the last t have been scored in
-                earlier calls. Where all of a window is scored, its document begins, unless there is a past. None: all
-                windows are documents.
-            past: of documents whose first are these, in this order, and of which the inputs are the next chunks, taken
-                in by the call. All of a chunk is scored. Those of documents that go on behind them are of one length, a
-                multiple of BAND_UNIT; none is longer than those of `codec.exact.chunks.band_chunks`.
+            inputs: int64 [T] each. Inputs do not see each other.
+            targets: int64 [t] each, t <= T: the tokens that follow the last t tokens of each input.
+            memory: the match model's memory of documents, or None if each input is a whole document. The inputs belong
+                to the first documents of the memory, in order. A document begins anew when its position 0 is scored;
+                otherwise earlier calls have scored the input's tokens before the last t.
+            past: the KV cache of the chunks before, or None.
 
         Returns:
-            (start, frequency, bits) float64 [3, N] of all targets in turn; see `codec.entropy.frequencies.intervals`.
-            The bits are those without recall.
+            (start, frequency, bits), float64 [3, N], of all targets in turn; see
+            `codec.entropy.frequencies.intervals`. The bits are those without the match model.
         """
 
     def launch(
         self, inputs: Sequence[Integers], targets: Sequence[Integers], memory: Any = None, past: Any = None
     ) -> Callable[[], NDArray[np.float64]]:
-        """What waits for `score`; a GPU is at it when this returns, and may be given more before it is waited for.
+        """Start `score` and return a function that waits for its result.
 
-        Where nothing goes on by itself, all is done by then.
+        On a GPU the batch is queued when this method returns, so the next batch may be launched before waiting. On a
+        processor the work is already done.
         """
         found = self.score(inputs, targets, memory, past)
         return lambda: found
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
-        """`count` idle lanes that will decode parts of `data`.
+        """Create `count` idle decoding slots.
 
-        Each token of a lane sees the last `window` tokens, itself included. With `room`, in bytes, for less than all
-        lanes may take, a lane waits while there is none; the longest document always has room.
+        Args:
+            count: how many slots there are.
+            data: uint8, the payloads of all documents.
+            window: how many tokens a token sees, itself included.
+            room: bytes for all slots, or None for as many as they need. A slot for which there is no room waits. The
+                longest document always has room.
         """
 
     def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Any) -> Callable[[], Integers]:
         """Start to compute the whole distributions behind the next chunks of documents; recall has no part in it.
 
         Args:
-            inputs, past: as of `score`; the past is never None.
-            order: int64 [K], the order of the symbols; those that no tokenizer makes may be left out.
+            inputs: int64 [T] each, the next chunks of the documents, as of `score`.
+            past: of the documents, as of `score`; never None.
+            order: int64 [V], the order of the symbols.
 
         Returns:
             what waits for `codec.entropy.frequencies.ordered_sums`, int64 [N, K + 1], of all inputs in turn.

@@ -1,4 +1,4 @@
-"""How large the activations of a pack's model can get, whatever the text: they must stay within float64's range."""
+"""Bound the activations of a pack's model over all texts: activations must stay within float64's range."""
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
@@ -11,7 +11,7 @@ from codec.model.config import ModelConfig
 from codec.quantization.quantized import Quantized
 
 LARGEST = 2.0**480
-"""Squares of this size, times a row of any length, are far from overflow."""
+"""The largest activation allowed: sums of squares of this size over a row of any length are far from overflow."""
 
 
 def check_range(
@@ -20,10 +20,17 @@ def check_range(
     vectors: Mapping[str, NDArray[np.floating]],
     norm_scales: Sequence[float],
 ) -> None:
-    """Follow the residual stream through the schedule with bounds in place of values; `norm_scales` by layer.
+    """Follow the residual stream through the schedule, with bounds in place of values.
+
+    Args:
+        config: the model's shape.
+        matrices: every matrix, by name.
+        vectors: every vector, by name.
+        norm_scales: the scale of each layer's norm.
 
     Raises:
-        FormatError: it could exceed LARGEST. No trained model comes near; weights made to break the decoder do.
+        FormatError: an activation could exceed LARGEST. No trained model comes near LARGEST; weights that were made to
+            break the decoder do.
     """
 
     def peak(name: str) -> float:
@@ -35,11 +42,11 @@ def check_range(
         return float(np.abs(weights.symbols).max(initial=0)) * float(np.abs(weights.rows).max(initial=0)) * columns
 
     def product(name: str) -> float:
-        """What a product with the matrix multiplies magnitudes by, at most."""
+        """Return the largest factor by which a product with the matrix can multiply a magnitude."""
         return entry(name) * matrices[name].symbols.shape[1]
 
     def mlp(name: str) -> float:
-        """`product` of a matrix of an MLP, which may be a random map."""
+        """Return `product` for a matrix of an MLP, which may be a random map."""
         if not config.random_rank:
             return product(name + ".weight")
         inputs = matrices[name + ".inner.weight"].symbols.shape[1]

@@ -1,4 +1,4 @@
-"""Decode on the host: range decoders beside the steps of a model, one token of every slot at a time."""
+"""Decode on the host: run range decoders beside the steps of a model, one token in every decoding slot at a time."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,12 +13,13 @@ from codec.numerics.widths import total_bits
 
 
 class HostDecoder:
-    """Lanes of a model with range decoders on the host; a `Decoder`, one token at a time.
+    """A `Decoder` whose range decoders run on the host and whose launches decode one token in every slot.
 
     Args:
-        config: of the model.
-        lanes: `count` empty lanes.
-        data: uint8, what the lanes decode parts of.
+        config: the model's shape.
+        lanes: the model's decoding slots, empty.
+        count: how many slots there are.
+        data: uint8, the payloads of all documents.
     """
 
     ahead = 0
@@ -28,7 +29,7 @@ class HostDecoder:
         self._begin, self._end, self._bits = config.begin, config.end, total_bits(config.vocab_size)
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
-        self._next = np.zeros((3, count), np.int64)  # the token that runs next, the one before, its position
+        self._next = np.zeros((3, count), np.int64)  # the token that runs next, the token before, the position
         self._runs = np.zeros(count, np.bool_)
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
@@ -49,7 +50,7 @@ class HostDecoder:
         return lambda: (out, states)
 
     def _step(self, lanes: Integers) -> Integers:
-        """The next symbol of each of some lanes [n]."""
+        """Decode the next symbol of each of some slots [n]."""
         tokens, previous, positions = self._next[:, lanes]
         targets = _targets(self._states, lanes, self._bits)
         symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, targets)
@@ -68,7 +69,7 @@ class HostDecoder:
 
 @compiled
 def _targets(states: States, lanes: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
-    """What each lane's stream says of its next symbol, int64 [lanes] in [0, 2^bits)."""
+    """Return the cumulative frequency that each slot's stream points at, int64 [n] in [0, 2^bits)."""
     out = np.empty(len(lanes), np.int64)
     for i, lane in enumerate(lanes):
         out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(bits), 1 << bits)

@@ -1,4 +1,4 @@
-"""Products of snapped rows with small integers: the matrices of a pack, and gates."""
+"""Multiply snapped rows with small integers: the matrices of a pack, and gates."""
 
 from functools import cached_property
 
@@ -30,7 +30,15 @@ class ExactLinear:
         return self.symbols.T.to(torch.float64).contiguous()
 
     def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """(y, step') with y * step' the product of the row x * step with the matrix, y already times its row steps."""
+        """Multiply the rows x * step with the matrix.
+
+        Args:
+            x: float64 [..., C], integers.
+            step: float64 [..., 1], the rows' steps.
+
+        Returns:
+            (y, step'), float64 [..., R] and [..., 1]. The product is y * step'; y includes the matrix's row steps.
+        """
         if self.columns is not None:
             x, finer = snap(x * self.columns)
             step = step * finer
@@ -46,8 +54,13 @@ class ExactRandomMap(ExactLinear):
     """A fixed random map whose rows are scaled, plus the product of two learned matrices.
 
     Args:
-        number: of the map (`codec.numerics.random_map`).
-        scale: of its rows, any float dtype.
+        name: the matrix's name, for errors.
+        number: the map's number (`codec.numerics.random_map`).
+        scale: the scales of the map's rows, any float dtype.
+        inner: the first learned matrix.
+        outer: the second learned matrix.
+        operand: the largest integer of a row that is multiplied.
+        device: where to compute.
     """
 
     def __init__(
@@ -66,7 +79,7 @@ class ExactRandomMap(ExactLinear):
         self.outer = ExactLinear(f"{name}.outer.weight", outer, OPERAND, device)
 
     def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """As `ExactLinear`; the step is in the product."""
+        """Multiply as `ExactLinear` does; the step returned is 1."""
         fixed, fixed_step = super().__call__(x, step)
         low, low_step = self.inner(x, step)
         learned, learned_step = self.outer(*snap(low * low_step))
@@ -74,7 +87,7 @@ class ExactRandomMap(ExactLinear):
 
 
 def transposed(weights: Quantized) -> Quantized:
-    """The transposed matrix: row steps become column steps."""
+    """Transpose a matrix: row steps become column steps."""
     ones = np.ones(weights.symbols.shape[1], np.float32)
     return Quantized(weights.symbols.T, ones if weights.columns is None else weights.columns, weights.rows)
 
@@ -88,7 +101,7 @@ class ExactTable:
         self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
 
     def __call__(self, numbers: Tensor) -> Tensor:
-        """Rows float64 [..., C] of int64 [...]."""
+        """Look up the rows float64 [..., C] with the numbers int64 [...]."""
         x = self.symbols[numbers].to(torch.float64) * self.rows[numbers][..., None]
         return x if self.columns is None else x * self.columns
 
@@ -97,7 +110,9 @@ class ExactGate:
     """Sigmoids of products of the first GATE_INPUTS entries of a normalised row with vectors.
 
     Args:
+        name: the gates' name, for errors.
         vectors: [gates, GATE_INPUTS], any float dtype.
+        device: where to compute.
     """
 
     def __init__(self, name: str, vectors: NDArray[np.floating], device: torch.device):
@@ -105,13 +120,13 @@ class ExactGate:
         self.table = torch.from_numpy(tables.sigmoid_table() / (1 << tables.SIGMOID_BITS)).to(device)
 
     def __call__(self, x: Tensor, step: Tensor) -> Tensor:
-        """Gates [..., gates], multiples of 2^-SIGMOID_BITS from 0 to 1, of the rows x * step [..., dim]."""
+        """Compute gates [..., gates], multiples of 2^-SIGMOID_BITS from 0 to 1, from the rows x * step [..., dim]."""
         y, step = self.linear(x[..., :GATE_INPUTS], step)
         return sigmoid(y * step, self.table)
 
 
 def sigmoid(x: Tensor, table: Tensor) -> Tensor:
-    """1 / (1 + e^-x) of float64 x as the table (`tables.sigmoid_table`, in units of 1) has it."""
+    """Look up 1 / (1 + e^-x) of float64 x in a table (`tables.sigmoid_table`, in units of 1)."""
     index = torch.round(x.abs() * float(tables.SIGMOID_GRID)).clamp(max=float(len(table) - 1))
     found = table[index.to(torch.int64)]
     return torch.where(x < 0, 1.0 - found, found)

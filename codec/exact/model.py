@@ -1,9 +1,10 @@
-"""The network in fixed point: integers that are the same for every batch shape, thread count and device.
+"""Run the network in fixed point: the integers are the same for every batch shape, thread count and device.
 
-The network is `trainer.model.gpt`'s, read from a pack's integers. Operands of matrix products and summands of
-reductions are snapped to grids on which every partial sum is an integer below 2^53 (`codec.numerics.fixed_point`), and
-a bound on each is checked when the model is built. Element-wise steps are separate eager kernels in a fixed order.
-Notation: a snapped row is `X * step`; a head is [T, head_dim]; executions are blocks with loops unrolled.
+The network is that of `trainer.model.gpt`, with the integers of a pack as weights. Operands of matrix products and
+summands of reductions are snapped to grids on which every partial sum is an integer below 2^53
+(`codec.numerics.fixed_point`). A bound on each sum is checked when the model is built. Element-wise operations are
+separate eager kernels in a fixed order. Notation: a snapped row is `X * step`; a head is [T, head_dim]; an execution is
+one run of one layer (a layer in a loop runs several times).
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from codec.numerics.fixed_point import power_of_two, reciprocal_sqrt, snap, snap
 from codec.numerics.rotary import rotations
 from codec.numerics.widths import NORM_EPSILON, OPERAND, SOFTMAX_BITS
 
-_ROWS = 1024  # of the embedding that are worked on at once; cannot change the result
+_ROWS = 1024  # rows of the embedding in one call; the result does not depend on the number
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class ExactLayer:
     score_scale: Tensor  # [kv_heads, group, 1, 1]: integer score -> 1/LEVELS_PER_BIT bit
     value_fraction: Tensor  # int64 [kv_heads, 1]: fractional bits of the grid of values
     value_step: Tensor  # [kv_heads, 1]: the step of that grid
-    value_scale: Tensor | None  # [1], of the value embeddings; None where they are not added
+    value_scale: Tensor | None  # [1], of the value embeddings; None if the layer adds no value embeddings
     attention_scale: Tensor
     mlp_scale: Tensor
     residual_mix: Tensor  # [2, dim]
     norm_scale: float
     xsa: bool
-    gate: ExactGate | None  # of the heads
+    gate: ExactGate | None  # one gate for each head
     parallel: bool
 
 
@@ -63,8 +64,8 @@ class ExactModel(ExactNetwork):
     """The exact model of a pack.
 
     Args:
-        weights: what the pack holds.
-        device: where to compute; the integers do not depend on it.
+        weights: the weights of the pack.
+        device: the device that computes; the integers do not depend on the device.
 
     Raises:
         FormatError: a sum could exceed 2^53, or an activation float64's range.
@@ -121,7 +122,10 @@ class ExactModel(ExactNetwork):
         return ExactGate(name, self._vectors[name].reshape(-1, GATE_INPUTS), self.device)
 
     def _smear_shares(self) -> Tensor:
-        """What each token takes of the embedding of the one before it, float64 [V]; nothing at the start of a text."""
+        """Compute the share of the previous token's embedding that each token adds, float64 [V].
+
+        The share of BOS is 0, because no token precedes BOS.
+        """
         gate = self._gate("smear.gate")
         tokens = torch.arange(self.config.vocab_size, device=self.device)
         parts = [gate(*self._norm(self._embedded(part), 1.0))[:, 0] for part in tokens.split(_ROWS)]
@@ -175,18 +179,24 @@ class ExactModel(ExactNetwork):
 
     @property
     def starts_alone(self) -> bool:
-        """Whether `start` depends on nothing but the token itself."""
+        """True if `start` depends on nothing but the token itself."""
         return not (self.config.bigram_buckets or self.config.smear_gate)
 
     @torch.inference_mode()
     def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """The residual stream before the first block, float64 [B, T, dim]; arguments as for `embed`."""
+        """Compute the residual stream before the first block, float64 [B, T, dim].
+
+        Args:
+            tokens: int64 [B, T].
+            previous: int64 [B, 1], the tokens before the rows; None if the rows begin documents.
+            positions: int64 [B, T].
+        """
         normed, step = self._norm(self.embed(tokens, previous, positions), 1.0)
         return normed * step
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """What the network begins with, float64 [B, T, dim]; arguments as of `Context`, tokens [B, T]."""
+        """Compute the embeddings before the first norm, float64 [B, T, dim]; the arguments are those of `start`."""
         x = self._embedded(tokens)
         if self.config.smear_gate:
             before = torch.cat((x[:, :1] if previous is None else self._embedded(previous), x[:, :-1]), 1)
@@ -203,7 +213,7 @@ class ExactModel(ExactNetwork):
         return self._project(self.embedding_out, *snap(x)) if self.config.embedding_dim else x
 
     def _norm(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """RMS norm times `scale`: (X, step) with X * step the normalised rows."""
+        """Normalise rows (RMS norm times `scale`); return (X, step), where X * step are the normalised rows."""
         snapped, step = snap(x)
         squares = (snapped * snapped).sum(-1, keepdim=True)
         mean = squares * step * step * (1.0 / x.shape[-1]) + NORM_EPSILON
@@ -214,7 +224,16 @@ class ExactModel(ExactNetwork):
         return y * step
 
     def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Normalise and rotate heads x [B, T, heads, head_dim] of queries or keys; integers [B, heads, T, head_dim]."""
+        """Normalise and rotate the heads of queries or keys.
+
+        Args:
+            x: float64 [B, T, heads, head_dim].
+            cos: cosines float64 [B, T, 1, pairs].
+            sin: sines float64 [B, T, 1, pairs].
+
+        Returns:
+            Integers float64 [B, heads, T, head_dim].
+        """
         snapped, step = self._norm(x, 1.0)
         x = snapped * step
         half = self.config.rotary_dims // 2
@@ -225,7 +244,16 @@ class ExactModel(ExactNetwork):
     def _attention(
         self, layer: ExactLayer, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> Tensor:
-        """What execution n adds to x [B, T, dim]; `turn` are cosines and sines [B, T, 1, pairs]."""
+        """Compute the output of attention in execution n, float64 [B, T, dim].
+
+        Args:
+            layer: the layer of the execution.
+            x: float64 [B, T, dim], the residual stream.
+            added: float64 [B, T, kv_dim], the value embeddings, or None.
+            turn: cosines and sines float64 [B, T, 1, pairs].
+            context: the keys and values that the rows see.
+            n: the number of the execution.
+        """
         c, (batch, length, _) = self.config, x.shape
         normed, step = self._norm(x, layer.norm_scale)
         query = self._rotated(self._project(layer.query, normed, step).view(batch, length, c.num_heads, -1), *turn)
@@ -258,7 +286,15 @@ class ExactModel(ExactNetwork):
 
     @torch.inference_mode()
     def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
-        """Softcapped logits in 1/LEVELS_PER_BIT bit, int64 [..., V], of what `forward` or `step` returned."""
+        """Compute levels, softcapped logits in units of 1/LEVELS_PER_BIT bit.
+
+        Args:
+            hidden: the snapped last hidden state from `forward` or `step`, float64 [..., dim].
+            step: the steps of its rows, float64 [..., 1].
+
+        Returns:
+            Levels int64 [..., V].
+        """
         if self.config.embedding_dim:
             hidden, step = snap(self._project(self.embedding_back, hidden, step))
         logits = self._project(self.head, hidden, step)

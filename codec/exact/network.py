@@ -1,6 +1,6 @@
-"""What exact models of all families have in common: the ways in which rows of tokens run, and what they see.
+"""Run the exact models of all families on rows of tokens, and keep the keys and values that the rows see.
 
-Keys and values are integers in float64. A cache is a ring: position p is at place p % places.
+Rows are whole sequences, single tokens of decoding slots, or chunks of documents (chunked prefill).
 """
 
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ from codec.model.config import AnyConfig
 
 @dataclass
 class Cache:
-    """Of the last tokens of lanes, per execution float64 [lanes, kv_heads, places, head_dim].
+    """Keys and values of decoding slots, for each execution float64 [slots, kv_heads, size, head_dim].
 
-    That of position p is at place p % places: what is older has been overwritten, and the order of keys does not matter
-    to sums of integers.
+    The last dimension but one is a ring: position p is at index p % size, and overwrites a position that has left the
+    window. The order of keys does not change sums of integers.
     """
 
     keys: list[Tensor]
@@ -27,32 +27,47 @@ class Cache:
 
 
 @dataclass
-class Past:
-    """What documents that are run chunk by chunk have had: the same number of tokens each, until they end."""
+class ChunkCache:
+    """Keys and values of the chunks run so far, for documents that advance together.
 
-    window: int  # tokens that a token sees, itself included
-    length: int  # of each document so far
-    last: Tensor  # int64 [documents, 1], their last tokens
-    keys: list[Tensor]  # of the last window - 1, per execution float64 [documents, kv_heads, tokens, head_dim]
+    All documents have had equally many tokens until one ends.
+    """
+
+    window: int  # how many tokens a token sees, itself included
+    length: int  # tokens of each document so far
+    last: Tensor  # int64 [documents, 1], the documents' last tokens
+    keys: list[Tensor]  # of the last window - 1 tokens; each execution: float64 [documents, kv_heads, tokens, head_dim]
     values: list[Tensor]
     restarts: bool = False  # whether a document begins anew behind each window
 
 
 class Context(Protocol):
-    """What rows of tokens see. Query t of row b sees the keys from first[b, t] to last[b, t]."""
+    """Keys and values that rows of tokens see.
+
+    Query t of row b sees the keys from first[b, t] to last[b, t].
+    """
 
     positions: Tensor  # int64 [B, T]
-    places: Tensor  # int64 [B, T]: positions in what a token sees, where documents begin anew behind each window
-    previous: Tensor | None  # int64 [B, 1], the tokens before the rows; None where they begin a document
+    places: Tensor  # int64 [B, T]: positions since the last new beginning, where documents begin anew behind windows
+    previous: Tensor | None  # int64 [B, 1], the tokens before the rows; None if the rows begin documents
     first: Tensor  # int64 [B, T]
     last: Tensor  # int64 [B, T]
 
     def take(self, execution: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values [B, kv_heads, S, head_dim], given those of the rows [B, kv_heads, T, head_dim]."""
+        """Store the rows' own keys and values, and return all keys and values that the rows see.
+
+        Args:
+            execution: the number of the execution in the schedule.
+            keys: float64 [B, kv_heads, T, head_dim], of the rows.
+            values: float64 [B, kv_heads, T, head_dim], of the rows.
+
+        Returns:
+            Keys and values, float64 [B, kv_heads, S, head_dim].
+        """
 
 
 class Sequences:
-    """Whole sequences, which see themselves."""
+    """A `Context` of whole sequences."""
 
     previous: Tensor | None = None
 
@@ -67,7 +82,13 @@ class Sequences:
 
 
 class Steps:
-    """One token of every lane of a cache, at positions int64 [lanes]."""
+    """A `Context` of one token in every decoding slot of a cache.
+
+    Args:
+        previous: int64 [slots], the token before each slot's token.
+        positions: int64 [slots], the positions of the slots' tokens.
+        cache: the keys and values of the slots, to which the tokens' own are added.
+    """
 
     def __init__(self, previous: Tensor, positions: Tensor, cache: Cache):
         self.previous: Tensor | None = previous[:, None]
@@ -86,12 +107,14 @@ class Steps:
 
 
 class Chunks:
-    """The next chunks, tokens int64 [B, T], of the first documents of a past, which takes them in.
+    """A `Context` of the next chunks of documents that advance together.
 
-    Those that go on behind it have all T tokens of their own.
+    Args:
+        tokens: int64 [B, T]. A document that goes on after this chunk has T tokens in the chunk; others are padded.
+        past: the chunks before. The first B documents are those of the tokens; their chunks are added.
     """
 
-    def __init__(self, tokens: Tensor, past: Past):
+    def __init__(self, tokens: Tensor, past: ChunkCache):
         batch, length = tokens.shape
         self._past, self._batch = past, batch
         own = torch.arange(length, device=tokens.device).expand(tokens.shape)
@@ -111,7 +134,7 @@ class Chunks:
 
 
 class ExactNetwork(ABC):
-    """A network in fixed point: integers that are the same for every batch shape, thread count and device.
+    """Compute a network in fixed point: integers that are the same for every batch shape, thread count and device.
 
     Attributes:
         config: the model's shape.
@@ -123,33 +146,45 @@ class ExactNetwork(ABC):
 
     @abstractmethod
     def _run(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The last hidden state of rows of tokens [B, T], as `forward` returns it."""
+        """Compute the last hidden state of rows of tokens [B, T], as `forward` returns it."""
 
     @abstractmethod
     def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
-        """Logits in 1/LEVELS_PER_BIT bit, int64 [..., V], of what `forward` or `step` returned."""
+        """Compute logits in 1/LEVELS_PER_BIT bit, int64 [..., V], from what `forward` or `step` returned."""
 
     def new_cache(self, lanes: int, window: int) -> Cache:
-        """An empty cache for `lanes` sequences with a context of `window` tokens."""
+        """Create an empty KV cache of decoding slots.
+
+        Args:
+            lanes: how many slots there are.
+            window: how many tokens a token sees, itself included.
+        """
         return Cache(self._caches(lanes, window), self._caches(lanes, window), self.config.restarts)
 
-    def new_past(self, documents: int, window: int) -> Past:
-        """The past of documents that have had nothing, with a context of `window` tokens."""
+    def new_past(self, documents: int, window: int) -> ChunkCache:
+        """Create an empty KV cache for chunked prefill.
+
+        Args:
+            documents: how many documents there are.
+            window: how many tokens a token sees, itself included.
+        """
         last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
         keys, values = (self._caches(documents, 0) for _ in range(2))
-        return Past(window, 0, last, keys, values, self.config.restarts)
+        return ChunkCache(window, 0, last, keys, values, self.config.restarts)
 
     def _caches(self, count: int, places: int) -> list[Tensor]:
         shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
         return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
-        """Run whole sequences from position 0, or with a past the next chunks of its first documents.
+    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
+        """Run whole sequences from position 0, or the next chunks of documents.
 
         Args:
-            tokens: int64 [B, T], T <= window without a past.
-            past: takes the chunks in; those of documents that go on behind them have all T tokens of their own.
+            tokens: int64 [B, T]. Without `past`, T <= window. With `past`, a document that goes on after this chunk has
+                T tokens in the chunk; others are padded.
+            past: the KV cache of the chunks before, or None for whole sequences. The first B documents are those of the
+                tokens; their chunks are added.
 
         Returns:
             The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
@@ -158,12 +193,14 @@ class ExactNetwork(ABC):
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
-        """Run one more token of every lane of the cache.
+        """Run one more token in every decoding slot of a cache.
 
         Args:
-            tokens: int64 [B], the token at `positions` of each lane.
-            previous: int64 [B], the token before it (any value at position 0).
-            positions: int64 [B]; the cache holds the tokens of the lane before it, or the last of them.
+            tokens: int64 [B], the token of each slot.
+            previous: int64 [B], the token before each token (any value at position 0).
+            positions: int64 [B], the positions of the tokens.
+            cache: the keys and values of each slot's earlier tokens that are within the window. The tokens' own are
+                added.
 
         Returns:
             As `forward`, with T = 1.

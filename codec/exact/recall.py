@@ -1,11 +1,18 @@
-"""Recall: tokens that a document has had in contexts like the present one become likelier, by tables learned from text.
+"""Define recall, the match model: tokens that followed similar contexts earlier in the document become likelier.
 
-A network sees a window, and copies imperfectly. Recall looks back at the last HISTORY tokens of the document. For each
-token that followed one of them it takes two measures, each the greatest over all places where it did: the *agreement*,
-a mask of which of the last tokens there and here are the same, the newest in the highest bit; and the *similarity* of
-the network's last hidden state there and here. Both, with how probable the model holds the token, are looked up in
-tables of what is added to its level. Tables, masks, levels and the keys of hidden states are integers, and all are
-functions of tokens that a decoder has: it repeats what the encoder did.
+A network sees a window, and copies imperfectly. The match model looks back at the last HISTORY positions of the
+document. A token of the vocabulary is a candidate if the document has the token right after one of these positions. A
+candidate has two measures:
+
+- The *agreement* is a mask that compares the last tokens at an earlier position with the last tokens at the present
+  position. A bit is 1 where the tokens are equal; the newest tokens have the highest bit.
+- The *similarity* is the product of the keys of both positions. A key is the network's last hidden state, without its
+  mean over the document, as small integers.
+
+Where a candidate follows several positions, each measure is the maximum over these positions. Tables, fitted to text,
+say what to add to the candidate's level: the row depends on a measure, the column on the candidate's probability under
+the network. Tables, masks, levels and keys are integers, and all are functions of tokens that the decoder has. The
+decoder therefore raises the same levels as the encoder.
 
 Ancestors: the match models and adaptive probability maps of PAQ (Mahoney 2005), and the neural cache of Grave, Joulin
 and Usunier (2016), whose similarities are exponentiated instead of looked up.
@@ -23,25 +30,27 @@ from codec.errors import FormatError
 from codec.numerics.tables import LEVELS_PER_BIT
 
 HISTORY = 8192
-"""Tokens of a document that are looked back at."""
+"""The positions of a document that the match model looks back at."""
 
 UNIT = LEVELS_PER_BIT // 16
-"""Levels that an entry of a table counts: 1/16 bit."""
+"""The unit of a table's entries in levels: 1/16 bit."""
 
 PATTERN_BITS, REST_BITS = 4, 12
-"""Of a mask: those whose pattern counts, and the older ones, of which the number of equal tokens counts."""
+"""The bits of a mask: the newest select a row by their pattern, the older ones by the number of equal tokens."""
 
 SURPRISALS = (1, 2, 3, 4, 6, 8, 11)
-"""Where the tables' columns end, in bits: a token of probability over 2^-1 is in the first, the last has no end."""
+"""The ends of the tables' columns, in bits: a token of probability over 2^-1 is in the first column; the last column
+has no end."""
 
 STEPS = 10
-"""Rows that a similarity, a cosine, is worth; those below 0 share two rows."""
+"""Rows for similarities, as cosines, from 0 to 1. One more row is for cosines below 0, another for
+cosines of 1 or more."""
 
 KEY_LIMIT, KEY_FRACTION = 127, 4
-"""Of keys, rows of unit mean square: the largest integer, and the fractional bits."""
+"""The largest integer and the fractional bits of a key, whose row has unit mean square."""
 
 HIDDEN_FRACTION = 9
-"""Fractional bits of hidden states, rows of unit mean square, when their mean is taken off."""
+"""The fractional bits of hidden states, rows of unit mean square, from which the document's mean is subtracted."""
 
 SHAPES = {
     "patterns": (1 << PATTERN_BITS, len(SURPRISALS) + 1),
@@ -52,7 +61,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Recall:
-    """What is added to levels, in UNITs: integers of 8 bits by row (see `rows`) and by column (SURPRISALS)."""
+    """Tables of additions to levels: 8-bit integers in UNITs, by row (see `Memory.rows`) and column (SURPRISALS)."""
 
     patterns: Sequence[Sequence[int]]
     rest: Sequence[Sequence[int]]
@@ -60,16 +69,20 @@ class Recall:
 
     @cached_property
     def tables(self) -> NDArray[np.int32]:
-        """All rows, one table below the other."""
+        """The rows of all tables, one table below the other, int32 [rows, columns]."""
         return np.concatenate([getattr(self, field.name) for field in fields(self)]).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
-        """As `read_recall` reads it."""
+        """Return the tables as JSON values, which `read_recall` reads."""
         return asdict(self)
 
 
 def read_recall(values: Any) -> Recall:
-    """The tables of a pack's header. Raises FormatError for anything else."""
+    """Read the tables from a pack's header.
+
+    Raises:
+        FormatError: the values are no tables of 8-bit integers of these shapes.
+    """
     good = isinstance(values, dict) and values.keys() == SHAPES.keys()
     for name, (rows, columns) in SHAPES.items() if good else ():
         table = values[name]

@@ -1,4 +1,4 @@
-"""Raise levels by `codec.exact.recall` on torch: the reference."""
+"""Raise levels by the match model (`codec.exact.recall`) on torch: the reference."""
 
 import torch
 from torch import Tensor
@@ -22,10 +22,17 @@ from codec.numerics.widths import NORM_EPSILON
 
 
 class Memory:
-    """What recall knows of the documents in some lanes, and what it makes of levels: the reference.
+    """The match model's memory of the documents in decoding slots.
 
-    Place i of a document is kept in slot i % history: its token, its key, the token that followed, and the mask of the
-    tokens there and here. Args: the tables, lanes, the width of hidden states, and places that are looked back at.
+    Index i % history holds position i of a document: the token, the key, the token that followed, and the mask that
+    compares the tokens up to position i with the newest tokens.
+
+    Args:
+        recall: the tables.
+        lanes: how many slots there are.
+        dim: the width of hidden states.
+        device: where to compute.
+        history: how many positions to look back at.
     """
 
     def __init__(
@@ -38,21 +45,26 @@ class Memory:
         self.followers = torch.full_like(self.tokens, -1)
         self.masks = torch.zeros_like(self.tokens)
         self.keys = torch.zeros(lanes, history, dim, dtype=torch.int8, device=device)
-        self.sums = torch.zeros(lanes, dim, dtype=torch.float64, device=device)  # of hidden states
+        self.sums = torch.zeros(lanes, dim, dtype=torch.float64, device=device)  # of a document's hidden states
         self.places = torch.zeros(lanes, dtype=torch.int64, device=device)
 
     def keep(self, lanes: Tensor) -> None:
-        """Drop all lanes but these, int64 [n]."""
+        """Drop all slots but these, int64 [n]."""
         for name in ("tokens", "followers", "masks", "keys", "sums", "places"):
             setattr(self, name, getattr(self, name)[lanes])
 
     def step(self, lanes: Tensor, positions: Tensor, tokens: Tensor, hidden: tuple[Tensor, Tensor], levels: Tensor):
-        """The levels, int64 [n, V], of what follows one more token of some lanes.
+        """Add one more token to each of some slots, and raise the levels of the tokens that may follow.
 
         Args:
-            lanes, positions, tokens: int64 [n]; a document begins at position 0.
-            hidden: what the model says of the tokens, float64 [n, dim] and [n, 1].
-            levels: what it makes of that.
+            lanes: int64 [n], numbers of the slots.
+            positions: int64 [n], the positions of the tokens. Position 0 begins a document.
+            tokens: int64 [n].
+            hidden: the model's snapped last hidden states at the tokens and their steps, float64 [n, dim] and [n, 1].
+            levels: int64 [n, V], the model's levels behind the tokens.
+
+        Returns:
+            The raised levels, int64 [n, V].
         """
         new = lanes[positions == 0]
         self.tokens[new], self.followers[new], self.masks[new] = -1, -1, 0
@@ -72,7 +84,7 @@ class Memory:
         return levels
 
     def _key(self, lanes: Tensor, hidden: Tensor, step: Tensor) -> Tensor:
-        """Keys int8 [n, dim]: hidden states less the mean of the document's so far, of unit mean square."""
+        """Compute keys int8 [n, dim]: hidden states minus the document's mean so far, scaled to unit mean square."""
         fixed = snap_fixed(hidden * step, HIDDEN_FRACTION)
         self.sums[lanes] += fixed
         centred, step = snap(fixed * (self.places[lanes, None] + 1.0) - self.sums[lanes])
@@ -98,7 +110,7 @@ class Memory:
         return levels + sum(torch.where(past, self._tables[row, columns], 0) for row in rows)
 
     def rows(self, agreement: Tensor, similarity: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of `Recall.tables` for masks and products of keys."""
+        """Return the three rows of `Recall.tables` for masks and products of keys."""
         one = dim << (2 * KEY_FRACTION)
         steps = torch.div(similarity * STEPS, one, rounding_mode="floor") + 1
         first, second = SHAPES["patterns"][0], SHAPES["rest"][0]

@@ -1,4 +1,4 @@
-"""Compute with torch what every backend must compute: the reference."""
+"""Compute with torch the integers that every backend must give: the reference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from codec.entropy import frequencies
 from codec.exact.backend import Backend, Integers
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.network import ExactNetwork, Past
+from codec.exact.network import ChunkCache, ExactNetwork
 from codec.exact.recall import HISTORY, Recall
 from codec.exact.recall_memory import Memory
 
-_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits that torch holds at once
+_HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits in memory at once
 
 
 class TorchBackend(Backend):
-    """The reference, on the model's device."""
+    """A `Backend` that computes with torch on the model's device: the reference."""
 
     def __init__(self, model: ExactNetwork, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
         self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
         if recall:
-            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 while they are multiplied
+            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 bits during products
 
     def lane_bytes(self, tokens: int) -> int:
         """See `Backend`."""
@@ -37,7 +37,7 @@ class TorchBackend(Backend):
             return None
         return Memory(self._recall, documents, self._model.config.model_dim, self._model.device, min(tokens, HISTORY))
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `Backend`."""
         return self._model.new_past(documents, window)
 
@@ -46,7 +46,7 @@ class TorchBackend(Backend):
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `Backend`."""
         begin = past.length if past else 0
@@ -77,9 +77,9 @@ class TorchBackend(Backend):
         memory: Memory,
         begin: int,
     ) -> NDArray[np.float64]:
-        """(start, frequency) [2, N] with recall: documents side by side, one token of each at a time.
+        """Compute (start, frequency) [2, N] with the match model: one token of every document at a time.
 
-        The first inputs are at position `begin`.
+        The first token of each input is at position `begin` of its document.
         """
         firsts = [len(window) - len(after) for window, after in zip(inputs, targets, strict=True)]
         begins = np.cumsum([0, *map(len, targets)])
@@ -101,11 +101,11 @@ class TorchBackend(Backend):
         return out
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
-        """See `Backend`; all lanes have room for whole windows."""
+        """See `Backend`; every slot has room for a whole window."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
         return HostDecoder(self._model.config, lanes, count, data)
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `Backend`."""
         longest, device = max(map(len, inputs)), self._model.device
         tokens, rows = np.zeros((len(inputs), longest), np.int64), []
@@ -145,7 +145,7 @@ class TorchDistributions:
 
 
 class TorchLanes:
-    """`codec.exact.backend.Lanes` of a `TorchBackend`: every step runs all of them, idle ones too."""
+    """Decoding slots of a `TorchBackend` (`codec.exact.backend.Lanes`). A step runs all slots, the idle ones too."""
 
     def __init__(self, model: ExactNetwork, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory

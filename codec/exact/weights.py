@@ -1,4 +1,4 @@
-"""Derive the constants of exact inference from a pack's weights, with numpy alone, for the reference and all backends.
+"""Derive the constants of exact inference from a pack's weights, for the reference and all backends, with numpy alone.
 
 All functions raise FormatError for weights whose sums would not be exact.
 """
@@ -29,7 +29,7 @@ class Weights:
         config: the model's shape.
         matrices: every matrix, embedding and hash table of `codec.model.parameters.parameters(config)`.
         vectors: every vector, any float dtype.
-        sha256: of the pack, hex; empty where there is none.
+        sha256: the pack's SHA-256 in hexadecimal; empty if the weights come from no pack.
     """
 
     config: ModelConfig
@@ -43,14 +43,14 @@ class Attention(NamedTuple):
 
     score_scale: NDArray[np.float64]  # [heads]: integer score -> 1/LEVELS_PER_BIT bit
     value_fraction: NDArray[np.int64]  # [kv_heads]: fractional bits of the grid of values
-    value_scale: float | None  # of the value embeddings; None where they are not added
+    value_scale: float | None  # of the value embeddings; None if the layer adds no value embeddings
 
 
 def check_known(config: ModelConfig) -> None:
     """Check that a fast backend computes a model's options.
 
     Raises:
-        UnsupportedError: the config has options that are left to `codec.exact.model`.
+        UnsupportedError: the config has options that only `codec.exact.model` computes.
     """
     options = {
         "factorised embedding": config.embedding_dim > 0,
@@ -70,7 +70,7 @@ def layer_scales(config: ModelConfig) -> list[float]:
 
 
 def check(weights: Weights) -> None:
-    """Check that attention's sums are exact and that activations stay in range; sums of matrices: `check_sums`."""
+    """Check that attention's sums are exact and that activations stay in range (`check_sums` checks matrices)."""
     config = weights.config
     if config.window << (SOFTMAX_BITS + SNAP_BITS - 1) >= EXACT:
         raise FormatError(f"pack: a window of {config.window} tokens is too long for exact attention sums")
@@ -87,17 +87,17 @@ def check_sums(name: str, weights: Quantized, operand: int) -> None:
 
 
 def query_fraction(config: ModelConfig) -> int:
-    """Fractional bits of queries and keys, whose length is the square root of a head's width."""
+    """Return the fractional bits of queries and keys, whose length is the square root of a head's width."""
     return SNAP_BITS - 1 - ((config.head_dim - 1).bit_length() + 1) // 2  # ceil(log2(sqrt(head_dim))), without libm
 
 
 def down_operand(config: ModelConfig) -> int:
-    """Largest operand of an MLP's second matrix: a square, but for SwiGLU."""
+    """Return the largest operand of an MLP's second matrix: a square, except with SwiGLU."""
     return OPERAND if config.activation == "swiglu" else OPERAND * OPERAND
 
 
 def attention(weights: Weights, layer: int) -> Attention:
-    """The scales of attention in a layer."""
+    """Derive the scales of attention in a layer."""
     c, block = weights.config, f"blocks.{layer}."
     gain = weights.vectors[block + "attn.q_gain"].astype(np.float64)
     unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * query_fraction(c))
@@ -113,26 +113,37 @@ def attention(weights: Weights, layer: int) -> Attention:
 
 
 def squared_lengths(weights: Quantized) -> NDArray[np.float64]:
-    """Of the rows of a matrix, float64 [R]; `math.fsum` rounds once, so they are the same on every machine."""
+    """Compute the squared lengths of a matrix's rows, float64 [R].
+
+    `math.fsum` rounds once, so the results are the same on every machine.
+    """
     wide = weights.dequantize().astype(np.float64)
     return np.array([math.fsum(row) for row in (wide * wide).tolist()])
 
 
 def largest_values(config: ModelConfig, weights: Quantized, squared_length: float) -> NDArray[np.float64]:
-    """Bounds [kv_heads] on the squares of a head's entries in products of `weights` [kv_dim, K] with rows of at most
-    that squared length (Cauchy-Schwarz)."""
+    """Bound the squares of a head's entries in products of a matrix with rows (Cauchy-Schwarz).
+
+    Args:
+        config: the model's shape.
+        weights: the matrix [kv_dim, K].
+        squared_length: the largest squared length of a row.
+
+    Returns:
+        Bounds float64 [kv_heads].
+    """
     per_head = squared_lengths(weights).reshape(config.num_kv_heads, config.head_dim).max(1)
     return per_head * squared_length
 
 
 def value_fractions(squares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Fractional bits [kv_heads] of the grid of values, from bounds on their squares that hold for every input."""
+    """Derive the fractional bits int64 [kv_heads] of the grids of values from bounds on the values' squares."""
     bits = (_exponent(squares).clip(-60, 60) + 1) >> 1  # |v| < 2^bits
     return SNAP_BITS - 1 - bits
 
 
 def gate_matrix(vectors: NDArray[np.floating]) -> Quantized:
-    """The vectors of gates [gates, GATE_INPUTS] snapped like rows, so that sums stay below GATE_INPUTS * 2^28."""
+    """Snap the vectors of gates [gates, GATE_INPUTS] like rows, so that sums stay below GATE_INPUTS * 2^28."""
     wide = vectors.astype(np.float64)
     exponent = _exponent(np.abs(wide).max(-1, keepdims=True)).clip(-64, 960)
     symbols = np.rint(np.ldexp(wide, SNAP_BITS - 1 - exponent)).astype(np.int32)
@@ -140,11 +151,11 @@ def gate_matrix(vectors: NDArray[np.floating]) -> Quantized:
 
 
 def table(weights: Quantized) -> NDArray[np.float64]:
-    """The rows of an embedding or hash table, float64 [R, C], multiplied in the order of `codec.exact.linear`."""
+    """Dequantize an embedding or hash table to float64 [R, C], in the order of operations of `codec.exact.linear`."""
     rows = weights.symbols.astype(np.float64) * weights.rows.astype(np.float64)[:, None]
     return rows if weights.columns is None else rows * weights.columns.astype(np.float64)
 
 
 def _exponent(x: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`codec.numerics.fixed_point.exponent`."""
+    """Compute `codec.numerics.fixed_point.exponent` with numpy."""
     return ((np.ascontiguousarray(x).view(np.int64) >> 52) & 0x7FF) - 1022

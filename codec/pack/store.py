@@ -11,6 +11,9 @@ from pathlib import Path
 from codec.errors import FormatError
 from codec.run_folder import PACK
 
+FOLDERS: list[Path] = []
+"""Where commands look for packs; `underpar` adds the folder of the packs that ship and that of the user."""
+
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 
@@ -51,9 +54,9 @@ def find(name: str | Path, folders: Sequence[Path]) -> Path:
 
 
 def find_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
-    """Find the pack whose file has this SHA-256 (hex) in `folders`; None where there is none."""
+    """Find the pack whose file's SHA-256 (hex) begins with `sha256` in `folders`; None where there is none."""
     for path in packs(folders).values():
         with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
+            if hashlib.file_digest(stream, "sha256").hexdigest().startswith(sha256):
                 return path
     return None

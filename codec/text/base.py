@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from codec.console import Advance, ignore_progress
-from codec.text.documents import MAX_DOCUMENT, Record
+from codec.text.documents import Record
 
 
 class DocumentCoder(Protocol):
@@ -24,6 +24,9 @@ class DocumentCoder(Protocol):
         """See `Coder`."""
 
     def decode(
-        self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
+        self,
+        payloads: Mapping[int, bytes],
+        advance: Advance = ignore_progress,
+        sizes: Mapping[int, int] | None = None,
     ) -> Iterator[tuple[int, bytes]]:
         """See `Coder`."""

@@ -23,12 +23,12 @@ from codec.backends.select import make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.exact.backend import Backend
-from codec.exact.chunks import Chunk, band_chunks
+from codec.exact.chunks import Chunk, prefill_chunks
 from codec.exact.families.weights import AnyWeights
 from codec.exact.recall import Recall
 from codec.model.byte_pairs import AnyTokenizer
 from codec.numerics.widths import total_bits
-from codec.text.documents import MAX_DOCUMENT, Prepared, Record, prepare, write_record
+from codec.text.documents import Prepared, Record, prepare, write_record
 from codec.text.golden import check as check_golden
 from codec.text.pipeline import Ahead, _Group, _Part
 from codec.text.scheduler import Decoding
@@ -47,9 +47,6 @@ _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many d
 
 _TOKENS_A_BYTE = 2
 """Of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with 1,024 and the pack that ships."""
-
-_MOST_TOKENS_A_BYTE = 16
-"""That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class Coder:
         longest = len(prepared[company[0]].stream) - 1
         memory = self.backend.memory(len(company), longest + 1)
         past = self.backend.past(len(company), self.window) if longest > self.window else None
-        plans = [band_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
+        plans = [prefill_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
         for turn in range(len(plans[0])):
             batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
@@ -241,27 +238,31 @@ class Coder:
         return wait
 
     def decode(
-        self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
+        self,
+        payloads: Mapping[int, bytes],
+        advance: Advance = ignore_progress,
+        sizes: Mapping[int, int] | None = None,
     ) -> Iterator[tuple[int, bytes]]:
         """Decode modelled records.
 
         Args:
             payloads: by document number.
             advance: told bytes of payload.
-            longest: bytes of the longest document; a damaged one that goes on far beyond is given up.
+            sizes: bytes of each document where they are known: they bound what a damaged payload decodes to.
 
         Yields:
             (document number, original bytes), in the order in which documents end.
 
         Raises:
             DocumentError: a payload ends before its document.
+            FormatError: a payload is not that of a document of its size.
         """
         if not payloads:
             return
-        room, most_tokens = _cache_bytes(self.device), _MOST_TOKENS_A_BYTE * (longest + 1)
+        room = _cache_bytes(self.device)
         count = self._lane_count([len(payload) for payload in payloads.values()], room)
         yield from Decoding(
-            self.backend, self.tokenizer, payloads, self.window, count, room, most_tokens, self.threads
+            self.backend, self.tokenizer, payloads, self.window, count, room, self.threads, sizes
         ).documents(advance)
 
     def _lane_count(self, sizes: Sequence[int], room: int) -> int:

@@ -33,7 +33,7 @@ from codec.edits import line_ends
 from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Backend, Integers
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.model.byte_pairs import AnyTokenizer
 
 MOST_TOKENS = 2
@@ -88,14 +88,16 @@ class Mixing:
 
     backend: Backend
     tokenizer: AnyTokenizer
+    symbols: int  # of the model: as many as the tokenizer has tokens, or more
     window: int
     threads: int
     kind: str  # of the device: cpu or cuda
 
     @cached_property
     def order(self) -> Integers:
-        """Token ids by rank, int64 [V]."""
-        return vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+        """Symbols by rank, int64 [V]: tokens by their bytes, then the symbols that the tokenizer does not have."""
+        tokens = vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+        return np.concatenate((tokens, np.arange(len(tokens), self.symbols)))
 
     @cached_property
     def ranks(self) -> Integers:
@@ -105,7 +107,8 @@ class Mixing:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The vocabulary whose ids are ranks: distributions come in its order."""
-        return vocabulary.sort([self.tokenizer.token_bytes[n] for n in self.order.tolist()])
+        tokens = self.tokenizer.token_bytes
+        return vocabulary.sort([tokens[n] for n in self.order[: len(tokens)].tolist()])
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
         """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
@@ -130,7 +133,7 @@ class Mixing:
 
     def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
         """Distributions int64 [N, V + 1] of the next tokens of all lanes, and which of them are of each block."""
-        size = min(_CHUNK, -(-self.window // BAND_UNIT) * BAND_UNIT)
+        size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
         lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
         lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
         past = self.backend.past(len(lanes), self.window)

@@ -196,7 +196,7 @@ def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int
         )
     tokens = np.concatenate([lane.tokens[:count] for lane, count in zip(running.lanes, counts, strict=True)])
     canonical = tokenizer.decode(tokens.astype(np.int64))
-    text = patch.take_edits(lane.state, lane.code, canonical, tokenizer.lossy, longest=block.size)
+    text = patch.take_edits(lane.state, lane.code, canonical, tokenizer.lossy, most=block.size)
     data = line_ends.join(text, running.kinds)
     if len(data) != block.size:
         raise FormatError(f"block {block.number} has {len(data)} bytes, expected {block.size}; the archive is damaged")

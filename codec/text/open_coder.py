@@ -36,7 +36,7 @@ def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") ->
         return make_coder(pack, policy, kind_of(devices[0]))
     from codec.text.workers import Workers  # which a decoder on one device does without
 
-    _check_policy(pack, policy)
+    check_policy(pack, policy)
     return Workers(pack, policy, devices)
 
 
@@ -51,7 +51,7 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
     if device not in ("cpu", "cuda"):
         raise CodecError(f"device {device!r}: expected cpu or cuda, of which CUDA_VISIBLE_DEVICES chooses one")
     policy = policy or default_policy(pack)
-    _check_policy(pack, policy)
+    check_policy(pack, policy)
     recall = pack.recall if policy.adaptation == Adaptation.RECALL else None
     threads = threads or (compute_threads() if device == "cpu" else processors())
     if device == "cuda":
@@ -59,7 +59,8 @@ def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", th
     return Coder(pack.weights, device, pack.for_text()[1], policy.window, recall, threads)
 
 
-def _check_policy(pack: Pack, policy: Policy) -> None:
+def check_policy(pack: Pack, policy: Policy) -> None:
+    """Check that a pack can code with a policy; errors as of `open_coder`."""
     config, tokenizer = pack.for_text()
     if not 1 <= policy.window <= config.window:
         raise FormatError(f"window of {policy.window} tokens: expected 1 to {config.window}, the model's window")

@@ -67,3 +67,17 @@ class _Part:
     numbers: Sequence[int]
     prepared: Sequence[Future[Prepared]]
     last: bool = False  # whether nothing follows
+
+
+def groups(documents: Iterator[bytes], limit: int) -> Iterator[list[bytes]]:
+    """`documents` in lists that end as soon as they have `limit` bytes."""
+    group: list[bytes] = []
+    size = 0
+    for document in documents:
+        group.append(document)
+        size += len(document)
+        if size >= limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

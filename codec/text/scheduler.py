@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from codec.model.byte_pairs import AnyTokenizer
 
 _TOKEN = np.dtype(np.uint32)
 
+_MOST_TOKENS_A_BYTE = 16
+"""That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
+
 
 @dataclass
 class _Lane:
@@ -25,6 +29,7 @@ class _Lane:
 
     number: int  # of the document
     size: int  # of its payload
+    most_tokens: float  # that the document has
     data: bytearray = field(default_factory=bytearray)  # the tokens that follow the one that begins it, as _TOKEN
 
     @property
@@ -46,8 +51,8 @@ class Decoding:
         window: as of `codec.text.coder.Coder`.
         lanes: at once.
         room: bytes that they may take, of a GPU; elsewhere each has room for its window.
-        most_tokens: that a document has; one that goes on beyond is given up.
         threads: that make text of what has ended, while the lanes go on.
+        sizes: bytes of each document where they are known; one that goes on beyond is given up.
     """
 
     def __init__(
@@ -58,10 +63,11 @@ class Decoding:
         window: int,
         lanes: int,
         room: int,
-        most_tokens: int,
         threads: int,
+        sizes: Mapping[int, int] | None = None,
     ):
-        self._tokenizer, self._most_tokens, self._threads = tokenizer, most_tokens, threads
+        self._tokenizer, self._threads = tokenizer, threads
+        self._sizes = sizes or dict.fromkeys(payloads, None)
         self._payloads = {number: np.frombuffer(payload, np.uint8) for number, payload in payloads.items()}
         self._waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
         ends = np.cumsum([len(payload) for payload in payloads.values()])
@@ -84,7 +90,7 @@ class Decoding:
             while any(self._lanes) or ending:
                 for number, tokens, state in self._run() if any(self._lanes) else ():
                     payload = self._payloads.pop(number)
-                    ending.append((number, len(payload), pool.submit(self._text, payload, tokens, state)))
+                    ending.append((number, len(payload), pool.submit(self._text, number, payload, tokens, state)))
                 while ending and (ending[0][2].done() or not any(self._lanes)):
                     number, size, text = ending.popleft()
                     yield number, text.result()
@@ -103,29 +109,34 @@ class Decoding:
             if lane is None or not sizes[n]:  # idle: what it does came after these steps were launched, or it waits
                 continue
             lane.data += data[n * width : n * width + sizes[n]]
-            if read[n] > lane.size + range_coder.CODE_BYTES or lane.count > self._most_tokens:
+            if read[n] > lane.size + range_coder.CODE_BYTES or lane.count > lane.most_tokens:
                 raise self._failure(lane, read[n])
             if last[n] == self._tokenizer.end:
                 ended[n] = lane.number, lane.tokens[:-1], states[n].copy()
         self._load(list(ended))
         return list(ended.values())
 
-    def _text(self, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
+    def _text(self, number: int, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
         """The original bytes of a document."""
-        return patch.take_edits(state, payload, self._tokenizer.decode(tokens), self._tokenizer.lossy)
+        canonical = self._tokenizer.decode(tokens)
+        return patch.take_edits(state, payload, canonical, self._tokenizer.lossy, self._sizes[number])
 
     def _load(self, lanes: "range | list[int]") -> None:
         """Give idle lanes the next documents, as long as there are any."""
         taken = []
         for n in lanes:
             number = self._waiting.pop() if self._waiting else None
-            self._lanes[n] = None if number is None else _Lane(number, len(self._payloads[number]))
+            self._lanes[n] = None if number is None else self._lane(number)
             if (lane := self._lanes[n]) is not None:
                 taken.append((n, lane))
         if taken:
             ends = np.array([self._ends[lane.number] for _, lane in taken])
             sizes = np.array([lane.size for _, lane in taken])
             self._decoder.load([n for n, _ in taken], ends - sizes, ends)
+
+    def _lane(self, number: int) -> _Lane:
+        size = self._sizes[number]
+        return _Lane(number, len(self._payloads[number]), inf if size is None else _MOST_TOKENS_A_BYTE * (size + 1))
 
     def _failure(self, lane: _Lane, read: int) -> DocumentError:
         """What to raise for a lane that has read so many bytes of its payload, or decoded too many tokens."""

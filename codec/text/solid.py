@@ -50,7 +50,14 @@ class SolidCoder:
         c = self.coder
         if c is None or c.tokenizer.vocab_size > FEW:  # whose distributions would fill the memory
             return None
-        return Mixing(c.backend, c.tokenizer, c.window, processors() if c.device == "cuda" else c.threads, c.device)
+        return Mixing(
+            c.backend,
+            c.tokenizer,
+            c.weights.config.vocab_size,
+            c.window,
+            processors() if c.device == "cuda" else c.threads,
+            c.device,
+        )
 
     @property
     def _threads(self) -> int:

@@ -20,7 +20,7 @@ from codec.devices import kind_of, processors, visible_gpus
 from codec.errors import WorkerError
 from codec.pack.reader import Pack
 from codec.processes import child_environment
-from codec.text.documents import MAX_DOCUMENT, Record
+from codec.text.documents import Record
 from codec.text.pipeline import Ahead
 from codec.text.policy import Policy
 
@@ -73,13 +73,19 @@ class Workers:
             raise ahead.failure
 
     def decode(
-        self, payloads: Mapping[int, bytes], advance: Advance = ignore_progress, longest: int = MAX_DOCUMENT
+        self,
+        payloads: Mapping[int, bytes],
+        advance: Advance = ignore_progress,
+        sizes: Mapping[int, int] | None = None,
     ) -> Iterator[tuple[int, bytes]]:
         """See `codec.text.coder.Coder`."""
         numbers = list(payloads)
         parts = portions([len(payload) for payload in payloads.values()], len(self._devices))
         shares = [{numbers[i]: payloads[numbers[i]] for i in part} for part in parts]
-        requests = {n: ("decode", share, longest) for n, share in enumerate(shares)}
+        requests = {
+            n: ("decode", share, sizes and {number: sizes[number] for number in share})
+            for n, share in enumerate(shares)
+        }
         with closing(self._answers(requests, advance)) as answers:
             for _, document in answers:
                 yield document

@@ -1,9 +1,9 @@
-"""The audit: somebody's claim executed, coded and decoded, and every condition that a score must meet checked.
+"""Audit a claim: run its predictor, code and decode the text, and check every condition that a score must meet.
 
-The predictor is told only what a decoder has. Its distributions become integer frequencies, these code the text, and a
-fresh process without the text decodes it. `honest_bpb` is what came out: coded bits and all side information over the
-bytes of the text. A predictor with `peek` is run a second time as its author's script runs it, to say where the claimed
-score comes from.
+The predictor is told only what a decoder knows. Its distributions become integer frequencies, which code the text, and
+a fresh process without the text decodes it. `honest_bpb` is the result: coded bits and all side information over the
+bytes of the text. A predictor with `peek` runs a second time as its author's script runs it, to show how the claimed
+score arises.
 """
 
 import time
@@ -23,25 +23,26 @@ from eval.audit.probing import Apart, Leaks, probe, rows_apart
 from eval.audit.sandbox import Limits, PredictorError, Sandbox
 
 HOLDS, AS_FAR, REFUTED = "holds", "holds as far as checked", "refuted"
-"""Verdicts: every condition is met; none is broken but some could not be checked; one is broken."""
+"""Verdicts: every condition is met; no condition is broken but some could not be checked; a condition is broken."""
 
 MARGIN = 0.05
-"""Bits per byte that a fresh text may score above the claim's by default. Five parts of 500 kB of the challenge's
+"""Bits per byte that a fresh text may score above the claim's text by default. Five parts of 500 kB of the challenge's
 validation text have 2.70 to 2.82 bits per byte under xz -6, a standard deviation of 0.04.
 """
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found. Bits per byte are None where the predictor did not run to the end.
+    """The result of an audit. Bits per byte are None if the predictor did not run to the end.
 
     Attributes:
         honest_bpb: coded bits, order, lengths and edits over the bytes of the text.
-        ideal_bpb: the same with the code length of the integer frequencies in place of the coded bits.
-        scored_bpb: what the author's way of scoring gives here: probabilities as they stand, of the documents that
-            were scored, with `peek` if there is one, over the bytes as the author counts them.
-        fresh_bpb: what a fresh text scores; None where the auditor gave none.
-        isolation: what kept the predictor from "network" and "text"; "reason" says why where nothing but Python did.
+        ideal_bpb: as `honest_bpb`, with the ideal code length in place of the coded bits.
+        scored_bpb: the score by the author's own way: unnormalised probabilities of the scored documents, with `peek`
+            if the predictor has it, over the bytes as the author counts them.
+        fresh_bpb: the score of a fresh text; None if the auditor gave none.
+        isolation: the means that kept the predictor from "network" and "text"; "reason" tells why the kernel did not,
+            if Python alone did.
     """
 
     name: str
@@ -63,22 +64,22 @@ class Audit:
 
     @property
     def failed(self) -> list[str]:
-        """The names of the conditions that failed."""
+        """Names of the conditions that failed."""
         return [condition.name for condition in self.conditions if condition.ok is False]
 
     @property
     def unchecked(self) -> list[str]:
-        """The names of the conditions that could not be checked."""
+        """Names of the conditions that could not be checked."""
         return [condition.name for condition in self.conditions if condition.ok is None]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `verdict`, `claimed_bpb`, `honest_bpb` and `conditions` are stable."""
+        """Return plain values; `verdict`, `claimed_bpb`, `honest_bpb` and `conditions` are stable."""
         return asdict(self)
 
 
 @dataclass
 class _Findings:
-    """What the runs of a predictor have shown so far."""
+    """The results of a predictor's runs so far."""
 
     isolation: dict[str, str]
     honest: Transcript | None = None
@@ -94,12 +95,14 @@ def audit(path: str | Path, limits: Limits | None = None, fresh: Path | None = N
     """Audit the claim in a folder or `claim.toml`.
 
     Args:
+        path: the folder or the `claim.toml`.
+        limits: time and memory that the predictor may use.
         fresh: a text of the same source that the claim's author has not seen.
-        margin: bits per byte that it may score above the claim's text.
+        margin: bits per byte that the fresh text may score above the claim's text.
 
     Raises:
-        CodecError: the claim or the fresh text cannot be read. A predictor that fails is no error: the condition `runs`
-            says so.
+        CodecError: the claim or the fresh text cannot be read. A predictor that fails raises nothing; then the
+            condition `runs` fails.
     """
     begin = time.perf_counter()
     claim = load_claim(path)
@@ -197,20 +200,20 @@ def _verdict(claim: Claim, found: _Findings, begin: float) -> Audit:
 
 
 def _sizes(claim: Claim) -> dict[str, int]:
-    """What a claim brings: bytes of each file with those of its name, and of what is called in the predictor's."""
+    """Count what a claim brings: bytes of each file and of its name, and of the factory's name."""
     sizes = {file.name: file.stat().st_size + len(file.name.encode()) for file in claim.program.files}
     return {**sizes, "factory": len(claim.program.factory.encode())}
 
 
 def _word(lines: Sequence[Condition]) -> str:
-    """The verdict that conditions add up to."""
+    """Return the verdict that follows from the conditions."""
     if any(line.ok is False for line in lines):
         return REFUTED
     return AS_FAR if any(line.ok is None for line in lines) else HOLDS
 
 
 def scored_bpb(claim: Claim, transcript: Transcript) -> float:
-    """The score that the author's way of counting makes of a run."""
+    """Score a run by the author's way of counting, in bits per byte."""
     rows = [int(row) for row in claim.order[: claim.scored]]
     counted = claim.counted_bytes or sum(claim.real_bytes(row) for row in rows)
     return float(np.sum([transcript.bits[row].sum() for row in rows])) / counted

@@ -1,4 +1,4 @@
-"""A challenge baseline's artifact as a predictor: the float model with a cache, one token of every row at a time.
+"""Run an artifact of the challenge's baseline as a predictor: the float model with a KV cache, token by token.
 
 A claim's code needs three lines:
 
@@ -23,7 +23,7 @@ from trainer.model.layers import rms_norm, rotate
 
 
 class CachedAttention(nn.Module):
-    """An attention that is given one position at a time and keeps the keys and values of those before."""
+    """Attention that gets one position at a time and keeps the keys and values of earlier positions."""
 
     def __init__(self, attention: Attention, rows: int, window: int):
         super().__init__()
@@ -33,7 +33,7 @@ class CachedAttention(nn.Module):
         self.position = 0
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor, *_: None) -> Tensor:
-        """x [B, 1, D] -> [B, 1, D], times scale [D]; cos and sin are of all positions; the rest is not used."""
+        """Attend from x [B, 1, D]; returns [B, 1, D] times scale [D]. cos and sin hold all positions."""
         inner, at = self.inner, self.position
 
         def heads(y: Tensor, count: int) -> Tensor:
@@ -57,16 +57,16 @@ class PeerPredictor:
         blob: the file's bytes.
 
     Raises:
-        CodecError: not such an artifact (`eval.score.challenge.load_peer`).
+        CodecError: the file is no such artifact (`eval.score.challenge.load_peer`).
     """
 
     def __init__(self, blob: bytes):
         state, self._config = load_peer(blob)
         if self._config.skips != "add":
-            raise CodecError("a predictor of the baseline's artifacts was given a later model's, whose layers loop")
+            raise CodecError("the artifact is of a later model, whose layers loop; pass an artifact of the baseline")
         self._model = GPT(self._config).eval()
         self._model.load_state_dict(state)
-        self._inner = [m for m in self._model.modules() if isinstance(m, Attention)]  # one a block, in order
+        self._inner = [m for m in self._model.modules() if isinstance(m, Attention)]  # one for each block, in order
 
     def reset(self, documents: NDArray[np.int64]) -> None:
         for block, attention in zip(self._model.blocks, self._inner, strict=True):
@@ -78,10 +78,10 @@ class PeerPredictor:
 
     @torch.inference_mode()
     def distribution(self) -> NDArray[np.float64]:
-        """float64 [B, V]. Raises CodecError where a row is longer than the window."""
+        """Return the probabilities of the next tokens, float64 [B, V]. Raises CodecError for a row over the window."""
         model, config = self._model, self._config
         if self._position >= config.window:
-            raise CodecError(f"a row of over {config.window} tokens; use a flat stream with this window")
+            raise CodecError(f"a row has over {config.window} tokens; use a flat stream with this window")
         x = x0 = rms_norm(model.tok_emb(torch.from_numpy(self._last)[:, None]))
         skips: list[Tensor] = []
         for n, block in enumerate(model.blocks):

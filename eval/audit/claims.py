@@ -1,6 +1,6 @@
-"""A claim read from its `claim.toml`: a score, the predictor behind it, the text, and how the author counted.
+"""Read a claim from its `claim.toml`: a score, the predictor behind it, the text, and how the author counted.
 
-`eval.audit.predictor` documents the file for those who write one.
+`eval.audit.predictor` documents the file for authors of claims.
 """
 
 import json
@@ -26,7 +26,7 @@ from trainer.data.documents import document_files, read_documents
 FILE = "claim.toml"
 
 MAX_CLAIM = 1 << 20
-"""Bytes of a claim.toml."""
+"""The most bytes of a claim.toml."""
 
 BATCH = 16
 
@@ -51,27 +51,27 @@ KEYS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         "text_bytes": int,
     },
 }
-"""What a claim may say, by table."""
+"""The keys that a claim may have, by table."""
 
 _HELP = "`eval/audit/predictor.py` and `underpar audit --help` show a whole claim.toml"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with everything that its files say. Rows and documents are in the order of the text.
+    """A claim with the contents of its files. Rows and documents are in the order of the text.
 
     Attributes:
-        documents: the text; None where only tokens are given.
-        original: whether `documents` are the text itself; else they are what the tokens of a shard stand for.
-        tokens: of each document, without BOS; empty where `documents` is None.
+        documents: the text; None if only tokens are given.
+        original: True if `documents` are the text itself; False if they are decoded from the tokens of a shard.
+        tokens: of each document, without BOS; empty if `documents` is None.
         row_bytes: the bytes of the text that each row stands for, int64 [rows].
-        order: which row is scored when, int64 [rows].
-        side_bits: that the claim charges itself.
-        scored: how many rows were.
+        order: numbers of the rows in the order in which they are scored, int64 [rows].
+        side_bits: bits of side information that the claim charges itself.
+        scored: number of rows that the author scored.
         left_out: tokens of the text that no row holds.
-        part: what the claim says of being about a part of the file; empty where it is about all.
-        byte_table: as how many bytes the author counts each token, float64 [V].
-        counted_bytes: that the author divides by.
+        part: the keys that limit the claim to a part of the file; empty if the claim is about the whole file.
+        byte_table: bytes that the author counts for each token, float64 [V].
+        counted_bytes: bytes that the author divides by.
         tokenizer_bytes: the size of the tokenizer's file.
     """
 
@@ -105,23 +105,23 @@ class Claim:
 
     @property
     def text_bytes(self) -> int:
-        """The bytes of the text that all rows stand for."""
+        """Bytes of the text that all rows stand for."""
         return int(self.row_bytes.sum())
 
     def real_bytes(self, row: int) -> int:
-        """Bytes of a row's text: what its tokens stand for, but never more than its documents have."""
+        """Return the bytes of a row's text, never more than its documents have."""
         return int(self.row_bytes[row])
 
     def decoded(self, document: int) -> bytes:
-        """The text that the tokens of a document stand for."""
+        """Decode the tokens of a document to canonical bytes."""
         return self.alphabet.decode(self.tokens[document])
 
 
 def load_claim(path: str | Path) -> Claim:
-    """Read a claim: a `claim.toml` or the folder it is in. Nothing of the claim's code runs here.
+    """Read a claim from a `claim.toml` or its folder, without running the claim's code.
 
     Raises:
-        FormatError: a file is missing or not what it should be, or a key is unknown, missing or of the wrong type.
+        FormatError: a file is missing or damaged, or a key is unknown, missing or of the wrong type.
         MismatchError: two of the files do not belong together.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
@@ -131,7 +131,9 @@ def load_claim(path: str | Path) -> Claim:
     files = [folder / module, *(folder / str(name) for name in values.get("files", []))]
     for file in files:
         if not file.is_file():
-            raise FormatError(f"{path}: there is no file {file}; `predictor` is FILE.py:FACTORY, `files` what it reads")
+            raise FormatError(
+                f"{path}: there is no file {file}; `predictor` is FILE.py:FACTORY, `files` lists all that it reads"
+            )
     alphabet = _alphabet(folder, values["tokenizer"])
     source = folder / text["path"]
     hidden = [source]
@@ -149,7 +151,9 @@ def load_claim(path: str | Path) -> Claim:
             hidden.append(folder / scored["tokens"])
             tokens = [t.astype(np.int64) for t in documents_of(token_stream(hidden[-1], _sentencepiece(alphabet)))]
             if len(tokens) != len(documents):
-                raise MismatchError(f"{path}: {len(tokens)} documents of tokens for {len(documents)} of text")
+                raise MismatchError(
+                    f"{path}: {len(tokens)} documents of tokens for {len(documents)} of text; name tokens of this text"
+                )
         else:
             tokens = [alphabet.encode(document).astype(np.int64) for document in documents]
         stream, sizes = stream_of(alphabet, documents, tokens)
@@ -164,7 +168,7 @@ def load_claim(path: str | Path) -> Claim:
     count = scored.get("documents", len(rows))
     if count > len(rows):
         raise MismatchError(
-            f"{path}: [scored] documents = {count}, but the text has {len(rows)}; state what was scored"
+            f"{path}: [scored] documents = {count}, but the text has {len(rows)}; state the number that was scored"
         )
     if counted is None and table is not None:
         counted = float(sum(table[rows[row].targets].sum() for row in order[:count]))
@@ -195,18 +199,18 @@ def on_text(claim: Claim, path: Path) -> Claim:
     """Make a claim of the same predictor about another text, in the order of that text.
 
     Raises:
-        FormatError: no text, or token shards, which are text only with a tokenizer.
-        MismatchError: a document of it is one of the claim's own.
+        FormatError: there is no text, or `path` holds token shards, which are text only under one tokenizer.
+        MismatchError: a document is in the claim's own text.
     """
     if any(file.name.endswith((".bin", COMPRESSED_SHARD)) for file in shown_files(path)):
-        raise FormatError(f"{path}: token shards; give text, which no tokenizer has changed")
+        raise FormatError(f"{path}: token shards; pass the text itself, which no tokenizer has changed")
     documents = list(read_documents(path))
     if known := set(documents) & set(claim.documents or []) - {b""}:
-        raise MismatchError(f"{path}: {len(known)} of its documents are in the claim's text; give one that is fresh")
+        raise MismatchError(f"{path}: {len(known)} of its documents are in the claim's text; pass a text without them")
     tokens = [claim.alphabet.encode(document).astype(np.int64) for document in documents]
     rows, row_bytes, left_out = lay(claim.layout, *stream_of(claim.alphabet, documents, tokens))
     if not row_bytes.sum():
-        raise FormatError(f"{path}: no text to score; give some, of a row or more")
+        raise FormatError(f"{path}: no text to score; pass a text of a row or more")
     return replace(
         claim,
         program=replace(claim.program, hidden=[*claim.program.hidden, path]),
@@ -224,12 +228,12 @@ def on_text(claim: Claim, path: Path) -> Claim:
 
 
 def shown_files(path: Path) -> list[Path]:
-    """The files of a text: `path` itself, or those in the folder."""
+    """List the files of a text: `path` itself, or the files in the folder."""
     return [path] if path.is_file() else document_files(path)
 
 
 def _documents(path: Path, source: Path, alphabet: Alphabet, text: Mapping[str, Any]) -> list[bytes]:
-    """The documents of a text, as many as the claim says; of a flat stream, no more than its targets need."""
+    """Read the documents of a text: as many as the claim states, and for a flat stream as many as its targets need."""
     wanted, left = text.get("documents"), text.get("targets", math.inf)
     documents: list[bytes] = []
     for document in islice(read_documents(source, _sentencepiece(alphabet)), wanted):
@@ -245,11 +249,11 @@ def _documents(path: Path, source: Path, alphabet: Alphabet, text: Mapping[str, 
 def _first_targets(
     path: Path, stream: NDArray[np.int64], sizes: NDArray[np.int64], targets: int, layout: Layout
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The beginning of a stream that has so many targets. Raises MismatchError if it has fewer."""
+    """Cut a stream and its sizes to `targets` targets. Raises MismatchError if the stream has fewer."""
     if not layout.flat or targets % layout.window or targets >= len(stream):
         raise MismatchError(
             f"{path}: targets = {targets}, but the stream has {max(0, len(stream) - 1)} in rows of {layout.window}; "
-            'with layout = "flat" state a multiple of window that is there'
+            'with layout = "flat" state a multiple of window, at most the length of the stream'
         )
     return stream[: targets + 1], sizes[: targets + 1]
 
@@ -289,7 +293,7 @@ def _alphabet(folder: Path, name: str) -> Alphabet:
 
 
 def _sentencepiece(alphabet: Alphabet) -> Tokenizer:
-    """The tokenizer for reading token shards, which must exist even where there are none."""
+    """Return the SentencePiece tokenizer that reads token shards; another alphabet gets the sample's."""
     if isinstance(alphabet, Tokenizer):
         return alphabet
     from trainer.data.sample import sp1024

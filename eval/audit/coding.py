@@ -1,7 +1,8 @@
-"""Text through somebody else's predictor: coded with what it says, decoded again by one that is told only that.
+"""Code text with the distributions of a claim's predictor, and decode the text with a predictor told only that stream.
 
-Rows run side by side in batches, one token of each at a time, in one range-coded stream. Encoder and decoder make the
-same calls in the same order, so a deterministic predictor says the same to both, however its sums are ordered.
+Rows run side by side in batches, one token of each row at a time, in one range-coded stream. Encoder and decoder make
+the same calls in the same order, so a deterministic predictor gives both the same distributions, in whatever order it
+adds floating-point numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from eval.audit.claims import Claim
 from eval.audit.predictor import ENDED, Predictor
 
 LEAST = 2.0**-40
-"""Probabilities below this count as this: 2^-24 is what the least frequency stands for."""
+"""The least probability: smaller probabilities are raised to this value. The least frequency stands for 2^-24."""
 
 NORMALISED = 1e-4
 """How far a sum of probabilities may be from 1: 0.00014 bits a token, a fiftieth of a record's margin."""
@@ -28,7 +29,7 @@ NORMALISED = 1e-4
 
 @dataclass(frozen=True)
 class Place:
-    """A token: its row in the order of the text, and its position there."""
+    """A token's place: its row in the order of the text, and its position in the row."""
 
     row: int
     position: int
@@ -36,16 +37,16 @@ class Place:
 
 @dataclass
 class Mass:
-    """What the sums of the distributions were."""
+    """Statistics of the sums of distributions."""
 
-    worst: float = 0.0  # |sum - 1|; infinite where a probability is negative or no number
-    first: Place | None = None  # where it first exceeded NORMALISED
+    worst: float = 0.0  # the largest |sum - 1|; infinite if a probability is negative or not a number
+    first: Place | None = None  # the first place where |sum - 1| exceeded NORMALISED
     first_sum: float = 1.0
     exceeded: int = 0
     tokens: int = 0
 
     def see(self, row: int, position: int, p: NDArray[np.floating]) -> None:
-        """Take note of a distribution [V]."""
+        """Add a distribution [V] to the statistics."""
         valid = bool(np.isfinite(p).all() and (p >= 0).all())
         total = float(p.sum()) if valid else float("nan")
         deviation = abs(total - 1) if valid else float("inf")
@@ -59,10 +60,10 @@ class Mass:
 
 @dataclass
 class Transcript:
-    """What a run over all rows said.
+    """The result of a run over all rows.
 
-    `bits` are -log2 of the probability that was said of each token as it stands, the score that a script which never
-    looks at the other tokens gets: float64 [T] by row.
+    `bits` holds -log2 of each token's probability, not normalised: the score of a script that never looks at the
+    probabilities of other tokens. float64 [T] by row.
     """
 
     bits: dict[int, NDArray[np.float64]]
@@ -72,25 +73,28 @@ class Transcript:
 
 
 def levels(p: NDArray[np.floating]) -> torch.Tensor:
-    """What `codec.entropy.frequencies` takes, int64 [N, V], of probabilities [N, V] whether or not they sum to 1."""
+    """Convert probabilities [N, V] to the levels that `codec.entropy.frequencies` takes, int64 [N, V].
+
+    The probabilities need not sum to 1.
+    """
     clean = np.nan_to_num(p, nan=LEAST, posinf=1 / LEAST, neginf=LEAST).clip(LEAST, 1 / LEAST)
     return torch.from_numpy(np.rint(np.log2(clean) * LEVELS_PER_BIT).astype(np.int64))
 
 
 def batches(claim: Claim) -> Iterator[NDArray[np.int64]]:
-    """The rows that run side by side, in the order of the claim."""
+    """Cut rows into batches that run side by side, in the order of the claim."""
     for at in range(0, len(claim.order), claim.batch):
         yield claim.order[at : at + claim.batch]
 
 
 def starts(claim: Claim, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """The tokens that rows begin with, int64 [B]."""
+    """Return the tokens before rows, which a decoder knows, int64 [B]."""
     return np.array([claim.rows[row].start for row in rows], np.int64)
 
 
 @runtime_checkable
 class Peeker(Predictor, Protocol):
-    """A predictor that its author's script shows the text."""
+    """A predictor with `peek`: its author's script shows the text."""
 
     def peek(self, documents: Sequence[NDArray[np.int64]]) -> None: ...
 
@@ -98,10 +102,16 @@ class Peeker(Predictor, Protocol):
 def encode(
     predictor: Predictor | Peeker, claim: Claim, advance: Advance = ignore_progress, peek: bool = False
 ) -> Transcript:
-    """Run a predictor over the text and code it; with `peek` it is shown each batch first, as its author's script is.
+    """Run a predictor over the text and code the text.
+
+    Args:
+        predictor: told one token of each row at a time.
+        claim: the text.
+        advance: called with the number of tokens that have just been coded.
+        peek: show the predictor each batch first, as its author's script does.
 
     Raises:
-        PredictorError: it did not answer.
+        PredictorError: the predictor did not answer.
     """
     transcript = Transcript({})
     intervals: list[torch.Tensor] = []
@@ -134,13 +144,19 @@ def encode(
 
 
 def decode(predictor: Predictor, claim: Claim, stream: bytes, advance: Advance = ignore_progress) -> Place | None:
-    """Drive a predictor with what the stream decodes to; returns where that first is not the text.
+    """Decode a stream with a predictor; return the place of the first token that differs from the text, or None.
 
-    Of the text, the decoder uses the number of rows and what `claim` lets it be told: lengths, unless ends are coded,
-    and the rows' first tokens. It stops at the first difference.
+    The decoder knows the number of rows, the token before each row and, unless ends are coded, the lengths of rows. It
+    stops at the first difference.
+
+    Args:
+        predictor: told the decoded tokens only.
+        claim: the text to compare with.
+        stream: the bytes that `encode` wrote.
+        advance: called with the number of tokens that have just been decoded.
 
     Raises:
-        PredictorError: it did not answer.
+        PredictorError: the predictor did not answer.
     """
     data, state = np.frombuffer(stream, np.uint8), range_coder.new_encoder()
     range_coder.start_decoder(state, data)
@@ -175,7 +191,7 @@ def _code(begin: NDArray[np.int64], size: NDArray[np.int64], bits: int) -> bytes
 
 
 def _take(state: range_coder.State, data: NDArray[np.uint8], said: torch.Tensor) -> int:
-    """Decode one token whose levels are `said` [1, V]."""
+    """Decode one token from levels `said` [1, V]."""
     bits = frequencies.total_bits(said.shape[-1])
     unit = state[1] >> np.uint64(bits)
     target = torch.tensor([range_coder.target(state, unit, 1 << bits)])

@@ -1,7 +1,7 @@
-"""The conditions that a score must meet to be one, each a pure function from what the audit measured to a verdict.
+"""Check the conditions that a score must meet, each by a pure function from the audit's measurements to a verdict.
 
-The first four are what makes a number a code length (Issue #1017 of the challenge calls them C1 to C4); the others are
-about what was counted.
+The first four make a number a code length (issue #1017 of the challenge calls them C1 to C4). The others concern the
+text, the bytes and the side information that were counted.
 """
 
 import lzma
@@ -22,22 +22,23 @@ from eval.audit.isolation import ROOT
 from eval.audit.probing import Apart, Leak, Leaks
 
 CAP = 16_000_000
-"""Bytes that the challenge grants code and model."""
+"""The challenge's limit for code and model, in bytes."""
 
 BYTES_TOLERANCE = 1e-4
-"""Of the denominator: what normalisation and a dropped tail change; 0.0001 bpb at 1 bpb."""
+"""The relative error of the denominator that is tolerated, as normalisation and a dropped tail cause; 0.0001 bpb at 1
+bpb."""
 
 SCORE_TOLERANCE, SCORE_BITS = 5e-4, 64
-"""By how much the claim may be below what was coded: a fifth of the challenge's margin for a record, and the end of
-the coded stream."""
+"""Bits per byte, and bits in all, by which the claim may be below the coded score: a fifth of the challenge's margin
+for a record, and the end of the coded stream."""
 
 DIFFERENT_BITS = 0.01
-"""By how much a token's claimed code length may differ from the decoder's: float32 noise of a parallel pass."""
+"""Bits by which a token's claimed code length may differ from the decoder's: float32 noise of a parallel pass."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One line of a verdict; `ok` is None where it could not be checked."""
+    """One line of a verdict; `ok` is None if the condition could not be checked."""
 
     name: str
     ok: bool | None
@@ -45,7 +46,7 @@ class Condition:
 
 
 def runs(isolation: Mapping[str, str], error: str | None) -> Condition:
-    """The predictor answered within its limits, in a process that could not reach the text."""
+    """Check that the predictor answered within its limits, in a process that could not reach the text."""
     kept = f"kept from the network by {isolation['network']}, from the text by {isolation['text']}" if isolation else ""
     if error is not None:
         return Condition("runs", False, f"{error}; {kept}".rstrip("; "))
@@ -58,7 +59,7 @@ def runs(isolation: Mapping[str, str], error: str | None) -> Condition:
 
 
 def normalised(masses: Sequence[Mass]) -> Condition:
-    """Every distribution sums to 1 over the whole vocabulary."""
+    """Check that every distribution sums to 1 over the whole vocabulary."""
     bad = next((mass for mass in masses if mass.first), None)
     if bad is None or bad.first is None:
         worst = max(mass.worst for mass in masses)
@@ -72,7 +73,7 @@ def normalised(masses: Sequence[Mass]) -> Condition:
 
 
 def future_unseen(leaks: Leaks | None) -> Condition:
-    """What comes after a token does not change its distribution."""
+    """Check that later tokens do not change the distribution of a token."""
     if leaks is None:
         return Condition("future_unseen", True, "it was never shown a later token")
     leak = leaks.future or leaks.across
@@ -84,7 +85,7 @@ def future_unseen(leaks: Leaks | None) -> Condition:
 
 
 def target_unseen(leaks: Leaks | None) -> Condition:
-    """A distribution does not depend on the token that it is about to score."""
+    """Check that a distribution does not depend on the token that it scores."""
     if leaks is None or leaks.target is None:
         return Condition("target_unseen", True, "no distribution changed with the token that it scores")
     return Condition(
@@ -95,9 +96,9 @@ def target_unseen(leaks: Leaks | None) -> Condition:
 
 
 def score_before_update(leaks: Leaks | None) -> Condition:
-    """A token is scored before anything is learned from it.
+    """Check that each token is scored before the predictor learns from the token.
 
-    Learning from a token first shows as a change both of its own distribution and of those before it.
+    Learning from a token too early changes both the token's own distribution and earlier distributions.
     """
     if leaks is None or leaks.before is None or leaks.target is None:
         return Condition("score_before_update", True, "nothing was learned from a token before it was scored")
@@ -116,13 +117,13 @@ def decodes(
     claimed: Mapping[int, NDArray[np.float64]] | None,
     honest: Mapping[int, NDArray[np.float64]],
 ) -> Condition:
-    """A fresh process that knows only what it has decoded restores every token, from the distributions of the claim.
+    """Check that a fresh process restores every token from the coded bits, with the distributions of the claim.
 
     Args:
         mismatch: the first token that did not decode to itself.
-        tokens: how many there are.
-        claimed: -log2 of what was said of each token with `peek`, by row; None of a predictor without it.
-        honest: the same without.
+        tokens: the number of tokens.
+        claimed: -log2 of each token's probability with `peek`, by row; None for a predictor without `peek`.
+        honest: -log2 of each token's probability without `peek`, by row.
     """
     if mismatch:
         return Condition("decodes", False, f"decoding goes wrong at {place(mismatch)}: it does not say the same twice")
@@ -142,7 +143,7 @@ def decodes(
 
 
 def rows_known(claim: Claim, apart: Apart | None) -> Condition:
-    """Of a flat stream: the token before a row is known, because rows can be decoded one after another."""
+    """Check for a flat stream that the token before a row is known: rows can be decoded one after another."""
     if not claim.flat:
         return Condition("context", True, "each document begins with BOS")
     if (claim.order != np.arange(len(claim.order))).any():
@@ -161,9 +162,9 @@ def rows_known(claim: Claim, apart: Apart | None) -> Condition:
 
 
 def order_bits(claim: Claim) -> float:
-    """What a decoder must be told to put the documents back into the order of the text, in bits.
+    """Count the bits that tell a decoder how to put the documents back into the order of the text.
 
-    log2 n! of any order; for one by length, documents of one length keep their order for free.
+    Any order costs log2 n! bits. In an order by length, documents of equal length keep their order at no cost.
     """
     n = len(claim.order)
     if (claim.order == np.arange(n)).all():
@@ -178,7 +179,7 @@ def order_bits(claim: Claim) -> float:
 
 
 def lengths_bits(claim: Claim) -> float:
-    """What a decoder must be told to know where documents end, in bits: which of the ways to cut so many tokens."""
+    """Count the bits that tell a decoder where documents end: log2 of the number of ways to cut the tokens."""
     lengths = [len(row.targets) for row in claim.rows]
     if claim.ends_coded or claim.flat or len(set(lengths)) == 1:
         return 0.0
@@ -187,7 +188,7 @@ def lengths_bits(claim: Claim) -> float:
 
 
 def order(claim: Claim, bits: float) -> Condition:
-    """The order in which documents were scored needs no side information, or the claim charges it."""
+    """Check that the order of scoring needs no side information, or that the claim charges the side information."""
     if not bits:
         return Condition("order", True, "scored in the order of the text")
     what = f"{len(claim.order)} documents in another order than the text's: restoring it takes {bits:,.1f} bits"
@@ -195,7 +196,7 @@ def order(claim: Claim, bits: float) -> Condition:
 
 
 def lengths(claim: Claim, bits: float, charged: float) -> Condition:
-    """Where documents end is coded, or the claim charges it; `charged` is what it has left for that."""
+    """Check that the ends of documents are coded or charged; `charged` is the bits that the claim has left for them."""
     if not bits:
         how = "the ends are coded" if claim.ends_coded else "all rows have the same length"
         return Condition("lengths", True, how)
@@ -204,7 +205,7 @@ def lengths(claim: Claim, bits: float, charged: float) -> Condition:
 
 
 def counted_bytes(claim: Claim) -> Condition:
-    """The claim divides by bytes that are there."""
+    """Check that the claim divides by no more bytes than the text has."""
     rows = claim.order[: claim.scored]
     real = sum(claim.real_bytes(int(row)) for row in rows)
     ok = True if claim.original else None
@@ -220,7 +221,7 @@ def counted_bytes(claim: Claim) -> Condition:
 
 
 def _miscounts(claim: Claim) -> str:
-    """What is wrong with a claim's table of bytes, by how many bytes of the text it changes."""
+    """Describe the errors in a claim's table of bytes, with the bytes of the text that each error adds."""
     if claim.byte_table is None:
         return ""
     too_many: Counter[str] = Counter()
@@ -243,14 +244,14 @@ def _miscount(piece: bytes, excess: float) -> str:
 
 
 def canonical(text: bytes) -> str:
-    """Text as the challenge's tokenizers keep it: NFKC, whitespace runs as one space, no controls. Case stays."""
+    """Normalise text as the challenge's tokenizers do: NFKC, whitespace runs as one space, no controls. Case stays."""
     folded = unicodedata.normalize("NFKC", text.decode("utf-8", errors="replace"))
     visible = "".join(c for c in folded if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
     return " ".join(visible.split())
 
 
 def edit_bits(claim: Claim) -> float:
-    """What it takes to make the text from the tokens where these do not even keep the canonical text, in bits."""
+    """Count the bits of edits from the tokens' text to the text; 0 if the tokens keep the canonical text."""
     if claim.documents is None or all(_kept(claim, n) for n in range(len(claim.documents))):
         return 0.0
     decoded = np.frombuffer(b"\n".join(claim.decoded(n) for n in range(len(claim.documents))), np.uint8)
@@ -268,7 +269,7 @@ def _kept(claim: Claim, n: int) -> bool:
 
 
 def text(claim: Claim, bits: float) -> Condition:
-    """The text can be had back from the tokens: raw, or at least canonical; `bits` are its edits."""
+    """Check that the tokens give the text back, raw or at least canonical; `bits` are the missing edits."""
     if claim.documents is None or not claim.original:
         return Condition("text", None, "only token shards are given: whether they are the text cannot be checked")
     lost = [n for n in range(len(claim.documents)) if not _kept(claim, n)]
@@ -287,7 +288,7 @@ def text(claim: Claim, bits: float) -> Condition:
 
 
 def complete(claim: Claim) -> Condition:
-    """All of the set was scored."""
+    """Check that the whole set was scored."""
     everything, what = len(claim.rows), "rows" if claim.flat else "documents"
     held = sum(len(row.targets) for row in claim.rows)
     part = f" of a part of the file ({claim.part})" if claim.part else ""
@@ -309,7 +310,7 @@ def complete(claim: Claim) -> Condition:
 
 
 def artifact(sizes: Mapping[str, int]) -> Condition:
-    """Code and model fit the challenge's budget; `sizes` are bytes by name of file, names included."""
+    """Check that code and model fit the challenge's limit; `sizes` are bytes by name of file, names included."""
     total = sum(sizes.values())
     parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     return Condition("artifact", total <= CAP, f"{total:,} bytes of {CAP:,} ({parts})")
@@ -317,7 +318,7 @@ def artifact(sizes: Mapping[str, int]) -> Condition:
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a predictor makes of a text that its author has not seen, in bits per byte, and how much more it may be."""
+    """A predictor's score of a text that its author has not seen, and the margin above the claim, in bits per byte."""
 
     bpb: float
     text_bytes: int
@@ -325,13 +326,13 @@ class Fresh:
 
 
 def memorised(carried: int, compressed: int | None, honest: float | None, fresh: Fresh | None) -> Condition:
-    """The text is not in what the claim brings.
+    """Check that the claim's files do not hold the text.
 
     Args:
         carried: bytes of code, model and tokenizer.
-        compressed: the text under xz; None where it is larger than `carried`.
+        compressed: bytes of the text under xz; None if more than `carried`.
         honest: bits per byte of the claim's text.
-        fresh: what another text scores.
+        fresh: the score of a fresh text.
     """
     held = f"{carried:,} bytes of code, model and tokenizer"
     if fresh is not None and honest is not None:
@@ -349,7 +350,7 @@ def memorised(carried: int, compressed: int | None, honest: float | None, fresh:
 
 
 def xz_bytes(documents: Iterable[bytes], most: int) -> int | None:
-    """The bytes of documents under xz, None if they are more than `most`."""
+    """Count the bytes of documents under xz; None if more than `most`."""
     packer, size = lzma.LZMACompressor(preset=6), 0
     for document in documents:
         size += len(packer.compress(document + b"\n"))
@@ -360,7 +361,7 @@ def xz_bytes(documents: Iterable[bytes], most: int) -> int | None:
 
 
 def score(claimed: float, honest: float | None, text_bytes: int) -> Condition:
-    """The claim is not below what was coded."""
+    """Check that the claim is not below the coded score."""
     if honest is None:
         return Condition("score", False, "nothing was coded")
     allowed = SCORE_TOLERANCE + SCORE_BITS / text_bytes
@@ -372,10 +373,10 @@ def score(claimed: float, honest: float | None, text_bytes: int) -> Condition:
 
 
 def place(where: Place) -> str:
-    """A place in words."""
+    """Describe a place in words."""
     return f"document {where.row}, token {where.position}"
 
 
 def at(leak: Leak) -> int:
-    """The position of what was changed."""
+    """Return the position of the token that was changed."""
     return leak.flipped.position

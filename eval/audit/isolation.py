@@ -1,10 +1,11 @@
-"""Give a program a root folder, processes, shared memory and a network of its own, take all its rights, then run it.
+"""Run a program without rights, with a root folder, processes, shared memory and a network of its own.
 
-Run as a script with a plan on standard input, a JSON object with the fields of `Plan`; only the standard library is
-imported, because namespaces need a single thread. The program sees the interpreter, the folders that the plan names
-(read-only), an empty `/tmp`, three harmless devices and its own processes. It has no capability in a user namespace of
-its own, which also separates the kernel's key rings. Where the kernel grants no namespaces the program runs without
-them. Which of the two it is goes to the descriptor `answers` first, before the program can say anything.
+This module runs as a script with a plan on standard input, a JSON object with the fields of `Plan`. The module imports
+only the standard library, because namespaces need a single thread. The program sees the interpreter, the folders that
+the plan names (read-only), an empty `/tmp`, three harmless devices and its own processes. The program has no
+capability, in a user namespace of its own, which also separates the kernel's key rings. Where the kernel grants no
+namespaces, the program runs without namespaces. The descriptor `answers` is told first which isolation is in force,
+before the program can write anything.
 """
 
 import ctypes
@@ -19,21 +20,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 HEAD = struct.Struct("<cI")
-"""Of an answer: its status and the bytes that follow."""
+"""The head of an answer: a status byte and the number of bytes that follow."""
 
 OK, FAILED = b"k", b"f"
 
 ROOT, HOOK = "private root", "audit hook"
-"""What keeps a program from the text: it has no path to it, or Python refuses the path."""
+"""The means that keep a program from the text: a root without a path to the text, or Python's refusal of the path."""
 
 NAMESPACE = "namespace"
-"""What keeps a program from the network; `HOOK` where Python refuses sockets."""
+"""The means that keeps a program from the network; `HOOK` where Python refuses sockets."""
 
 MAX_FILE = 64 << 20
-"""Bytes that the program may write into one file."""
+"""The most bytes that the program may write into one file."""
 
 SCRATCH = 256 << 20
-"""Bytes that `/tmp` holds."""
+"""The most bytes that `/tmp` holds."""
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
@@ -52,17 +53,17 @@ _KILL = 9
 
 
 class Plan(NamedTuple):
-    """What to run and what it may see.
+    """A program to run, and the files that it may see.
 
     Attributes:
         root: an empty folder, for the mount of the private root.
-        seen: [folder or file, where it appears], read-only.
-        links: [name, what it points to].
-        covered: what of `seen` is made empty: files, and folders with all in them.
-        memory: bytes of address space.
+        seen: [folder or file, its path inside], read-only.
+        links: [name, target] of symbolic links.
+        covered: files and folders of `seen` that are made empty.
+        memory: the most bytes of address space.
         command: the program and its arguments, inside.
-        environment: inside.
-        outside: command, environment and current folder where there are no namespaces.
+        environment: the program's environment, inside.
+        outside: command, environment and current folder, used where there are no namespaces.
         answers: the descriptor that is told the isolation.
     """
 
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
 
 
 def main() -> None:
-    """Run the plan that standard input holds; the exit status is the program's."""
+    """Run the plan on standard input; the exit status is the program's."""
     plan = Plan(**json.load(sys.stdin))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for kind, most in (
@@ -110,7 +111,7 @@ def tell(descriptor: int, values: dict[str, str]) -> None:
 
 
 def _run_inside(plan: Plan, failure: int) -> None:
-    """Isolate this process and become the program; on failure tell why and exit."""
+    """Isolate this process and become the program; on failure write the reason and exit."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         _call(libc.prctl(_PARENT_DEATH, _KILL, 0, 0, 0), "prctl")
@@ -119,7 +120,7 @@ def _run_inside(plan: Plan, failure: int) -> None:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-        child = os.fork()  # the first process of the new namespace, which ends with it
+        child = os.fork()  # the first process of the new namespace; the namespace ends with this process
         if child:
             _wait(child)
         _call(libc.prctl(_PARENT_DEATH, _KILL, 0, 0, 0), "prctl")
@@ -136,7 +137,7 @@ def _run_inside(plan: Plan, failure: int) -> None:
 
 
 def _wait(child: int) -> NoReturn:
-    """Wait for `child` with no descriptor open, so that its pipes end with it, and exit with its status."""
+    """Wait for `child` and exit with its status; close all descriptors first, so that pipes end when `child` ends."""
     os.closerange(0, min(os.sysconf("SC_OPEN_MAX"), 1 << 16))
     os._exit(min(255, abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))))
 
@@ -164,7 +165,7 @@ def _enter_root(libc: ctypes.CDLL, plan: Plan) -> None:
     for device in DEVICES:
         _mount(libc, device, _place(root, device, False), None, _BIND)
     _mount(libc, "tmpfs", _place(root, "/tmp", True), "tmpfs", _NO_SUID | _NO_DEVICES, f"mode=1777,size={SCRATCH}")
-    with suppress(OSError):  # a container may not grant one; then there is none
+    with suppress(OSError):  # a container may refuse; then there is no /proc
         _mount(libc, "proc", _place(root, "/proc", True), "proc", _READ_ONLY | _NO_SUID | _NO_DEVICES | _NO_EXEC)
     old = _place(root, "/old", True)
     _call(libc.pivot_root(os.fsencode(root), os.fsencode(old)), "pivot_root")
@@ -176,7 +177,7 @@ def _enter_root(libc: ctypes.CDLL, plan: Plan) -> None:
 
 
 def _place(root: Path, name: str, folder: bool) -> Path:
-    """Make the folder or empty file that something is mounted on."""
+    """Make the folder or empty file for a mount."""
     inside = root / name.lstrip("/")
     (inside if folder else inside.parent).mkdir(parents=True, exist_ok=True)
     if not folder:
@@ -190,7 +191,7 @@ def _mount(libc: ctypes.CDLL, source: object, target: object, kind: str | None, 
 
 
 def _protect(libc: ctypes.CDLL, inside: Path) -> None:
-    """Make a mount and all below read-only, without devices and programs that change their user."""
+    """Make a mount and all mounts below it read-only, without devices and without set-user-id programs."""
     attributes = struct.pack("<4Q", _READ_ONLY | _NO_SUID | _NO_DEVICES, 0, 0, 0)  # struct mount_attr
     recursive, nowhere = 0x8000, -100  # AT_RECURSIVE, AT_FDCWD
     words = (ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(nowhere), os.fsencode(inside), ctypes.c_uint(recursive))

@@ -1,4 +1,4 @@
-"""Pictures of audits: what was claimed beside what was coded, and what distributions summed to."""
+"""Draw pictures of audits: claimed scores beside coded scores, and sums of distributions."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -33,11 +33,11 @@ WORDS = {
 
 
 def claimed_and_coded(audits: Sequence[Audit], titles: Mapping[str, str]) -> Figure:
-    """A line for each claim, from what it claims to what it codes, and the conditions that fail.
+    """Draw a line for each claim from the claimed to the coded score, and name the conditions that fail.
 
     Args:
-        audits: of predictors that ran to the end.
-        titles: by the name of the claim, what was done.
+        audits: audits of predictors that ran to the end.
+        titles: a description of each claim, by its name.
     """
     rows = sorted(audits, key=lambda a: (not a.failed, -_gap(a)), reverse=True)
     with rc_context(STYLE):
@@ -76,7 +76,7 @@ def claimed_and_coded(audits: Sequence[Audit], titles: Mapping[str, str]) -> Fig
 
 
 def sums(said: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """What each distribution summed to along a text: by the name of the predictor, float64 [T]."""
+    """Draw the sums of distributions along a text; `said` has float64 [T] by the name of the predictor."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.9))
         axes = figure.subplots()

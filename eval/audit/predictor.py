@@ -1,21 +1,22 @@
-"""The protocol between the audit and somebody else's predictor, and adapters for what people already have.
+"""Define the protocol between the audit and a claim's predictor, and adapters for plain functions and PyTorch modules.
 
-A predictor is an object with three methods. It predicts B documents side by side, one token of each at a time:
+A predictor is an object with three methods. The predictor works on B documents side by side, one token of each at a
+time:
 
-- `reset(documents)`: begin B documents. `documents` is int64 [B]: the token that each begins with, which a decoder
-  knows (BOS; in a flat stream the token before the row). What was learned from earlier documents may be kept.
+- `reset(documents)`: begin B documents. `documents` is int64 [B]: the first token of each document, which a decoder
+  knows (BOS; in a flat stream the token before the row). A predictor may keep what it learned from earlier documents.
 - `distribution()`: float [B, V], the probability of every token of the vocabulary to come next in each document,
-  given what `reset` and `update` have told. Each row sums to 1.
-- `update(tokens)`: int64 [B], the tokens that came. -1 stands for a document that has ended: its row is of no interest
-  from then on.
+  given the tokens that `reset` and `update` have told. Each row sums to 1.
+- `update(tokens)`: int64 [B], the tokens that came. -1 stands for a document that has ended; its row of later
+  distributions is ignored.
 
-That is all a decoder can offer. The audit never tells it a length, a later token or the text as a whole. A script that
-scores by teacher forcing has more in its hands, and scores that are too good come from using it. To have such a script
-audited as it is, give the predictor a fourth method:
+A decoder can tell a predictor no more than that. The audit never tells a length, a later token or the text as a whole.
+A script that scores by teacher forcing has the whole text, and using the text makes scores that are too good. To have
+such a script audited as it is, give the predictor a fourth method:
 
 - `peek(documents)`: a list of int64 arrays, the tokens of each document, called after `reset`. The distributions that
-  follow are those behind the claimed score. The audit calls it with text whose future was changed and compares; a
-  decoder never calls it.
+  follow are those behind the claimed score. The audit calls `peek` with text whose future was changed and compares the
+  distributions; a decoder never calls `peek`.
 
 A claim is a folder with a `claim.toml`, the code, and what the code reads:
 
@@ -54,7 +55,7 @@ A predictor in ten lines:
     def make():
         return FunctionPredictor(next_token)
 
-`underpar audit FOLDER` then says what the claim is worth.
+`underpar audit FOLDER` then audits the claim.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,12 +68,12 @@ if TYPE_CHECKING:
     import torch
 
 ENDED = -1
-"""What `update` is told of a document that has ended."""
+"""The token that `update` gets for a document that has ended."""
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What the audit drives; the module's text says what each method means."""
+    """A predictor as the audit calls it; the module's docstring defines each method."""
 
     def reset(self, documents: NDArray[np.int64]) -> None: ...
 
@@ -82,7 +83,7 @@ class Predictor(Protocol):
 
 
 class _History:
-    """The tokens so far, int64 [B, T]: a document that has ended keeps its last token, so that rows stay full."""
+    """The tokens so far, int64 [B, T]; a document that has ended repeats its last token, so that rows stay full."""
 
     def __init__(self) -> None:
         self.tokens = np.zeros((0, 1), np.int64)
@@ -95,12 +96,12 @@ class _History:
         self.tokens = np.concatenate([self.tokens, came[:, None]], axis=1)
 
     def context(self, window: int, stride: int) -> NDArray[np.int64]:
-        """The inputs that predict the next token, in windows as `eval.score.windows.document_windows` lays them."""
+        """Return the inputs that predict the next token, in the windows of `eval.score.windows.document_windows`."""
         return self.tokens[:, context_start(self.tokens.shape[1], window, stride) :]
 
 
 def context_start(inputs: int, window: int, stride: int) -> int:
-    """Where the window begins that predicts from the last of `inputs` inputs; each window moves by `stride`.
+    """Return the first input of the window that predicts from the last of `inputs` inputs; windows move by `stride`.
 
     >>> [context_start(n, 6, 3) for n in (1, 6, 7, 9, 10)]
     [0, 0, 3, 3, 6]
@@ -113,8 +114,8 @@ class FunctionPredictor:
 
     Args:
         function: int64 [B, T] -> probabilities [B, V] of the token after each row.
-        window: the most tokens that it is given.
-        stride: how far a full window moves; by default 1, which gives every token all the context there is.
+        window: the most tokens that the function is given.
+        stride: tokens by which a full window moves; by default 1, which gives every token the longest context.
     """
 
     def __init__(
@@ -131,13 +132,14 @@ class FunctionPredictor:
 class TorchPredictor:
     """A predictor from any PyTorch module that maps token ids int64 [B, T] to logits [B, T, V].
 
-    Each token runs its whole context again, so it is for short windows; a module with a cache is worth its own three
-    methods. `peek` scores as teacher forcing does, all tokens of a window at once: a module that looks ahead shows.
+    Each token runs its whole context again, so this adapter suits short windows; for a module with a KV cache write the
+    three methods. `peek` scores as teacher forcing does, all tokens of a window at once, which reveals a module that
+    looks ahead.
 
     Args:
         module: in evaluation mode, on the CPU.
-        window: the most tokens that it is given.
-        stride: how far a full window moves; by default half of it.
+        window: the most tokens that the module is given.
+        stride: tokens by which a full window moves; by default half a window.
     """
 
     def __init__(self, module: "torch.nn.Module", window: int, stride: int | None = None):

@@ -1,6 +1,6 @@
-"""What a predictor's distributions depend on: the text is changed where it must not matter, and what it says compared.
+"""Probe the dependences of a predictor: change text that must not matter, and compare the distributions.
 
-Each run has a process of its own, so that nothing learned in one shows in the next.
+Each run has a process of its own, so that a predictor cannot carry knowledge from one run to the next.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from eval.audit.predictor import ENDED, Predictor
 from eval.audit.sandbox import Limits, Sandbox
 
 ROWS, STEPS, FLIPS = 8, 96, 2
-"""Documents, tokens of each, and places in them that are tested: enough to see a dependence that is worth anything."""
+"""Documents, tokens of each document, and tested places in each: enough to see any dependence that improves a score."""
 
 APART = 3
 """Batches of a flat stream that are tested. Use of later rows in a share f of all batches is seen with a chance of
 1 - (1 - f)^3."""
 
 CHANGED_BITS = 1e-3
-"""By how much the code length of some token must change: floating-point noise is far below, a useful leak far above."""
+"""Bits by which the code length of some token must change: noise is far below, a useful leak far above."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """The distribution at `seen` changed when `flipped` did."""
+    """A leak: the distribution at `seen` changed when the token at `flipped` was changed."""
 
     seen: Place
     flipped: Place
@@ -35,14 +35,14 @@ class Leak:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What was found, None where the predictor kept to the past.
+    """The leaks that were found, each None if the predictor used earlier tokens only.
 
     Attributes:
-        target: one token was changed, and so did its own distribution.
-        before: one token was changed, and so did an earlier distribution of the same document; the farthest.
-        future: all from a token on was changed, and so did an earlier distribution; the farthest.
-        across: a whole document was changed, and so did a distribution of another.
-        tested: distributions compared.
+        target: changing a token changed the token's own distribution.
+        before: changing a token changed an earlier distribution of the same document; the farthest.
+        future: changing all tokens from one on changed an earlier distribution; the farthest.
+        across: changing a whole document changed a distribution of another document.
+        tested: number of distributions compared.
     """
 
     target: Leak | None
@@ -64,7 +64,7 @@ def probe(claim: Claim, limits: Limits) -> Leaks:
     tested = 0
 
     def compare(shown: Sequence[NDArray[np.int64]], until: int) -> list[tuple[int, int]]:
-        """(index of the row, position) of the distributions up to `until` that change if `shown` is peeked at."""
+        """List (index of the row, position) of the distributions up to `until` that change after `peek(shown)`."""
         nonlocal tested
         said = _said(claim, limits, rows, text, shown, until + 1)
         changed = np.abs(_bits(said) - _bits(base[: until + 1])).max(-1) > CHANGED_BITS
@@ -96,7 +96,7 @@ def probe(claim: Claim, limits: Limits) -> Leaks:
 
 @dataclass(frozen=True)
 class Apart:
-    """Whether rows of a batch depend on later ones, in `tested` of the `batches` that have several rows."""
+    """The test of rows against later rows of their batch, in `tested` of the `batches` that have several rows."""
 
     leak: Leak | None
     tested: int
@@ -104,13 +104,13 @@ class Apart:
 
 
 def rows_apart(claim: Claim, limits: Limits) -> Apart:
-    """Test whether a row of a flat stream depends on later rows of its batch; a decoder of row after row lacks them.
+    """Test that rows of a flat stream do not depend on later rows of the batch: decoding row by row, those are unknown.
 
-    In batches that nobody can foresee, the rows from a random one on become another text, over their whole length, and
-    all that is said of the rows before is compared with what is said beside the text as it stands.
+    In batches chosen at random, the rows from a random row on are replaced by another text, over their whole length.
+    The distributions of the earlier rows are compared with those beside the original text.
 
     Raises:
-        PredictorError: it did not answer.
+        PredictorError: the predictor did not answer.
     """
     groups = list(batches(claim))
     several = [n for n, group in enumerate(groups) if len(group) > 1]
@@ -136,10 +136,17 @@ def _first_change(
     first: int,
     generator: np.random.Generator,
 ) -> Leak | None:
-    """Tell two predictors the batches `groups`, the second one another text in the last from row `first` on.
+    """Run two predictors over the batches `groups`; the second gets another text in the last batch from row `first` on.
+
+    Args:
+        claim: the text.
+        pair: the two predictors.
+        groups: numbers of the rows of each batch.
+        first: the first row of the last batch that is changed.
+        generator: chooses the other text.
 
     Returns:
-        The first change of what they say of the rows before.
+        The first difference between their distributions of the rows before `first`.
     """
     for rows in groups:
         begin, text = starts(claim, rows), [claim.rows[row].targets for row in rows]
@@ -149,7 +156,7 @@ def _first_change(
             other_begin = np.concatenate([begin[:first], _flip(begin[first:], 0, len(rows), claim, generator)])
         pair[0].reset(begin)
         pair[1].reset(other_begin)
-        for position in range(len(text[0])):  # all rows have the same length
+        for position in range(len(text[0])):  # rows of a flat stream have the same length
             said = [_bits(predictor.distribution()) for predictor in pair]
             moved = np.abs(said[0] - said[1]).max(-1)[:first] > CHANGED_BITS
             if rows is groups[-1] and moved.any():
@@ -168,7 +175,7 @@ def _said(
     steps: int,
     begin: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """The distributions [steps, B, V] of a fresh process that is told `text` and has peeked at `shown`."""
+    """Collect the distributions [steps, B, V] of a fresh process that is told `text` after `peek(shown)`."""
     steps = min(steps, max(map(len, text)))
     with Sandbox(claim.program, claim.alphabet.vocab_size, limits) as sandbox:
         sandbox.reset(starts(claim, rows) if begin is None else begin)
@@ -184,7 +191,7 @@ def _said(
 def _flip(
     row: NDArray[np.int64], begin: int, end: int, claim: Claim, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """`row` with every token of [begin, end) replaced by another token of the text."""
+    """Replace every token of [begin, end) in `row` by another token of the text."""
     used = np.unique(np.concatenate([r.targets for r in claim.rows[:64]]))
     flipped = row.copy()
     for i in range(begin, min(end, len(row))):

@@ -1,4 +1,4 @@
-"""Text as an audit codes it: tokens of an alphabet in rows, and the bytes of the text that each row stands for."""
+"""Lay a text out as an audit codes it: tokens of an alphabet in rows, and the bytes that each row stands for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from eval.score.windows import flat_windows
 
 
 class Alphabet(Protocol):
-    """The tokens of a claim: how many there are and the bytes each stands for."""
+    """The vocabulary of a claim: the number of tokens and the bytes that each token stands for."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -38,26 +38,26 @@ class Bytes260:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """Empty for the four special tokens."""
+        """The bytes of each token; empty for the four special tokens."""
         return [b""] * 4 + [bytes([i]) for i in range(256)]
 
     @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
-        """[V]: 1 for a byte."""
+        """Bytes of each token, int64 [V]: 1 for a byte, 0 for a special token."""
         return np.array([len(piece) for piece in self.token_bytes], np.int64)
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
-        """The bytes of token ids [T]."""
+        """Decode token ids [T] to bytes."""
         return b"".join([self.token_bytes[token] for token in tokens.tolist()])
 
     def encode(self, document: bytes) -> NDArray[np.uint16]:
-        """Token ids [T] of a document, without BOS."""
+        """Encode a document to token ids [T], without BOS."""
         return np.frombuffer(document, np.uint8).astype(np.uint16) + np.uint16(4)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is coded as one sequence: a document with its end, or a row of a flat stream."""
+    """A sequence that is coded as one: a document with its end, or a row of a flat stream."""
 
     start: int  # the token before, which a decoder knows
     targets: NDArray[np.int64]  # [T]
@@ -65,19 +65,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a text becomes rows: each document with its end, or a stream cut into rows of `window` targets."""
+    """The way in which a text becomes rows: each document with its end, or a stream in rows of `window` targets."""
 
     flat: bool
     window: int
-    ends_coded: bool  # else a decoder must be told the lengths; False of a flat stream, whose rows are equally long
+    ends_coded: bool  # if False, a decoder must be told the lengths; False for a flat stream: all rows are as long
 
 
 def stream_of(
     alphabet: Alphabet, documents: Sequence[bytes], tokens: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Documents behind a BOS each, int64 [N], and the bytes of text that each token stands for, int64 [N].
+    """Join documents with a BOS before each, int64 [N]; also return the bytes that each token stands for, int64 [N].
 
-    A document's tokens never stand for more bytes than it has: the last ones stand for fewer.
+    A document's tokens never stand for more bytes than the document has: the last tokens stand for fewer.
     """
     bos, none = np.array([BOS], np.int64), np.zeros(1, np.int64)
     stream, sizes = [bos[:0]], [none[:0]]
@@ -88,7 +88,7 @@ def stream_of(
 
 
 def known_tokens(tokens: NDArray[np.int64], alphabet: Alphabet) -> NDArray[np.int64]:
-    """Raise MismatchError for a token that the alphabet has not."""
+    """Check that the alphabet has all tokens, and return them. Raises MismatchError for an unknown token."""
     if len(tokens) and int(tokens.max()) >= alphabet.vocab_size:
         raise MismatchError(
             f"claim: token {int(tokens.max())}, but the tokenizer has 0 to {alphabet.vocab_size - 1}; name its own"
@@ -99,7 +99,7 @@ def known_tokens(tokens: NDArray[np.int64], alphabet: Alphabet) -> NDArray[np.in
 def lay(
     layout: Layout, stream: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[list[Row], NDArray[np.int64], int]:
-    """Rows of a stream, their bytes, and how many of its targets are in none."""
+    """Cut a stream into rows; return the rows, their bytes, and the number of targets that are in no row."""
     if layout.flat:
         windows = flat_windows(len(stream), layout.window)
         rows = [Row(int(stream[w.start]), stream[w.start + 1 : w.end + 1]) for w in windows]

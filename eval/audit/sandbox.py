@@ -1,12 +1,12 @@
-"""Somebody else's predictor in a process of its own: limits on time and memory, no network, no text, plain arrays.
+"""Run a claim's predictor in a process of its own: limits on time and memory, no network, no text, plain arrays.
 
-The process has a private root (`eval.audit.isolation`): of the machine's files it sees the interpreter with its
-libraries, the files of the claim and the few modules of ours that a predictor may import, all read-only, and a fresh
-`/tmp`. It sees no other process, shared memory, network or device, and has no capability. `Sandbox.isolation` says
-what keeps it from the network and from the text: "namespace" and "private root", or "audit hook" where the kernel
-grants no
-namespaces: then only the interpreter refuses sockets and the text's path, which does not stop native code, and an audit
-does not say that the predictor was without the text.
+The process has a private root (`eval.audit.isolation`). Of the machine's files the process sees the interpreter with
+its libraries, the files of the claim and the few modules of this project that a predictor may import, all read-only,
+and a fresh `/tmp`. The process sees no other process, shared memory, network or device, and has no capability.
+
+`Sandbox.isolation` names the means that keep the predictor from the network and from the text: "namespace" and "private
+root", or "audit hook" where the kernel grants no namespaces. With an audit hook only the interpreter refuses sockets
+and the text's path. Native code is not stopped, so an audit does not state that the predictor was without the text.
 """
 
 import json
@@ -35,19 +35,19 @@ from eval.audit import isolation, worker
 from eval.imports import PACKAGES, ROOT, modules
 
 LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store")
-"""Where an interpreter's shared libraries may be."""
+"""Folders that may hold an interpreter's shared libraries."""
 
 VISIBLE = ("eval.audit.worker", "eval.audit.isolation", "eval.audit.predictor", "eval.audit.challenge_predictor")
-"""Our modules that a predictor's process sees, with what they import."""
+"""Modules of this project that a predictor's process sees, with the modules that they import."""
 
 
 class PredictorError(Exception):
-    """The predictor died, raised, answered nonsense or exceeded a limit; the message says which."""
+    """The predictor died, raised, answered nonsense or exceeded a limit; the message names the failure."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a predictor may use."""
+    """Time and memory that a predictor may use."""
 
     call_seconds: float = 120.0  # of one answer; the first includes loading the model
     total_seconds: float = 3600.0  # of all answers of a process
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Program:
-    """A predictor on disk: `factory` is "file.py:name", `files` are its code and all it reads."""
+    """A predictor on disk: `factory` is "file.py:name", `files` are its code and all files that it reads."""
 
     factory: str
     files: Sequence[Path]
@@ -67,7 +67,7 @@ class Sandbox:
     """A running predictor with the methods of `eval.audit.predictor.Predictor`; a context manager.
 
     Attributes:
-        isolation: what is in force for "network" and "text".
+        isolation: the means in force for "network" and "text".
         peeks: whether the predictor has `peek`.
     """
 
@@ -75,7 +75,7 @@ class Sandbox:
         self._limits, self._vocabulary = limits or Limits(), vocabulary
         self._spent = 0.0
         self._rows = 0
-        self._owed = 0  # answers to `update`
+        self._owed = 0  # answers to `update` that have not been read
         self._folder = tempfile.TemporaryDirectory(prefix="underpar-audit-")
         folder = Path(self._folder.name)
         _copy_claim(program, folder / "claim")
@@ -125,12 +125,12 @@ class Sandbox:
         self._ask(worker.PEEK, np.concatenate([[len(documents)], lengths, *documents]))
 
     def update(self, tokens: NDArray[np.int64]) -> None:
-        """Its answer is awaited with the next one, so that both processes work at once."""
+        """Send tokens without waiting: the answer is read with the next answer, so that both processes work at once."""
         self._send(worker.UPDATE, tokens, time.monotonic())
         self._owed += 1
 
     def distribution(self) -> NDArray[np.float64]:
-        """float64 [B, V], as the predictor says it. Raises PredictorError for another shape."""
+        """Return the predictor's answer, float64 [B, V]. Raises PredictorError for another shape."""
         size = 8 * self._rows * self._vocabulary
         answer = self._ask(worker.DISTRIBUTION, np.empty(0, np.int64), 8 + size)
         shape = struct.unpack_from("<II", answer) if len(answer) >= 8 else ()
@@ -142,7 +142,7 @@ class Sandbox:
         return np.frombuffer(answer, "<f8", offset=8).reshape(shape)
 
     def close(self) -> None:
-        """End the process and all it started."""
+        """End the process and all processes that it started."""
         for end in (self._requests, self._answers):
             os.close(end)
         with suppress(ProcessLookupError):
@@ -213,7 +213,7 @@ class Sandbox:
             raise PredictorError(f"it used up its time, {what}")
 
     def _epitaph(self) -> str:
-        """What is known of a process that has ended."""
+        """Describe how the process ended."""
         try:
             status: int | str = self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -226,7 +226,7 @@ class Sandbox:
 
 
 def _copy_claim(program: Program, folder: Path) -> None:
-    """Copy the files of a claim: their bytes and names, but neither their modes nor their times."""
+    """Copy the bytes and names of a claim's files, but neither modes nor times."""
     folder.mkdir()
     for file in sorted(program.files, key=lambda file: file.name):
         copy = folder / file.name
@@ -239,7 +239,7 @@ def _copy_claim(program: Program, folder: Path) -> None:
 
 @cache
 def _visible_modules() -> dict[str, bytes]:
-    """The source of each of our modules that a predictor's process sees, by its path."""
+    """Read the source of each module in `VISIBLE` and of the modules that it imports, by path."""
     return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in modules(VISIBLE).values()}
 
 
@@ -250,7 +250,7 @@ def _copy_modules(folder: Path) -> None:
 
 
 def _plan(folder: Path, hidden: Sequence[Path], memory: int, pipes: tuple[int, int]) -> isolation.Plan:
-    """What a predictor's process may see: the interpreter, the copies in `folder`, nothing else."""
+    """Plan the isolation of a predictor: its process sees the interpreter and the copies in `folder`, nothing else."""
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     standard = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib"]
@@ -298,5 +298,5 @@ def _plan(folder: Path, hidden: Sequence[Path], memory: int, pipes: tuple[int, i
 
 
 def _inside(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or below."""
+    """Check that `path` is `folder` or below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")

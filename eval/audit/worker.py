@@ -1,9 +1,9 @@
-"""The other end of the sandbox: a process that runs a predictor and answers for it.
+"""Run a predictor in the sandbox's process and answer requests.
 
-`eval.audit.isolation` has taken its rights and becomes `python -m eval.audit.worker`. It talks through two pipes: a
-request is a letter, a u32 of bytes and int64 arrays, an answer is a status byte, a u32 of bytes and float64 arrays or
-UTF-8 text, all little-endian. The first request is JSON: the factory and the files that are refused. Nothing that the
-process sends is ever unpickled.
+`eval.audit.isolation` drops the process's rights and then becomes `python -m eval.audit.worker`. The process talks
+through two pipes, in little-endian numbers. A request is a letter, a u32 number of bytes and int64 arrays. An answer is
+a status byte, a u32 number of bytes and float64 arrays or UTF-8 text. The first request is JSON: the factory and the
+files that are refused. The sandbox never unpickles an answer.
 """
 
 import importlib.util
@@ -20,11 +20,11 @@ from eval.audit.isolation import FAILED, HEAD, OK
 RESET, PEEK, DISTRIBUTION, UPDATE, START = b"R", b"P", b"D", b"U", b"S"
 
 MAX_TEXT = 2000
-"""Bytes of an error message."""
+"""The most bytes of an error message."""
 
 
 def refuse(hidden: Sequence[str]) -> None:
-    """Refuse sockets and the files `hidden` to Python: a second line where there are namespaces, else the only one."""
+    """Refuse sockets and the files `hidden` to Python: a second protection beside namespaces, or the only one."""
     forbidden = {os.path.realpath(path) for path in hidden}
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
@@ -38,7 +38,7 @@ def refuse(hidden: Sequence[str]) -> None:
 
 
 def load(target: str) -> Any:
-    """What the factory `file.py:name` in the current folder returns."""
+    """Return the predictor that the factory `file.py:name` in the current folder makes."""
     file, _, name = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
@@ -80,7 +80,7 @@ def send(answers: BinaryIO, status: bytes, content: bytes) -> None:
 
 
 def describe(error: BaseException) -> bytes:
-    """One line about an error in somebody else's code."""
+    """Describe an error in the claim's code in one line."""
     return f"{type(error).__name__}: {error}".encode(errors="replace")[:MAX_TEXT]
 
 

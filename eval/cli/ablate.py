@@ -1,4 +1,4 @@
-"""The command that sweeps weight codecs and their peers over one checkpoint."""
+"""Define the command `ablate`, which sweeps weight codecs and their peers over one checkpoint."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,21 +8,23 @@ import typer
 from codec import console
 
 RATES = (2.5, 3.0, 3.5)
-"""Bits a weight that are tried where no units, rates or budgets are named."""
+"""Bits a weight that are tried if the call names no units, rates or budgets."""
 
 
 def ablate(
     model: Annotated[Path, typer.Argument(help="A run folder, or any .safetensors.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results; a stopped run goes on there.")],
-    docs: Annotated[Path | None, typer.Option(help="Validation text, if the model can be run.")] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of the results; the same folder continues a stopped sweep.")
+    ],
+    docs: Annotated[Path | None, typer.Option(help="Validation text; required for a model that can run.")] = None,
     strategies: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
-    units: Annotated[str, typer.Option(help="Steps, in a strategy's own unit; separated by commas.")] = "",
-    rates: Annotated[str, typer.Option(help="Bits a weight, about met; separated by commas.")] = "",
-    budgets: Annotated[str, typer.Option(help="Sizes in bytes; separated by commas.")] = "",
+    units: Annotated[str, typer.Option(help="Step sizes in a strategy's own unit, separated by commas.")] = "",
+    rates: Annotated[str, typer.Option(help="Bits a weight to aim at, separated by commas.")] = "",
+    budgets: Annotated[str, typer.Option(help="Sizes to aim at in bytes, separated by commas.")] = "",
     peers: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
-    scales: Annotated[str, typer.Option(help="What peers' steps are multiplied by.")] = "0.8,1,1.3",
-    embeddings: Annotated[str, typer.Option(help="What those of the embedding are multiplied by, too.")] = "1,0.45",
-    tokens: Annotated[int, typer.Option(min=1, help="About so many tokens of text.")] = 200_000,
+    scales: Annotated[str, typer.Option(help="Factors of the peers' step sizes.")] = "0.8,1,1.3",
+    embeddings: Annotated[str, typer.Option(help="Further factors of the embedding's step size.")] = "1,0.45",
+    tokens: Annotated[int, typer.Option(min=1, help="Approximate number of tokens of text to use.")] = 200_000,
     processes: Annotated[int | None, typer.Option(min=1, help="Workers; default: one for each core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -60,7 +62,7 @@ def ablate(
     ruler = None
     if subject.config and subject.tokenizer:
         if docs is None:
-            raise CodecError("the model can be run: pass --docs, text to measure its loss on")
+            raise CodecError("the model can be run: pass a text with --docs to measure its loss")
         ruler = _ruler(subject, docs, tokens)
     with console.progress("measuring", len(plan), "points") as advance:
         outcome = run_plan(model, plan, out, ruler, processes or os.cpu_count() or 1, advance)
@@ -81,7 +83,7 @@ def ablate(
 
 
 def _ruler(subject: Any, docs: Path, tokens: int) -> Any:
-    """The float model and the text, on a GPU where there is one."""
+    """Load the float model and the text, on a GPU if this machine has one."""
     import torch
 
     from eval.ablate.divergence import Ruler
@@ -97,7 +99,7 @@ def _ruler(subject: Any, docs: Path, tokens: int) -> Any:
 
 
 def _readable(result: dict[str, Any]) -> Any:
-    """For people: the points, and the bytes at equal distortion to the documented peers."""
+    """Render tables for people: the points, and the bytes at equal distortion to the documented peers."""
     from rich.console import Group
 
     measured = "kl" if any(p["kl"] is not None for p in result["points"]) else "relative_error"

@@ -1,4 +1,4 @@
-"""`underpar agree`: whether every way to run a pack gives the same frequencies."""
+"""Define the command `agree`, which compares the frequencies of all ways to run a pack."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +12,11 @@ from codec.text.policy import Adaptation
 
 def agree(
     pack: Annotated[Path, typer.Argument(help="The pack to run.")],
-    docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text, parquet; more than once.")],
-    devices: Annotated[str, typer.Option(help="What to compare: cpu, cuda, or both with a comma.")] = "cpu",
+    docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text, parquet; repeatable.")],
+    devices: Annotated[str, typer.Option(help="Devices to compare: cpu, cuda, or cpu,cuda.")] = "cpu",
     documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
     sample: Annotated[
-        int, typer.Option(min=1, help="Tokens that slow passes see: the reference, steps of a processor.")
+        int, typer.Option(min=1, help="Tokens of slow passes: the reference, and cached steps on a processor.")
     ] = 100_000,
     adapt: Adapt = Adaptation.NONE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

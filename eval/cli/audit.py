@@ -1,4 +1,4 @@
-"""The `audit` command: somebody else's claim on one page."""
+"""Define the command `audit`, which shows the verdict about a claim on one page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
     from eval.audit.audit import Audit
 
-HELP = """Execute somebody else's claim: run its predictor as a decoder would, code the text, decode it, compare.
+HELP = """Audit a claim: run its predictor as a decoder would, code the text, decode the text, compare.
 
 CLAIM is a folder with a claim.toml, the code, and what the code reads:
 
 \b
   claimed_bpb = 1.2345
   predictor = "predictor.py:make"  # make() returns the predictor
-  files = \\["weights.npz"]          # all else it reads; the bytes count
+  files = \\["weights.npz"]          # all files it reads; their bytes count
   tokenizer = "sp1024.model"       # or "byte260"
   batch = 16                       # documents side by side
   \\[text]
   path = "val.jsonl"               # text, JSON Lines, parquet, shards
-  documents = 120                  # only the first; default: all
+  documents = 120                  # the first 120; default: all
   # layout = "flat", window = 1024, targets = 65536: a stream in rows
-  \\[scored]                         # what the score was made of: order,
+  \\[scored]                         # how the author scored; keys: order,
   # tokens, ends, side_bits, documents, byte_table, text_bytes
 
 A predictor has three methods, for B documents side by side:
@@ -36,28 +36,29 @@ A predictor has three methods, for B documents side by side:
   distribution()    float [B, V]: every row sums to 1
   update(tokens)    int64 [B]: what came; -1 where a document has ended
 
-and, if its author's script is shown the text (teacher forcing), peek(documents).
-The text of the module eval.audit.predictor says all about them and every key; it has adapters for PyTorch modules and
-plain functions.
+A fourth method, peek(documents), is for scripts that see the text (teacher forcing). The docstring of
+eval.audit.predictor defines all methods and keys; that module has adapters for PyTorch modules and plain functions.
 
-A claim holds as far as checked where something could not be: only shards are given, the machine cannot isolate a
-process, or code, model and tokenizer are larger than the text under xz and so could hold it; for that give --fresh.
+The verdict "holds as far as checked" means that a condition could not be checked: the claim gives only shards, the
+machine cannot isolate a process, or code, model and tokenizer are larger than the text under xz and could hold the
+text. In the last case pass --fresh.
 
-Exit status 0 if the claim holds, 1 if it is refuted or not all could be checked, 2 if it cannot be read.
+Exit status: 0 if the claim holds, 1 if the claim is refuted or a condition could not be checked, 2 if the claim cannot
+be read.
 """
 
 
 def audit(
     claim: Annotated[Path, typer.Argument(help="A claim.toml, or the folder it is in.")],
     fresh: Annotated[
-        Path | None, typer.Option(help="Text of the same source that the author has not seen; it must score alike.")
+        Path | None, typer.Option(help="Text of the same source, unseen by the author, that must score alike.")
     ] = None,
-    margin: Annotated[float, typer.Option(min=0, help="Bits per byte that --fresh may score above the text.")] = 0.05,
-    seconds: Annotated[float, typer.Option(min=1, help="Of a run of the predictor.")] = 3600.0,
-    memory: Annotated[float, typer.Option(min=0.1, help="Address space of the predictor in GiB.")] = 8.0,
+    margin: Annotated[float, typer.Option(min=0, help="Bits per byte that --fresh may score above the claim.")] = 0.05,
+    seconds: Annotated[float, typer.Option(min=1, help="Longest run of the predictor, in seconds.")] = 3600.0,
+    memory: Annotated[float, typer.Option(min=0.1, help="Largest address space of the predictor, in GiB.")] = 8.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Execute somebody else's claim."""
+    """Audit a claim."""
     from eval.audit.audit import audit as run
     from eval.audit.sandbox import Limits
 
@@ -71,7 +72,7 @@ def audit(
 
 
 def page(found: "Audit") -> "Group":
-    """The verdict as a person reads it."""
+    """Render the verdict for people."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""`underpar bench`: our archives beside general-purpose compressors."""
+"""Define the command `bench`, which compares archives with general-purpose compressors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +10,10 @@ from codec import console
 
 def bench(
     pack: Annotated[Path, typer.Argument(help="The pack to compress with.")],
-    docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text or parquet; more than once.")],
-    size: Annotated[int, typer.Option("--bytes", min=1, help="Of each text, in whole documents.")] = 300_000,
+    docs: Annotated[list[Path], typer.Option(help="Text: JSON Lines, plain text or parquet; repeatable.")],
+    size: Annotated[
+        int, typer.Option("--bytes", min=1, help="Bytes to take of each text, in whole documents.")
+    ] = 300_000,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A folder for bench.json and bench.svg.")
     ] = None,
@@ -46,7 +48,7 @@ def bench(
 
 
 def cut(path: Path, size: int) -> list[bytes]:
-    """The first documents of a text, up to `size` bytes and at least one."""
+    """Read the first documents of a text: up to `size` bytes, and at least one document."""
     from trainer.data.documents import read_documents
 
     documents: list[bytes] = []

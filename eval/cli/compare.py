@@ -1,4 +1,4 @@
-"""The command that sets training runs side by side."""
+"""Define the command `compare`, which sets training runs side by side."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,13 @@ from codec import console
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; a run may still go on.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; their training may still be running.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for runs.json, runs.md and runs.svg.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Draw the losses of training runs in bits per byte, over seconds and tokens, and table their speed and memory."""
+    """Draw the losses of training runs in bits per byte over seconds and tokens; tabulate speed and memory."""
     from codec.files import write_files
     from eval.figures import svg
     from eval.screen import compare as comparing

@@ -1,4 +1,4 @@
-"""The commands that turn a model into a number."""
+"""Define the commands that score models: `bpb`, `import`, `prove`, `report`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +14,13 @@ from eval.score.windows import Policy
 def bpb(
     model: Annotated[Path, typer.Argument(help="A run folder, .safetensors, .pack, or challenge .pt or .ptz.")],
     docs: Annotated[Path, typer.Option(help="Text, JSON Lines, parquet, or token shards (.bin, .bin.xz).")],
-    policy: Annotated[Policy, typer.Option(help="What the model sees.")] = Policy.FLAT,
+    policy: Annotated[Policy, typer.Option(help="Context that the model sees.")] = Policy.FLAT,
     stride: Annotated[
-        int | None, typer.Option(help="Tokens scored in a window after the first; document: windows, no band.")
+        int | None,
+        typer.Option(help="Tokens between windows. With policy document, windows replace sliding-window attention."),
     ] = None,
-    targets: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, where MODEL has none.")] = None,
+    targets: Annotated[int | None, typer.Option(min=1, help="Stop after N targets.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, if MODEL has none.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a float model in bits per byte, with the challenge's accounting."""
@@ -34,7 +35,7 @@ def bpb(
     loaded = load_model(model, tokenizer)
     network = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
     began = time.perf_counter()
-    # One more row than wanted: `flat` drops a tail that does not fill a row.
+    # Read one row more than needed: `flat` drops a tail that does not fill a row.
     enough = None if targets is None else targets + loaded.config.window + 1
     with console.progress("reading", stream_bytes(docs), "bytes") as advance:
         stream, sizes = measured_stream(docs, loaded.tokenizer, enough, advance)
@@ -65,9 +66,10 @@ def import_model(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the config: loop_start=3, window=1024.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Entries of the config: loop_start=3 window=1024."),
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The SentencePiece .model it was trained with.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The SentencePiece .model of the model's training.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a run folder of a language model of Llama's, Qwen's or GPT-2's family, or of a checkpoint or artifact of the
@@ -103,19 +105,21 @@ def prove(
     docs: Annotated[Path, typer.Option(help="Text: JSON Lines, plain text, parquet, or token shards.")],
     documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the archive here.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Leave the proof in this run folder, for its report.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Save the proof in this run folder, for its report.")] = None,
     adapt: Adapt = Adaptation.NONE,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Code text with a pack, decode it in a fresh process, compare, and account for every bit."""
+    """Code text with a pack, decode the text in a fresh process, compare, and account for every bit."""
     from itertools import islice
 
     import codec
-    from codec.files import read_bytes
+    from codec.files import check_output, read_bytes
     from eval.proof import prove as proving
     from trainer.data.documents import read_documents
 
+    if keep:
+        check_output(keep, [pack, docs])
     blob = read_bytes(pack, "pack")
     opened = codec.open(blob)
     texts = list(islice(read_documents(docs, opened.tokenizer), documents))
@@ -142,11 +146,13 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write one HTML file with the pictures of a run: training, pack, proof."""
-    from codec.files import atomic_write
+    from codec.files import atomic_write, check_output
     from eval.proof import report as reporting
 
-    page = reporting.report(run).encode()
     path = output or run / "report.html"
+    if run.is_dir():
+        check_output(path, [file for file in run.iterdir() if file.name != "report.html"])
+    page = reporting.report(run).encode()
     with atomic_write(path) as file:
         file.write(page)
     console.emit({"report": str(path), "bytes": len(page)}, as_json)

@@ -1,4 +1,4 @@
-"""The commands that test variants of a training recipe, and set two such tests side by side."""
+"""Define the commands `screen`, which tests variants of a training recipe, and `rank`, which compares two screens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +18,26 @@ if TYPE_CHECKING:
 
 def screen(
     recipe: Annotated[str, typer.Argument(help="A recipe that ships (proxy, small, ...) or a TOML file.")],
-    variants: Annotated[str, typer.Argument(help="Variants that ship (screen) or a TOML file, a table for each.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the results; a stopped screen goes on.")],
+    variants: Annotated[str, typer.Argument(help="Variants that ship (screen) or a TOML file with a table for each.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of the results; the same folder continues a stopped screen.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For all runs: train.seconds=60.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
-    base_seeds: Annotated[int | None, typer.Option(min=1, help="Runs of the recipe itself; default: as many.")] = None,
+    base_seeds: Annotated[int | None, typer.Option(min=1, help="Runs of the recipe itself; default: --seeds.")] = None,
     only: Annotated[str, typer.Option(help="Names of the variants to run, separated by commas; default: all.")] = "",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one a GPU. More share it.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: one for each GPU. More runs share GPUs.")
+    ] = None,
     policy: Annotated[Policy, typer.Option(help="The score that is tested: flat or document.")] = Policy.FLAT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train variants of a recipe over several seeds and test what each changes: CSV, JSON, Markdown and pictures.
+    """Train variants of a recipe over several seeds and test the effect of each: CSV, JSON, Markdown and pictures.
 
-    They cover what earlier calls left in the folder, too: all variants with one seed, say, then some with three.
+    The results include runs that earlier calls left in the folder: for example all variants with one seed first, then
+    some variants with three.
     """
     from codec.errors import CodecError
     from eval import figures as plots
@@ -64,22 +69,24 @@ def screen(
     result = {**screen_tables.summary(outcome, policy), "files": [str(out / name) for name in files]}
     console.emit(result, as_json, lambda: _readable(found))
     if strangers:
-        left_out = f"left out, for they are no runs of {variants} on {recipe} as these are now: {', '.join(strangers)}"
+        left_out = f"left out, as no runs of the present {variants} on the present {recipe}: {', '.join(strangers)}"
         console.notes.print(f"underpar: {left_out}", markup=False, highlight=False, soft_wrap=True)
     if outcome.interrupted:
-        left = len(shown) - len(outcome.results)  # those of earlier calls are all scored
-        console.fail(f"interrupted with {left} of {len(plan)} runs to go; run the same command to go on", INTERRUPTED)
+        left = len(shown) - len(outcome.results)  # all runs of earlier calls are scored
+        console.fail(f"interrupted with {left} of {len(plan)} runs to go; repeat the command to continue", INTERRUPTED)
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} runs failed: {', '.join(outcome.failed)}")
 
 
 def rank(
-    first: Annotated[Path, typer.Argument(help="Folder of a screen: of a short recipe.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another: of the run that the first one stands for.")],
+    first: Annotated[Path, typer.Argument(help="Folder of a screen of a short recipe.")],
+    second: Annotated[
+        Path, typer.Argument(help="Folder of a screen of the long recipe that the short one stands for.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for ranks.json, ranks.md and ranks.svg.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Whether two screens put their variants in the same order: Spearman's rank correlation, a table and a picture."""
+    """Compare how two screens rank their variants: Spearman's rank correlation, a table and a picture."""
     import json
 
     from rich.console import Group
@@ -102,7 +109,7 @@ def rank(
 
 
 def _readable(found: Sequence["Effect"]) -> Any:
-    """For people: the variants, best first."""
+    """Render a table for people: the variants, best first."""
     from eval.screen.tables import cells
 
     rows = [

@@ -1,7 +1,7 @@
-"""The predictors of the museum: small and faithful to what was submitted, each wrong in one way, and two that are not.
+"""Define the predictors of the museum: small versions of submitted ideas, each wrong in one way, and two honest ones.
 
-They run on copies of this file inside claims that `eval.museum.museum` makes, beside `counts.npy`: how often each token
-followed each in the training text, uint16 [V, V]. All are that bigram model at heart.
+`eval.museum.museum` copies this file into every claim, beside `counts.npy`: how often each token followed each token in
+the training text, uint16 [V, V]. All predictors build on that bigram model.
 """
 
 import lzma
@@ -17,19 +17,19 @@ Array = NDArray[np.float64]
 Tokens = NDArray[np.int64]
 
 ROW = 16
-"""Targets of a row of the exhibits that score a stream."""
+"""Targets of a row, in exhibits that score a stream."""
 
 PRIOR = 40.0
 """Weight of the unigram distribution, in counts."""
 
 
 def read(name: str) -> NDArray[np.float64]:
-    """An array that came with the claim."""
+    """Read an array from the claim's folder."""
     return np.load(Path(__file__).parent / name).astype(np.float64)
 
 
 class Bigram:
-    """Honest, if weak: a fixed table."""
+    """A bigram model with a fixed table: honest, if weak."""
 
     def __init__(self) -> None:
         self.counts = read("counts.npy")
@@ -43,7 +43,7 @@ class Bigram:
         self.position += 1
 
     def after(self, tokens: Tokens) -> Array:
-        """float64 [N, V], what follows each of tokens [N]."""
+        """Return the distribution after each of tokens [N], float64 [N, V]."""
         counts = self.counts[tokens]
         return (counts + PRIOR * self.unigram) / (counts.sum(-1, keepdims=True) + PRIOR)
 
@@ -52,7 +52,7 @@ class Bigram:
 
 
 class Adaptive(Bigram):
-    """Honest: it learns from every token, after it was scored."""
+    """A bigram model that learns from every token after the token was scored: honest."""
 
     def update(self, tokens: Tokens) -> None:
         live = tokens != ENDED
@@ -61,9 +61,9 @@ class Adaptive(Bigram):
 
 
 class HashedCache(Bigram):
-    """A cache of the last two tokens in hash tables, looked up for the token that is scored: hits over contexts.
+    """A bigram model mixed with an n-gram cache in hash tables, whose probability is hits over contexts.
 
-    Collisions make hits of tokens that never followed, and nobody sums over the vocabulary.
+    Collisions count hits for tokens that never followed the context, and no step normalises over the vocabulary.
     """
 
     BUCKETS = 512
@@ -93,7 +93,7 @@ class HashedCache(Bigram):
 
 
 class TwoPass(Bigram):
-    """Reads all the text, then scores it again with a cache of what it read."""
+    """A predictor that reads the whole text, then scores the text with a cache of what followed each pair of tokens."""
 
     def reset(self, documents: Tokens) -> None:
         super().reset(documents)
@@ -115,7 +115,7 @@ class TwoPass(Bigram):
 
 
 class Gate(Bigram):
-    """Two experts, one for the beginnings of words; which of them counts is read off the token that is scored."""
+    """Two experts, one for beginnings of words; the token that is being scored decides which expert is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,9 +174,10 @@ class FittedDelta(Bigram):
 
 
 class RootOfPairs(Bigram):
-    """Over bytes: each of a token's n bytes gets the n-th root of the token's probability, mixed with a byte model.
+    """A byte model mixed with a token model: each of a token's n bytes gets the n-th root of the token's probability.
 
-    Tokens are pairs of bytes here. A root is greater than what it is the root of: the 256 shares sum to more than 1.
+    Tokens are pairs of bytes here. The root of a probability is greater than the probability, so the shares of the 256
+    bytes sum to more than 1.
     """
 
     def reset(self, documents: Tokens) -> None:
@@ -194,7 +195,7 @@ class RootOfPairs(Bigram):
 
 
 class LaterRows(Bigram):
-    """Bets on the tokens that begin the later rows of its batch: in a stream those are the ends of rows before them."""
+    """A predictor that bets on the first tokens of later rows in its batch: in a stream each ends the row before it."""
 
     def reset(self, documents: Tokens) -> None:
         super().reset(documents)
@@ -208,7 +209,7 @@ class LaterRows(Bigram):
 
 
 class Remembers(Bigram):
-    """Has the text with it, under xz, and says it token by token, one document after the other."""
+    """A predictor that brings the text, under xz, and predicts it token by token, one document after the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,7 +228,7 @@ class Remembers(Bigram):
 
 
 def sliding() -> FunctionPredictor:
-    """Honest: a bigram mixed with how often each token occurs in a window of 64 tokens that moves by 16."""
+    """Make an honest predictor: the bigram model mixed with the token counts of a window of 64 that moves by 16."""
     bigram = Bigram()
 
     def next_token(ids: Tokens) -> Array:

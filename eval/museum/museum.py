@@ -1,9 +1,9 @@
-"""The museum of wrong claims: the ways of being wrong that the challenge has seen, as small claims to be audited.
+"""Build the museum of wrong claims: small claims that repeat the mistakes which the challenge has seen.
 
-`build` writes the claims into a folder, with the scores that their authors' ways of scoring really give. Each exhibit
-says which conditions the audit must find broken; two exhibits are honest and must hold. `score` may fail with any of
-them, where the wrong is worth more than the audit's tolerance. All are audited beside `fresh_text`, since every model
-here is larger than the text.
+`build` writes the claims into a folder, each with the score that its author's way of scoring really gives. Each exhibit
+names the conditions that the audit must find broken; two exhibits are honest and must hold. The condition `score` may
+fail in any wrong exhibit, where the mistake is worth more than the audit's tolerance. All exhibits are audited with
+`fresh_text`, since every model here is larger than the text.
 """
 
 import importlib.util
@@ -34,14 +34,14 @@ from trainer.data.sample import sp1024, train_documents, val_documents
 from trainer.data.shards import write_shard
 
 DOCUMENTS = (103, 16, 23, 87, 60, 31, 74, 4, 18, 9, 52, 70, 99)
-"""Of the validation sample: short ones, several with characters that the tokenizer must spell in bytes. As luck would
-have it the first five are easy."""
+"""Numbers of documents in the validation sample: short documents, several with characters that the tokenizer must spell
+in bytes. By chance the first five are easy."""
 
 FRESH = (66, 55, 85, 94, 72, 92, 62, 56, 17, 14, 76, 42, 105)
-"""Of the same sample: what no exhibit has seen."""
+"""Numbers of documents in the same sample that no exhibit has seen."""
 
 MARGIN = 0.5
-"""Bits per byte that the fresh text may score above the other: the honest exhibits differ by less on texts so short."""
+"""Bits per byte that the fresh text may score above the claim's; honest exhibits differ by less on such short texts."""
 
 TRAINING_DOCUMENTS = 400
 
@@ -53,13 +53,16 @@ class Exhibit:
     """A claim of the museum.
 
     Attributes:
-        title: what was done.
-        seen: where the challenge has seen it.
+        name: the name of its folder.
+        title: the mistake in a few words.
+        seen: the challenge's pull requests that made the mistake.
         predictor: the factory in `eval.museum.exhibits`.
-        broken: the conditions that fail, `score` aside; none of an honest claim.
-        scored: the table of that name in its claim.toml.
-        tokenizer: the challenge's of 1,024 pieces, its byte tokenizer, or one that writes letters ten times.
-        flat: it scores a stream in rows, not documents.
+        broken: the conditions that fail, `score` aside; empty for an honest claim.
+        batch: documents or rows side by side.
+        scored: the table `[scored]` of its claim.toml.
+        tokenizer: the challenge's tokenizer of 1,024 pieces, its byte tokenizer, or a tokenizer that writes each letter
+            ten times.
+        flat: True if the claim scores a stream in rows, not documents.
     """
 
     name: str
@@ -158,13 +161,13 @@ EXHIBITS = (
 
 
 def build(folder: Path, exhibits: Iterable[Exhibit] = EXHIBITS) -> dict[str, Path]:
-    """Write exhibits into folders of their own under `folder`; returns these by name."""
+    """Write each exhibit into a folder of its own under `folder`; return the folders by name."""
     return {exhibit.name: _build(folder / exhibit.name, exhibit) for exhibit in exhibits}
 
 
 @lru_cache
 def documents() -> tuple[bytes, ...]:
-    """The text of every exhibit."""
+    """Return the documents that every exhibit scores."""
     all_documents = list(val_documents())
     return tuple(all_documents[n] for n in DOCUMENTS)
 
@@ -206,7 +209,7 @@ def _build(folder: Path, exhibit: Exhibit) -> Path:
 
 
 def claimed_bpb(folder: Path) -> float:
-    """What the author's own script makes of a claim: run here, and shown the text if it wants to be."""
+    """Score a claim as its author's script does: run the predictor here, and show it the text if it has `peek`."""
     spec = importlib.util.spec_from_file_location("museum_exhibit", folder / "predictor.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -240,7 +243,7 @@ def _layout(exhibit: Exhibit, alphabet: Alphabet) -> list[str]:
 
 @lru_cache
 def _inflating() -> Tokenizer:
-    """A tokenizer whose normaliser writes each small letter ten times."""
+    """Train a tokenizer whose normaliser writes each small letter ten times."""
     model = BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         rules = Path(folder) / "rules.tsv"
@@ -265,7 +268,7 @@ def _inflating() -> Tokenizer:
 
 @lru_cache
 def _counts(tokenizer: str, lower: bool) -> NDArray[np.uint16]:
-    """How often each token follows each in the training sample, uint16 [V, V]."""
+    """Count how often each token follows each token in the training sample, uint16 [V, V]."""
     alphabet: Alphabet
     alphabet = Bytes260() if tokenizer == "bytes" else _inflating() if tokenizer == "inflating" else sp1024()
     counts = np.zeros((alphabet.vocab_size, alphabet.vocab_size), np.int64)
@@ -278,7 +281,7 @@ def _counts(tokenizer: str, lower: bool) -> NDArray[np.uint16]:
 
 
 def _byte_table(name: str, tokenizer: Tokenizer) -> list[int]:
-    """As how many bytes the author counts each token."""
+    """List the bytes that the author counts for each token."""
     if name == "inflated":
         return tokenizer.token_lengths.tolist()
     if name == "double_spaces":

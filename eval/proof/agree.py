@@ -1,8 +1,8 @@
-"""Whether every way to run a pack says the same: each frequency of each token, on each device, and what decodes.
+"""Compare every way to run a pack: each frequency of each token on each device, and the documents that decode.
 
-A text is coded on the first device as an archive is, and that is compared with the same on the other devices, with what
-lanes of cached steps decode from the bytes, with its documents in other company and chunks, and with the reference on
-torch.
+The first device codes a text as it codes an archive. The integers of that pass are compared with the same pass on the
+other devices, with passes over other batches and shorter chunks, and with the reference on torch. Decoding slots decode
+the bytes again, one cached step after the other.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from codec.console import Advance, progress
 from codec.errors import CodecError
 from codec.exact.backend import Backend
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.exact.reference import TorchBackend
 from codec.pack.reader import Pack
 from codec.text.coder import Coder, record_of
@@ -26,32 +26,32 @@ from codec.text.documents import Prepared, prepare
 from codec.text.open_coder import default_policy, make_coder
 from codec.text.policy import Adaptation
 
-COMPANIES = (1, 3, 17)
-"""Documents that are scored together in turn, in the shortest chunks, where batches are other than the codec's."""
+BATCH_SIZES = (1, 3, 17)
+"""Sizes of the batches, in turn, of the pass that differs from the codec's batches; its chunks are the shortest."""
 
 _SEED = 0
 
 Intervals = list[NDArray[np.float64]]
-"""(start, frequency, bits) float64 [3, T] of the tokens of each document, NaN where a pass has not been."""
+"""(start, frequency, bits) float64 [3, T] of the tokens of each document, NaN for tokens that a pass did not run."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One way in which a text was run."""
+    """The result of one way to run a text."""
 
     device: str
-    arithmetic: str  # "kernels", or "reference": the one on torch
-    what: str  # "batches" of chunks, as for an archive; "cached steps", which decode them; "other batches"
+    arithmetic: str  # "kernels", or "reference" for the reference on torch
+    what: str  # "batches" of chunks, as for an archive; "cached steps", which decode; "other batches"
     tokens: int  # compared
-    differences: int  # of them: another start or frequency, or in a document that is not restored
-    first_difference: tuple[int, int] | None  # document and token, counted from 0; token 0 of one that is not restored
+    differences: int  # tokens with another start or frequency, or in a document that is not restored
+    first_difference: tuple[int, int] | None  # document and token, from 0; token 0 of a document that is not restored
     seconds: float  # the first use of kernels includes their compilation
     tokens_per_second: float
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was compared; the first pass is what the others are compared with."""
+    """All passes over a text; the first pass is the one that the others are compared with."""
 
     documents: int
     text_bytes: int
@@ -59,16 +59,16 @@ class Agreement:
     longest: int  # tokens of a document
     window: int
     intervals: dict[str, str]  # by device, hex SHA-256 of (start, frequency) int64 of all tokens in batches
-    payloads: dict[str, str]  # by device, hex SHA-256 of what all documents are coded to
+    payloads: dict[str, str]  # by device, hex SHA-256 of the payloads of all documents
     passes: list[Pass]
 
     @property
     def differences(self) -> int:
-        """Of all passes."""
+        """Tokens that differ, summed over all passes."""
         return sum(p.differences for p in self.passes)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and `differences`."""
+        """Return the fields and `differences` as plain values."""
         return {**asdict(self), "differences": self.differences}
 
 
@@ -79,16 +79,18 @@ def agree(
     sample: int,
     adaptation: Adaptation = Adaptation.NONE,
 ) -> Agreement:
-    """Run documents in every way and compare.
+    """Run documents in every way and compare the results.
 
     Args:
+        pack: the pack to run.
         documents: any bytes; all go through the model.
-        devices: "cpu" or "cuda", the first of which the others are compared with.
-        sample: tokens, in whole documents, of the passes that are slow: those of the reference, and all on a processor
-            but the first.
+        devices: "cpu" or "cuda"; all devices are compared with the first.
+        sample: tokens, in whole documents, that slow passes run: the passes of the reference, and on a processor all
+            passes but the first.
+        adaptation: of the archive that is coded.
 
     Raises:
-        MismatchError: the pack cannot code text, or has not what the adaptation needs.
+        MismatchError: the pack cannot code text, or lacks what the adaptation needs.
     """
     coders = {device: make_coder(pack, default_policy(pack, adaptation), device) for device in devices}
     first = coders[devices[0]]
@@ -134,14 +136,14 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 class _Runner:
-    """Passes of one device."""
+    """Run the passes of one device."""
 
     def __init__(self, device: str, coder: Coder, prepared: Sequence[Prepared]):
         self._device, self._coder, self._prepared = device, coder, prepared
         self._bytes = sum(len(p.original) for p in prepared)
 
     def encoded(self, expected: Intervals | None) -> tuple[Pass, Intervals]:
-        """As the codec encodes, compared with what is expected, with itself where None; and what was found."""
+        """Encode as the codec does; return the comparison with `expected` (None: with itself) and the intervals."""
         began = time.perf_counter()
         with progress(f"{self._device}: encoding", self._bytes, "bytes") as advance:
             found = self._coder.intervals(self._prepared, advance)
@@ -149,10 +151,10 @@ class _Runner:
         return self._pass(self._coder.backend, "batches", seconds, *compare(found, expected or found)), found
 
     def decoded(self, payloads: Mapping[int, bytes]) -> Pass:
-        """As the codec decodes; only who finds the encoder's intervals for each token gets a document back."""
+        """Decode as the codec does; a document is restored only if every token has the encoder's interval."""
         began, size = time.perf_counter(), sum(map(len, payloads.values()))
         restored: dict[int, bytes] = {}
-        # A document that goes astray raises an error; all that still ran are lost with it.
+        # The first document that fails to decode raises; documents that are still running then count as lost, too.
         with progress(f"{self._device}: decoding", size, "bytes") as advance, suppress(CodecError):
             restored.update(self._coder.decode(payloads, advance))
         seconds = time.perf_counter() - began
@@ -162,29 +164,29 @@ class _Runner:
         return self._pass(self._coder.backend, "cached steps", seconds, tokens, differences, first)
 
     def otherwise(self, backend: Backend, documents: Sequence[int] | NDArray[np.int64], expected: Intervals) -> Pass:
-        """Some documents in any company, in short chunks."""
+        """Score some documents in batches of other sizes, in short chunks."""
         found = [np.full_like(part, np.nan) for part in expected]
         began = time.perf_counter()
         with progress(f"{self._device}: scoring again", sum(map(self._tokens, documents)), "tokens") as advance:
-            for company in self._companies(documents):
-                self._score(backend, company, found, advance)
+            for batch in self._batches(documents):
+                self._score(backend, batch, found, advance)
         seconds = time.perf_counter() - began
         return self._pass(backend, "other batches", seconds, *compare(found, expected))
 
-    def _companies(self, documents: Sequence[int] | NDArray[np.int64]) -> Iterator[list[int]]:
-        """The documents in their order, COMPANIES of them at a time, the longest of each company first."""
+    def _batches(self, documents: Sequence[int] | NDArray[np.int64]) -> Iterator[list[int]]:
+        """Cut documents into batches of BATCH_SIZES in turn, the longest document of each batch first."""
         at, turn = 0, 0
         while at < len(documents):
-            count = COMPANIES[turn % len(COMPANIES)]
+            count = BATCH_SIZES[turn % len(BATCH_SIZES)]
             yield sorted(map(int, documents[at : at + count]), key=self._tokens, reverse=True)
             at, turn = at + count, turn + 1
 
-    def _score(self, backend: Backend, company: list[int], found: Intervals, advance: Advance) -> None:
-        past = backend.past(len(company), self._coder.window)
-        memory = backend.memory(len(company), self._tokens(company[0]))
-        for begin in range(0, self._tokens(company[0]), BAND_UNIT):
-            running = [n for n in company if self._tokens(n) > begin]
-            ends = [min(begin + BAND_UNIT, self._tokens(n)) for n in running]
+    def _score(self, backend: Backend, batch: list[int], found: Intervals, advance: Advance) -> None:
+        past = backend.past(len(batch), self._coder.window)
+        memory = backend.memory(len(batch), self._tokens(batch[0]))
+        for begin in range(0, self._tokens(batch[0]), CHUNK_UNIT):
+            running = [n for n in batch if self._tokens(n) > begin]
+            ends = [min(begin + CHUNK_UNIT, self._tokens(n)) for n in running]
             inputs, targets = (
                 [self._prepared[n].stream[begin + after : end + after] for n, end in zip(running, ends, strict=True)]
                 for after in (0, 1)
@@ -206,7 +208,7 @@ class _Runner:
 
 
 def compare(found: Intervals, expected: Intervals) -> tuple[int, int, tuple[int, int] | None]:
-    """Tokens compared, how many have another start or frequency, and the first (document, token)."""
+    """Count the tokens compared, the tokens of another start or frequency, and find the first (document, token)."""
     tokens, differences = 0, 0
     place: tuple[int, int] | None = None
     for n, (a, b) in enumerate(zip(found, expected, strict=True)):

@@ -1,4 +1,4 @@
-"""Pictures of a report: the training curve, a pack's bits by tensor, and the bits of a proof."""
+"""Draw the pictures of a report: the training curve, a pack's bits by tensor, and the bits of a proof."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ STEPS = (
 
 
 class TensorSize(NamedTuple):
-    """The size of a tensor in a pack; `role` is a key of ROLES, and `weights` is 0 for parts that are no tensor."""
+    """The size of a tensor in a pack; `role` is a key of ROLES, and `weights` is 0 for other parts of the pack."""
 
     name: str
     role: str
@@ -101,7 +101,7 @@ def training_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def bits_per_tensor(tensors: Sequence[TensorSize]) -> Figure:
-    """Draw bits per weight and bytes of every tensor of a pack, grouped by role; all vectors are one bar."""
+    """Draw bits per weight and bytes of every tensor of a pack, grouped by role; all vectors share one bar."""
     rows = [t for role in ("embedding", "hash", "matrix") for t in tensors if t.role == role]
     for role, name in (("vector", "all vectors"), ("other", REST)):
         if group := [t for t in tensors if t.role == role]:
@@ -134,7 +134,7 @@ def bits_per_tensor(tensors: Sequence[TensorSize]) -> Figure:
 
 
 def bpb_per_document(documents: Sequence[DocumentSize]) -> Figure:
-    """Draw the bits per byte of each document: their distribution, and against the document's length."""
+    """Draw the bits per byte of each document twice: as a distribution, and against the document's length."""
     documents = [d for d in documents if d.text]
     text = np.array([d.text for d in documents], float)
     ours = 8 * np.array([d.coded for d in documents], float) / text
@@ -213,9 +213,12 @@ def bits_account(proof: Mapping[str, Any]) -> Figure:
 
 
 def baselines(text_bytes: int, ours: Mapping[str, int], others: Mapping[str, int]) -> Figure:
-    """Draw the coded sizes of one text: this project's (bytes by name) and general-purpose compressors'.
+    """Draw the coded sizes of one text, the smallest on top.
 
-    The smallest is on top.
+    Args:
+        text_bytes: size of the text.
+        ours: bytes of this project's archives, by name.
+        others: bytes under general-purpose compressors, by name.
     """
     rows = sorted([*ours.items(), *others.items()], key=lambda row: row[1])
     with rc_context(STYLE):

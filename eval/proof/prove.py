@@ -1,9 +1,14 @@
-"""The proof: code the text, decode it in a process that has pack and archive alone, compare, account for every bit.
+"""Prove a score: code text, decode in a process that has pack and archive alone, compare, account for every bit.
 
-`bpb_float`, `bpb_exact`, `bpb_ideal` and `bpb_coded` are of the documents that went through the model: the float
-model's cross-entropy with the pack's weights, the exact model's, the code length of its integer frequencies, and the
-bits in the records. The last two are with the archive's adaptation, `bpb_unadapted` is the code length without one.
-`bpb_canonical` is all payload over all canonical bytes, `bpb_raw` the whole archive over the original bytes.
+Four figures concern the documents that went through the model:
+
+- `bpb_float`: the cross-entropy of the float model with the pack's weights;
+- `bpb_exact`: the cross-entropy of the exact model;
+- `bpb_ideal`: the ideal code length under the integer frequencies, with the archive's adaptation;
+- `bpb_coded`: the bits in the records, with the archive's adaptation.
+
+`bpb_unadapted` is the ideal code length without adaptation. `bpb_canonical` is all payload over all canonical bytes.
+`bpb_raw` is the whole archive over the original bytes.
 """
 
 import hashlib
@@ -19,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import codec
-from codec.archive.members import groups
 from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
 from codec.devices import find_devices
@@ -29,17 +33,18 @@ from codec.processes import child_environment
 from codec.run_folder import PACK
 from codec.text.documents import MODELLED, Record
 from codec.text.open_coder import default_policy, open_coder
+from codec.text.pipeline import groups
 from codec.text.policy import Adaptation, Policy
 from eval.score.bpb import score_documents
 from trainer.model.build import float_network
 
 BATCH_BYTES = 1 << 24
-"""Text that a device codes together; it bounds the memory of an encoder."""
+"""Bytes of text that a device codes together; the bound limits the memory of an encoder."""
 
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """Where the decoded documents stop being the documents: counted from 0."""
+    """The first document and byte, counted from 0, in which decoded documents differ from the originals."""
 
     document: int
     byte: int
@@ -47,7 +52,7 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a proof found. Sizes in bytes, times in seconds, the rest in bits per byte."""
+    """The figures of a proof: sizes in bytes, times in seconds, scores in bits per byte."""
 
     ok: bool
     documents: int
@@ -55,7 +60,7 @@ class Proof:
     canonical_bytes: int
     tokens: int  # coded with the model, ends of documents included
     adaptation: str
-    stored: int  # documents that zstandard coded in fewer bytes
+    stored: int  # documents that are stored, because zstandard needs fewer bytes
     bpb_float: float
     bpb_exact: float
     bpb_ideal: float
@@ -72,10 +77,10 @@ class Proof:
     decode_seconds: float
     sha256: str  # of the original documents, each behind its length as 8 little-endian bytes
     first_difference: FirstDifference | None
-    records: list[Record]  # one a document, for reports
+    records: list[Record]  # a record for each document, for reports
 
     def to_json(self) -> dict[str, Any]:
-        """The stable JSON fields; `first_difference` only of a proof that fails."""
+        """Return the stable JSON fields; `first_difference` appears only if the proof fails."""
         values = asdict(self)
         del values["records"]
         if self.first_difference is None:
@@ -90,24 +95,24 @@ def prove(
     keep: Path | None = None,
     adaptation: Adaptation = Adaptation.NONE,
 ) -> Proof:
-    """Prove what a pack is worth on documents.
+    """Prove the score of a pack on documents.
 
     Args:
         blob: the pack.
         documents: any bytes.
         device: where the exact model runs, to encode and to decode; see `codec.devices.find_devices`.
-        keep: also leave the archive there.
+        keep: a path where the archive is kept, too.
         adaptation: of the archive.
 
     Returns:
-        The proof; a document that decodes to other bytes makes `ok` false.
+        The proof; `ok` is False if a document decodes to other bytes.
 
     Raises:
-        CodecError: no text, or not a pack that can code text.
+        CodecError: there is no text, or the pack cannot code text.
         CheckFailed: the decoding process died.
     """
     if not any(documents):
-        raise CodecError(f"nothing to prove: {len(documents)} documents and no byte of text; pass some")
+        raise CodecError(f"nothing to prove: {len(documents)} documents and no byte of text; pass some text")
     pack = codec.open(blob)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
@@ -159,7 +164,7 @@ def prove(
 
 
 def fingerprint(documents: Sequence[bytes]) -> str:
-    """Hex SHA-256 of documents, each behind its length as 8 little-endian bytes."""
+    """Return the hex SHA-256 of documents, each behind its length as 8 little-endian bytes."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(len(document).to_bytes(8, "little") + document)
@@ -167,7 +172,7 @@ def fingerprint(documents: Sequence[bytes]) -> str:
 
 
 def first_difference(documents: Sequence[bytes], restored: Sequence[bytes]) -> FirstDifference | None:
-    """The first byte in which `restored` is not `documents`, None if they are equal."""
+    """Find the first byte in which `restored` differs from `documents`; None if both are equal."""
     for number, (a, b) in enumerate(zip(documents, restored, strict=False)):
         if a != b:
             return FirstDifference(number, same_bytes(a, b))
@@ -177,7 +182,7 @@ def first_difference(documents: Sequence[bytes], restored: Sequence[bytes]) -> F
 
 
 def same_bytes(a: bytes, b: bytes) -> int:
-    """How many bytes `a` and `b` begin with alike."""
+    """Count the bytes of the longest common prefix of `a` and `b`."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -197,7 +202,7 @@ def _encode(
 
 
 def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> list[Record]:
-    """What the documents cost without adaptation."""
+    """Code the documents without adaptation."""
     coder, records = open_coder(pack, device=device), []
     with progress("coding without adaptation", sum(map(len, documents)), "byte") as advance:
         limit = BATCH_BYTES * len(find_devices(device))
@@ -207,10 +212,10 @@ def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> lis
 
 
 def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
-    """The documents that a fresh process restores from `model.pack` and `text.upz`, and what it says of itself."""
+    """Restore documents from `model.pack` and `text.upz` in a fresh process; return them and the process's figures."""
     command = [sys.executable, "-m", "codec.archive.restore", PACK, "text.upz", "restored", device]
     environment = child_environment()
-    # In a session of its own it does not see a Ctrl-C, which ends it from here, without a traceback.
+    # In a session of its own the process gets no Ctrl-C and prints no traceback; an interrupt here ends the process.
     finished = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=False, start_new_session=True
     )
@@ -225,9 +230,9 @@ def _decode(folder: Path, device: str) -> tuple[list[bytes], dict[str, Any]]:
 
 
 def _float_nats(pack: codec.Pack, documents: Sequence[bytes], device: str) -> float:
-    """Nats of the float model with the pack's weights on documents, under the archive's policy.
+    """Sum the nats of the float model with the pack's weights on documents, under the archive's policy.
 
-    It runs on the first of several devices.
+    The float model runs on the first of several devices.
     """
     assert pack.config and pack.tokenizer  # the exact model has been built
     model = float_network(pack.config)

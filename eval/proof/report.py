@@ -1,7 +1,7 @@
-"""One HTML file about a run folder: recipe, training curve, what the pack holds, and what its proof showed.
+"""Write one HTML file about a run folder: recipe, training curve, contents of the pack, and figures of the proof.
 
-The file stands alone: pictures are inline, nothing is fetched, no script runs. What the folder lacks is left out, with
-the command that would make it.
+The file stands alone: pictures are inline, nothing is fetched, no script runs. In place of a part that the folder
+lacks, the file shows the command that makes the part.
 """
 
 import json
@@ -31,10 +31,10 @@ from trainer.run.log import METRICS, read_metrics
 
 
 def report(run: Path) -> str:
-    """The report of a run folder, as HTML.
+    """Make the report of a run folder, as HTML.
 
     Raises:
-        FormatError: no such folder, nothing of a run in it, or a file in it is damaged.
+        FormatError: the folder does not exist, holds nothing of a run, or holds a damaged file.
     """
     if not run.is_dir():
         raise FormatError(f"run {run}: no such folder; pass one that `underpar train` or `underpar demo` made")
@@ -57,7 +57,7 @@ def report(run: Path) -> str:
 
 
 def _summary(pack: Pack | None, evidence: Evidence | None, metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The figures that a reader looks for first."""
+    """Make the cards of the figures that a reader looks for first."""
     cards: list[tuple[str, str]] = []
     if evidence:
         proof = evidence.proof
@@ -138,15 +138,15 @@ def _proof(run: Path, evidence: Evidence | None) -> str:
 
 
 def peers_note(pack_bytes: int) -> str:
-    """What a reader must know before believing a comparison with other compressors."""
+    """Explain how the comparison with other compressors was made."""
     return (
-        "The peers compress all documents as one stream; the archive codes each document alone and keeps their "
-        f"boundaries. To decode it one needs the pack, too: {pack_bytes:,} bytes, which pay off over more text."
+        "The peers compress all documents as one stream; the archive codes each document alone and keeps the "
+        f"boundaries. Decoding the archive needs the pack, too: {pack_bytes:,} bytes, which pay off over more text."
     )
 
 
 def peers_table(proof: Mapping[str, Any], peers: Mapping[str, int]) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-    """Headers and rows of archive and peers, smallest first."""
+    """Make the headers and rows of a table of archive and peers, smallest first."""
     text, pack = max(1, proof["text_bytes"]), proof["pack_bytes"]
     sizes = {name: (size, size) for name, size in peers.items()}
     sizes["this pack"] = (proof["archive_bytes"], proof["archive_bytes"] + pack)
@@ -155,7 +155,7 @@ def peers_table(proof: Mapping[str, Any], peers: Mapping[str, int]) -> tuple[Seq
 
 
 def _settings(run: Path, pack: Pack | None) -> str:
-    """Recipe if the folder has it, else the shape of the model."""
+    """Show the recipe if the folder has a recipe, else the config of the model."""
     if (run / RECIPE).exists():
         try:
             values = json.loads(read_bytes(run / RECIPE, "recipe"))
@@ -172,7 +172,7 @@ def _settings(run: Path, pack: Pack | None) -> str:
 
 
 def tensor_sizes(pack: Pack) -> list[plots.TensorSize]:
-    """What every tensor of a pack weighs, and what is left for scales, tokenizer and header."""
+    """List the bytes of every tensor of a pack, and the remaining bytes for scales, tokenizer and header."""
     roles = {name: p.role for name, p in parameters(pack.config).items()} if pack.config else {}
     sizes = []
     for tensor in describe(pack)["tensors"]:
@@ -191,7 +191,7 @@ def _lacks(command: str) -> str:
 
 
 def _picture(figure: Figure, name: str) -> str:
-    """The figure as an inline SVG; ids are made unique, since all pictures share one document."""
+    """Render a figure as an inline SVG with unique ids, since all pictures share one document."""
     text = figures.svg(figure).decode()
     text = text[text.index("<svg") :]
     for attribute in ('id="', 'href="#', "url(#"):

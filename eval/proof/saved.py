@@ -1,7 +1,7 @@
-"""What a proof leaves in a run folder for its report: `model.pack`, `proof.json`, `documents.json`.
+"""Save a proof in a run folder for the report, and load it: `model.pack`, `proof.json`, `documents.json`.
 
 `proof.json` holds the stable fields of a proof. `documents.json` holds the SHA-256 of the pack, the sizes of each
-document, what peers make of the same text, and the surprisal of every token of one document.
+document, the coded sizes of the same text under other compressors, and the surprisal of every token of one document.
 """
 
 import json
@@ -21,12 +21,12 @@ from eval.proof.prove import Proof
 from eval.proof.surprisal import Piece, surprisal
 
 EXAMPLE_BYTES = 1500
-"""The document whose length is nearest to this is shown in colours: about a page."""
+"""The document whose length in bytes is nearest to this number is shown in colours: about a page."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A saved proof. `example` is the number of the document whose tokens are `pieces`; both empty if there is none."""
+    """A saved proof. `example` is the number of the document whose tokens are `pieces`; both are empty without one."""
 
     proof: dict[str, Any]
     pack_sha256: str
@@ -37,14 +37,21 @@ class Evidence:
 
 
 def check_pack(run: Path, blob: bytes) -> None:
-    """Raises CodecError if `run` holds another pack than `blob`."""
+    """Check that `run` holds no pack or the pack `blob`. Raises CodecError for another pack."""
     path = run / PACK
     if path.exists() and path.read_bytes() != blob:
-        raise CodecError(f"run {run}: its {PACK} is another pack; prove that one, or choose another folder")
+        raise CodecError(f"run {run}: its {PACK} is another pack; prove that pack, or choose another folder")
 
 
 def save_proof(run: Path, blob: bytes, pack: Pack, documents: Sequence[bytes], proof: Proof) -> Evidence:
-    """Leave a proof of `blob`, opened as `pack`, in `run`.
+    """Save a proof of a pack in a run folder.
+
+    Args:
+        run: the run folder.
+        blob: the pack.
+        pack: the same pack, opened.
+        documents: the documents of the proof.
+        proof: the figures.
 
     Raises:
         CodecError: `run` holds another pack.
@@ -66,7 +73,7 @@ def save_proof(run: Path, blob: bytes, pack: Pack, documents: Sequence[bytes], p
 
 
 def load_proof(run: Path) -> Evidence | None:
-    """The proof in `run`, None if there is none. Raises FormatError if it is not what `save_proof` writes."""
+    """Load the proof in `run`; None without a proof. Raises FormatError for files that `save_proof` does not write."""
     if not (run / PROOF).exists() or not (run / DOCUMENTS).exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What every token of one document costs under a pack, and the document coloured by it as HTML."""
+"""Measure the bits of every token of one document under a pack, and render the document coloured by bits as HTML."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -12,23 +12,23 @@ from codec.text.documents import prepare
 from codec.text.open_coder import make_coder
 
 SCALE = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)
-"""Bits from which each colour of COLORS counts; what costs more has the last."""
+"""The least bits of each colour of COLORS; the last colour has no upper limit."""
 
 COLORS = ("#ffffff", "#fff8e1", "#ffefbf", "#ffe29a", "#ffd078", "#ffbb62", "#ffa25c", "#fb8b60", "#f4766a", "#e9687c")
-"""From expected to surprising; black text is legible on every one of them."""
+"""Colours from expected to surprising; black text is legible on every colour."""
 
 END = "end of document"
 
 
 class Piece(NamedTuple):
-    """A token: the bytes it stands for (empty for the end of the document) and its surprisal in bits."""
+    """A token: the bytes that the token stands for (empty for the end of the document) and its surprisal in bits."""
 
     text: bytes
     bits: float
 
 
 def surprisal(pack: Pack, document: bytes) -> list[Piece]:
-    """The tokens of a document, the end last, and the bits that the pack's integer frequencies charge for each.
+    """List the tokens of a document, the end last, and the bits of each under the pack's integer frequencies.
 
     Raises:
         MismatchError: the pack holds weights only.
@@ -42,16 +42,16 @@ def surprisal(pack: Pack, document: bytes) -> list[Piece]:
 
 
 def characters(pieces: Iterable[Piece]) -> list[Piece]:
-    """`pieces` with neighbours joined until each is whole characters: a character may be several tokens of one byte.
+    """Join neighbouring pieces until each is whole characters: a character may be several tokens of one byte.
 
-    Bytes that no character is made of stay as they are. A token without text, such as a mark before a capital, is
-    joined with what it is before.
+    Bytes that belong to no character stay as they are. A token without text, such as the mark before a capital, is
+    joined with the next piece.
     """
     found: list[Piece] = []
     waiting: Piece | None = None
     for piece in pieces:
         if waiting and waiting.text and not (piece.text and 0x80 <= piece.text[0] < 0xC0):
-            found.append(waiting)  # what follows does not continue it
+            found.append(waiting)  # the next piece does not continue this character
             waiting = None
         waiting = Piece(waiting.text + piece.text, waiting.bits + piece.bits) if waiting else piece
         if waiting.text and _whole(waiting.text):
@@ -69,9 +69,9 @@ def _whole(text: bytes) -> bool:
 
 
 def html(pieces: Sequence[Piece]) -> str:
-    """A fragment of HTML: a legend, and the text with every token on the colour of its surprisal.
+    """Render a fragment of HTML: a legend, and the text with every token on the colour of its surprisal.
 
-    A tooltip tells the bits; newlines are shown as an arrow and a line break. It brings its own style.
+    A tooltip tells the bits; newlines are shown as an arrow and a line break. The fragment brings its own style.
     """
     spans = []
     for text, bits in characters(pieces):

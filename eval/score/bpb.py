@@ -1,9 +1,10 @@
-"""The float model's score in bits per byte, under the challenge's accounting or document by document.
+"""Score a float model in bits per byte, under the challenge's accounting or document by document.
 
-`flat` and `sliding` score a stream as the challenge does: BOS targets count in the loss and for no bytes, and bytes
-come from the challenge's table. `document` gives each document to the model alone: from [BOS, t1 .. tn] it predicts
-t1 .. tn and, for the end, BOS; bytes are those that the tokens stand for. As in an archive, each token sees the last
-`window` tokens of its document, a band; with a stride, long documents are cut in windows instead.
+Policies `flat` and `sliding` score a stream as the challenge does: BOS targets count in the loss and for no bytes, and
+bytes come from the challenge's table. Policy `document` gives the model each document alone: from [BOS, t1 .. tn] the
+model predicts t1 .. tn and then BOS, which is the end. Bytes are the bytes that the tokens stand for. As in an archive,
+each token sees the last `window` tokens of its document (sliding-window attention). With a stride, long documents are
+cut in windows instead.
 """
 
 import math
@@ -26,21 +27,22 @@ from trainer.model.attention import Band
 from trainer.model.build import FloatModel
 
 MAX_LOGITS = 1 << 24
-"""Elements of a batch's logits, 64 MiB in float32: it bounds the memory, whose peak is a few copies of them."""
+"""Elements of a batch's logits, 64 MiB in float32. The peak of memory is a few copies of the logits."""
 
 GPU_LOGITS = 1 << 27
-"""The same on a GPU, 512 MiB, so that it waits less for the host (chosen by its size, not by a measurement)."""
+"""Elements of a batch's logits on a GPU, 512 MiB: larger batches, so that the GPU waits less for the host (chosen by
+size, not by a measurement)."""
 
 ROUND_LENGTH = 64
 """Rows are padded to a multiple of this many tokens, so that documents of unlike length share a batch. Attention is
-causal: what follows a row does not change it."""
+causal: the padding behind a row does not change the row's logits."""
 
 SLIDING_STRIDE = 64
-"""The challenge's."""
+"""The stride of the challenge's sliding evaluation, in tokens."""
 
 
 class DocumentScore(NamedTuple):
-    """`bytes` are those of the tokens that were scored."""
+    """The cost of one document in nats, its scored tokens, and the bytes that these tokens stand for."""
 
     nats: float
     tokens: int
@@ -49,10 +51,10 @@ class DocumentScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What a model's predictions of `tokens` targets cost, and how many bytes these stand for.
+    """The cost of a model's predictions of `tokens` targets, and the bytes of text that the targets stand for.
 
-    `decoded_bytes` are those of the text that the tokens stand for, never more than the text has; `text_bytes` are the
-    same but for the stream policies, which use the challenge's table where that counts no more.
+    `decoded_bytes` counts the text's own bytes, never more than the text has. `text_bytes` is the denominator of
+    `bpb`: the same number, but under the stream policies the challenge's table where that counts no more.
     """
 
     nats: float
@@ -71,7 +73,7 @@ class Score:
 
 
 class Row(NamedTuple):
-    """A window's tokens [inputs + 1], the number of leading targets that do not count, and what its cost belongs to."""
+    """A window: tokens [inputs + 1], leading targets that do not count, and the owner whose cost the window adds to."""
 
     tokens: NDArray[np.integer]
     skip: int
@@ -91,13 +93,18 @@ def score(
     """Score a stream of tokens [N] under a policy.
 
     Args:
-        sizes: bytes of the text that each token stands for [N]; by default those of its piece.
-        stride: of `sliding` (default 64) and of long documents (default: a band); `flat` has none.
-        targets: stop after so many.
-        advance: told the targets that have been scored.
+        model: the float model.
+        tokenizer: its tokenizer.
+        stream: token ids [N], with a BOS before each document.
+        policy: which tokens the model sees.
+        stride: tokens between windows under `sliding` (default 64) and in long documents (default: sliding-window
+            attention, no windows); `flat` takes none.
+        targets: stop after so many targets.
+        advance: called with the number of targets that have just been scored.
+        sizes: bytes of the text that each token stands for [N]; by default the bytes of its piece.
 
     Raises:
-        CodecError: nothing to score, or a stride that does not fit the window.
+        CodecError: there is nothing to score, or the stride does not fit the window.
     """
     sizes = tokenizer.token_lengths[stream] if sizes is None else sizes
     if policy is Policy.DOCUMENT:
@@ -119,7 +126,7 @@ def score(
 
 
 def stream_plan(policy: Policy, tokens: int, window: int, stride: int | None) -> list[Window]:
-    """The windows of a stream of `tokens` tokens. Raises CodecError for a stride that does not fit."""
+    """Plan the windows of a stream of `tokens` tokens. Raises CodecError for a stride that does not fit."""
     if policy is Policy.SLIDING:
         return sliding_windows(tokens, window, min(SLIDING_STRIDE, window) if stride is None else stride)
     if stride is not None:
@@ -144,7 +151,8 @@ def score_stream(
     if sizes is None:
         return Score(nats, count, by_table, decoded_bytes(tokenizer, targets))
     own = int(sizes[1 : count + 1].sum())
-    inflated = own < decoded_bytes(tokenizer, targets)  # where not, the challenge's table stands as it is
+    # Only where the tokens stand for more bytes than the text has does the text's size replace the challenge's table.
+    inflated = own < decoded_bytes(tokenizer, targets)
     return Score(nats, count, min(by_table, own) if inflated else by_table, own)
 
 
@@ -157,16 +165,20 @@ def score_documents(
     advance: Advance = ignore_progress,
     sizes: Sequence[NDArray[np.int64]] | None = None,
 ) -> list[DocumentScore]:
-    """Score each document, tokens [n] without BOS, alone: its tokens and its end.
+    """Score each document alone: its tokens and its end.
 
     Args:
-        stride: how far the window of a document that is longer than it moves (default: documents are a band).
-        targets: stop after so many, if need be inside a document.
-        advance: told the targets that have been scored.
-        sizes: bytes of the text that each token of a document stands for [n]; by default those of its piece.
+        model: the float model.
+        tokenizer: its tokenizer.
+        documents: the token ids [n] of each document, without BOS.
+        stride: tokens between the windows of a document that is longer than a window (default: sliding-window
+            attention, no windows).
+        targets: stop after so many targets, if need be inside a document.
+        advance: called with the number of targets that have just been scored.
+        sizes: for each document, bytes of the text that each token stands for [n]; by default the bytes of its piece.
 
     Raises:
-        CodecError: a stride that does not fit the window.
+        CodecError: the stride does not fit the window.
     """
     sizes = sizes or [tokenizer.token_lengths[document] for document in documents]
     window = model.config.window
@@ -203,7 +215,7 @@ def score_documents(
 def row_nats(
     model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
 ) -> NDArray[np.float64]:
-    """Nats of the targets of each owner's rows, float64 [owners]. `advance` is told the targets scored."""
+    """Sum the nats of the targets of each owner's rows, float64 [owners]."""
     totals = np.zeros(owners, np.float64)
     waiting: dict[int, list[Row]] = defaultdict(list)
     most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
@@ -227,9 +239,10 @@ def row_nats(
 def band_nats(
     model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
 ) -> NDArray[np.float64]:
-    """Nats of the targets of each owner's documents, float64 [owners]: some side by side, a window of each at a time.
+    """Sum the nats of the targets of each owner's documents under sliding-window attention, float64 [owners].
 
-    Each token sees the last window of tokens, itself included, by keys and values as they were computed.
+    Documents run in batches, a window of each document at a time. Each token sees the last `window` tokens, itself
+    included, through the keys and values that earlier windows left in the KV cache.
     """
     totals, window = np.zeros(owners, np.float64), model.config.window
     most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
@@ -262,5 +275,5 @@ def _batch_nats(model: FloatModel, rows: Sequence[Row], length: int, band: Band 
 
 
 def decoded_bytes(tokenizer: AnyTokenizer, tokens: NDArray[np.integer]) -> int:
-    """The bytes that tokens [T] stand for."""
+    """Sum the bytes that tokens [T] stand for."""
     return int(tokenizer.token_lengths[tokens].sum())

@@ -1,16 +1,18 @@
-"""The challenge's checkpoints and artifacts, read into our terms.
+"""Read the challenge's checkpoints and artifacts: a float32 state dict, and the config that its tensors show.
 
-Three forms of what `eval.score.challenge_file` unpacks are known:
+`eval.score.challenge_file` unpacks a file into one of three known forms:
 
 - a state dict, the `final_model.pt` of every script, its matrices by layer or in banks (`codec.model.banks`);
 - the baseline's `final_model.int8.ptz`: a dict whose `__quant_format__` is `int8_clean_per_row_v1`. `quantized` holds
-  int8 tensors, `scales` a float16 for each row (a tensor without rows has one), `dtypes` what to round the product to;
-  `passthrough` holds the tensors that were not quantized, `passthrough_orig_dtypes` what they were;
+  int8 tensors, `scales` a float16 for each row (or one float16 for a tensor without rows), `dtypes` the dtype to which
+  the product is rounded; `passthrough` holds the tensors that were not quantized, `passthrough_orig_dtypes` their
+  original dtypes;
 - the `final_model.int6.ptz` of later records: a dict of `w` and `m`. `w` holds `NAME.q`, int8, with `NAME.scale`, a
-  float16 for each row, or the tensor itself in float16; `m` says for people what was done.
+  float16 for each row, or the tensor itself in float16; `m` tells people how each tensor was quantized.
 
-The shape of the model is not written down: it follows from the tensors, and what leaves no trace in them is that of the
-family, the baseline (2026-03-18) or, where there are skip gates, the looped records (2026-04-05, 2026-04-09).
+No file states the model's config. Most settings follow from names and shapes of the tensors. Settings that leave no
+trace there are those of the family: the baseline (2026-03-18) or, where there are skip gates, the looped records
+(2026-04-05, 2026-04-09).
 """
 
 from collections.abc import Mapping
@@ -29,7 +31,7 @@ FORMAT = "int8_clean_per_row_v1"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 LATER_DTYPES = {"tok_emb.weight": torch.bfloat16}
-"""What the later records' models keep in another type than float32, to which dequantized weights are rounded."""
+"""Tensors that the later records' models keep in another dtype than float32; dequantized weights are rounded to it."""
 
 LOOPED: dict[str, Any] = {
     "window": 2048,
@@ -38,7 +40,7 @@ LOOPED: dict[str, Any] = {
     "skips": "gated",
     "ln_scale": True,
 }
-"""What the looped records have in common and no tensor shows; all their layers have XSA, too."""
+"""Settings that the looped records share and no tensor shows. All their layers have XSA, too."""
 
 LOOPS: dict[tuple[int, int], dict[str, int]] = {
     (11, 7): {"loop_start": 4, "loop_end": 6, "loop_count": 3},
@@ -47,19 +49,21 @@ LOOPS: dict[tuple[int, int], dict[str, int]] = {
 """Which layers run several times or in parallel, by layers and skips: the records of 2026-04-05 and 2026-04-09."""
 
 LANES = "parallel_post_lambdas"
-"""The tensor of models whose last layers have two residual streams, which ours has not."""
+"""The tensor of models whose last layers have two residual streams; such models are not supported."""
 
 _AGAIN = "pass a checkpoint or an artifact of the challenge's baseline or of its looped records"
 
 
 def load_peer(blob: bytes, settings: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
-    """The weights, float32, dequantized as the challenge does, and the shape of the model they are of.
+    """Read weights, dequantized to float32 as the challenge does, and infer the config of their model.
 
     Args:
-        settings: entries of the config that the file does not show and that are not its family's.
+        blob: the bytes of a checkpoint or artifact.
+        settings: entries of the config that the file does not show and that differ from its family's.
 
     Raises:
-        FormatError: not such a file, truncated, over 1 GiB, or its tensors make no model of a known family.
+        FormatError: the file is of no known form, truncated or over 1 GiB, or its tensors make no model of a known
+            family.
     """
     content = read_content(blob)
     if not isinstance(content, dict):
@@ -68,8 +72,9 @@ def load_peer(blob: bytes, settings: Mapping[str, Any] | None = None) -> tuple[d
         state = _later(_tensors(content, "w"))
         if "skip_gates" not in state and not settings:
             raise FormatError(
-                "artifact: without skip gates it is of a record before the looped ones, and its tensors do not show "
-                "window, activation, rope_dims, xsa_layers and ln_scale; `underpar import` takes them as KEY=VALUE"
+                "artifact: without skip gates the model is of a record before the looped records, whose tensors do "
+                "not show window, activation, rope_dims, xsa_layers and ln_scale; pass these settings to "
+                "`underpar import` as KEY=VALUE"
             )
     elif all(isinstance(value, Tensor) for value in content.values()):
         state = {name: tensor.float() for name, tensor in _bounded(_tensors({"model": content}, "model")).items()}
@@ -80,11 +85,15 @@ def load_peer(blob: bytes, settings: Mapping[str, Any] | None = None) -> tuple[d
 
 
 def infer_config(shapes: dict[str, tuple[int, ...]], settings: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The config of a model whose tensors have these shapes; names and shapes are not all checked against it.
+    """Infer the config of a model from the shapes of its tensors; other names and shapes are not checked.
+
+    Args:
+        shapes: the shape of each tensor by name.
+        settings: entries of the config that override the inferred entries.
 
     Raises:
-        FormatError: a tensor that says something about the shape is missing, the numbers make no model, or the loops
-            are not those of a known record and not in `settings`.
+        FormatError: a tensor that shows an entry is missing, the entries make no model, or the loops are neither those
+            of a known record nor in `settings`.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -95,7 +104,7 @@ def infer_config(shapes: dict[str, tuple[int, ...]], settings: Mapping[str, Any]
         return found
 
     if LANES in shapes:
-        raise FormatError(f"artifact: tensor {LANES}: its last layers have two residual streams; {_AGAIN}")
+        raise FormatError(f"artifact: tensor {LANES}: the model's last layers have two residual streams; {_AGAIN}")
     settings = settings or {}
     vocab_size, dim = shape("tok_emb.weight", 2)
     heads = shape("blocks.0.attn.q_gain", 1)[0]
@@ -119,8 +128,8 @@ def infer_config(shapes: dict[str, tuple[int, ...]], settings: Mapping[str, Any]
         if skips != layers // 2 and not settings.keys() & {"loop_start", "loop_end", "loop_count"}:
             if (layers, skips) not in LOOPS:
                 raise FormatError(
-                    f"artifact: {skips} skips of {layers} layers: some run several times, and nothing says which; "
-                    "`underpar import` takes loop_start=, loop_end= and loop_count="
+                    f"artifact: {skips} skips of {layers} layers: some run several times, and no tensor shows which; "
+                    "pass loop_start=, loop_end= and loop_count= to `underpar import`"
                 )
             values |= LOOPS[layers, skips]
     return ModelConfig.from_dict({**values, **settings})
@@ -156,7 +165,7 @@ def _later(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _bounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors`, whose float32 copies fit the bound on memory. Raises FormatError if not."""
+    """Return `tensors` if their float32 copies fit the bound on memory. Raises FormatError otherwise."""
     total = sum(tensor.numel() for tensor in tensors.values())
     if 4 * total > MAX_BYTES:
         raise FormatError(f"artifact: {total:,} parameters, expected at most {MAX_BYTES // 4:,}")
@@ -188,7 +197,7 @@ def _dtype(name: str, dtype: Any) -> torch.dtype:
 
 
 def _dequantize(name: str, symbols: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """symbols x scale in float32, rounded to the tensor's own dtype, in float32 again."""
+    """Multiply symbols by scales in float32, round to the tensor's own dtype, and return float32."""
     rows = symbols.shape[:1] if symbols.ndim >= 2 else ()
     if symbols.dtype != torch.int8 or scale is None or not scale.is_floating_point() or scale.shape not in (rows, ()):
         found = "none" if scale is None else f"{scale.dtype} {tuple(scale.shape)}"

@@ -1,7 +1,7 @@
-"""What is in an artifact of the challenge: a `torch.save` file, compressed or not, read without running its code.
+"""Unpack an artifact of the challenge: a `torch.save` file, compressed or not, read without running its code.
 
-The scripts compress with zlib, zstandard, xz or brotli; some split the bytes before that, those at even positions
-first (`BSHF`, the number of parts, the parts one after another).
+The scripts compress with zlib, zstandard, xz or brotli. Some scripts shuffle the bytes first: `BSHF`, the number of
+parts, then the parts one after another. With two parts, all bytes at even positions come before all at odd positions.
 """
 
 import io
@@ -18,21 +18,21 @@ import zstandard
 from codec.errors import FormatError
 
 MAX_BYTES = 1 << 30
-"""Of the unpacked file: the bound on memory for a hostile one."""
+"""The most bytes of an unpacked file: the bound on memory for a hostile file."""
 
 SHUFFLED = b"BSHF"
 
 PERGROUP = b"PGRP"
-"""Of containers that need the program lrzip; their models have parts that ours has not."""
+"""The first bytes of containers that need the program lrzip; their models have parts that are not supported."""
 
 _AGAIN = "pass a final_model.int8.ptz, .int6.ptz or .pt as the challenge's scripts write them"
 
 
 def read_content(blob: bytes) -> Any:
-    """The object in an artifact: plain values and tensors.
+    """Unpack the object in an artifact: plain values and tensors.
 
     Raises:
-        FormatError: no such file, truncated, or over 1 GiB.
+        FormatError: the file is of no known form, truncated, or over 1 GiB when unpacked.
     """
     if blob.startswith(PERGROUP):
         raise FormatError(f"artifact: packed with lrzip by groups, which is not supported; {_AGAIN}")
@@ -41,11 +41,11 @@ def read_content(blob: bytes) -> Any:
 
 
 def _inflate(blob: bytes) -> bytes:
-    """`blob` decompressed by what its first bytes say; brotli's say nothing."""
+    """Decompress `blob` by the method that its first bytes name; without a known name it should be brotli."""
     try:
         if blob.startswith(b"\x28\xb5\x2f\xfd"):
             with zstandard.ZstdDecompressor().stream_reader(blob) as reader:
-                raw, ended = reader.read(MAX_BYTES + 1), True  # what was cut off is missed by the zip archive inside
+                raw, ended = reader.read(MAX_BYTES + 1), True  # the zip archive inside notices a truncated stream
         elif blob.startswith(b"\xfd7zXZ\0"):
             xz = lzma.LZMADecompressor(memlimit=MAX_BYTES)
             raw = xz.decompress(blob, MAX_BYTES + 1)
@@ -68,7 +68,7 @@ def _inflate(blob: bytes) -> bytes:
 
 
 def _unshuffled(raw: bytes) -> bytes:
-    """The bytes of which every `parts`-th are together: part p has those at positions p, p + parts, and so on."""
+    """Undo the shuffling of bytes: part p holds the bytes at positions p, p + parts, p + 2 parts and so on."""
     parts = raw[len(SHUFFLED)] if len(raw) > len(SHUFFLED) else 0
     if not parts:
         raise FormatError(f"artifact: shuffled into 0 parts; {_AGAIN}")

@@ -1,4 +1,4 @@
-"""A model from any file that holds one: a run folder, safetensors, a pack, or what the challenge's scripts write."""
+"""Load a model from a run folder, a `.safetensors` file, a pack, or a file that the challenge's scripts write."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from trainer.model.build import FloatModel, float_network
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """`state_dict` is float32 and finite, and holds exactly the tensors of `config`."""
+    """A model in memory. `state_dict` is float32 and finite, and holds exactly the tensors of `config`."""
 
     config: AnyConfig
     tokenizer: AnyTokenizer
     state_dict: dict[str, torch.Tensor]
 
     def float_model(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FloatModel:
-        """The model itself, in evaluation mode; `dtype` as for `GPT`."""
+        """Build the float model, in evaluation mode; `dtype` as for `GPT`."""
         model = float_network(self.config, dtype)
         model.load_state_dict(self.state_dict)
         return model.to(device).eval()
@@ -38,16 +38,16 @@ class LoadedModel:
 def load_model(
     path: str | Path, tokenizer: str | Path | None = None, settings: Mapping[str, Any] | None = None
 ) -> LoadedModel:
-    """Read a model; what kind of file it is follows from its content.
+    """Read a model from a file whose kind is recognised by its content.
 
     Args:
         path: a run folder, `.safetensors` with a config in its metadata, a pack, or the `.pt` or `.ptz` of one of the
             challenge's scripts.
-        tokenizer: a SentencePiece `.model`, instead of the one in the pack or beside the checkpoint.
+        tokenizer: a SentencePiece `.model`, instead of the tokenizer in the pack or beside the checkpoint.
         settings: entries of the config that a file of the challenge does not show (`eval.score.challenge.load_peer`).
 
     Raises:
-        FormatError: unreadable, damaged, not a model, or no tokenizer to be found.
+        FormatError: the file is unreadable, damaged or not a model, or no tokenizer is found.
         MismatchError: weights, config and tokenizer do not belong together.
     """
     path = Path(path)
@@ -64,9 +64,9 @@ def load_model(
     else:
         state, config = load_peer(read_bytes(path, "artifact"), settings)
     if config is None:
-        raise FormatError(f"model {path}: holds weights without a config; pass a run folder or a pack made from one")
+        raise FormatError(f"model {path}: holds weights without a config; pass a run folder or a pack of a run folder")
     if found is None:
-        raise FormatError(f"model {path}: has no tokenizer with it; pass one with --tokenizer")
+        raise FormatError(f"model {path}: has no tokenizer with it; pass a SentencePiece .model with --tokenizer")
     if found.vocab_size > config.vocab_size:
         raise MismatchError(
             f"model {path}: a vocabulary of {config.vocab_size}, but the tokenizer has {found.vocab_size} pieces; "
@@ -85,16 +85,21 @@ def _head(path: Path) -> bytes:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Whether a file begins with the length of a header under 4 GiB, 64 bits, and a JSON object."""
+    """Check that a file begins like safetensors: the header's length under 4 GiB in 64 bits, then a JSON object."""
     return head[4:9] == b"\0\0\0\0{"
 
 
 def check_state(state: dict[str, torch.Tensor], config: AnyConfig, where: str) -> None:
-    """Check that `state` is what `config` says, and finite.
+    """Check that `state` holds exactly the tensors of `config`, and finite values only.
+
+    Args:
+        state: tensors by name.
+        config: the shape of the model.
+        where: the file, for error messages.
 
     Raises:
-        MismatchError: a tensor is missing, too many or of another shape.
-        FormatError: a value that is not finite.
+        MismatchError: a tensor is missing, not expected, or of another shape.
+        FormatError: a tensor holds a value that is not finite.
     """
     expected = {name: parameter.shape for name, parameter in parameters(config).items()}
     for name in sorted(set(expected) | set(state)):

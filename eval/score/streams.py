@@ -1,4 +1,4 @@
-"""What is to be scored, as one stream of tokens: every document is BOS and its tokens, as in the challenge's shards."""
+"""Read text or token shards as one stream: every document is BOS and its tokens, as in the challenge's shards."""
 
 import lzma
 import tempfile
@@ -17,7 +17,7 @@ from trainer.data.documents import document_files, input_bytes, read_documents
 from trainer.data.shards import check_tokenizer, check_vocabulary, find_shards, read_shard
 
 MAX_SHARD_BYTES = 1 << 30
-"""Of an unpacked `.bin.xz`; the challenge's shards have 200 MB."""
+"""The most bytes of an unpacked `.bin.xz`; the challenge's shards have 200 MB."""
 
 BLOCK_BYTES = 1 << 20
 
@@ -34,15 +34,19 @@ class Stream(NamedTuple):
 def token_stream(
     path: str | Path, tokenizer: AnyTokenizer, enough: int | None = None, advance: Advance = ignore_progress
 ) -> NDArray[np.uint16]:
-    """The tokens of `measured_stream`."""
+    """Read the tokens of `measured_stream`, uint16 [N]."""
     return measured_stream(path, tokenizer, enough, advance).tokens
 
 
 def spans(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """The bytes of a document that each of its tokens stands for, int64 [T].
+    """Count the bytes of a document that each of its tokens stands for, int64 [T].
 
-    A token that stands for `lengths` [T] bytes does not stand for more of a document than is left of its `size`: what
-    is no UTF-8 has three bytes for each of its own in canonical text, and a normalising tokenizer may write more.
+    Canonical text can be longer than the document: a byte that is no UTF-8 becomes three bytes, and a normalising
+    tokenizer may write more. Therefore a token counts its length, but never more than the bytes that are left.
+
+    Args:
+        lengths: bytes of each token in canonical text [T].
+        size: bytes of the document.
 
     >>> spans(np.array([3, 3, 3]), 4).tolist()
     [3, 1, 0]
@@ -56,14 +60,15 @@ def measured_stream(
     """Read the tokens of text or of token shards, and the bytes of the text that they stand for.
 
     Args:
-        path: what `trainer.data.documents.read_documents` reads as text; or a shard, `.bin` or `.bin.xz`, whose tokens
-            are taken as they are; or a folder with the shards of a validation split.
+        path: text in a form that `trainer.data.documents.read_documents` reads; or a shard, `.bin` or `.bin.xz`, whose
+            tokens are taken as they are; or a folder with the shards of a validation split.
+        tokenizer: encodes the text, or must be the tokenizer of the shards.
         enough: stop once there are so many tokens.
-        advance: told the bytes of the files that have been read; in all they are `stream_bytes(path)`.
+        advance: called with the number of bytes that have just been read from files; the sum is `stream_bytes(path)`.
 
     Raises:
-        FormatError: unreadable or not what its name says.
-        MismatchError: a shard was made with another tokenizer, or has a token that `tokenizer` has not.
+        FormatError: a file is unreadable or not of the format that its name says.
+        MismatchError: a shard was made with another tokenizer, or has a token that `tokenizer` lacks.
     """
     parts = [Stream(np.empty(0, np.uint16), np.empty(0, np.int64))]
     total = 0
@@ -77,12 +82,12 @@ def measured_stream(
 
 
 def stream_bytes(path: str | Path) -> int:
-    """The size on disk of what `token_stream(path)` reads."""
+    """Sum the bytes of the files that `token_stream(path)` reads."""
     return Path(path).stat().st_size if _is_compressed_shard(Path(path)) else input_bytes(path)
 
 
 def documents_of(stream: NDArray[np.uint16], values: NDArray[Any] | None = None) -> list[NDArray[Any]]:
-    """Cut a stream, or `values` of its tokens, into documents without BOS; what precedes the first BOS is one too.
+    """Cut a stream, or `values` of its tokens, into documents without BOS; tokens before the first BOS are one, too.
 
     >>> [document.tolist() for document in documents_of(np.array([7, 1, 8, 9, 1, 1, 7], np.uint16))]
     [[7], [8, 9], [], [7]]
@@ -113,7 +118,7 @@ def _parts(path: Path, tokenizer: AnyTokenizer, advance: Advance) -> Iterator[St
             sizes = np.concatenate(([0], spans(lengths[tokens], len(document))))
             yield Stream(np.concatenate(([np.uint16(BOS)], tokens)), sizes)
     if not checked:
-        notes.print(f"{path}: says of no tokenizer that it made it; taken to be this one", soft_wrap=True)
+        notes.print(f"{path}: names no tokenizer; the model's tokenizer is assumed", soft_wrap=True)
 
 
 def _measured(tokens: NDArray[np.uint16], tokenizer: AnyTokenizer, path: Path) -> Stream:
@@ -122,7 +127,7 @@ def _measured(tokens: NDArray[np.uint16], tokenizer: AnyTokenizer, path: Path) -
 
 
 def _unpacked(path: Path, tokenizer: AnyTokenizer) -> tuple[NDArray[np.uint16], bool]:
-    """The tokens of a compressed shard, and whether the tokenizer that made them could be checked."""
+    """Read the tokens of a compressed shard; the second value is False if the shard names no tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / path.name.removesuffix(".xz")
         try:

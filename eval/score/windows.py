@@ -1,7 +1,7 @@
-"""Context policies of a score: which tokens a model sees when it predicts each one. Pure arithmetic.
+"""Plan the windows of a score: which tokens a model sees when it predicts each token. Pure arithmetic.
 
-A model of a stream or document has `length` inputs; input i predicts target i, the token after it. A plan cuts the
-inputs into windows that fit the model, and says in each from where on its predictions count.
+A stream or document has `length` inputs; input i predicts target i, the next token. A plan cuts the inputs into windows
+that fit the model, and tells for each window the first input whose prediction counts.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from codec.errors import CodecError
 
 
 class Policy(StrEnum):
-    """What a score lets the model see: rows of the stream, overlapping rows, or one document at a time."""
+    """The context that a score gives the model: rows of the stream, overlapping rows, or one document at a time."""
 
     FLAT = "flat"
     SLIDING = "sliding"
@@ -20,7 +20,7 @@ class Policy(StrEnum):
 
 @dataclass(frozen=True)
 class Window:
-    """The model reads inputs [start, end); the predictions of inputs [score_from, end) count."""
+    """A window: the model reads inputs [start, end); the predictions of inputs [score_from, end) count."""
 
     start: int
     end: int
@@ -28,10 +28,10 @@ class Window:
 
 
 def document_windows(length: int, window: int, stride: int) -> list[Window]:
-    """Windows of at most `window` inputs, each `stride` after the one before; every input is scored exactly once.
+    """Plan windows of at most `window` inputs, each `stride` after its predecessor; every input is scored exactly once.
 
-    The first window scores all it reads, each later one its last `stride` inputs (fewer at the end), which have at
-    least `window - stride` inputs of context.
+    The first window scores all its inputs. Each later window scores its last `stride` inputs (fewer at the end), which
+    have at least `window - stride` inputs of context.
 
     >>> document_windows(10, 6, 3)
     [Window(start=0, end=6, score_from=0), Window(start=3, end=9, score_from=6), Window(start=6, end=10, score_from=9)]
@@ -51,7 +51,12 @@ def document_windows(length: int, window: int, stride: int) -> list[Window]:
 
 
 def sliding_windows(tokens: int, window: int, stride: int) -> list[Window]:
-    """The challenge's sliding evaluation of a stream of `tokens` tokens, whose first is no target and last no input.
+    """Plan the challenge's sliding evaluation of a stream; the first token is no target, the last token no input.
+
+    Args:
+        tokens: length of the stream.
+        window: inputs of a window.
+        stride: inputs between windows.
 
     Raises:
         CodecError: `stride` is not in 1..`window`.
@@ -60,11 +65,11 @@ def sliding_windows(tokens: int, window: int, stride: int) -> list[Window]:
 
 
 def flat_windows(tokens: int, window: int) -> list[Window]:
-    """The challenge's flat evaluation of a stream of `tokens` tokens: full rows side by side, the tail dropped."""
+    """Plan the challenge's flat evaluation of a stream of `tokens` tokens: full rows side by side, no partial row."""
     rows = max(0, tokens - 1) // window
     return [Window(i * window, (i + 1) * window, i * window) for i in range(rows)]
 
 
 def first_targets(plan: list[Window], targets: int) -> list[Window]:
-    """The windows of `plan`, which scores inputs from 0 on without a gap, as far as they score the first `targets`."""
+    """Cut `plan`, which scores inputs from 0 on without a gap, so that it scores the first `targets` targets only."""
     return [replace(w, end=min(w.end, targets)) for w in plan if w.score_from < targets]

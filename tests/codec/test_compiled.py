@@ -49,12 +49,14 @@ def test_an_edited_constant_of_a_helper_is_noticed(case, tmp_path):
 
 FAULTS = {
     "codec.entropy.range_coder": {"_MASK": "numpy.uint64((1 << 55) - 1)"},
-    "codec.entropy.mixing": {"_STEP": "17", "_HALF": "0", "_RECIPROCALS": "module._RECIPROCALS - 5"},
+    "codec.entropy.adaptive_bit": {"_RECIPROCALS": "module._RECIPROCALS - 5"},
+    "codec.entropy.mixing": {"_STEP": "17", "_HALF": "0"},
     "codec.edits.model": {"_priors": "untrained"},
     "codec.edits.contexts": {"_AHEAD": "4", "_QUOTE": "8", "_LINES": "2"},
-    "codec.edits.coder": {"_AGREE": "3", "_EDITED": "{True: 1 << 14}"},
+    "codec.edits.align": {"_AGREE": "3"},
+    "codec.edits.coder": {"_EDITED": "{True: 1 << 14}"},
     "codec.entropy.adaptive_table": {"INCREMENT": "33"},
-    "codec.pack.context_coder": {"_REFRESH": "15", "_PRIOR_ROWS": "9", "_TREE": "4", "_MEMORY": "20"},
+    "codec.pack.context_coder": {"_REFRESH": "15", "_PRIOR_ROWS": "9", "_TREE": "4"},
     "codec.quantization.trellis": {"CODES": "{8: (0o11, 0o04)}"},
 }
 """Values of constants, by module and name, that change what is coded."""

@@ -16,14 +16,12 @@ from pathlib import Path
 import torch
 
 import codec
-from codec.archive import encode_files as encoding
-from codec.archive import writer as archive
+from codec.archive import part_coder, reader
 from codec.archive.decode_files import decode_files
-from codec.archive.encode_files import encode_files, partial
-from codec.archive.members import find_sources
+from codec.archive.encode_files import Settings, encode_files, partial
 from codec.archive.reader import ArchiveReader
+from codec.archive.sources import find_sources
 from codec.errors import CodecError
-from tests.codec.archive.test_decode_files import tree
 from tests.support.fuzzing import pack
 from trainer.data.sample import val_documents
 
@@ -70,7 +68,7 @@ def at_the_rename(job: Callable[[], object], after: bool) -> None:
 
 
 def encode(folder: Path, target: Path, **options: bool) -> None:
-    encode_files(*find_sources([folder], target), target, pack(), **options)
+    encode_files(find_sources(sorted(folder.iterdir())), target, Settings(pack(), independent=True), **options)
 
 
 def decode(target: Path, output: Path) -> None:
@@ -81,7 +79,7 @@ def decode(target: Path, output: Path) -> None:
 def campaign(root: Path) -> dict[str, int]:
     """Kill encoding, going on with it, appending, and decoding a file and a tree; returns how many kills struck."""
     torch.set_num_threads(1)  # a fork has no other threads
-    encoding.GROUP_BYTES, archive.GROUP_BYTES = {"cpu": 2000}, {"cpu": 500}
+    part_coder.GROUP_BYTES, part_coder._PIECE, reader.GROUP_BYTES = {"cpu": 2000}, 600, {"cpu": 500}
     for name, first in (("in", 0), ("more", 30)):
         (root / name).mkdir()
         for n, text in enumerate(list(val_documents())[first : first + 30]):
@@ -114,13 +112,13 @@ def campaign(root: Path) -> dict[str, int]:
     assert target.read_bytes() == longer
 
     single = root / "single.upz"
-    encode_files(*find_sources([text], single), single, pack())
+    encode_files(find_sources([text]), single, Settings(pack(), independent=True))
     out = root / "out"
     slow, fast = timed(lambda: decode(whole, root / "one")), timed(lambda: decode(single, root / "two"))
     for moment in range(MOMENTS):
         kills["tree"] += not run(lambda: decode(whole, out), slow * moment / MOMENTS)
         if out.exists():
-            assert tree(out) == tree(root / "in")
+            assert files(out) == files(root / "in")
             shutil.rmtree(out)
         out.write_bytes(b"what was there before")
         kills["file"] += not run(lambda: decode(single, out), fast * moment / MOMENTS)
@@ -137,6 +135,10 @@ def campaign(root: Path) -> dict[str, int]:
         assert target.read_bytes() == whole.read_bytes()
         assert not partial(target).exists()
     return kills
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def refused(path: Path) -> None:

@@ -118,10 +118,11 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train a tokenizer that keeps every character but U+2581 (▁), newlines and runs of spaces too."""
-    from codec.files import atomic_write
+    from codec.files import atomic_write, check_output
     from trainer.data.documents import input_bytes, read_documents
     from trainer.data.tokenizer import train_tokenizer
 
+    check_output(output, inputs)
     start = time.perf_counter()
     with console.progress("read text", sum(map(input_bytes, inputs)), "B") as advance:
         documents = chain.from_iterable(read_documents(path, advance=advance) for path in inputs)

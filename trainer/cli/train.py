@@ -86,10 +86,11 @@ def retune(
 
     import torch
 
-    from codec.files import atomic_write, read_bytes
+    from codec.files import atomic_write, check_output, read_bytes
     from codec.model.checkpoint import load_checkpoint
     from trainer.fit.retune import retune_pack
 
+    check_output(output, [pack, checkpoint, *([docs] if docs else [])])
     begin = time.perf_counter()
     loaded, before = load_checkpoint(checkpoint), read_bytes(pack, "pack")
     after, found = retune_pack(before, loaded, docs, steps, "cuda" if torch.cuda.is_available() else "cpu")
@@ -119,11 +120,12 @@ def recall(
 
     import codec
     from codec.cli.options import check_device
-    from codec.files import atomic_write, read_bytes
+    from codec.files import atomic_write, check_output, read_bytes
     from codec.pack.writer import with_recall
     from trainer.data.documents import read_documents
     from trainer.fit.recall import fit_recall
 
+    check_output(output, [pack, docs])
     begin, before = time.perf_counter(), read_bytes(pack, "pack")
     opened = codec.open(before)
     texts = read_documents(docs, opened.tokenizer)

@@ -14,7 +14,7 @@ import torch
 from codec.backends.cpu import recall as cpu_recall
 from codec.compiled import kernel
 from codec.console import Advance, ignore_progress
-from codec.exact.chunks import band_chunks
+from codec.exact.chunks import prefill_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall
 from codec.numerics import tables
 from codec.numerics.tables import LEVELS_PER_BIT
@@ -63,7 +63,7 @@ def fit_recall(
         found = pack.tokenizer.encode(document).astype(np.int64)
         stream = np.concatenate(([pack.tokenizer.begin], found, [pack.tokenizer.end]))
         past = model.new_past(1, window)
-        for w in band_chunks(len(stream) - 1, window):
+        for w in prefill_chunks(len(stream) - 1, window):
             inputs = torch.from_numpy(stream[None, w.start : w.end]).to(model.device)
             hidden, steps = (part[0] for part in model.forward(inputs, past=past))
             bits += _fit(

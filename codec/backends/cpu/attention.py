@@ -1,7 +1,7 @@
 """Compute attention over rings of integer keys and values, in compiled loops over rows of tokens.
 
-A slot of the caches is a ring: position p is at place p % places. All rows of a call write their keys and values before
-any is read.
+A slot of the caches is a ring: position p is at index p % size. All rows of a call write their keys and values before
+any row reads them.
 """
 
 import math
@@ -15,14 +15,23 @@ from codec.numerics.tables import LEVELS_PER_BIT, exp2_series
 from codec.numerics.widths import SOFTMAX_BITS
 
 _LAST = float((SOFTMAX_BITS + 2) * LEVELS_PER_BIT - 1)  # from here on down, powers of two round to 0
-_SHIFT = 9  # from 30 bits to one bit more than weights have
-_SERIES = tuple(math.ldexp(a, _SHIFT + 1) for a in exp2_series(SOFTMAX_BITS))  # of 30 bits, as many as int32 holds
+_SHIFT = 9  # from 30 bits to one bit more than a weight has
+_SERIES = tuple(math.ldexp(a, _SHIFT + 1) for a in exp2_series(SOFTMAX_BITS))  # powers of 30 bits, which fit int32
 _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 
 
 @kernel
 def remember(new_keys, new_values, rows, value_scale, rope, cache):
-    """Write the rows' keys and values, float64 [n, kv_dim], into the caches (see `run`)."""
+    """Write the rows' keys and values into the caches.
+
+    Args:
+        new_keys: float64 [n, kv_dim].
+        new_values: float64 [n, kv_dim].
+        rows: positions and slots, int64 [n] each.
+        value_scale: float64 [kv_heads], one over the step of each grid of values.
+        rope: cosines and sines [n, pairs], and the scale of keys.
+        cache: keys and values of one execution, as `codec.backends.cpu.network.run` has them.
+    """
     (positions, slots), (cos, sin, scale), (keys, values) = rows, rope, cache
     size = new_keys.shape[1] // len(value_scale)
     snapped, key = np.empty(size, np.int32), np.empty(size, np.int16)
@@ -39,12 +48,17 @@ def remember(new_keys, new_values, rows, value_scale, rope, cache):
 
 @kernel
 def softmax(scores, scale, limit, low, high):
-    """Fills in the digits of the attention weights of scores [n], `low` + 2^11 `high`, and returns their sum.
+    """Compute attention weights, fill in their digits `low` + 2^11 `high`, and return the sum of the weights.
 
-    Levels, scores times `scale`, saturate at `limit`.
+    A weight is an entry of `tables.exp2_table`. A polynomial, shifted and rounded, gives the entry: a look-up in the
+    table would be slower, because processors do look-ups one by one.
 
-    A weight is an entry of `tables.exp2_table`: a polynomial's, shifted and rounded, in which look-ups, that processors
-    do one by one, have no part.
+    Args:
+        scores: int32 [n].
+        scale: from scores to levels.
+        limit: where levels saturate, at this and at its negative.
+        low: int16 [n], filled in.
+        high: int16 [n], filled in.
     """
     a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 = _SERIES
     least, most = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
@@ -67,10 +81,16 @@ def softmax(scores, scale, limit, low, high):
 
 @kernel
 def weighted_sum(digits, values, base, count, sums):
-    """Fills in sums int64 [4, size], products of digits [4, count or more] with the values from position `base` on.
+    """Multiply digits with the values of `count` positions, and fill in the sums.
 
-    Values are [places / WIDE, size / COLUMNS, WIDE / 2, COLUMNS, 2]; the base is a multiple of WIDE. Digits of 11 bits
-    times values of 15 bits: WIDE products stay below 2^31.
+    Digits of 11 bits times values of 15 bits: a sum of WIDE products stays below 2^31.
+
+    Args:
+        digits: int16 [4, count or more].
+        values: int16 [ring / WIDE, size / COLUMNS, WIDE / 2, COLUMNS, 2].
+        base: the first position, a multiple of WIDE.
+        count: positions.
+        sums: int64 [4, size], filled in.
     """
     sums[:] = 0
     for at in range(0, count, WIDE):
@@ -94,16 +114,30 @@ def _remove_own(mixed, own):
 
 @kernel
 def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, xsa):
-    """Snapped rows int32 [n, dim] and steps of what attention reads, for queries float64 [n, dim] (overwritten).
+    """Compute attention, and snap its rows of outputs.
 
-    Heads' outputs are multiplied with gates [n, heads]. Two heads with the same keys are taken at a time; where one is
-    left over, the other's places hold what was there before, and nothing that is made of it is read.
+    Two heads with the same keys are computed at a time. If a head is left over, the second half of the buffers holds
+    old numbers, and no result from that half is read.
+
+    Args:
+        queries: float64 [n, dim], overwritten.
+        gates: float64 [n, heads], multiplied with the heads' outputs.
+        rows: positions and slots, int64 [n] each.
+        window: positions that a row sees, its own included.
+        score_scale: float64 [heads], from integer scores to levels.
+        value_step: float64 [kv_heads], the steps of the grids of values.
+        rope: cosines and sines [n, pairs], and the scale of queries.
+        cache: keys and values of one execution, as `codec.backends.cpu.network.run` has them.
+        xsa: whether to remove the component along the token's own value.
+
+    Returns:
+        Snapped rows int32 [n, dim] and their steps float64 [n].
     """
     (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
     heads, blocks = len(score_scale), keys.shape[2]
     size, group = queries.shape[1] // heads, heads // len(value_step)
     snapped, query = np.empty(size, np.int32), np.zeros((2, size), np.int16)
-    width = (blocks + 1) * WIDE  # of a window that begins within a block
+    width = (blocks + 1) * WIDE  # room for a window that begins within a block
     scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
     sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
@@ -113,14 +147,14 @@ def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, x
         base = first // WIDE * WIDE
         begin, count = first - base, p + 1 - base
         digits[:, :begin] = 0
-        digits[:, count : count + 1] = 0  # the other of a pair
+        digits[:, count : count + 1] = 0  # the second position of a pair
         for h in range(heads):
             kv, place = h // group, h % group % 2
             out = queries[i, h * size : (h + 1) * size]
             rotate(out, cos[i], sin[i], query_scale, snapped, query[place])
             if place == 0 and h % group < group - 1:
-                continue  # until there are two
-            # The length of a query or key is 2^14 but for rounding: their products are far below 2^31.
+                continue  # until there are two heads
+            # Queries and keys have a length of 2^14, up to rounding: their products are far below 2^31.
             for at in range(0, count, WIDE):
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):

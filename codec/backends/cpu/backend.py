@@ -1,6 +1,7 @@
-"""The exact model on a processor: `codec.backends.cpu.network` with a model's constants, over several threads.
+"""Run the exact model on a processor: `codec.backends.cpu.network` with a model's constants, over several threads.
 
-The constants are those of the reference (`codec.exact.weights`), with which the backend is compared before it is used.
+The constants are those of the reference (`codec.exact.weights`). `codec.backends.select` compares the backend with the
+reference before the backend is used.
 """
 
 from abc import abstractmethod
@@ -32,14 +33,12 @@ from codec.numerics.widths import total_bits
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
 
-_JOB_TOKENS = 256  # of short windows that a thread takes together
-_CHUNK = 64  # rows that run at once: enough to read weights seldom, few enough for a second-level cache
+_JOB_TOKENS = 256  # tokens of short inputs that a thread takes together
+_CHUNK = 64  # rows in one call: enough to read weights seldom, few enough for a second-level cache
 
 
 class Cache(NamedTuple):
-    """Rings of keys and values int16 as `codec.backends.cpu.network.run` reads them, and how many positions are seen
-    there.
-    """
+    """Rings of keys and values as `codec.backends.cpu.network.run` reads them, and the positions that a row sees."""
 
     keys: NDArray[np.int16]
     values: NDArray[np.int16]
@@ -47,16 +46,19 @@ class Cache(NamedTuple):
 
 
 @dataclass
-class Past:
-    """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end."""
+class ChunkCache:
+    """Keys and values of the chunks scored so far, for documents that advance together.
+
+    All documents have had equally many tokens until one ends.
+    """
 
     cache: Cache
-    last: Integers  # [documents], their last tokens
-    length: int = 0
+    last: Integers  # int64 [documents], the documents' last tokens
+    length: int = 0  # tokens of each document so far
 
 
-class CpuBackend(Backend):
-    """What models of all families share on a processor, as a `codec.exact.backend.Backend`.
+class CpuNetwork(Backend):
+    """Run a model of any family on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
         UnsupportedError: functions are not compiled.
@@ -73,11 +75,19 @@ class CpuBackend(Backend):
 
     @abstractmethod
     def run(self, rows: Integers, cache: Cache) -> Hidden:
-        """The last hidden state of rows (token, token before, position, slot) [4, n], int32 [n, dim] and steps [n]."""
+        """Run rows through the network.
+
+        Args:
+            rows: int64 [4, n]: token, token before, position, slot.
+            cache: the slots' keys and values, to which the rows' own are added.
+
+        Returns:
+            The snapped last hidden states int32 [n, dim] and their steps [n].
+        """
 
     @abstractmethod
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
-        """`ExactNetwork.levels` of what `run` returned, int32 [n, V]."""
+        """Compute `ExactNetwork.levels`, int32 [n, V], from the results of `run`."""
 
     def lane_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
@@ -89,16 +99,16 @@ class CpuBackend(Backend):
             return None
         return cpu_recall.new_memory(self._recall, documents, self.config.model_dim, min(tokens, HISTORY))
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `codec.exact.backend.Backend`."""
-        return Past(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
+        return ChunkCache(_cache(self.config, documents, window, _CHUNK), np.zeros(documents, np.int64))
 
     def score(
         self,
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: cpu_recall.Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.exact.backend.Backend`."""
         memory = memory or self.memory(len(inputs), max(map(len, inputs)))
@@ -118,7 +128,7 @@ class CpuBackend(Backend):
     def _score(
         self,
         memory: cpu_recall.Memory | None,
-        past: Past | None,
+        past: ChunkCache | None,
         lanes: list[int],
         inputs: list[Integers],
         targets: list[Integers],
@@ -147,7 +157,7 @@ class CpuBackend(Backend):
             parts.append(found)
         return np.concatenate(parts, axis=1)
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `codec.exact.backend.Backend`; each sequence has a thread."""
         ends = np.cumsum([len(window) for window in inputs])
         out = np.empty((ends[-1], len(order) + 1), np.int64)
@@ -175,11 +185,11 @@ class CpuBackend(Backend):
         hidden: Hidden,
         levels: NDArray[np.int32],
     ) -> None:
-        """`cpu_recall.step`: raises levels of tokens that the documents in the lanes have had."""
+        """Raise levels by the match model, in place (`codec.backends.cpu.recall.step`)."""
         cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
-        """See `codec.exact.backend.Backend`; all lanes have room for whole windows."""
+        """See `codec.exact.backend.Backend`; every slot has room for a whole window."""
         return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
 
     def distributions(self, count: int, window: int, order: Integers) -> "CpuDistributions":
@@ -187,12 +197,12 @@ class CpuBackend(Backend):
         return CpuDistributions(self, count, window, order)
 
 
-class CpuModel(CpuBackend):
-    """A model of the challenge's family on a processor.
+class CpuBackend(CpuNetwork):
+    """Run a model of this project's own architecture on a processor.
 
     Raises:
-        UnsupportedError: an option that only the reference knows, or integers of more than 16 bits; no quantizer of
-            this package makes them.
+        UnsupportedError: only the reference knows an option of the model, functions are not compiled, or integers have
+            more than 16 bits. No quantizer of this package makes such integers.
     """
 
     def __init__(self, weights: Weights, recall: Recall | None = None):
@@ -206,20 +216,18 @@ class CpuModel(CpuBackend):
         self._softcap = tables.softcap_table(weights.config.logit_softcap).astype(np.int32)
 
     def run(self, rows: Integers, cache: Cache) -> Hidden:
-        """The last hidden state of rows (token, token before, position, slot) [4, n]; see
-        `codec.backends.cpu.network.run`.
-        """
+        """See `CpuNetwork`; the loops are those of `codec.backends.cpu.network.run`."""
         return network.run(self.network, self._embedding(*rows[:3]), rows[2], rows[3], *cache)
 
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
-        """`ExactModel.levels` of what `run` returned, int32 [n, V]."""
+        """See `CpuNetwork`."""
         return cpu_head.levels(project(self.head, 0, hidden, steps), self._softcap)
 
 
 class CpuDistributions:
     """Whole distributions behind single tokens, as `codec.exact.backend.Distributions`; a step has one thread."""
 
-    def __init__(self, model: CpuBackend, count: int, window: int, order: Integers):
+    def __init__(self, model: CpuNetwork, count: int, window: int, order: Integers):
         self._model, self._order = model, order
         self._cache = _cache(model.config, count, window)
         self._out = np.empty((count, len(order) + 1), np.int64)
@@ -233,13 +241,13 @@ class CpuDistributions:
 
 
 class CpuLanes:
-    """Sequences that grow by single tokens, as `codec.exact.backend.Lanes`."""
+    """Decoding slots on a processor, as `codec.exact.backend.Lanes`."""
 
-    def __init__(self, model: CpuBackend, count: int, window: int):
+    def __init__(self, model: CpuNetwork, count: int, window: int):
         self._model = model
         self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)
-        self._slots = np.arange(count)  # of each lane in the caches and the memory
+        self._slots = np.arange(count)  # the row of each decoding slot in the cache and the memory
 
     def step(
         self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
@@ -266,7 +274,7 @@ class CpuLanes:
 
 
 def _cache(c: AnyConfig, slots: int, window: int, ahead: int = 0) -> Cache:
-    """Empty rings, `ahead` places longer than a window."""
+    """Create empty rings, `ahead` positions longer than a window."""
     first = len(c.schedule), slots, c.num_kv_heads, -(-(window + ahead) // WIDE)
     keys = (*first, c.head_dim // 2, WIDE, 2)
     values = (*first, -(-c.head_dim // COLUMNS), WIDE // 2, COLUMNS, 2)
@@ -274,7 +282,7 @@ def _cache(c: AnyConfig, slots: int, window: int, ahead: int = 0) -> Cache:
 
 
 def _rows(sequences: Sequence[Integers], slots: Sequence[int]) -> Integers:
-    """(token, token before, position, slot) of each token of whole sequences, int64 [4, n]."""
+    """List (token, token before, position, slot) of each token of whole sequences, int64 [4, n]."""
     lengths = [len(sequence) for sequence in sequences]
     tokens = np.concatenate(sequences)
     positions = np.concatenate([np.arange(length) for length in lengths])

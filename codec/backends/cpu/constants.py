@@ -1,6 +1,4 @@
-"""A model's constants as `codec.backends.cpu.network` reads them: matrices in blocks, operands in digits, layers
-stacked.
-"""
+"""Derive a model's constants for `codec.backends.cpu.network`: matrices in blocks, layers stacked."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,20 +16,18 @@ from codec.quantization.quantized import Quantized
 
 
 class Linear(NamedTuple):
-    """The same matrix of every layer."""
+    """A matrix of every layer, stacked."""
 
-    integers: NDArray[
-        np.int16
-    ]  # [layers, R / COLUMNS, K / 2, COLUMNS, 2]: `codec.backends.cpu.matmul.blocks` of [layers, R, K]
+    integers: NDArray[np.int16]  # [layers, R / COLUMNS, K / 2, COLUMNS, 2]: `matmul.blocks` of [layers, R, K]
     rows: NDArray[np.float64]  # [layers, R]
     columns: NDArray[np.float64]  # [layers, K]
-    has_columns: NDArray[np.bool_]  # [layers]; elsewhere columns are not read
-    digit_bits: NDArray[np.int64]  # [layers]: operands are multiplied in digits of this width, so that sums fit 32 bits
-    digit_count: NDArray[np.int64]  # [layers]
+    has_columns: NDArray[np.bool_]  # [layers]; columns are read only where true
+    digit_bits: NDArray[np.int64]  # [layers]: the width of an operand's digits, so that sums fit 32 bits
+    digit_count: NDArray[np.int64]  # [layers]: digits of an operand
 
 
 class Network(NamedTuple):
-    """The constants of a model; `codec.exact.model` says what they are."""
+    """The constants of a model, with the names of `codec.exact.model`."""
 
     schedule: NDArray[np.int64]
     encoder_length: int
@@ -51,22 +47,22 @@ class Network(NamedTuple):
     xsa: NDArray[np.bool_]  # [layers]
     parallel: NDArray[np.bool_]  # [layers]
     attention_gate: bool
-    gate: Linear  # of the heads, read with attention_gate
+    gate: Linear  # a gate for each head; read with attention_gate
     sigmoid: NDArray[np.float64]
-    slope: float  # of the activation below 0
-    gated: bool
+    slope: float  # slope of the activation below 0
+    gated: bool  # skips are gated
     skip_weights: NDArray[np.float64]  # [skips, dim]
-    skip_gates: NDArray[np.float64]  # [skips, dim], read where gated
+    skip_gates: NDArray[np.float64]  # [skips, dim]; read if gated
     query_scale: float
     turns: NDArray[np.int64]  # [2, rows, rotary_dims / 2]
 
 
 def network(weights: Weights) -> Network:
-    """A model's constants.
+    """Derive a model's constants.
 
     Raises:
-        UnsupportedError: integers of more than 16 bits; no quantizer of this package makes them.
-        FormatError: as of `codec.exact.weights`.
+        UnsupportedError: integers have more than 16 bits; no quantizer of this package makes such integers.
+        FormatError: sums would not be exact (`codec.exact.weights`).
     """
     c, vectors, layers = weights.config, weights.vectors, range(weights.config.num_layers)
 
@@ -120,12 +116,21 @@ def network(weights: Weights) -> Network:
 
 
 def sigmoid() -> NDArray[np.float64]:
-    """`tables.sigmoid_table` in units of 1."""
+    """Return `tables.sigmoid_table` in units of 1."""
     return tables.sigmoid_table() / (1 << tables.SIGMOID_BITS)
 
 
 def linear(layers: Mapping[str, Quantized], operand: int = OPERAND) -> Linear:
-    """One matrix of every layer, by name, for operands up to `operand`; raises as `network`."""
+    """Stack a matrix of every layer.
+
+    Args:
+        layers: the matrices, by name.
+        operand: the largest integer of a row that the matrices multiply.
+
+    Raises:
+        UnsupportedError: integers have more than 16 bits.
+        FormatError: sums would not be exact.
+    """
     for name, layer in layers.items():
         check_sums(name, layer, operand)
     integers = np.stack([layer.symbols for layer in layers.values()])
@@ -145,12 +150,13 @@ def linear(layers: Mapping[str, Quantized], operand: int = OPERAND) -> Linear:
 
 
 def _digits(weight: float, operand: int) -> tuple[int, int]:
-    """Width and number of the signed digits of operands up to `operand`.
+    """Choose the width and the number of an operand's signed digits.
+
+    A digit of b bits is at most 2^(b-1) in magnitude. The width keeps sums of products with digits below 2^31.
 
     Args:
-        weight: the largest sum of a row's absolute integers.
-
-    A digit of b bits is at most 2^(b-1), so that sums of products with it stay below 2^31.
+        weight: the largest sum of the absolute integers of a matrix's row.
+        operand: the largest operand.
 
     >>> _digits(4676.0, 1 << 14), _digits(4676.0, 1 << 28), _digits(2.0**20, 1 << 28)
     ((15, 1), (15, 2), (11, 3))

@@ -1,7 +1,7 @@
-"""Compute the steps of the network that are no products, in compiled loops over rows of tokens.
+"""Compute the element-wise operations of the network in compiled loops over rows of tokens.
 
-Sums of integers may be taken in any order and width that holds them. Every step on fractions is the same IEEE operation
-in the same order as in `codec.exact.model`; numba fuses and reorders none without `fastmath`.
+Sums of integers may have any order, and any width that holds the sums. Operations on fractions are the IEEE operations
+of `codec.exact.model` in the same order; without `fastmath`, numba neither fuses nor reorders operations.
 """
 
 import math
@@ -19,9 +19,9 @@ _LIMB, _ROPE_UNIT = (1 << LIMB_BITS) - 1, 2.0**-ROPE_BITS
 
 @kernel
 def snap(x, out):
-    """`codec.numerics.fixed_point.snap` of one row: fills `out`, returns the step."""
+    """Snap one row x [n] into `out`, int32 [n], and return the step (`codec.numerics.fixed_point.snap`)."""
     largest = np.int64(0)
-    for bits in x.view(np.int64):  # the order of magnitudes is that of their bits, whose maximum is faster to find
+    for bits in x.view(np.int64):  # magnitudes have the order of their bits, and the maximum of integers is faster
         magnitude = bits & _MAGNITUDE
         largest = magnitude if magnitude > largest else largest
     exponent = min(max(int(largest >> 52) - 1022, -64), 960)
@@ -33,7 +33,7 @@ def snap(x, out):
 
 @kernel
 def reciprocal_sqrt(m):
-    """`codec.numerics.fixed_point.reciprocal_sqrt`."""
+    """Compute `codec.numerics.fixed_point.reciprocal_sqrt` of one number."""
     k = (52 - math.frexp(m)[1]) >> 1
     scaled = m * math.ldexp(1.0, 2 * k)
     root = np.floor(math.sqrt(scaled))
@@ -46,6 +46,7 @@ def reciprocal_sqrt(m):
 
 @kernel
 def norm_row(x, out, scale):
+    """Snap one row x [n] into `out`, int32 [n], and return the step that normalises the row, times `scale`."""
     step = snap(x, out)
     squares = np.int64(0)
     for value in out:
@@ -56,7 +57,7 @@ def norm_row(x, out, scale):
 
 @kernel
 def norm(x, scale):
-    """Snapped rows int32 [n, dim] of x [n, dim] and the steps [n] that normalise them."""
+    """Snap rows x [n, dim] to int32 [n, dim], and return the integers and the steps [n] that normalise the rows."""
     out, steps = np.empty(x.shape, np.int32), np.empty(x.shape[0])
     for i in range(x.shape[0]):
         steps[i] = norm_row(x[i], out[i], scale)
@@ -65,13 +66,13 @@ def norm(x, scale):
 
 @kernel
 def fixed(x, scale):
-    """`codec.numerics.fixed_point.snap_fixed` of one number."""
+    """Compute `codec.numerics.fixed_point.snap_fixed` of one number."""
     return np.int16(min(max(np.rint(x * scale), -_LIMIT), _LIMIT))
 
 
 @kernel
 def _turn_product(a, b, c, d):
-    """The product in `codec.numerics.rotary`."""
+    """Multiply two rotations as `codec.numerics.rotary` does."""
     a1, b1, c1, d1 = a >> LIMB_BITS, b >> LIMB_BITS, c >> LIMB_BITS, d >> LIMB_BITS
     a0, b0, c0, d0 = a & _LIMB, b & _LIMB, c & _LIMB, d & _LIMB
     real = a1 * c1 - b1 * d1 + ((a1 * c0 + a0 * c1 - b1 * d0 - b0 * d1) >> LIMB_BITS)
@@ -80,7 +81,7 @@ def _turn_product(a, b, c, d):
 
 @kernel
 def rotations(turns, positions):
-    """`codec.numerics.rotary.rotations`: cos and sin [n, pairs] of positions [n]."""
+    """Compute cosines and sines [n, pairs] of positions [n] (`codec.numerics.rotary.rotations`)."""
     cos, sin = np.empty((len(positions), turns.shape[2])), np.empty((len(positions), turns.shape[2]))
     low = turns.shape[1] - TURN_LEVELS * TURN_DIGITS
     for i in range(len(positions)):
@@ -98,7 +99,7 @@ def rotations(turns, positions):
 
 @kernel
 def rotate(x, cos, sin, scale, snapped, out):
-    """Normalise and rotate one head x [head_dim] of a query or key by cos, sin [rotary_dims / 2]; integers to `out`."""
+    """Normalise one head x [head_dim] of a query or key, rotate by cos, sin [rotary_dims / 2], and snap to `out`."""
     step, half = norm_row(x, snapped, 1.0), len(cos)
     for t in range(half):
         a, b = snapped[t] * step, snapped[half + t] * step
@@ -110,7 +111,7 @@ def rotate(x, cos, sin, scale, snapped, out):
 
 @kernel
 def sigmoid(x, table):
-    """`codec.exact.linear.sigmoid` of x [n, gates], in place; `table` in units of 1."""
+    """Compute `codec.exact.linear.sigmoid` of x [n, gates] in place; `table` is in units of 1."""
     last = len(table) - 1
     for i in range(x.shape[0]):
         for h in range(x.shape[1]):
@@ -121,7 +122,7 @@ def sigmoid(x, table):
 
 @kernel
 def snap_rows(x):
-    """`snap` of rows x [n, dim]: int32 [n, dim] and their steps [n]."""
+    """Snap rows x [n, dim] to int32 [n, dim], and return the integers and the steps [n]."""
     out, steps = np.empty(x.shape, np.int32), np.empty(x.shape[0])
     for i in range(x.shape[0]):
         steps[i] = snap(x[i], out[i])
@@ -130,7 +131,7 @@ def snap_rows(x):
 
 @kernel
 def activate(hidden, slope, steps):
-    """Squares of snapped activations int32 [n, hidden] of `hidden` (overwritten); fills in their steps."""
+    """Snap and square the activations of `hidden` [n, hidden] (overwritten): return int32, and fill in `steps` [n]."""
     squares = np.empty(hidden.shape, np.int32)
     for i in range(hidden.shape[0]):
         for t in range(hidden.shape[1]):
@@ -145,6 +146,7 @@ def activate(hidden, slope, steps):
 
 @kernel
 def add(x, scale, y):
+    """Add scale [dim] * y [n, dim] to x [n, dim] in place."""
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
             x[i, t] += scale[t] * y[i, t]
@@ -152,6 +154,7 @@ def add(x, scale, y):
 
 @kernel
 def mix(x, weights, first):
+    """Mix x [n, dim] in place with the first residual stream, by weights [2, dim]."""
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
             x[i, t] = x[i, t] * weights[0, t] + first[i, t] * weights[1, t]
@@ -159,6 +162,7 @@ def mix(x, weights, first):
 
 @kernel
 def mix_skip(x, skip, weights, gates, gated):
+    """Add an output of the first half, times weights [dim], to x [n, dim] in place; or mix both by gates [dim]."""
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
             value = weights[t] * skip[i, t]

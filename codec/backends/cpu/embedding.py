@@ -1,4 +1,4 @@
-"""Compute what the network begins with on a processor: embeddings of tokens and of what is before them."""
+"""Compute the embeddings of tokens, and of pairs of a token and the token before, on a processor."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,12 @@ Integers = NDArray[np.int64]
 
 
 class Embedding:
-    """`codec.exact.model.ExactModel.embed` of single tokens; raises as `codec.backends.cpu.constants.network`."""
+    """`codec.exact.model.ExactModel.embed` of single tokens.
+
+    Raises:
+        UnsupportedError: integers have more than 16 bits.
+        FormatError: sums would not be exact.
+    """
 
     def __init__(self, weights: Weights):
         c, matrices, vectors = weights.config, weights.matrices, weights.vectors
@@ -33,7 +38,13 @@ class Embedding:
             self._pairs_scale = vectors["bigram.scale"].astype(np.float64)
 
     def __call__(self, tokens: Integers, previous: Integers, positions: Integers) -> NDArray[np.float64]:
-        """Rows float64 [n, dim] of tokens [n], of the tokens before them, read where the position is not 0."""
+        """Compute the embeddings float64 [n, dim] of tokens.
+
+        Args:
+            tokens: int64 [n].
+            previous: int64 [n], the token before each token (any value at position 0).
+            positions: int64 [n].
+        """
         x = self._tokens[tokens]
         if self._shares is not None:
             shares = np.where(positions == 0, 0.0, self._shares[tokens])

@@ -1,6 +1,4 @@
-"""Logits to the coder's intervals on a processor: `ExactModel.levels` and `codec.entropy.frequencies` in passes over a
-row.
-"""
+"""Turn logits into the coder's intervals on a processor: `ExactModel.levels` and `codec.entropy.frequencies`."""
 
 import math
 
@@ -18,13 +16,13 @@ _OCTAVE = LEVELS_PER_BIT.bit_length() - 1
 
 
 def octave() -> NDArray[np.uint32]:
-    """`tables.octave` in fewer bits: those that are dropped never decide a rounding to weights."""
+    """Return `tables.octave` in fewer bits: the bits dropped never decide a rounding to weights."""
     return (tables.octave() >> (FRACTION_BITS - _OCTAVE_BITS)).astype(np.uint32)
 
 
 @kernel
 def weight(powers, below, bits):
-    """`tables.exp2_table` of `bits` at `below`, from `octave`, which is small enough for a first-level cache."""
+    """Compute entry `below` of `tables.exp2_table` of `bits` from `octave`, which fits a first-level cache."""
     index = min(below, (bits + 2) * LEVELS_PER_BIT - 1)  # from there on down, powers of two round to 0
     shift = _OCTAVE_BITS - bits - 1 + (index >> _OCTAVE)  # to one bit more than weights have
     return np.int64(((powers[index & (LEVELS_PER_BIT - 1)] >> np.uint32(shift)) + 1) >> 1)
@@ -32,7 +30,7 @@ def weight(powers, below, bits):
 
 @kernel
 def levels(logits, softcap):
-    """`ExactModel.levels` of logits [n, V] before their softcap: int32 [n, V]."""
+    """Compute `ExactModel.levels`, int32 [n, V], from logits [n, V] before the softcap."""
     out, last = np.empty(logits.shape, np.int32), float(len(softcap) - 1)
     for i in range(len(logits)):
         for k in range(logits.shape[1]):
@@ -72,8 +70,15 @@ def _cumulative(below, symbol, z, vocabulary, bits, drop):
 
 @kernel
 def intervals(levels, targets, powers):
-    """`codec.entropy.frequencies.intervals` of levels [n, V], with `octave`: (start, frequency, bits) float64 [3,
-    n].
+    """Compute `codec.entropy.frequencies.intervals` of levels.
+
+    Args:
+        levels: int32 [n, V].
+        targets: int64 [n], the symbols.
+        powers: `octave`.
+
+    Returns:
+        (start, frequency, bits) float64 [3, n].
     """
     n, size = levels.shape
     out, bits = np.empty((3, n)), _total_bits(size)
@@ -108,7 +113,16 @@ def ordered_sums(levels, order, powers, out):
 
 @kernel
 def find(levels, targets, powers):
-    """`codec.entropy.frequencies.find` of levels [n, V], with `octave`: (symbol, start, frequency) int64 [3, n]."""
+    """Compute `codec.entropy.frequencies.find` of levels.
+
+    Args:
+        levels: int32 [n, V].
+        targets: int64 [n], cumulative frequencies.
+        powers: `octave`.
+
+    Returns:
+        (symbol, start, frequency) int64 [3, n].
+    """
     n, size = levels.shape
     out, sums, bits = np.empty((3, n), np.int64), np.empty(size + 1, np.int64), _total_bits(size)
     for i in range(n):

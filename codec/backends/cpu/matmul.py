@@ -1,8 +1,8 @@
-"""Multiply rows of 16-bit integers with matrices: 4 rows times a block of 16 columns, or 2 times 64.
+"""Multiply rows of 16-bit integers with matrices: 4 rows times a block of 16 columns, or 2 rows times 64 columns.
 
-Numba writes a loop over one dot product, which a processor spends on loading and on adding up lanes. Here every lane of
-a vector is a column and adds up products of pairs, which LLVM turns into the instruction that processors have for it
-(pmaddwd, vpdpwssd): four times as fast. The vectors are LLVM's, for which every processor has some code.
+Numba compiles a dot product to a loop that spends its time on loads and on sums across a vector's lanes. Here each lane
+of a vector is a column of the matrix, and adds up products of pairs. LLVM compiles such a sum to one instruction
+(pmaddwd, vpdpwssd), which is four times as fast. The vectors are LLVM's own, so the code compiles for every processor.
 """
 
 import math
@@ -19,7 +19,7 @@ from codec.backends.cpu.elementwise import snap
 from codec.compiled import kernel
 
 ROWS, COLUMNS = 4, 16
-WIDE = 64  # columns where rows are two: as many sums are under way, and none is of a row that only fills a tile
+WIDE = 64  # columns for two rows: as many sums at once as with ROWS, and no row that only fills a tile
 
 _INT16, _INT32, _INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SUMS = ir.VectorType(_INT32, COLUMNS)
@@ -28,7 +28,7 @@ _PRODUCTS = ir.VectorType(_INT32, 2 * COLUMNS)
 
 
 def blocks(matrices: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Matrices [..., R, K] as `multiply` reads them: int16 [..., ceil(R / COLUMNS), ceil(K / 2), COLUMNS, 2]."""
+    """Arrange matrices [..., R, K] for `multiply`: int16 [..., ceil(R / COLUMNS), ceil(K / 2), COLUMNS, 2]."""
     *layers, rows, width = matrices.shape
     padded = np.zeros((*layers, -(-rows // COLUMNS) * COLUMNS, width + width % 2), np.int16)
     padded[..., :rows, :width] = matrices
@@ -40,7 +40,13 @@ def _constant(*values: int) -> ir.Constant:
 
 
 def _product(rows: int, count: int, sum_bits: int = 32) -> Any:
-    """An intrinsic (x, block, sums) for `rows` rows of x and `count` times COLUMNS columns; 64 bits are added to."""
+    """Build an intrinsic (x, block, sums) that multiplies rows with a block of columns.
+
+    Args:
+        rows: rows of x.
+        count: the block's columns, in units of COLUMNS.
+        sum_bits: 32 to overwrite `sums`, or 64 to add to `sums`.
+    """
     kept = ir.VectorType(ir.IntType(sum_bits), COLUMNS)
 
     def multiply(typing: Any, x: Any, block: Any, sums: Any) -> Any:
@@ -94,22 +100,32 @@ def _product(rows: int, count: int, sum_bits: int = 32) -> Any:
 
 
 multiply: Any = _product(ROWS, 1)
-"""multiply(rows, block, sums), called in kernels, makes `sums` the product of `rows` and `block`.
+"""multiply(rows, block, sums): write the product of `rows` and `block` to `sums`, in a kernel.
 
-They are int16 [ROWS, K or more], int16 [K / 2, COLUMNS, 2] and int32 [ROWS, COLUMNS]; rows and sums may be parts of
-longer rows, all else is contiguous. Sums wrap at 32 bits.
+`rows` is int16 [ROWS, K or more], `block` int16 [K / 2, COLUMNS, 2], `sums` int32 [ROWS, COLUMNS]. The first dimension
+of `rows` and `sums` may have any stride; all else is contiguous. Sums wrap at 32 bits.
 """
 
 multiply_wide: Any = _product(2, WIDE // COLUMNS)
-"""`multiply` of two rows with WIDE columns, int16 [K / 2, WIDE, 2]: int32 [2, WIDE]."""
+"""`multiply` for two rows and WIDE columns: the block is int16 [K / 2, WIDE, 2], the sums int32 [2, WIDE]."""
 
 multiply_add: Any = _product(ROWS, 1, 64)
-"""`multiply` whose sums of 32 bits are added to `sums`, int64 [ROWS, COLUMNS]."""
+"""`multiply` that adds the sums of 32 bits to `sums`, int64 [ROWS, COLUMNS]."""
 
 
 @kernel
 def project(linear, layer, x, steps):
-    """The product [n, R] of the rows x * steps (int32 [n, K], [n]) with a matrix."""
+    """Multiply rows with a matrix.
+
+    Args:
+        linear: a `codec.backends.cpu.constants.Linear`.
+        layer: the matrix's index in `linear`.
+        x: int32 [n, K], the rows' integers.
+        steps: float64 [n], the rows' steps.
+
+    Returns:
+        float64 [n, R].
+    """
     n, width = x.shape
     weights, rows = linear.integers[layer], linear.rows[layer]
     if linear.has_columns[layer]:
@@ -138,16 +154,26 @@ def project(linear, layer, x, steps):
 
 @kernel
 def split_digits(x, bits, count):
-    """The digits of the integers x [n, K] in base 2^bits: int16 [count, n, K], with zeros to fill tiles.
+    """Split integers into signed digits in base 2^bits, the highest digit first.
 
-    The highest is first, so that a sum that takes them in turn never outgrows the last. It is what remains of x, the
-    others are from -2^(bits-1) to 2^(bits-1).
+    In that order, a sum over the digits is never larger than the final sum. The highest digit is the rest of x; the
+    other digits are from -2^(bits-1) to 2^(bits-1).
+
+    Args:
+        x: int32 [n, K].
+        bits: the width of a digit.
+        count: how many digits there are.
+
+    Returns:
+        int16 [count, rows, width]: n and K rounded up to whole tiles, with zeros.
     """
     n, width = x.shape
     out, half = np.zeros((count, -(-n // ROWS) * ROWS, width + width % 2), np.int16), 1 << (bits - 1)
     for k in range(count):
         shift = bits * (count - 1 - k)
-        rounding = half * (((1 << shift) - 1) // ((1 << bits) - 1))  # what rounding off lower digits one by one adds
+        rounding = half * (
+            ((1 << shift) - 1) // ((1 << bits) - 1)
+        )  # the effect of rounding off the lower digits one by one
         for i in range(n):
             for t in range(width):
                 rest = np.int32(x[i, t] + rounding) >> shift

@@ -1,12 +1,12 @@
 """Run the exact network on integers that a processor multiplies fast, in compiled loops over rows of tokens.
 
-The loops compute what `codec.exact.model` computes, to the last bit, and follow that module step by step: products of
-16 bits with sums of 32 here, where the reference has float64.
+The loops give the integers of `codec.exact.model` and follow that module operation by operation. Products have 16-bit
+operands and 32-bit sums here, float64 in the reference.
 
-A row is one token of one sequence: its `position` there, and the `slot` of the caches that holds the sequence. A row
-sees the last `window` positions, itself included. All rows of a call write their keys and values before any is read, so
-whole sequences and single steps are the same code; a ring has a place for each position of a window, and one for each
-row after the first that a call has of a sequence.
+A row is one token of one sequence. A row has a `position` in the sequence, and a `slot` of the caches that holds the
+sequence. A row sees the last `window` positions, its own included. All rows of a call write their keys and values
+before any row reads them, so whole sequences and single steps are the same code. A ring therefore holds a full window
+plus the rows, after the first, that one call has of a sequence.
 
 Layers are stacked into arrays [layers, ...], so that one compilation serves every model.
 """
@@ -22,7 +22,7 @@ from codec.model.config import GATE_INPUTS
 
 @kernel
 def gate_rows(linear, layer, table, hidden, steps):
-    """`codec.exact.linear.ExactGate`: gates [n, gates] of normalised rows."""
+    """Compute the gates [n, gates] of normalised rows (`codec.exact.linear.ExactGate`)."""
     out = project(linear, layer, hidden[:, :GATE_INPUTS].copy(), steps)
     sigmoid(out, table)
     return out
@@ -30,7 +30,7 @@ def gate_rows(linear, layer, table, hidden, steps):
 
 @kernel
 def _gates(network, layer, hidden, steps):
-    """Gates [n, heads] of a layer; 1 without gates."""
+    """Compute the gates [n, heads] of a layer; 1 for models without gates."""
     if not network.attention_gate:
         return np.ones((len(hidden), network.score_scale.shape[1]))
     return gate_rows(network.gate, layer, network.sigmoid, hidden, steps)
@@ -43,9 +43,10 @@ def run(network, x, positions, slots, keys, values, window):
     Args:
         network: a `codec.backends.cpu.constants.Network`.
         x: float64 [n, dim], embedded tokens; overwritten.
-        positions, slots: int64 [n].
-        keys: int16 [executions, slots, kv_heads, places / WIDE, head_dim / 2, WIDE, 2].
-        values: int16 [executions, slots, kv_heads, places / WIDE, head_dim / COLUMNS, WIDE / 2, COLUMNS, 2].
+        positions: int64 [n].
+        slots: int64 [n].
+        keys: int16 [executions, slots, kv_heads, ring / WIDE, head_dim / 2, WIDE, 2].
+        values: int16 [executions, slots, kv_heads, ring / WIDE, head_dim / COLUMNS, WIDE / 2, COLUMNS, 2].
         window: positions that a row sees.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`codec.exact.recall` on a processor: compiled loops over rows, with the memories of many lanes in arrays."""
+"""Raise levels by the match model (`codec.exact.recall`) on a processor, in compiled loops over rows."""
 
 from typing import NamedTuple
 
@@ -21,19 +21,19 @@ NEVER = np.int32(-(1 << 31) + 1)
 
 
 class Memory(NamedTuple):
-    """See `codec.exact.recall.Memory`."""
+    """The match model's memory of decoding slots; see `codec.exact.recall_memory.Memory`."""
 
     tables: NDArray[np.int32]  # in levels
-    tokens: NDArray[np.int32]  # [lanes, history]
+    tokens: NDArray[np.int32]  # [slots, history]
     followers: NDArray[np.int32]
     masks: NDArray[np.int32]
-    keys: NDArray[np.int8]  # [lanes, history, dim]
-    sums: NDArray[np.float64]  # [lanes, dim]
-    places: NDArray[np.int64]  # [lanes]
+    keys: NDArray[np.int8]  # [slots, history, dim]
+    sums: NDArray[np.float64]  # [slots, dim], sums of a document's hidden states
+    places: NDArray[np.int64]  # [slots], the tokens of each document so far
 
 
 def new_memory(tables: recall.Recall, lanes: int, dim: int, history: int = recall.HISTORY) -> Memory:
-    """An empty memory; the system provides what is used of it."""
+    """Create an empty memory of `lanes` slots. The operating system provides pages only when they are used."""
     tokens, followers, masks = (np.zeros((lanes, history), np.int32) for _ in range(3))
     keys, sums, places = np.zeros((lanes, history, dim), np.int8), np.zeros((lanes, dim)), np.zeros(lanes, np.int64)
     return Memory(tables.tables * recall.UNIT, tokens, followers, masks, keys, sums, places)
@@ -41,7 +41,7 @@ def new_memory(tables: recall.Recall, lanes: int, dim: int, history: int = recal
 
 @kernel
 def _make_key(hidden, step, sums, count, key):
-    """The key int8 [dim] of the hidden state hidden * step, the `count`th of its document."""
+    """Fill in `key`, int8 [dim], for the hidden state hidden * step, number `count` of the document."""
     centred, snapped = np.empty(len(hidden)), np.empty(len(hidden), np.int32)
     for k in range(len(hidden)):
         fixed = np.rint(np.float64(hidden[k]) * step * _HIDDEN_SCALE)
@@ -56,6 +56,7 @@ def _make_key(hidden, step, sums, count, key):
 
 @kernel
 def _product(a, b):
+    """Compute the dot product of two keys, int32."""
     total = np.int32(0)
     for k in range(len(a)):
         total += np.int32(a[k]) * np.int32(b[k])
@@ -64,7 +65,7 @@ def _product(a, b):
 
 @kernel
 def _measure(token, used, before, tokens, followers, masks, keys, key, agreement, similarity):
-    """Fill in the greatest mask and product of keys for each token that has followed one of `used` places."""
+    """Fill in the greatest mask and product of keys for each token that followed one of `used` positions."""
     for s in range(used):
         mask = (before >> 1) | (_NEWEST if tokens[s] == token else np.int32(0))
         before, masks[s] = masks[s], mask
@@ -75,14 +76,20 @@ def _measure(token, used, before, tokens, followers, masks, keys, key, agreement
 
 @kernel
 def see(memory, lane, position, token, hidden, step, agreement, similarity):
-    """Take in one more token of a lane, and fill in the measures of all tokens that have followed in its document.
+    """Add one more token to a slot's document, and fill in the measures of all tokens that followed earlier positions.
 
     Args:
-        hidden, step: int32 [dim] and its step.
-        agreement, similarity: int32 [V], cleared (see `clear`).
+        memory: a `Memory`.
+        lane: the number of the slot.
+        position: the token's position. Position 0 begins a document.
+        token: the token.
+        hidden: int32 [dim], the snapped last hidden state at the token.
+        step: the step of that state.
+        agreement: int32 [V], cleared (see `clear`), filled in.
+        similarity: int32 [V], cleared, filled in.
 
     Returns:
-        How many slots of `memory.followers` hold the tokens that have followed; some more than once.
+        How many entries of `memory.followers` of the slot hold tokens. A token may have several entries.
     """
     history = memory.tokens.shape[1]
     if position == 0:
@@ -107,14 +114,14 @@ def see(memory, lane, position, token, hidden, step, agreement, similarity):
 
 @kernel
 def clear(agreement, similarity):
-    """No token has followed."""
+    """Reset the measures [V] of all tokens: no token has followed."""
     agreement[:] = -1
     similarity[:] = NEVER
 
 
 @kernel
 def total_weight(levels, top, exp2):
-    """The sum of the weights (`codec.entropy.frequencies.weights`) of levels [V], of which `top` is the highest."""
+    """Sum the weights (`codec.entropy.frequencies.weights`) of levels [V]; `top` is the highest level."""
     total = np.int64(0)
     for level in levels:
         total += exp2[min(top - level, len(exp2) - 1)]
@@ -123,7 +130,7 @@ def total_weight(levels, top, exp2):
 
 @kernel
 def column(weight, total):
-    """The column of the tables for a token of this weight of all."""
+    """Return the column of the tables for a token with the share weight / total of the probability."""
     at = 0
     while at < len(_SURPRISALS) and (np.int64(weight) << _SURPRISALS[at]) <= total:
         at += 1
@@ -132,7 +139,7 @@ def column(weight, total):
 
 @kernel
 def rows(mask, similarity, dim):
-    """The three rows of `Recall.tables` for a token's measures."""
+    """Return the three rows of `Recall.tables` for a token's measures."""
     rest, count = mask & _REST, 0
     while rest:
         rest &= rest - 1
@@ -143,11 +150,16 @@ def rows(mask, similarity, dim):
 
 @kernel
 def step(memory, lanes, positions, tokens, hidden, steps, levels, exp2):
-    """`codec.exact.recall.Memory.step` for rows one after the other: levels int32 [n, V] are changed.
+    """Run `codec.exact.recall_memory.Memory.step` for rows one after the other, and raise their levels in place.
 
     Args:
-        lanes, positions, tokens: int64 [n]; a lane may have several rows.
-        hidden, steps: int32 [n, dim] and float64 [n].
+        memory: a `Memory`.
+        lanes: int64 [n], the slot of each row. A slot may have several rows.
+        positions: int64 [n].
+        tokens: int64 [n].
+        hidden: int32 [n, dim], snapped last hidden states.
+        steps: float64 [n], their steps.
+        levels: int32 [n, V], changed.
         exp2: `codec.numerics.tables.exp2_table` of the coder.
     """
     agreement, similarity = np.empty(levels.shape[1], np.int32), np.empty(levels.shape[1], np.int32)

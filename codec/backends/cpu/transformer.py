@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.backends.cpu.attention import softmax, weighted_sum
-from codec.backends.cpu.backend import Cache, CpuBackend, Hidden, Integers
+from codec.backends.cpu.backend import Cache, CpuNetwork, Hidden, Integers
 from codec.backends.cpu.constants import Linear, linear, sigmoid
 from codec.backends.cpu.elementwise import reciprocal_sqrt, rotations
 from codec.backends.cpu.head import plain_levels
@@ -109,7 +109,7 @@ class Table:
         return x if self._columns is None else x * self._columns
 
 
-class CpuTransformer(CpuBackend):
+class CpuTransformer(CpuNetwork):
     """A model of an open family on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
@@ -126,11 +126,11 @@ class CpuTransformer(CpuBackend):
         self._places = Table(weights.matrices["pos_emb.weight"]) if learned else None
 
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
-        """See `CpuBackend`."""
+        """See `CpuNetwork`."""
         return plain_levels(project(self._head.linear, 0, hidden, steps), self._head.bias[0])
 
     def run(self, rows: Integers, cache: Cache) -> Hidden:
-        """See `CpuBackend`."""
+        """See `CpuNetwork`."""
         places, x = rows[2] % cache.window, self._tokens(rows[0])
         if self._places is not None:
             x = x + self._places(places)

@@ -1,7 +1,8 @@
-"""Exact attention on a GPU: scores and sums of values on tensor cores, weights by a polynomial in float64.
+"""Compute exact attention on a GPU: scores and sums of values on tensor cores, weights by a polynomial in float64.
 
-The weight of a key is an integer that depends on the greatest score of the row, so keys are visited twice: once for
-the greatest, once for the sums. Queries, keys and values are two limbs each, weights (up to 2^20) three.
+The weight of a key is an integer that depends on the greatest score of the row. A kernel therefore visits keys twice:
+once for the greatest score, once for the sums. Queries, keys and values have two limbs each, weights (up to 2^20)
+three.
 """
 
 import torch
@@ -14,22 +15,31 @@ from codec.numerics import tables
 from codec.numerics.widths import LARGEST_SCORE, SOFTMAX_BITS
 
 POSITIONS = 64
-"""Keys that rows of queries visit at once: sequences are padded to multiples of it. Of tiles of 64 and 128 rows by 32
-or 64 keys, 4 to 16 warps and 1 to 3 stages, 128 by 64, 8 and 2 were fastest on an H200, or within 1 % of it."""
+"""Keys that a tile of queries visits at once. Sequences are padded to multiples of this number.
+
+Tiles of 64 and 128 rows by 32 or 64 keys, 4 to 16 warps and 1 to 3 stages were measured on an H200. 128 by 64, 8 warps
+and 2 stages were fastest, or within 1 % of the fastest.
+"""
 
 VALUE_PLACES = 64
-"""Values are in blocks of so many places, [places / 64, D, 64]. Of 16, 32 and 64 (H200, 2,048 lanes at a mean of 589
-positions, ms a step): attention takes 6.66, 5.46 and 5.13, writing them 0.18, 0.33 and 0.46, all 9.19, 8.12 and 7.91;
-rows of queries take the same. In blocks of 128 writing takes 0.95 (H100)."""
+"""Positions of a block of values: the layout is [positions / 64, D, 64].
+
+Measured for blocks of 16, 32 and 64 (H200, 2,048 decoding slots at a mean of 589 positions, ms a step): attention
+takes 6.66, 5.46 and 5.13, writing the values 0.18, 0.33 and 0.46, a whole step 9.19, 8.12 and 7.91. Rows of queries
+take the same time with all three. With blocks of 128, writing takes 0.95 (H100).
+"""
 
 CACHE_POSITIONS = 128
-"""Keys that a step visits at once: places of a page of a cache. Of 32 to 128 keys, 1 to 4 warps and 2 to 4 stages,
-128, 4 and 3 were fastest on an H200 from 700 positions on: 1.14 times what reading the keys and values takes at 1,500.
-Where a lane has a part of a tile only, the rest is not loaded: that took 8 % off mixed positions around 600. That pages
-are anywhere costs 1 % (H100)."""
+"""Keys that a decoding step visits at once: the positions of a page of the KV cache.
+
+32 to 128 keys, 1 to 4 warps and 2 to 4 stages were measured on an H200. 128 keys, 4 warps and 3 stages were fastest
+from 700 positions on; at 1,500 positions a step takes 1.14 times as long as reading the keys and values. If a slot has
+only a part of a tile, the rest of the tile is not loaded, which saves 8 % at mixed positions around 600. The page table
+costs 1 % over contiguous keys (H100).
+"""
 
 LOWEST = tl.constexpr(-(1 << 30))
-"""Below every level of a score."""
+"""A number below every score."""
 
 _LARGEST = tl.constexpr(LARGEST_SCORE)
 _SERIES = tl.constexpr(tables.exp2_series(SOFTMAX_BITS)[::-1])
@@ -42,7 +52,7 @@ _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
 
 @triton.jit
 def _scores(q_low, q_high, low, high):
-    """Products of queries int8 [M, D] and keys [D, N]: int32 [M, N]."""
+    """Multiply queries int8 [M, D] and keys [D, N], two limbs each: int32 [M, N]."""
     score = tl.dot(q_high, high, out_dtype=tl.int32) << 8
     score = tl.dot(q_high, low, tl.dot(q_low, high, score, out_dtype=tl.int32), out_dtype=tl.int32)
     return tl.dot(q_low, low, score << 8, out_dtype=tl.int32)
@@ -50,7 +60,7 @@ def _scores(q_low, q_high, low, high):
 
 @triton.jit
 def _level(score, scale, PER_ROW: tl.constexpr):
-    """The level of int32 scores: score * scale, rounded to the nearest integer; limited where rows have scales."""
+    """Compute the level of int32 scores: score * scale, rounded to the nearest integer; limited where rows have scales."""
     level = to_double(score) * scale
     if PER_ROW:
         level = tl.minimum(tl.maximum(level, -_LARGEST), _LARGEST)
@@ -59,9 +69,9 @@ def _level(score, scale, PER_ROW: tl.constexpr):
 
 @triton.jit
 def _weights(below):
-    """`codec.numerics.tables.exp2_table` of SOFTMAX_BITS at int32 `below` >= 0, by `exp2_series`: int32.
+    """Compute entry `below` >= 0 of `codec.numerics.tables.exp2_table` of SOFTMAX_BITS by `exp2_series`, int32.
 
-    A look-up for each key would take longer than all products with it.
+    A look-up for each key would take longer than all products with the key.
     """
     bits = (below & _LEVEL_MASK).to(tl.int64) | TWO_52
     x = bits.to(tl.float64, bitcast=True) - _MIDDLE
@@ -75,8 +85,8 @@ def _weights(below):
 
 @triton.jit
 def _add_values(weights, low, high, sum0, sum1, sum2, sum3):
-    """Add weights [M, N] times the limbs of values [N, D] to sums by power of 256."""
-    w0 = weights.to(tl.int8)  # signed: what it takes too much is in the next
+    """Add weights [M, N] times the limbs of values [N, D] to the sums, one sum for each power of 256."""
+    w0 = weights.to(tl.int8)  # signed: the next limb makes up for the sign
     w1 = ((weights + 0x80) >> 8).to(tl.int8)
     w2 = ((weights + 0x8080) >> 16).to(tl.int8)
     sum0 = tl.dot(w0, low, sum0, out_dtype=tl.int32)
@@ -88,20 +98,20 @@ def _add_values(weights, low, high, sum0, sum1, sum2, sum3):
 
 @triton.jit
 def _mean(sum0, sum1, sum2, sum3, total):
-    """The sums over the weights' total int64 [M], float64 [M, D]."""
+    """Join the sums and divide by the weights' total int64 [M]: float64 [M, D]."""
     whole = sum0.to(tl.int64) + (sum1.to(tl.int64) << 8) + (sum2.to(tl.int64) << 16) + (sum3.to(tl.int64) << 24)
     return whole.to(tl.float64) / total.to(tl.float64)[:, None]
 
 
 @triton.jit
 def _sees(query, key, window):
-    """Whether queries [M] see keys [N] of the same sequence, by position: [M, N]."""
+    """Compare positions of queries [M] and keys [N] of a sequence: true [M, N] where the query sees the key."""
     return (key[None, :] <= query[:, None]) & (key[None, :] > query[:, None] - window)
 
 
 @triton.jit
 def _part(part: tl.constexpr, first, full, partial, end):
-    """The keys of a part of the loops of `_rows_kernel`."""
+    """Return the first and the last key of one of the three parts of the loops of `_rows_kernel`."""
     if part == 0:
         return first, full
     elif part == 1:
@@ -116,16 +126,16 @@ def _rows_kernel(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr, PER_ROW: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of sequences from position `begin` on: GROUP heads (padded to GROUPS) of QUERIES positions.
+    """Compute attention for a tile of queries: GROUP heads (padded to GROUPS) of QUERIES positions.
 
-    A query sees the last `window` positions, but none before `since`, a multiple of KEYS, so sums have no more terms
-    than within a window; the key and the value of position p are at place p % places. In both passes, tiles of keys
-    that all queries see need no mask.
+    The sequences begin at position `begin`. A query sees the last `window` positions, but none before `since`, a
+    multiple of KEYS, so a sum has at most `window` terms. Keys and values are rings: position p is at index p % places.
+    In both passes, tiles of keys that all queries see need no mask.
 
-    q: int8 [2, B, length, heads, D]. k: [2, B, kv_heads, places, D]. v: [2, B, kv_heads, places / TOGETHER, D,
-    TOGETHER]. out: float64 [B, length, heads, HEAD_DIM].
+    q: int8 [2, B, length, heads, D]. k: int8 [2, B, kv_heads, places, D]. v: int8 [2, B, kv_heads, places / TOGETHER,
+    D, TOGETHER]. out: float64 [B, length, heads, HEAD_DIM].
     """
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the tile with the most keys first
     pair = tl.program_id(1).to(tl.int64)  # sequence and kv head
     row = tl.arange(0, GROUPS * QUERIES)
     group, own = row // QUERIES, tile * QUERIES + row % QUERIES
@@ -142,8 +152,8 @@ def _rows_kernel(
     values = v + pair * places * D + d[None, :] * TOGETHER
     values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
     end = begin + (tile + 1) * QUERIES
-    # The queries are at positions end - QUERIES to end - 1. Tiles of keys from `full` to `partial` are seen by all of
-    # them; there are none where the window is small.
+    # The queries are at positions end - QUERIES to end - 1. All queries see the tiles of keys from `full` to `partial`;
+    # a small window has no such tiles.
     first = tl.maximum(end - QUERIES - window + 1, since) // KEYS * KEYS
     partial = tl.maximum((end - QUERIES + 1) // KEYS * KEYS, first)
     full = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(end - window, 0), KEYS) * KEYS, first), partial)
@@ -160,7 +170,7 @@ def _rows_kernel(
                 high, low = tl.where(seen, score, LOWEST), tl.where(seen, score, -LOWEST)
             greatest = tl.maximum(greatest, tl.max(high, 1))
             least = tl.minimum(least, tl.min(low, 1))
-    # A level rises or falls with its score: the greatest is that of the greatest or of the least.
+    # Levels rise or fall with scores: the greatest level belongs to the greatest or to the least score.
     top = tl.maximum(_level(greatest, scale, PER_ROW), _level(least, scale, PER_ROW))
     total = tl.zeros((GROUPS * QUERIES,), tl.int64)
     sum0 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
@@ -191,14 +201,15 @@ def _step_kernel(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LIMBS: tl.constexpr, HEAD_DIM: tl.constexpr,
     D: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr, PER_ROW: tl.constexpr,
 ):  # fmt: skip
-    """The queries of one token of a lane that share keys.
+    """Compute attention for the queries, of one token of a decoding slot, that share keys.
 
-    They are few, and a product on tensor cores has 16 rows at least: so rows are the limbs of the queries, and then
-    those of the weights, in 7 bits because they have no sign. What follows a product is done for GROUP rows only.
+    The queries are few, and a product on tensor cores has at least 16 rows. The rows of the first product are therefore
+    the limbs of the queries. The rows of the second product are the limbs of the weights, of 7 bits because weights
+    have no sign. All work after a product is for GROUP rows only.
 
-    q: int8 [2, lanes, heads, D]. k: [2, all pages, kv_heads, KEYS, D]. v: [2, all pages, kv_heads, KEYS / TOGETHER, D,
-    TOGETHER]. table: int64 [lanes, pages]. scratch: int32 [lanes, kv_heads, GROUPS, pages * KEYS]. out: float64 [lanes,
-    heads, HEAD_DIM].
+    q: int8 [2, slots, heads, D]. k: int8 [2, all pages, kv_heads, KEYS, D]. v: int8 [2, all pages, kv_heads, KEYS /
+    TOGETHER, D, TOGETHER]. table: int64 [slots, pages]. scratch: int32 [slots, kv_heads, GROUPS, pages * KEYS]. out:
+    float64 [slots, heads, HEAD_DIM].
     """
     lane, kv = tl.load(order + tl.program_id(0) // KV_HEADS), tl.program_id(0) % KV_HEADS
     row, d, key = tl.arange(0, LIMBS * GROUPS), tl.arange(0, D), tl.arange(0, KEYS)
@@ -225,7 +236,7 @@ def _step_kernel(
         least = tl.minimum(least, tl.where(seen, score, -LOWEST))
     tl.debug_barrier()
     scale = tl.load(scales + (head if PER_ROW else kv * GROUP) + group, mask=group < GROUP, other=0.0)
-    # A level rises or falls with its score: the greatest is that of the greatest or of the least.
+    # Levels rise or fall with scores: the greatest level belongs to the greatest or to the least score.
     top = tl.maximum(_level(tl.max(greatest, 1), scale, PER_ROW), _level(tl.min(least, 1), scale, PER_ROW))
     values = v + kv * (KEYS * D) + d[None, :] * TOGETHER
     values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
@@ -233,7 +244,7 @@ def _step_kernel(
     sum_low = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     sum_high = tl.zeros((LIMBS * GROUPS, D), tl.int32)
     for start in range(0, position + 1, KEYS):
-        there = (start + key // 16 * 16 <= position)[:, None]  # of 16 bytes at a time; weights are 0 beyond
+        there = (start + key // 16 * 16 <= position)[:, None]  # loads of 16 bytes; weights beyond the position are 0
         page = tl.load(table + lane * pages + start // KEYS) * (KV_HEADS * KEYS * D)
         low = tl.load(values + page, mask=there, other=0)
         high = tl.load(values + page + kv_limb, mask=there, other=0)
@@ -256,15 +267,17 @@ def _step_kernel(
 def attend_rows(
     q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, head_dim: int, since: int = 0
 ) -> Tensor:
-    """Attention of sequences or chunks of them, a multiple of 64 long.
+    """Compute attention of whole sequences or of chunks.
 
     Args:
-        q: int8 [2, B, T, heads, D], of positions begin, begin + 1 and so on; D is padded.
-        k: int8 [2, B, kv_heads, S, D]; v: int8 [2, B, kv_heads, S / 64, D, 64]. That of position p is at p % S; S is a
-            multiple of 64, and room for T positions and those that the first of them sees.
-        begin: a multiple of 64.
+        q: int8 [2, B, T, heads, D], at positions begin to begin + T - 1. T is a multiple of 64; D is padded.
+        k: int8 [2, B, kv_heads, S, D], a ring: position p is at index p % S. S is a multiple of 64, and at least T plus
+            the positions that the first query sees.
+        v: int8 [2, B, kv_heads, S / 64, D, 64], a ring like `k`.
+        begin: the position of the first query, a multiple of 64.
         window: positions that a query sees, its own included.
-        scales: float64 [heads], of scores, or [B * T, heads].
+        scales: float64 [heads], from integer scores to levels, or [B * T, heads].
+        head_dim: the width of a head without padding.
         since: a multiple of 64; no query sees an earlier position.
 
     Returns:
@@ -288,18 +301,23 @@ def attend_rows(
 def attend_step(
     q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, order: Tensor, scales: Tensor, head_dim: int
 ) -> Tensor:
-    """Attention of one token of each lane over its pages of a cache, the token's own keys and values included.
+    """Compute attention of one token of each decoding slot over the slot's pages of a KV cache.
+
+    The pages already hold the token's own key and value.
 
     Args:
-        q: int8 [2, lanes, heads, D].
-        k: int8 [2, pages, kv_heads, S, D]; v: int8 [2, pages, kv_heads, S / 64, D, 64]. S is a power of two from 64 on.
-        positions: int64 [lanes]; keys 0 to its position are what a lane sees.
-        table: int64 [lanes, P], the pages that have them, in their order.
-        order: int64 [lanes], in which lanes are computed: those with the most keys first, or a few of them are left
-            for the end while most of the GPU has nothing to do.
+        q: int8 [2, slots, heads, D].
+        k: int8 [2, pages, kv_heads, S, D]. S is a power of two and at least 64.
+        v: int8 [2, pages, kv_heads, S / 64, D, 64].
+        positions: int64 [slots]. A slot sees the keys 0 to `positions` of its pages.
+        table: int64 [slots, P], the page table: the pages of each slot, in order.
+        order: int64 [slots], the order of computing the slots: those with the most keys first. Otherwise a few long
+            slots would run last while most of the GPU is idle.
+        scales: float64 [heads], from integer scores to levels.
+        head_dim: the width of a head without padding.
 
     Returns:
-        float64 [lanes, heads * head_dim].
+        float64 [slots, heads * head_dim].
     """
     _, lanes, heads, dim = q.shape
     _, _, kv_heads, places, _ = k.shape

@@ -1,6 +1,6 @@
 """Score and decode on a GPU: a `codec.exact.backend.Backend` of Triton kernels.
 
-The backend is compared with the reference before it is used.
+`codec.backends.select` compares the backend with the reference before the backend is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from codec.backends.cuda.attention import POSITIONS
 from codec.backends.cuda.distributions import CudaDistributions
-from codec.backends.cuda.kv_cache import Past
+from codec.backends.cuda.kv_cache import ChunkCache
 from codec.backends.cuda.matmul import padded
 from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.recall import Batch, Memory
@@ -19,14 +19,14 @@ from codec.backends.cuda.slots import CudaLanes
 from codec.devices import fetch, send
 from codec.exact.backend import Backend, Decoder, Integers
 
-_HEAD_ROWS = 8192  # rows of logits at once
+_HEAD_ROWS = 8192  # rows of logits in memory at once
 
 
 class CudaBackend(CudaNetwork, Backend):
     """A model on a GPU, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: options or integers that the kernels do not know.
+        UnsupportedError: the kernels do not compute the model's options or integers.
     """
 
     def lane_bytes(self, tokens: int) -> int:
@@ -38,16 +38,16 @@ class CudaBackend(CudaNetwork, Backend):
         fresh = min(tokens, padded(self.config.window, POSITIONS))
         return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
 
-    def past(self, documents: int, window: int) -> Past:
+    def past(self, documents: int, window: int) -> ChunkCache:
         """See `codec.exact.backend.Backend`."""
-        return Past(self.heads, documents, window)
+        return ChunkCache(self.heads, documents, window)
 
     def score(
         self,
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> NDArray[np.float64]:
         """See `codec.exact.backend.Backend`."""
         return self.launch(inputs, targets, memory, past)()
@@ -57,7 +57,7 @@ class CudaBackend(CudaNetwork, Backend):
         inputs: Sequence[Integers],
         targets: Sequence[Integers],
         memory: Memory | None = None,
-        past: Past | None = None,
+        past: ChunkCache | None = None,
     ) -> Callable[[], NDArray[np.float64]]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
@@ -86,7 +86,7 @@ class CudaBackend(CudaNetwork, Backend):
                 out[n, at : at + len(index)] = values
         return fetch(out)
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Past) -> Callable[[], Integers]:
+    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
         tokens = np.zeros((len(inputs), length), np.int64)

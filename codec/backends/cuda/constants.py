@@ -1,4 +1,4 @@
-"""What the kernels of a GPU read of a model's layers: matrices in limbs, steps, scales."""
+"""Derive the constants of a model's layers for a GPU's kernels: matrices in limbs, steps, scales."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from codec.exact.linear import ExactGate, ExactLinear
 from codec.exact.model import ExactLayer
 from codec.numerics.widths import OPERAND
 
-_SCORE_BITS = 28  # of a product of a query and a key
+_SCORE_BITS = 28  # bits of a product of a query and a key
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,16 @@ class Columns:
     """Column steps of the matrices that read the same normalised rows."""
 
     steps: Tensor  # float64 [matrices, dim]
-    mask: int  # bit i: matrix i has any
+    mask: int  # bit i: matrix i has column steps
 
     @classmethod
     def of(cls, *linears: ExactLinear, bare: bool = False) -> "Columns":
-        """`bare`: the last operand has no steps; somebody else reads it."""
+        """Gather the column steps of matrices.
+
+        Args:
+            *linears: the matrices.
+            bare: append one operand without column steps, which the match model reads.
+        """
         ones = torch.ones_like(linears[0].integers[:, 0])
         columns = [*(linear.columns for linear in linears), *([None] if bare else [])]
         steps = [ones if own is None else own for own in columns]
@@ -40,7 +45,7 @@ class CudaLayer:
     attention_out: Limbs
     up: Limbs
     down: Limbs
-    columns: Columns  # of query, key and value, and of up in a parallel layer
+    columns: Columns  # of query, key and value; in a parallel layer also of up
     up_columns: Columns
     score_scale: Tensor  # float64 [heads]
     value_scale: Tensor  # float64 [kv_heads]
@@ -55,7 +60,11 @@ class CudaLayer:
 
     @classmethod
     def of(cls, layer: ExactLayer) -> "CudaLayer":
-        """Raises UnsupportedError for integers that the kernels do not know."""
+        """Derive a layer's constants.
+
+        Raises:
+            UnsupportedError: the kernels do not compute the layer's integers.
+        """
         scores = layer.score_scale.reshape(-1).contiguous()
         if float(scores.abs().max()) * 2.0 ** (_SCORE_BITS + 1) >= 1 << 30:
             raise UnsupportedError("query gains beyond the levels of scores")

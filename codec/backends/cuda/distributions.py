@@ -30,7 +30,7 @@ class CudaDistributions:
         self._graph = self._captured() if self._on_gpu else None
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """The step as a graph; what it does to position 0 before is undone by the first step of each slot."""
+        """Capture the step as a graph; the first step of each slot undoes what the capture does to position 0."""
         with side_stream():
             self._run()
         graph = torch.cuda.CUDAGraph()

@@ -1,13 +1,12 @@
-"""The element-wise steps of `codec.exact.model` on a GPU: Triton kernels over rows of tokens, between matrix products.
+"""Compute the element-wise operations of `codec.exact.model` on a GPU, in Triton kernels over rows of tokens.
 
-Each kernel fuses what stands between two products and follows `codec.exact.model` operation by operation in float64.
-They are launched through `launch`, which forbids the compiler to contract a product and a sum (`enable_fp_fusion`):
-every operation is then the correctly rounded one of the reference. Rounding to an integer is an addition of 1.5 *
-2^52, which holds for magnitudes below 2^51; operands are clamped before, where they could be larger.
+Each kernel fuses the operations between two matrix products and follows `codec.exact.model` operation by operation in
+float64. `launch` forbids the compiler to contract a product and a sum (`enable_fp_fusion`), so every operation is
+rounded as in the reference. Rounding to an integer is an addition of 1.5 * 2^52, which is right for magnitudes below
+2^51; larger operands are clamped first.
 
-Operands of matrix products leave as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are padded, so
-that kernels of whole tiles need no masks (`codec.backends.cuda.matmul`); what is in the padding is never read into a
-result.
+The kernels write operands of matrix products as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are
+padded, so that kernels of whole tiles need no masks (`codec.backends.cuda.matmul`). No result depends on the padding.
 """
 
 from typing import Any
@@ -20,7 +19,7 @@ from codec.numerics import rotary, tables
 from codec.numerics.widths import NORM_EPSILON, ROPE_BITS, SNAP_BITS
 
 PAIR_BITS = 15
-"""Operands beyond two limbs are split in pairs of limbs at this bit, so that each pair is within 15 bits."""
+"""The bit at which operands of four limbs are split into two pairs, so that each pair is within 15 bits."""
 
 _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _PAIR = tl.constexpr(1 << PAIR_BITS)
@@ -28,9 +27,9 @@ _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
 _ROUND = tl.constexpr(1.5 * 2.0**52)
 TWO_52 = tl.constexpr(0x433 << 52)
-"""The bits of 2^52 in float64: with an integer below 2^52 in the lowest bits, those of their sum."""
+"""The bits of 2^52 in float64. With an integer below 2^52 in the lowest bits, the bits of the sum of both."""
 
-_SIGNED = tl.constexpr(2.0**52 + 2.0**31)  # and where 2^31 was added to that integer, so that it has no sign
+_SIGNED = tl.constexpr(2.0**52 + 2.0**31)  # the same for an integer to which 2^31 was added, so that no sign is left
 _EPSILON = tl.constexpr(NORM_EPSILON)
 _SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
 _SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
@@ -50,25 +49,25 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any)
 
 @triton.jit
 def power_of_two(n):
-    """2^n as float64 of int64 n."""
+    """Compute 2^n as float64 from int64 n."""
     return ((n + 1023) << 52).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def exponent(x):
-    """`codec.numerics.fixed_point.exponent` of x >= 0."""
+    """Compute `codec.numerics.fixed_point.exponent` of x >= 0."""
     return (x.to(tl.int64, bitcast=True) >> 52) - 1022
 
 
 @triton.jit
 def round_even(x):
-    """x rounded to the nearest integer, ties to even, for |x| < 2^51."""
+    """Round x to the nearest integer, ties to even, for |x| < 2^51."""
     return (x + _ROUND) - _ROUND
 
 
 @triton.jit
 def to_double(x):
-    """int32 or int64 x as float64. Conversions are slow on a GPU, so that a sum makes it of int32."""
+    """Convert int32 or int64 x to float64, int32 by a sum because a GPU's conversions are slow."""
     if x.dtype == tl.int32:
         bits = (x.to(tl.uint32, bitcast=True) ^ 0x80000000).to(tl.int64) | TWO_52
         return bits.to(tl.float64, bitcast=True) - _SIGNED
@@ -78,13 +77,13 @@ def to_double(x):
 
 @triton.jit
 def round_int(x):
-    """float64 x rounded to the nearest int32, ties to even, by a sum as well."""
+    """Round float64 x to the nearest int32, ties to even, by a sum like `to_double`."""
     return (x + _ROUND).to(tl.int64, bitcast=True).to(tl.int32)
 
 
 @triton.jit
 def reciprocal_sqrt(m):
-    """`codec.numerics.fixed_point.reciprocal_sqrt`."""
+    """Compute `codec.numerics.fixed_point.reciprocal_sqrt`."""
     k = (52 - exponent(m)) >> 1
     scaled = m * power_of_two(2 * k)
     root = tl.floor(tl.sqrt(scaled))
@@ -96,7 +95,7 @@ def reciprocal_sqrt(m):
 
 @triton.jit
 def magnitude(x):
-    """The upper half of the bits of |x|, float64: as much of it as `snap_scales` needs, half as much to compare."""
+    """Return the upper half of the bits of |x|, float64: all that `snap_scales` needs, in half the bits to compare."""
     return (x.to(tl.int64, bitcast=True) >> 32).to(tl.int32) & 0x7FFFFFFF
 
 
@@ -108,20 +107,20 @@ def exponent_of(largest):
 
 @triton.jit
 def snap_scales(largest):
-    """(what to multiply with before rounding, the step) of a row whose largest `magnitude` is given."""
+    """Compute (the factor before rounding, the step) of a row from the row's largest `magnitude`."""
     e = exponent_of(largest)
     return power_of_two(-e + _HALF_BITS), power_of_two(e - _HALF_BITS)
 
 
 @triton.jit
 def snap_fixed(x, scale):
-    """`codec.numerics.fixed_point.snap_fixed`, x times `scale`."""
+    """Compute `codec.numerics.fixed_point.snap_fixed` with a scale in place of fractional bits."""
     return round_even(tl.minimum(tl.maximum(x * scale, -_LIMIT), _LIMIT))
 
 
 @triton.jit
 def store_limbs(x, pointer, offsets, limb_stride, mask):
-    """Two signed limbs of int32 x of at most 2^14."""
+    """Store int32 x of at most 2^14 as two signed limbs."""
     tl.store(pointer + offsets, x.to(tl.int8), mask=mask)
     tl.store(pointer + limb_stride + offsets, ((x + 128) >> 8).to(tl.int8), mask=mask)
 
@@ -135,11 +134,12 @@ def residual_kernel(
 ):  # fmt: skip
     """Add a product to the residual stream of one token, mix it, and normalise it into operands.
 
-    x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride], what is added is
-    ((y * y_rows) * y_step) * y_scale. SKIP: 0 none, 1 added, 2 gated; OWN: it is the stream itself. norm: float64 [2],
-    the scale of the norm and 1 / dim. columns: float64 [MATRICES, dim], used for those whose bit is set in COLUMNS.
-    operands: int8 [MATRICES, 2, count, width]. steps: float64 [MATRICES, count]. lead: float64 [rows, GATE_INPUTS],
-    the first integers of the normalised row, with lead_steps [rows].
+    x_in, x_out, saved, skip, first: float64 [rows, dim]. y: integers [rows, y_stride]. The kernel adds
+    ((y * y_rows) * y_step) * y_scale to the stream. SKIP: 0 without a skip, 1 for an added skip, 2 for a gated skip.
+    OWN: the skip is the stream itself. norm: float64 [2], the scale of the norm and 1 / dim. columns: float64
+    [MATRICES, dim], used for the matrices whose bit is set in COLUMNS. operands: int8 [MATRICES, 2, count, width].
+    steps: float64 [MATRICES, count]. lead: float64 [rows, GATE_INPUTS], the first integers of the normalised row, with
+    lead_steps [rows].
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -184,7 +184,7 @@ def residual_kernel(
 
 @triton.jit
 def _heads(y, y_rows, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, valid):
-    """What a product says at `at` of each head, float64 [heads, D]."""
+    """Load a product's entries `at` of each head, times row steps and step, float64 [heads, D]."""
     offsets = heads[:, None] * HEAD_DIM + at[None, :]
     product = to_double(tl.load(y + row * stride + offsets, mask=valid, other=0))
     return product * tl.load(y_rows + offsets, mask=valid, other=0.0) * step
@@ -192,7 +192,7 @@ def _heads(y, y_rows, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, vali
 
 @triton.jit
 def _turn_product(a, b, c, d):
-    """The product in `codec.numerics.rotary`."""
+    """Multiply two rotations as `codec.numerics.rotary` does."""
     a1, b1, c1, d1 = a >> _TURN_LIMB, b >> _TURN_LIMB, c >> _TURN_LIMB, d >> _TURN_LIMB
     a0, b0, c0, d0 = a & _TURN_MASK, b & _TURN_MASK, c & _TURN_MASK, d & _TURN_MASK
     real = a1 * c1 - b1 * d1 + ((a1 * c0 + a0 * c1 - b1 * d0 - b0 * d1) >> _TURN_LIMB)
@@ -204,7 +204,10 @@ def turn_kernel(
     turns, positions, cos, sin, low, rows, PAIRS: tl.constexpr, DIGITS: tl.constexpr, LEVELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`codec.numerics.rotary.rotations` of one token: cos, sin float64 [N, PAIRS] of turns int64 [2, rows, PAIRS]."""
+    """Compute `codec.numerics.rotary.rotations` of one token.
+
+    turns: int64 [2, rows, PAIRS]. cos, sin: float64 [N, PAIRS].
+    """
     row, pair = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = pair < PAIRS
     position = tl.load(positions + row)
@@ -226,10 +229,11 @@ def rotate_kernel(
     place_stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, FRACTION: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Normalise and rotate the queries or keys of one token; limbs to `out` at its slot, head and place.
+    """Normalise and rotate the queries or keys of one token, and store limbs in `out` at the token's slot and place.
 
-    y: integers [rows, y_stride], HEADS * HEAD_DIM of them used. norm: float64 [1], 1 / HEAD_DIM. cos, sin: float64
-    [rows, HALF]. out: int8, its last dimension contiguous, BLOCK of it written.
+    y: integers [rows, y_stride], of which the first HEADS * HEAD_DIM are used. norm: float64 [1], 1 / HEAD_DIM. cos,
+    sin: float64 [rows, HALF]. out: int8; the last dimension is contiguous, and BLOCK entries of that dimension are
+    written.
     """
     row = tl.program_id(0).to(tl.int64)
     heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
@@ -261,10 +265,11 @@ def value_kernel(
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BIAS: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """One head's values of RUN tokens that follow one another, on their grid.
+    """Snap one head's values of RUN consecutive tokens to their grid.
 
-    Limbs go to `out`, of each head [places / TOGETHER, BLOCK, TOGETHER], and int16 to `own` [rows, kv_dim]. RUN is 1,
-    or a multiple of TOGETHER as the first place is. scales: float64 [HEADS], two to the fractional bits of each head.
+    The kernel stores limbs in `out`, for each head [places / TOGETHER, BLOCK, TOGETHER], and int16 in `own` [rows,
+    kv_dim]. RUN is 1 or a multiple of TOGETHER; in the second case the first place is a multiple of TOGETHER, too.
+    scales: float64 [HEADS], two to the power of each head's fractional bits.
     """
     start, head = tl.program_id(0).to(tl.int64) * RUN, tl.program_id(1)
     token, at = tl.arange(0, RUN), tl.arange(0, BLOCK)
@@ -284,7 +289,7 @@ def value_kernel(
 
 @triton.jit
 def _gates(lead, lead_step, vectors, vector_steps, sigmoid, row, heads, HEADS: tl.constexpr):
-    """`codec.exact.linear.ExactGate` of a row, float64 [heads]."""
+    """Compute the gates of a row, float64 [heads] (`codec.exact.linear.ExactGate`)."""
     at = tl.arange(0, _LEAD_BLOCK)
     inside = at < _LEAD
     first = tl.load(lead + row * _LEAD + at, mask=inside, other=0.0)
@@ -301,11 +306,11 @@ def mixed_kernel(
     GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, XSA: tl.constexpr, GATED: tl.constexpr,
     COLUMNS: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What attention mixed for one token (float64 [rows, dim], in units of the value grids) as an operand.
+    """Turn the outputs of attention for one token into an operand.
 
-    GATED: heads are multiplied with sigmoids. lead: float64 [rows, GATE_INPUTS], the first integers of the normalised
-    row, with lead_step [rows]. vectors: float64 [GATE_INPUTS, HEADS], integers, with vector_steps [HEADS]. sigmoid:
-    float64, a table.
+    mixed: float64 [rows, dim], in units of the value grids. GATED: heads are multiplied with gates. lead: float64
+    [rows, GATE_INPUTS], the first integers of the normalised row, with lead_step [rows]. vectors: float64 [GATE_INPUTS,
+    HEADS], integers, with vector_steps [HEADS]. sigmoid: float64, a table.
     """
     row = tl.program_id(0).to(tl.int64)
     heads, at = tl.arange(0, HEAD_BLOCK), tl.arange(0, BLOCK)
@@ -337,7 +342,7 @@ def activate_kernel(
     y, y_rows, y_step, y_stride, columns, operand, steps, count, hidden, width, LEAKY: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The squared activation of one token as an operand: of two limbs on column steps, else of four."""
+    """Turn the squared activation of one token into an operand of two limbs with column steps, of four without."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < hidden

@@ -1,8 +1,8 @@
-"""Logits to intervals, and the range decoder, on a GPU: `codec.entropy.frequencies` and `codec.entropy.range_coder` in
-Triton.
+"""Turn logits into intervals and run the range decoder on a GPU.
 
-A program has one row of logits (integers that are rewritten as levels in place) and visits its vocabulary in blocks.
-With recall, it then raises the levels of tokens that the document has had.
+The Triton kernels compute `codec.entropy.frequencies` and `codec.entropy.range_coder`. A program of a kernel has one
+row of products, visits the vocabulary in blocks, and rewrites the products as levels in place. With a match model, the
+program then raises levels (`codec.exact.recall`).
 """
 
 import torch
@@ -42,8 +42,9 @@ _BLOCK = 1024
 
 @triton.jit
 def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
-    """`codec.numerics.tables.exp2_table` at int32 `below` >= 0, int64; `fractions` is
-    `codec.numerics.tables.octave`.
+    """Compute entry `below` >= 0 (int32) of `codec.numerics.tables.exp2_table`, int64.
+
+    fractions: `codec.numerics.tables.octave`.
     """
     octave = below >> _LEVEL_BITS
     fraction = tl.load(fractions + (below & _LEVEL_MASK))
@@ -56,7 +57,7 @@ def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
 def _make_levels(
     row, y_rows, y_bias, step, softcap, last, vocabulary, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Rewrite a row of products as levels (`ExactNetwork.levels`); returns the greatest."""
+    """Rewrite a row of products as levels (`ExactNetwork.levels`), and return the greatest."""
     largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
         at = begin + tl.arange(0, BLOCK)
@@ -79,7 +80,7 @@ def _make_levels(
 
 @triton.jit
 def _weights(row, begin, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """(symbols, weights int64, 0 beyond the vocabulary) of a block of levels."""
+    """Compute (symbols, weights) of a block of levels; weights are int64, and 0 beyond the vocabulary."""
     at = begin + tl.arange(0, BLOCK)
     inside = at < vocabulary
     below = tl.minimum(top - tl.load(row + at, mask=inside, other=0).to(tl.int32), _FARTHEST)
@@ -100,7 +101,7 @@ def _cumulative(below, symbol, z, vocabulary, drop, BITS: tl.constexpr):
 
 @triton.jit
 def _total(row, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """The sum of a row's weights."""
+    """Sum a row's weights."""
     sums = tl.zeros((BLOCK,), tl.int64)
     for begin in range(0, vocabulary, BLOCK):
         sums += _weights(row, begin, top, fractions, vocabulary, BITS, BLOCK)[1]
@@ -111,8 +112,9 @@ def _total(row, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.conste
 def _raise_levels(
     row, agreement, similarity, entries, one, top, total, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Raise levels by recall (`codec.exact.recall.Memory`), and clear the measures for the next row; returns the
-    greatest.
+    """Raise levels by the match model, clear the measures for the next row, and return the greatest level.
+
+    The reference is `codec.exact.recall_memory.Memory`.
     """
     largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
@@ -121,7 +123,7 @@ def _raise_levels(
         mask = tl.load(agreement + at, mask=inside, other=-1)
         past = mask >= 0
         product = tl.load(similarity + at, mask=past, other=0)
-        product = tl.minimum(tl.maximum(product, -one), one)  # beyond is in the first and the last row, too
+        product = tl.minimum(tl.maximum(product, -one), one)  # larger products have the same rows as -one and one
         column = tl.zeros((BLOCK,), tl.int32)
         for i in tl.static_range(_COLUMNS - 1):
             column += (weights << _SURPRISALS[i] <= total).to(tl.int32)
@@ -130,12 +132,12 @@ def _raise_levels(
         rest = (rest & 0x3333) + ((rest >> 2) & 0x3333)
         rest = (rest & 0x0F0F) + ((rest >> 4) & 0x0F0F)
         rest = (rest & 0x00FF) + (rest >> 8)
-        steps = tl.maximum(product * _STEPS + one, 0) // one  # one more than the floor, which is at least -1
+        steps = tl.maximum(product * _STEPS + one, 0) // one  # the floor, which is at least -1, plus one
         level = tl.load(row + at, mask=inside, other=0).to(tl.int32)
         level += tl.load(entries + (mask >> _REST_BITS) * _COLUMNS + column, mask=past, other=0)
         level += tl.load(entries + (_SECOND + rest) * _COLUMNS + column, mask=past, other=0)
         level += tl.load(entries + (_THIRD + steps) * _COLUMNS + column, mask=past, other=0)
-        tl.debug_barrier()  # whichever thread has loaded what another clears
+        tl.debug_barrier()  # all threads load before any thread clears
         tl.store(row + at, level.to(row.dtype.element_ty), mask=past)
         tl.store(agreement + at, -1, mask=past)
         tl.store(similarity + at, _NEVER, mask=past)
@@ -150,9 +152,9 @@ def _intervals_kernel(
     stride, vocabulary, RECALL: tl.constexpr, BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """(start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
+    """Compute (start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
 
-    The last two are those before levels are raised.
+    The last two numbers are those without the match model.
     """
     n = tl.program_id(0).to(tl.int64)
     row, target = products + n * stride, tl.load(targets + n)
@@ -215,7 +217,7 @@ def _ordered_kernel(
 
 @triton.jit
 def _take_byte(code, size, read, data, end):
-    """One round of `codec.entropy.range_coder.take`: a byte comes in where the range has become small."""
+    """Run one round of `codec.entropy.range_coder.take`: read a byte if the range has become small."""
     short = size < _BOTTOM
     byte = tl.load(data + read, mask=short & (read < end), other=0).to(tl.int64)
     return tl.where(short, (code << 8) | byte, code), tl.where(short, size << 8, size), tl.where(short, read + 1, read)
@@ -227,12 +229,12 @@ def _decode_kernel(
     ends, states, history, counter, count, stride, vocabulary, last_token, RECALL: tl.constexpr, BITS: tl.constexpr,
     CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Decode each lane's next symbol, take it from the stream, and move the lane on.
+    """Decode the next symbol of each decoding slot, and advance the slot's range decoder and position.
 
-    lanes: int64 [4, count]: token, the one before, position, and whether the lane has not stopped. runs: int64
-    [count], whether it also runs in this step. states: int64 [3, count]: code - low, range, and the place in `data` of
-    the next byte. history: int64 [steps, count], the symbols at step `counter`, -1 of idle lanes. A lane stops behind
-    the end of a document, at position 0, so that attention has little to do until it is loaded again.
+    lanes: int64 [4, count]: the slots' token, the token before, the position, and 1 until the slot stops. runs: int64
+    [count], 1 if the slot runs in this step. states: int64 [3, count]: code - low, range, and the index in `data` of
+    the next byte. history: int64 [steps, count]; row `counter` gets the symbols, -1 for idle slots. A slot stops after
+    the end of a document. A stopped slot has position 0, so that attention has little to do until the next document is loaded.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride
@@ -284,7 +286,7 @@ class Head:
     """The tables of a model's head on its device.
 
     Args:
-        config: of the model.
+        config: the model's shape.
         rows: float64 [V], the steps of the head's matrix.
         softcap: `codec.numerics.tables.softcap_table` of the model, on the device; None without a softcap.
         bias: float64 [V], added to products; None without one.
@@ -307,9 +309,17 @@ class Head:
     def intervals(
         self, products: Tensor, steps: Tensor, targets: Tensor, measures: Measures | None = None
     ) -> tuple[Tensor, ...]:
-        """`codec.entropy.frequencies.intervals` of products [N, V, padded] (overwritten) times steps [N].
+        """Compute `codec.entropy.frequencies.intervals` of rows of logits: products times row steps and steps.
 
-        Where `measures` are given, levels are raised by them and they are cleared; the bits are those without.
+        Args:
+            products: integers [N, V, padded], overwritten.
+            rows: float64 [V], the row steps of the head's matrix.
+            steps: float64 [N], the steps of the head's operand.
+            targets: int64 [N], the symbols.
+            measures: measures of the match model, which raise levels and are then cleared; or None.
+
+        Returns:
+            start, frequency and bits, [N] each. The bits are those without the match model.
         """
         count = len(targets)
         out = torch.empty(4, count, dtype=torch.int64, device=products.device)
@@ -334,7 +344,7 @@ class Head:
         self, products: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
         states: Tensor, history: Tensor, counter: Tensor, measures: Measures | None = None,
     ) -> None:  # fmt: skip
-        """One step of `_decode_kernel`."""
+        """Run one step of `_decode_kernel`."""
         count, c = lanes.shape[1], self._config
         launch(
             _decode_kernel, (count,), products, self._rows, self._bias, steps, self._softcap, self._last,

@@ -1,7 +1,7 @@
-"""Keys and values on a GPU: of sequences, of documents chunk by chunk, or of lanes that grow by single tokens.
+"""Keep keys and values on a GPU: for whole sequences, for chunked prefill, and for decoding slots.
 
-Where a document goes on beyond a window, they are rings: that of position p is at place p % places. Those of lanes are
-in pages, of which a lane has as many as it needs (`codec.backends.cuda.page_table`).
+For documents longer than a window the caches are rings: position p is at place p % places. The cache of decoding slots
+is paged, and a slot has as many pages as its document needs (`codec.backends.cuda.page_table`).
 """
 
 from dataclasses import dataclass
@@ -17,48 +17,57 @@ from codec.model.config import AnyConfig
 
 @dataclass(frozen=True)
 class Heads:
-    """What attention has to know of a model."""
+    """The facts of a model that attention needs."""
 
     config: AnyConfig
-    padded: int  # D: head_dim padded
+    padded: int  # D: head_dim, padded
     device: torch.device
-    page: int = CACHE_POSITIONS  # places of a page of a cache
+    page: int = CACHE_POSITIONS  # places of a page of the KV cache
 
     @property
     def page_bytes(self) -> int:
-        """Of each page of a cache."""
+        """The bytes of a page, over all executions."""
         c = self.config
         return 4 * len(c.schedule) * c.num_kv_heads * self.padded * self.page
 
     def pages(self, places: int) -> int:
-        """That so many places take."""
+        """Return how many pages a number of places takes."""
         return -(-places // self.page)
 
 
 class Context(Protocol):
-    """Where the keys and values of rows are kept, and what their queries may see."""
+    """Keys and values that rows of tokens write and see."""
 
     rows: Tensor  # int64 [N], 0 to N - 1
-    positions: Tensor  # int64 [N], in their documents
-    local: Tensor  # int64 [N], in their windows, where documents begin anew behind each
-    places: Tensor  # int64 [N], of their keys and values
-    slots: Tensor  # int64 [N]
-    run: int  # rows that follow one another in a slot, in every block of so many rows
+    positions: Tensor  # int64 [N], positions in the documents
+    local: Tensor  # int64 [N], positions in the windows, where documents begin anew behind each
+    places: Tensor  # int64 [N], places of the rows' keys and values in a slot
+    slots: Tensor  # int64 [N], slots of the rows' keys and values: sequences, documents or pages
+    run: int  # every block of `run` rows is in one slot, at consecutive places
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
-        """Keys int8 [2, slots, kv_heads, places, D] and values in blocks (`value_blocks`), to be filled in."""
+        """Return the keys int8 [2, slots, kv_heads, places, D] and the values (`value_blocks`) that kernels fill in."""
 
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
-        """What the queries int8 [2, N, heads, D] mix of them, float64 [N, dim]."""
+        """Compute attention of the rows, after their own keys and values are stored.
+
+        Args:
+            execution: the number of the execution in the schedule.
+            queries: int8 [2, N, heads, D].
+            scales: float64 [heads], from integer scores to levels.
+
+        Returns:
+            float64 [N, dim].
+        """
 
 
 def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
-    """The shape of one head's values: dimensions of VALUE_PLACES places that follow one another, block by block."""
+    """Return the shape of one head's values: blocks of VALUE_PLACES consecutive places."""
     return places // VALUE_PLACES, dim, VALUE_PLACES
 
 
 class Cache:
-    """Keys int8 [2, pages, kv_heads, S, D] and values in blocks (`value_blocks`) of each execution, by pages of S."""
+    """The paged KV cache: for each execution keys int8 [2, pages, kv_heads, S, D] and values (`value_blocks`)."""
 
     def __init__(self, heads: Heads, pages: int):
         self.keys, self.values = [], []
@@ -69,11 +78,12 @@ class Cache:
             self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
 
-class Past:
-    """What documents that are scored chunk by chunk have had: the same number of tokens each, until they end.
+class ChunkCache:
+    """Keys and values of the chunks scored so far, for documents that advance together.
 
-    Keys int8 [2, documents, kv_heads, places, D] and values in blocks (`value_blocks`) of each execution have room for
-    a chunk and what it sees. `last` int64 [documents, 1] are their last tokens.
+    All documents have had equally many tokens, `length`, until one ends. Each execution has keys int8 [2, documents,
+    kv_heads, places, D] and values (`value_blocks`), with room for a chunk and the positions that the chunk sees.
+    `last`, int64 [documents, 1], are the documents' last tokens.
     """
 
     def __init__(self, heads: Heads, documents: int, window: int):
@@ -88,11 +98,11 @@ class Past:
 
 
 class Chunks:
-    """The next chunks of the first documents of a past, a multiple of POSITIONS long; a `Context`."""
+    """A `Context` of the next chunks, a multiple of POSITIONS long, of the first documents of a `ChunkCache`."""
 
     run = VALUE_PLACES
 
-    def __init__(self, heads: Heads, batch: int, length: int, past: Past):
+    def __init__(self, heads: Heads, batch: int, length: int, past: ChunkCache):
         self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
         self.rows = torch.arange(batch * length, device=heads.device)
         self.positions = self.rows % length + past.length
@@ -116,7 +126,7 @@ class Chunks:
 
 
 class Sequences:
-    """Whole sequences, a multiple of POSITIONS long; a `Context`."""
+    """A `Context` of whole sequences, a multiple of POSITIONS long."""
 
     run = VALUE_PLACES
 
@@ -143,10 +153,10 @@ class Sequences:
 
 
 class Steps:
-    """One token of each lane, which sees the last `window` that its pages of a cache hold; a `Context`.
+    """A `Context` of one token in each decoding slot, which sees the slot's last `window` positions.
 
-    Its keys and values go to the page that the table has for its place, page 0 where a lane has none. `table` and
-    `order` are those of `attend_step`.
+    The page table says to which page the token's key and value go. A slot without a page writes to page 0, which no
+    slot owns. `table` and `order` are those of `attend_step`.
     """
 
     run = 1

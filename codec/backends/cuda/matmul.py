@@ -1,7 +1,7 @@
-"""Exact matrix products on tensor cores: operands and weights in signed 8-bit limbs, sums in 32 bits.
+"""Multiply matrices exactly on tensor cores: operands and weights in signed 8-bit limbs, sums in 32 bits.
 
-A product of two limbs is at most 2^14, so that sums over 2^16 inputs fit 32 bits in any order. Weights of up to 8 bits
-have one limb, others two; operands of 15 bits have two, the squares of an MLP without column steps four.
+A product of two limbs is at most 2^14, so sums over 2^16 inputs fit 32 bits in any order. Weights of up to 8 bits have
+one limb, other weights two. Operands of 15 bits have two limbs; the squares of an MLP without column steps have four.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from codec.exact.model import ExactLinear
 from codec.numerics.widths import OPERAND
 
 TILE = 128
-"""Rows and outputs of the largest tile: buffers are padded to multiples of it."""
+"""Rows and outputs of the largest tile. Rows and outputs of buffers are padded to multiples of this number."""
 
 INPUTS = 64
-"""Inputs that a tile takes at once: operands and weights are padded to multiples of it."""
+"""Inputs that a tile multiplies at once. Inputs of operands and weights are padded to multiples of this number."""
 
 _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _MOST_INPUTS = 1 << 16
-_LARGEST = 127 * 256 + 127  # of two limbs
+_LARGEST = 127 * 256 + 127  # the largest integer of two limbs
 
 
 def padded(size: int, unit: int = TILE) -> int:
-    """`size` rounded up to a multiple of `unit`."""
+    """Round `size` up to a multiple of `unit`."""
     return -(-size // unit) * unit
 
 
 @dataclass(frozen=True)
 class Limbs:
-    """A matrix for `multiply`, and the steps that its consumer multiplies in."""
+    """A matrix for `multiply`, and the steps that the reader of a product multiplies with."""
 
     integers: Tensor  # int8 [1 or 2, R, K], padded
     rows: Tensor  # float64 [R]
@@ -44,20 +44,25 @@ class Limbs:
 
     @property
     def outputs(self) -> int:
-        """Padded."""
+        """The number of outputs, padded."""
         return self.integers.shape[1]
 
     @property
     def inputs(self) -> int:
-        """Padded."""
+        """The number of inputs, padded."""
         return self.integers.shape[2]
 
 
 def limbs(linear: ExactLinear, operand: int = OPERAND) -> Limbs:
-    """The matrix of `linear`, whose operands without column steps are at most `operand`.
+    """Split a matrix into limbs.
+
+    Args:
+        linear: the matrix.
+        operand: the largest operand, if the matrix has no column steps. With column steps, operands are snapped again.
 
     Raises:
-        UnsupportedError: integers of more than 16 bits, or too many inputs; no quantizer of this package makes them.
+        UnsupportedError: integers have more than 16 bits, or the matrix has too many inputs. No quantizer of this
+            package makes such integers.
     """
     integers = linear.symbols.to(torch.int32)
     rows, inputs = integers.shape
@@ -79,7 +84,7 @@ def _multiply_kernel(
     x, w, out, inputs, outputs, x_limb, w_limb, WEIGHT_LIMBS: tl.constexpr, WIDE: tl.constexpr, ADD: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, outputs] = x @ w.T, plus 2^PAIR_BITS times what was there where ADD."""
+    """Compute out [rows, outputs] = x @ w.T; with ADD, plus 2^PAIR_BITS times the old `out`."""
     tiles = outputs // OUTPUTS
     row = (tl.program_id(0) // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     output = (tl.program_id(0) % tiles) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -111,13 +116,14 @@ def _multiply_kernel(
 
 
 def multiply(operand: Tensor, matrix: Limbs) -> Tensor:
-    """Products of operands with a matrix.
+    """Multiply operands with a matrix.
 
     Args:
         operand: int8 [limbs, N, K], N and K padded.
+        matrix: the matrix [R, K].
 
     Returns:
-        Exact integers [N, R], R padded; int64 where `matrix.wide`, else int32.
+        Exact integers [N, R], R padded: int64 if `matrix.wide`, else int32.
     """
     count, rows, inputs = operand.shape
     out = torch.empty(rows, matrix.outputs, dtype=torch.int64 if matrix.wide else torch.int32, device=operand.device)

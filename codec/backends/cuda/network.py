@@ -1,7 +1,4 @@
-"""Run the exact network on a GPU: Triton kernels with the constants of a model.
-
-The network is built from the reference model, whose constants it shares.
-"""
+"""Run the exact network on a GPU: Triton kernels with the constants of the reference model."""
 
 from dataclasses import dataclass, replace
 
@@ -20,7 +17,7 @@ from codec.backends.cuda.elementwise import (
     value_kernel,
 )
 from codec.backends.cuda.head import Head
-from codec.backends.cuda.kv_cache import Chunks, Context, Heads, Past, Sequences
+from codec.backends.cuda.kv_cache import ChunkCache, Chunks, Context, Heads, Sequences
 from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.recall import Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
@@ -33,7 +30,7 @@ from codec.numerics import tables
 
 @dataclass(frozen=True)
 class _Product:
-    """A matrix product on its way into the residual stream."""
+    """A matrix product that is still to be added to the residual stream."""
 
     integers: Tensor
     matrix: Limbs
@@ -43,7 +40,10 @@ class _Product:
 
 @dataclass(frozen=True)
 class _Skip:
-    """What an execution of the second half takes up: an output of the first half, the stream itself where None."""
+    """A skip connection: an output of the first half that an execution of the second half adds.
+
+    `stream` is None for the last output of the first half, which is the residual stream itself.
+    """
 
     stream: Tensor | None
     weights: Tensor
@@ -52,10 +52,10 @@ class _Skip:
 
 @dataclass(frozen=True)
 class _Pending:
-    """What happens to the residual stream before it is normalised, in this order."""
+    """The operations on the residual stream before the next norm, in this order."""
 
     product: _Product | None = None
-    saved: Tensor | None = None  # to be filled in
+    saved: Tensor | None = None  # buffer for the stream, filled in
     skip: _Skip | None = None
     first: Tensor | None = None
     mix: Tensor | None = None
@@ -63,7 +63,7 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Normalised rows as operands of matrices, and their first integers for gates."""
+    """Normalised rows as operands of matrices, and the rows' first integers for gates."""
 
     operands: Tensor  # int8 [matrices, 2, N, K], padded
     steps: Tensor  # float64 [matrices, N]
@@ -72,10 +72,10 @@ class _Rows:
 
 
 class CudaNetwork:
-    """A model on a GPU: its constants, and the kernels that run rows of tokens.
+    """A model's constants on a GPU, and the kernels that run rows of tokens.
 
     Raises:
-        UnsupportedError: options or integers that the kernels do not know.
+        UnsupportedError: the kernels do not compute the model's options or integers.
     """
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
@@ -84,7 +84,9 @@ class CudaNetwork:
         self.config: AnyConfig = c
         self.device, self._model, self._recall = model.device, model, recall
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
-        self.memory_bytes = lane_bytes(c.model_dim, c.vocab_size) if recall else 0  # of each lane, beside its pages
+        self.memory_bytes = (
+            lane_bytes(c.model_dim, c.vocab_size) if recall else 0
+        )  # bytes of each decoding slot, beside its pages
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
         self.head_matrix, self._head_columns = limbs(model.head), Columns.of(model.head, bare=recall is not None)
@@ -99,16 +101,21 @@ class CudaNetwork:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """The residual stream before the first block, float64 [N, dim], of tokens [B, T]; see `ExactModel.start`."""
+        """Compute the residual stream before the first block, float64 [N, dim]; see `ExactModel.start`."""
         if self._first is not None:
             return self._first[tokens.flatten()]
         return self._model.start(tokens, previous, positions).flatten(0, 1)
 
     def run(self, first: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The head's operand, and with recall the hidden states, of rows `first` [N, dim].
+        """Run rows of tokens through the network.
+
+        Args:
+            first: float64 [N, dim], the residual stream before the first block.
+            context: the keys and values that the rows write and see.
 
         Returns:
-            int8 [1 or 2, 2, N, K], padded, and their steps float64 [1 or 2, N].
+            The head's operand and, with a match model, the hidden states: int8 [1 or 2, 2, N, K], padded, and their
+            steps float64 [1 or 2, N].
         """
         half = self._model.config.encoder_length
         x, skips, pending = first, [], _Pending()
@@ -134,12 +141,12 @@ class CudaNetwork:
         return rows.operands, rows.steps
 
     def _skip(self, j: int, skips: list[Tensor]) -> _Skip:
-        """What execution j of the second half takes up; at first that is what has just come out of the first half."""
+        """Return the skip connection of execution j of the second half."""
         gates = self._model.skip_gates[j] if self._model.config.skips == "gated" else None
         return _Skip(skips.pop() if j else None, self._model.skip_weights[j], gates)
 
     def _residual(self, x: Tensor, pending: _Pending, norm: Tensor, columns: Columns) -> tuple[Tensor, _Rows]:
-        """The stream after what is pending, float64 [N, dim], and its normalised rows."""
+        """Apply the pending operations to the stream; return the stream float64 [N, dim] and its normalised rows."""
         (rows, dim), matrices = x.shape, len(columns.steps)
         count, width = padded(rows), padded(dim, INPUTS)
         out = torch.empty_like(x)
@@ -149,7 +156,7 @@ class CudaNetwork:
             torch.empty(rows, GATE_INPUTS, dtype=torch.float64, device=x.device),
             torch.empty(rows, dtype=torch.float64, device=x.device),
         )
-        y, skip, none = pending.product, pending.skip, x  # `none` stands for what the kernel does not read
+        y, skip, none = pending.product, pending.skip, x  # `none` stands for tensors that the kernel does not read
         product = (none, none, none, none, 0)
         if y is not None:
             product = (y.integers, y.matrix.rows, y.steps, y.scale, y.integers.shape[1])
@@ -166,7 +173,7 @@ class CudaNetwork:
         return out, found
 
     def _rotations_of(self, turns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines float64 [N, pairs] of positions [N]."""
+        """Compute cosines and sines float64 [N, pairs] of positions [N]."""
         cos, sin = torch.empty(2, len(positions), turns.shape[2], dtype=torch.float64, device=self.device)
         launch(
             turn_kernel, (len(positions),), turns, positions, cos, sin,
@@ -179,7 +186,7 @@ class CudaNetwork:
     def _attention(
         self, layer: CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> tuple[Tensor, Tensor]:
-        """What attention mixes, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
+        """Compute the outputs of attention, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
         c, count = self._model.config, len(context.rows)
         keys, _ = context.store(n)
         queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
@@ -193,7 +200,7 @@ class CudaNetwork:
         return context.attend(n, queries, layer.score_scale), own
 
     def _value(self, layer: CudaLayer, rows: _Rows, context: Context, n: int, own: Tensor) -> None:
-        """The rows' values where `context` keeps those of execution `n`, and into `own`, int16 [N, kv_dim]."""
+        """Store the rows' values of execution `n` in `context`, and in `own`, int16 [N, kv_dim]."""
         c, (_, values) = self._model.config, context.store(n)
         products = multiply(rows.operands[2], layer.value)
         launch(
@@ -208,7 +215,7 @@ class CudaNetwork:
         self, rows: _Rows, at: int, matrix: Limbs, heads: int, turn: tuple[Tensor, Tensor], out: Tensor, slots: Tensor,
         places: Tensor, axes: tuple[int, int, int | None],
     ) -> None:  # fmt: skip
-        """Queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
+        """Store queries or keys in `out`; `axes` are its axes of slots, heads and places (None without places)."""
         c, products = self._model.config, multiply(rows.operands[at], matrix)
         slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
         launch(
@@ -220,7 +227,7 @@ class CudaNetwork:
 
     def _mixed(self, layer: CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         c, count, matrix = self._model.config, len(mixed), layer.attention_out
-        gate = (mixed, mixed, mixed)  # where the kernel reads none
+        gate = (mixed, mixed, mixed)  # placeholders that the kernel does not read
         if layer.gate is not None:
             gate = (layer.gate.linear.integers, layer.gate.linear.rows, layer.gate.table)
         operand = torch.empty(2, padded(count), matrix.inputs, dtype=torch.int8, device=self.device)
@@ -248,13 +255,17 @@ class CudaNetwork:
         return operand, steps
 
     def products(self, operand: Tensor) -> Tensor:
-        """The head's products, integers [N, V], padded, of its operand; for `head`, with the steps of `run`."""
+        """Multiply the head's operand (`run`) with the head's matrix: integers [N, V], padded, for `head`."""
         return multiply(operand, self.head_matrix)
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
-        """`run` on whole sequences int64 [B, T], T a multiple of POSITIONS, or on the next chunks of a past's first
-        documents.
+    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
+        """Run whole sequences from position 0, or the next chunks of documents; see `run`.
+
+        Args:
+            tokens: int64 [B, T], T a multiple of POSITIONS.
+            past: the KV cache of the chunks before, or None for whole sequences. The first B documents are those of the
+                tokens; their chunks are added.
         """
         (batch, length), previous = tokens.shape, None
         context: Context
@@ -266,7 +277,7 @@ class CudaNetwork:
         return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
     def new_memory(self, slots: int, fresh: int, rows: int, tokens: int = 1 << 62) -> Memory | None:
-        """The memory of documents, None without recall; arguments as of `codec.backends.cuda.recall.Memory`."""
+        """Create the match model's memory, None without a match model; arguments as of `recall.Memory`."""
         c = self.config
         if not self._recall:
             return None

@@ -1,6 +1,8 @@
-"""Which pages of a cache each lane has: a lane takes one more where it needs it, and gives all back when it ends.
+"""Assign pages of the KV cache to decoding slots.
 
-Page 0 is nobody's: a lane that has no page for its next place writes there, and waits until others have ended.
+A slot gets a page when the slot's document needs one more page, and gives all pages back when the document ends. Page 0
+belongs to no slot. A slot without a page for its next position writes to page 0, and waits until other slots' documents
+end.
 """
 
 from collections.abc import Sequence
@@ -13,31 +15,36 @@ _NEVER = 1 << 62
 
 
 class Pages:
-    """Pages 1 to `count`, and at least `most`, for lanes that need up to `most` each.
+    """The page table of decoding slots, and the free pages.
 
-    The lane that began first always gets its pages: enough for it are kept back. So all lanes end, one after the other
-    if need be.
+    Enough pages are always kept for the slot whose document began first. So every document ends, in the worst case one
+    document after the other.
+
+    Args:
+        lanes: how many slots there are.
+        most: how many pages a slot needs at most.
+        count: how many pages there are beside page 0; `most` if `count` is smaller.
 
     Attributes:
-        table: int64 [lanes, most], the page of each part of a lane's window, 0 where it has none. Where steps use a
-            copy, it is to be made anew when `reach` says so, before the next of them.
+        table: int64 [slots, most], the page of each part of a slot's window, 0 without a page. A copy of the table on
+            a device must be renewed before the next step if `reach` returns true.
     """
 
     def __init__(self, lanes: int, most: int, count: int):
         self.table = np.zeros((lanes, most), np.int64)
         self._held = np.zeros(lanes, np.int64)
-        self._turns = np.full(lanes, _NEVER)  # in which they began
+        self._turns = np.full(lanes, _NEVER)  # order in which the slots' documents began
         self._begun, self._changed = 0, False
         self._free = list(range(max(count, most), 0, -1))
 
     def begin(self, lanes: Sequence[int]) -> None:
-        """Lanes begin anew, without a page."""
+        """Begin a document in each of these slots, without a page."""
         self.end(lanes)
         self._turns[list(lanes)] = self._begun + np.arange(len(lanes))
         self._begun += len(lanes)
 
     def end(self, lanes: Sequence[int]) -> None:
-        """Take back the pages of lanes, which need none until they begin."""
+        """Take back the pages of slots whose documents have ended."""
         for lane in lanes:
             self._free += self.table[lane, : self._held[lane]].tolist()
             self._changed = self._changed or bool(self._held[lane])
@@ -45,10 +52,13 @@ class Pages:
         self._turns[list(lanes)] = _NEVER
 
     def reach(self, wanted: Integers) -> bool:
-        """Give each lane `wanted` [lanes] pages in all, as far as there are any.
+        """Give slots more pages, as far as pages are free, the oldest documents first.
+
+        Args:
+            wanted: int64 [slots], how many pages each slot should have in all.
 
         Returns:
-            whether the table has changed since the call before.
+            True if the table has changed since the previous call.
         """
         most = self.table.shape[1]
         wanted = np.where(self._turns < _NEVER, wanted, 0)
@@ -67,7 +77,7 @@ class Pages:
         return changed
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Drop all lanes but these, which are numbered in this order from now on."""
+        """Drop all slots but these, and renumber them in this order."""
         self.end(sorted(set(range(len(self._held))) - set(lanes)))
         index = list(lanes)
         self.table, self._held, self._turns = self.table[index], self._held[index], self._turns[index]

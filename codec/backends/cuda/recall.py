@@ -1,10 +1,9 @@
-"""`codec.exact.recall` on a GPU: what documents have had is kept in rings, and many tokens of many documents are
-measured.
+"""Measure matches of the match model (`codec.exact.recall`) on a GPU, for many tokens of many documents at once.
 
-The place of a document's token in its ring is its place in the document, modulo the ring's size. A ring has room for
-the places that are looked back at, the new ones of a call, and as many before them as masks reach back to: so a call
-first takes in all its tokens, and then measures each against those before it. Masks and followers are not kept but read
-off the tokens; products of keys run on tensor cores. `codec.backends.cuda.head` raises levels by what was measured.
+Tokens and keys of a document are in rings: position p is at index p % size. A ring has room for the positions to look
+back at, for the new tokens of a call, and for the tokens that the oldest mask reaches back to. A call can therefore
+first add all its tokens, and then compare each token with the positions before. Masks and followers are computed from
+the tokens. Tensor cores multiply keys. `codec.backends.cuda.head` raises levels by the measures.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from codec.exact.recall import HISTORY, KEY_FRACTION, PATTERN_BITS, REST_BITS, R
 from codec.numerics.widths import NORM_EPSILON
 
 NEVER = -(1 << 31) + 1
-"""The similarity of a token that has not followed."""
+"""The similarity of a token that followed no earlier position."""
 
 _MASK_BITS = tl.constexpr(PATTERN_BITS + REST_BITS)
 _HIDDEN_SCALE = tl.constexpr(float(1 << recall.HIDDEN_FRACTION))
@@ -33,34 +32,42 @@ _KEY_SCALE = tl.constexpr(float(1 << KEY_FRACTION))
 _KEY_LIMIT = tl.constexpr(float(recall.KEY_LIMIT))
 _EPSILON = tl.constexpr(NORM_EPSILON)
 
-_INPUTS = 64  # of keys that a tile multiplies at once
-_KEYS = 64  # places of a tile
-_SPLITS = 8  # programs that share the places that a tile of tokens looks back at
+_INPUTS = 64  # entries of keys that a tile multiplies at once
+_KEYS = 64  # earlier positions of a tile
+_SPLITS = 8  # programs that share the positions that a tile of tokens looks back at
 
 
 class Measures(NamedTuple):
-    """What is known of each token that has followed, for rows of levels."""
+    """The measures of each token of the vocabulary, for rows of levels."""
 
-    agreement: Tensor  # int32 [rows, V], -1 where a token has not followed
-    similarity: Tensor  # int32 [rows, V], NEVER there
-    entries: Tensor  # int32, `Recall.tables` in levels
-    one: int  # the product of keys that is a cosine of 1
+    agreement: Tensor  # int32 [rows, V], -1 for tokens that followed no earlier position
+    similarity: Tensor  # int32 [rows, V], NEVER for such tokens
+    entries: Tensor  # int32 [rows, columns], `Recall.tables` in levels
+    one: int  # the product of two keys whose cosine is 1
 
 
 class Batch(NamedTuple):
-    """Runs of tokens that follow one another in documents; int64 [runs] each."""
+    """Runs of consecutive tokens of documents, one run a document; int64 [runs] each."""
 
-    slots: Tensor  # the documents' places in the memory
-    positions: Tensor  # of the first tokens; 0 begins a document
-    counts: Tensor  # of tokens
-    firsts: Tensor  # rows of the first tokens in what the model has run
-    begins: Tensor  # rows of the first tokens among those that are measured
+    slots: Tensor  # the documents' slots in the memory
+    positions: Tensor  # positions of the first tokens; position 0 begins a document
+    counts: Tensor  # how many tokens each run has
+    firsts: Tensor  # rows of the first tokens among the rows that the model has run
+    begins: Tensor  # rows of the first tokens among the rows to measure
 
     @classmethod
     def of(
         cls, inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int, device: torch.device
     ) -> "Batch":
-        """The scored tokens of windows in rows of `length`, each a document's, from its position `begin` on."""
+        """List the scored tokens of inputs, one input a document.
+
+        Args:
+            inputs: int64 [T] each.
+            targets: int64 [t] each: the last t tokens of each input are scored.
+            length: the length to which inputs are padded.
+            begin: the position of each input's first token.
+            device: the GPU.
+        """
         runs = np.arange(len(inputs))
         counts = np.array([len(after) for after in targets])
         firsts = np.array([len(window) for window in inputs]) - counts
@@ -73,7 +80,7 @@ def _remember_kernel(
     slots, positions, counts, firsts, new_tokens, operand, steps, inverse, tokens, keys, sums, places, capacity, limb,
     inputs, dim, width, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Take in one run of tokens, place by place.
+    """Add one run of tokens to the memory, position by position.
 
     new_tokens: int64 [N]. operand: int8 [2, N, inputs], hidden states, with steps float64 [N]. inverse: float64 [1],
     1 / dim. tokens: int32 [slots, capacity]. keys: int8 [slots, capacity, width]. sums: float64 [slots, dim], of hidden
@@ -112,9 +119,10 @@ def _measure_kernel(
     slots, counts, begins, tokens, keys, places, agreement, similarity, at, limit, capacity, history, width,
     vocabulary, QUERIES: tl.constexpr, KEYS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the last tokens of a document, against a share of the places before them.
+    """Compare a tile of a run's tokens with a share of the positions before, and keep the greatest measures.
 
-    Of rows at to at + limit only: they are rows 0 to limit of agreement and similarity, int32 [limit, vocabulary].
+    Only rows `at` to at + limit are measured, as rows 0 to `limit` of agreement and similarity, int32 [limit,
+    vocabulary].
     """
     run, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot, count, row = tl.load(slots + run), tl.load(counts + run), tl.load(begins + run) - at
@@ -153,15 +161,18 @@ def _measure_kernel(
 
 
 class Memory:
-    """What recall knows of documents; see `codec.exact.recall.Memory`.
+    """The match model's memory of documents; see `codec.exact.recall_memory.Memory`.
 
     Args:
-        slots: documents.
-        dim, vocabulary: the width of hidden states, and how many tokens there are.
-        fresh: tokens of a document that a call takes in at most.
-        rows: that are measured at once.
-        tokens: of the longest document.
-        history: places that are looked back at.
+        tables: the match model's tables.
+        slots: how many documents there are.
+        dim: the width of hidden states.
+        vocabulary: how many tokens there are.
+        fresh: tokens that a call adds to a document, at most.
+        rows: rows of levels that are measured at once.
+        device: the GPU.
+        tokens: tokens of the longest document.
+        history: positions to look back at.
     """
 
     def __init__(
@@ -184,15 +195,17 @@ class Memory:
 
     @property
     def state(self) -> tuple[Tensor, Tensor]:
-        """What a call changes that the same call does not overwrite."""
+        """The tensors whose old values a call reads and then changes."""
         return self._sums, self.places
 
     def take(self, batch: Batch, tokens: Tensor, operand: Tensor, steps: Tensor) -> None:
-        """Take in the runs' tokens.
+        """Add the runs' tokens to the memory.
 
         Args:
-            tokens: int64 [N], and padding.
-            operand, steps: hidden states int8 [2, N, K] and their steps float64 [N], padded.
+            batch: the runs.
+            tokens: int64 [N], padded.
+            operand: int8 [2, N, K], padded, the limbs of the hidden states.
+            steps: float64 [N], padded, the steps of the hidden states.
         """
         launch(
             _remember_kernel, (len(batch.slots),), batch.slots, batch.positions, batch.counts, batch.firsts, tokens,
@@ -202,9 +215,14 @@ class Memory:
         )  # fmt: skip
 
     def measure(self, batch: Batch, most: int, at: int = 0) -> Measures:
-        """Measures of the tokens that were taken in last, of rows from `at` on, as many as there is room for.
+        """Measure the tokens of the last `take`, as many rows as the measures have room for.
 
-        Whoever uses them clears them. Args: `most`, tokens of a run.
+        The reader of the measures must clear them.
+
+        Args:
+            batch: the runs of the last `take`.
+            most: tokens of the longest run.
+            at: the first row to measure.
         """
         m = self._measures
         queries, warps = (64, 8) if most > 16 else (16, 4)
@@ -218,10 +236,10 @@ class Memory:
 
 
 def _capacity(history: int, fresh: int) -> int:
-    """Places of a ring."""
+    """Return the size of a ring, in positions."""
     return history + fresh + PATTERN_BITS + REST_BITS
 
 
 def lane_bytes(dim: int, vocabulary: int) -> int:
-    """What the memory takes for each lane that takes in a token at a time."""
+    """Return the bytes of the memory for each decoding slot, which adds one token at a time."""
     return _capacity(HISTORY, 1) * (padded(dim, _INPUTS) + 4) + 8 * (dim + vocabulary)

@@ -1,8 +1,8 @@
-"""Lanes of a GPU that decode on their own: model, search and range decoder in one graph, many tokens without the host.
+"""Decode many documents side by side on a GPU: model, search and range decoder in one CUDA graph, without the host.
 
-A CUDA graph of one step is captured for the number of lanes. The host looks at what was decoded after STEPS of them,
-while the next ones run. A lane whose document has ended is idle until steps begin that are launched after that look;
-one for whose next place there is no page, until there is one.
+The graph is one step of all decoding slots. The host looks at the decoded tokens after STEPS steps, while the next
+steps run. A slot becomes idle when its document ends. The host notices at the next look, and reloads the slot for the
+steps launched after that look. A slot that needs a page of the KV cache when no page is free waits.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,15 @@ from codec.entropy import range_coder
 from codec.exact.backend import Integers, States
 
 STEPS = 4
-"""Tokens of each lane between two looks: an idle lane wastes half of them and those that are launched already. A look
-at 2,048 lanes took the host 3 ms where so many steps took an H200 40."""
+"""Steps between two looks of the host.
+
+An idle slot wastes half of these steps on average, and the steps that are already launched. With 2,048 slots, a look
+took the host 3 ms, and so many steps took an H200 40 ms.
+"""
 
 
 class CudaLanes:
-    """See `codec.exact.backend.Decoder`."""
+    """Decoding slots on a GPU; a `codec.exact.backend.Decoder`."""
 
     ahead = 1
 
@@ -35,24 +38,24 @@ class CudaLanes:
         self._model, self._window, device = model, window, model.device
         self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
         self._host_data = data
-        most = model.heads.pages(window)  # of a lane
+        most = model.heads.pages(window)  # pages of a slot
         pages = count * most
         if room is not None:
             pages = max(most, min(pages, (room - count * model.memory_bytes) // model.heads.page_bytes))
         self._cache, self._pages = Cache(model.heads, pages + 1), Pages(count, most, pages)
         self._memory = model.new_memory(count, 1, count)
         self._counter = torch.zeros(1, dtype=torch.int64, device=device)
-        self._begins, self._positions = np.zeros((2, count), np.int64)  # the latter as of the last look
-        self._flying = 0  # launches that have not been waited for
+        self._begins, self._positions = np.zeros((2, count), np.int64)  # positions as of the last look
+        self._flying = 0  # launches that the host has not waited for
         slots, none = torch.arange(count, device=device), torch.zeros(8, count, dtype=torch.int64, device=device)
         self._take(slots, none[:4], none[4:7], none[7])
 
     def _take(self, slots: torch.Tensor, lanes: torch.Tensor, states: torch.Tensor, ends: torch.Tensor) -> None:
-        """Set up the tensors of a step over so many lanes; the step is captured when it is first run."""
+        """Set up the tensors of a step over these slots. The first launch captures the step."""
         self._slots = slots
-        self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # kernels want it
+        self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # as kernels need
         self._order = torch.arange(len(slots), device=slots.device)
-        self._table = self._send(self._pages.table).clone()  # a processor's is not to change with it
+        self._table = self._send(self._pages.table).clone()  # on a processor the tensor would share the table's memory
         self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ready = False
@@ -76,7 +79,7 @@ class CudaLanes:
         return send(values, self._model.device)
 
     def _reach(self) -> None:
-        """Give lanes the pages that they may need until the end of the next launch."""
+        """Give slots the pages that they may need until the end of the next launch."""
         ahead = STEPS * (self._flying + 1)
         places = np.minimum(self._positions + ahead, self._window)
         if self._pages.reach(-(-places // self._model.heads.page)):
@@ -108,8 +111,8 @@ class CudaLanes:
         return wait
 
     def _prepare(self) -> None:
-        """Compile the step by one whose effect is undone and, on a GPU, capture it."""
-        self._counter.zero_()  # the step writes to the history where the counter says
+        """Compile the step by running a step and undoing its effect; on a GPU, capture the step in a graph."""
+        self._counter.zero_()  # the counter says in which row of the history a step writes
         changed = (self._lanes, self._states, *(self._memory.state if self._memory else ()))
         kept = [t.clone() for t in changed]
         on_gpu = self._model.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Streams of a GPU beside the current one."""
+"""Run kernels on streams beside a GPU's current stream."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def side_stream() -> Iterator[None]:
-    """What the block launches runs on a stream of its own, as a capture wants it, after what came before."""
+    """Run the kernels of a block on another stream, after all earlier kernels; a capture of a graph requires this."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -19,15 +19,19 @@ def side_stream() -> Iterator[None]:
 
 @lru_cache
 def _beside(device: int, count: int) -> list[torch.cuda.Stream]:
-    """The same streams for every branch: what a stream has freed, it alone can have again."""
+    """Return the same streams at every call: only the stream that freed memory can allocate that memory again."""
     return [torch.cuda.Stream(device) for _ in range(count)]
 
 
 def side_by_side(first: Callable[[], None], *others: Callable[[], None]) -> None:
-    """Run jobs that need nothing of one another.
+    """Run jobs that do not depend on each other.
 
-    In a graph that is captured they become branches, which a GPU runs together: a step's kernels leave much of it idle.
-    Elsewhere they run in turn.
+    During the capture of a graph, the jobs become branches of the graph. A GPU runs branches at the same time, because
+    a step's kernels leave much of the GPU idle. Otherwise the jobs run one after the other.
+
+    Args:
+        first: a job, which stays on the current stream.
+        *others: jobs for other streams.
     """
     if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         for job in (first, *others):

@@ -145,7 +145,7 @@ def test_the_folder_trains_and_packs_from_its_recipe(submission, tmp_path):
     assert codec.open(blob).config.num_layers == PLAIN.num_layers
 
 
-@pytest.mark.parametrize("name", ["code/codec/pack.py", "model.pack", "text.upz"])
+@pytest.mark.parametrize("name", ["code/codec/pack/reader.py", "model.pack", "text.upz"])
 def test_a_changed_file_is_refused(submission, tmp_path, name):
     copy = tmp_path / "copy"
     shutil.copytree(submission, copy)
@@ -209,9 +209,6 @@ print(*(m for m in sys.modules if m.split(".")[0] in ("codec", "trainer", "eval"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= set(minify.modules())
     source = sum(path.stat().st_size for path in minify.modules().values())
-    proof = json.loads((submission / "proof.json").read_bytes())
-    on_a_gpu = sum(path.stat().st_size for name, path in minify.modules().items() if "cuda" in name)
-    assert source - on_a_gpu >= proof["code_bytes"] > 0.95 * (source - on_a_gpu)
     minified = sum(map(len, minify.sources().values()))
     assert minified < 0.7 * source
     assert ledger(submission / PACK).by_role()["code"] == minified

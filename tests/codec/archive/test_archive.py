@@ -1,10 +1,10 @@
 """codec.archive.writer: any bytes in any number of documents, appended, alone, damaged, or with another pack."""
 
-import json
+import hashlib
 import struct
+import tracemalloc
 import zlib
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import BytesIO
 from typing import Any
 
@@ -14,12 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import codec
-from codec.archive.format import VERSION
+from codec.archive.format import Header, Index, Tag, read_contents, read_record, write_footer
+from codec.archive.members import Kind, Member
 from codec.archive.reader import ArchiveReader, describe
-from codec.archive.writer import ArchiveWriter, Policy
+from codec.archive.writer import ArchiveWriter, ChunkWriter, Policy
+from codec.entropy.varint import varint
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.pack.reader import Pack
-from codec.text.documents import MODELLED, STORED
+from codec.text.documents import MODELLED, STORED, Record
 from codec.text.open_coder import make_coder
 from codec.zstd import shrink
 from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, random_weights, tiny_pack
@@ -40,13 +42,10 @@ STORED_TEXT = b"A document that zstandard keeps, because the model of this pack 
 SOME = [STORED_TEXT, b"", b"\xff\x00\x80", "zwei ▁ ☃".encode(), b"word " * 80]
 
 
-def written(
-    documents: list[bytes], policy: Policy | None = None, pack: Pack = PACK, metadata: dict[str, Any] | None = None
-) -> bytes:
+def written(documents: list[bytes], policy: Policy | None = None, pack: Pack = PACK) -> bytes:
     """An archive of documents that all go through the model."""
     stream = BytesIO()
     with ArchiveWriter(stream, pack, policy) as writer:
-        writer.metadata = metadata or {}
         writer.append(documents, model_only=True)
     return stream.getvalue()
 
@@ -113,31 +112,40 @@ def test_groups_do_not_change_what_is_decoded(monkeypatch, size):
 def test_documents_come_before_later_ones_are_read(monkeypatch):
     monkeypatch.setattr("codec.archive.reader.GROUP_BYTES", {"cpu": 1})
     packed = bytearray(written(SOME))
-    begin = ArchiveReader(BytesIO(bytes(packed)), PACK).offsets[3]
-    packed[begin + 1] ^= 255  # the CRC-32
+    contents = read_contents(stream := BytesIO(bytes(packed)))
+    end = int(contents.offsets[3] + contents.lengths[3])
+    packed[end - len(read_record(stream, contents, 3).payload) - 1] ^= 255  # of the CRC-32
     stream = ArchiveReader(BytesIO(bytes(packed)), PACK).iterate()
     assert [next(stream) for _ in range(3)] == SOME[:3]
     with pytest.raises(CodecError, match="document 3"):
         next(stream)
 
 
-def test_a_record_beyond_the_longest_document_is_given_up():
-    """A stored one before it takes memory, a modelled one before it takes more than sixteen tokens a byte."""
-    text = b"word " * 400
-    for model_only, message in ((False, "claims 2000 bytes, expected at most 1"), (True, "goes on after token")):
-        stream = BytesIO()
-        with ArchiveWriter(stream, PACK) as writer:
-            writer.append([text], model_only)
-            writer._longest = 1
-        with pytest.raises(CodecError, match=message):
-            codec.decode(PACK, stream.getvalue())
+def forged(packed: bytes, **changes: Any) -> bytes:
+    """An archive whose index says something else, with a CRC-32 that fits."""
+    contents = read_contents(BytesIO(packed))
+    index = Index(**{f.name: changes.get(f.name, getattr(contents, f.name)) for f in fields(Index)})
+    return packed[: contents.end] + write_footer(index)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1999, 2001, 1 << 29])
+def test_the_size_in_the_index_bounds_what_is_decoded(size):
+    """A stored record before it takes memory, a modelled one before it takes more than sixteen tokens a byte."""
+    for documents in ([b"word " * 400], ["\ufdfa".encode() * 400], [b"\xff\xfe" * 1000]):
+        for packed in (codec.encode(PACK, documents), written(documents)):
+            tracemalloc.start()
+            with pytest.raises(CodecError):
+                codec.decode(PACK, forged(packed, sizes=np.array([size])))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 1 << 24
 
 
 def test_a_document_does_not_need_the_bytes_of_others():
     packed = bytearray(written(SOME))
-    reader = ArchiveReader(BytesIO(bytes(packed)), PACK)
+    contents = read_contents(BytesIO(bytes(packed)))
     for number in (0, 1, 2, 4):
-        begin, end = reader.offsets[number], [*reader.offsets, 0][number + 1] or reader.offsets[number] + 4
+        begin, end = int(contents.offsets[number]), int(contents.offsets[number] + contents.lengths[number])
         packed[begin:end] = b"\xff" * (end - begin)
     assert codec.decode(PACK, bytes(packed), [3]) == [SOME[3]]
     with pytest.raises(CodecError):
@@ -152,24 +160,13 @@ def test_the_writer_says_what_it_wrote():
     assert writer.framing_bytes + payload == len(stream.getvalue())
     assert [record.mode for record in records[1:]] == [STORED, MODELLED, MODELLED, MODELLED]
     said = describe(stream.getvalue())
-    assert said == {
-        "archive_bytes": len(stream.getvalue()),
-        "documents": 5,
-        "modelled": 4 - (records[0].mode == STORED),
-        "stored": 1 + (records[0].mode == STORED),
-        "pack": PACK.sha256,
-        "window": 32,
-        "adaptation": "none",
-        "metadata": {},
-    }
-
-
-def test_metadata_comes_back():
-    metadata = {"kind": "jsonl", "name": "é ☃", "list": [1, None, {"a": 2.5}]}
-    packed = written([b"a"], metadata=metadata)
-    assert ArchiveReader(BytesIO(packed), PACK).metadata == metadata
-    more = appended(packed, [b"b"])
-    assert ArchiveReader(BytesIO(more), PACK).metadata == metadata
+    assert (said["archive_bytes"], said["documents"], said["text_bytes"]) == (
+        len(stream.getvalue()),
+        5,
+        sum(map(len, SOME)),
+    )
+    assert (said["modelled"] + said["stored"], said["same"], said["pack"]) == (5, 0, PACK.sha256[:16])
+    assert (said["window"], said["adaptation"], said["files"]) == (None, "none", [])
 
 
 @pytest.mark.parametrize("window", [32, 20, 5, 1])
@@ -255,7 +252,7 @@ def test_flipped_bytes_of_an_appended_archive():
     """The payload of the first footer is not read any more: there alone a flipped byte may go unnoticed."""
     first = codec.encode(PACK, DAMAGED[:2])
     packed = appended(first, DAMAGED[2:])
-    old_footer = range(ArchiveReader(BytesIO(first), PACK).offsets[-1], len(first))
+    old_footer = range(read_contents(BytesIO(first)).end, len(first))
     for position in range(len(packed)):
         broken = bytearray(packed)
         broken[position] ^= 255
@@ -268,136 +265,127 @@ def test_every_truncation_is_found():
         assert right_or_refused(packed[:size], DAMAGED)
         with pytest.raises(FormatError, match=r"^archive: "):
             describe(packed[:size])
-    for extra in (b"\0", b"UPTE", packed):
+    for extra in (b"\0", b"Z", packed):
         assert right_or_refused(packed + extra, DAMAGED)
 
 
 @given(st.binary(max_size=100), st.booleans())
 def test_anything_else_is_refused(data, magic):
-    for packed in (data, b"UPTX" + data if magic else data + b"UPTE"):
+    for packed in (data, b"UPZ" + data if magic else data + b"Z"):
         with pytest.raises(FormatError, match=r"^archive: "):
             codec.decode(PACK, packed)
 
 
 def test_a_future_version_says_so():
     packed = codec.encode(PACK, SOME)
-    with pytest.raises(FormatError, match="format version 3, this underpar reads 2; use the underpar that wrote it"):
-        codec.decode(PACK, packed[:4] + b"\x03\x00" + packed[6:])
+    with pytest.raises(
+        FormatError, match="format version 2 with flags 0x10, this underpar reads 1; use the underpar that wrote it"
+    ):
+        codec.decode(PACK, packed[:3] + b"\x12" + packed[4:])
 
 
-HEADER = {"pack": PACK.sha256, "window": 32, "adaptation": "none"}
-
-
-def with_header(change: Callable[[dict[str, Any]], Any] | bytes) -> bytes:
-    """An archive without documents whose header says something else, with a CRC-32 that fits."""
-    if isinstance(change, bytes):
-        text = change
-    else:
-        header = {**HEADER}
-        changed = change(header)
-        text = json.dumps(header if changed is None else changed).encode()
-    head = struct.pack("<4sHI", b"UPTX", VERSION, len(text)) + text
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"UPZ",
+        b"UPZ\x11",
+        b"UPZ\x21" + bytes(8),  # recall without a model
+        b"UPZ\x51" + bytes(8) + b"\0",  # a window of no tokens
+        b"UPZ\x51" + bytes(8) + b"\xff" * 9,
+        b"UPZ\x81" + bytes(8),
+        b"upz\x01",
+    ],
+    ids=bytes.hex,
+)
+def test_headers_that_lie(header):
     packed = codec.encode(PACK, [])
-    footer = packed[10 + int.from_bytes(packed[6:10], "little") + 4 :]
-    return head + struct.pack("<I", zlib.crc32(head)) + footer
+    for tail in (b"", packed[4:], packed):
+        with pytest.raises(FormatError, match=r"^archive: "):
+            codec.decode(PACK, header + tail)
 
 
-def test_headers_that_lie():
-    assert codec.decode(PACK, with_header(lambda header: None)) == []
-    lies: list[Callable[[dict[str, Any]], Any] | bytes] = [
-        lambda header: [],
-        lambda header: header.pop("pack") and None,
-        lambda header: header.pop("window") and None,
-        lambda header: header.pop("adaptation") and None,
-        lambda header: header.update(adaptation="memory"),
-        lambda header: header.update(adaptation=["none"]),
-        lambda header: header.update(adaptation="recall"),
-        lambda header: header.update(pack=3),
-        lambda header: header.update(window="32"),
-        lambda header: header.update(window=True),
-        lambda header: header.update(window=1 << 40),
-        lambda header: header.update(window=0),
-        lambda header: header.update(window=33),
-        lambda header: header.update(window=None),
-        lambda header: header.update(policy="document", stride=16),
-        b"",
-        b"{",
-        b"\xff",
-        b"[" * 100_000,
-        b"9" * 10_000,
-    ]
-    for lie in lies:
-        with pytest.raises(CodecError):
-            codec.decode(PACK, with_header(lie))
+BIG = 1 << 40
 
 
-def with_footer(text: bytes, compress: bool = True) -> bytes:
-    """An archive of two documents whose footer says something else, with a CRC-32 that fits."""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lengths": [4, 30]},
+        {"lengths": [BIG, 30]},
+        {"lengths": [(1 << 63) - 1, 30]},
+        {"lengths": [0, 0]},
+        {"sizes": [BIG, 1]},
+        {"sizes": [(1 << 63) - 1, (1 << 63) - 1]},
+        {"gaps": [(0, 1)]},
+        {"gaps": [(3, 1)]},
+        {"gaps": [(0, BIG)]},
+        {"gaps": [(0, 0)] * 1000},
+        {"lengths": [20] * 1000, "sizes": [1] * 1000},
+        {"members": [Member("a", size=BIG), Member("b")]},
+        {"members": [Member("a", Kind.JSON_LINES, 5, documents=7)]},
+        {"members": [Member("a", Kind.JSON_LINES, 5, documents=2)]},
+        {"members": [Member("a", Kind.JSON_LINES, BIG, documents=BIG)]},
+        {"members": [Member("a", back=1)]},
+        {"members": [Member("a", more=True)]},
+        {"members": [Member("a"), Member("b", back=2)]},
+        {"members": [Member("a", Kind.FOLDER), Member("b", back=1)]},
+        {"members": [Member("x", Kind.LINK, target="y"), Member("", size=12, more=True)]},
+    ],
+    ids=str,
+)
+def test_footers_that_lie(changes):
     packed = codec.encode(PACK, DAMAGED[:2])
-    body = packed[: ArchiveReader(BytesIO(packed), PACK).offsets[-1] + 100]
-    body = body[: len(packed) - struct.unpack("<I", packed[-8:-4])[0]]
-    payload = shrink(text) if compress else text
-    value, chunk = 4 * len(payload) + 2, bytearray()
-    while value > 127:
-        chunk.append(value & 127 | 128)
-        value >>= 7
-    chunk = chunk + bytes([value]) + payload
-    return body + chunk + struct.pack("<II4s", zlib.crc32(payload), len(chunk) + 12, b"UPTE")
+    assert codec.decode(PACK, forged(packed)) == DAMAGED[:2]
+    changes = {k: np.array(v, np.int64) if k in ("lengths", "sizes") else v for k, v in changes.items()}
+    with pytest.raises(CodecError):
+        codec.decode(PACK, forged(packed, **changes))
 
 
-def test_footers_that_lie():
-    packed = codec.encode(PACK, DAMAGED[:2])
-    first, second = ArchiveReader(BytesIO(packed), PACK).offsets
+def test_an_index_asks_for_no_more_memory_than_its_file_has():
+    bomb = shrink(bytes(1 << 29))
+    chunk = varint(8 * (1 + len(bomb)) + 7) + bytes([8]) + bomb
+    packed = b"UPZ\x01" + chunk + struct.pack("<I", zlib.crc32(chunk, zlib.crc32(b"UPZ\x01")))
+    own = len(varint(len(packed) - 4 + 4))
+    packed += varint(len(packed) - 4 + own + 1)[::-1] + b"Z"
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="when decompressed, expected at most"):
+        codec.decode(PACK, packed)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
-    def index(*offsets: Any, longest: Any = 11, metadata: Any = None) -> bytes:
-        return json.dumps({"offsets": offsets, "longest": longest, "metadata": metadata or {}}).encode()
 
-    assert codec.decode(PACK, with_footer(index(first, second - first))) == DAMAGED[:2]
-    lies = [
-        index(1, second - first),
-        index(first + 1, second - first),
-        index(first, second - first + 1),
-        index(first, second - first, 2),
-        index(first, 1 << 40),
-        index(first, 10**400),
-        index(first, 0),
-        index(-first),
-        index(float(first)),
-        index(True),
-        index("1"),
-        index(),
-        index(second),
-        index(first, metadata=[1]),
-        index(first, longest=-1),
-        index(first, longest=True),
-        index(first, longest=1 << 31),
-        index(first, longest="11"),
-        b'{"offsets": 5, "longest": 1, "metadata": {}}',
-        b'{"offsets": null, "longest": 1, "metadata": {}}',
-        b'{"offsets": {"5": 1}, "longest": 1, "metadata": {}}',
-        b'{"offsets": [], "metadata": {}}',
-        b'{"longest": 1, "metadata": {}}',
-        b'{"offsets": [], "longest": 1}',
-        b"[]",
-        b"null",
-        b"",
-        b"\xff",
-        b"[" * 100_000,
-        b'{"offsets": [1e999], "longest": 1, "metadata": {}}',
-    ]
-    for lie in lies:
-        with pytest.raises(CodecError):
-            codec.decode(PACK, with_footer(lie))
-    for junk in (b"", b"junk", shrink(bytes(1 << 29))[:-2]):
-        with pytest.raises(CodecError):
-            codec.decode(PACK, with_footer(junk, compress=False))
+def same(back: bytes, crc: int, size: int) -> bytes:
+    """An archive whose second record says that it equals the first."""
+    stream = BytesIO()
+    chunks = ChunkWriter(stream, Header())
+    for tag, payload, sum_, count in ((Tag.STORED, b"\0abc", zlib.crc32(b"abc"), 3), (Tag.SAME, back, crc, size)):
+        chunks.add(Record(tag, payload, sum_, count, count, 0, 0.0, 0.0))
+    chunks.close([])
+    return stream.getvalue()
+
+
+def test_equal_records():
+    crc = zlib.crc32(b"abc")
+    assert codec.decode(PACK, same(b"\x01", crc, 3)) == [b"abc", b"abc"]
+    with pytest.raises(FormatError, match="6 bytes when restored, expected at most 5"):
+        ArchiveReader(BytesIO(same(b"\x01", crc, 3)), PACK, most_bytes=5)
+    for lie in (
+        (b"\x01", crc + 1, 3),
+        (b"\x01", crc, 4),
+        (b"\0", crc, 3),
+        (b"\2", crc, 3),
+        (b"", crc, 3),
+        (b"\1\0", crc, 3),
+    ):
+        with pytest.raises(FormatError):
+            codec.decode(PACK, same(*lie))
 
 
 def test_records_that_lie():
     """A length far beyond the file asks for no memory."""
     packed = bytearray(codec.encode(PACK, DAMAGED))
-    begin = ArchiveReader(BytesIO(bytes(packed)), PACK).offsets[0]
-    for head in (b"\xff\xff\xff\xff\x7f", b"\xff" * 7, b"\xfc\xff\xff\xff\x0f"):
+    begin = int(read_contents(BytesIO(bytes(packed))).offsets[0])
+    for head in (b"\xff\xff\xff\xff\x7f", b"\xff" * 7, b"\xf8\xff\xff\xff\x0f"):
         broken = packed.copy()
         broken[begin : begin + len(head)] = head
         with pytest.raises(FormatError, match=f"offset {begin}"):
@@ -410,29 +398,25 @@ def test_framing_is_small():
     with ArchiveWriter(stream, PACK) as writer:
         writer.append(documents, model_only=True)
     assert len(documents) == 100
-    header = 147  # once, with the pack's digest in hexadecimal
-    assert writer.framing_bytes <= header + 8.5 * len(documents)
+    assert writer.framing_bytes <= 12 + 20 + 9 * len(documents)
 
 
-def test_golden_frames():
-    """Everything but the payloads, byte by byte."""
+def test_golden_bytes():
+    """Everything of an archive without a model, byte by byte; digests of those that need one."""
+    stream = BytesIO()
+    chunks = ChunkWriter(stream, Header())
+    chunks.add(Record(Tag.STORED, b"\0abc", zlib.crc32(b"abc"), 3, 3, 0, 0.0, 0.0))
+    chunks.close([Member("a", size=3, mode=0o644, mtime=1)])
+    head, record, footer = (
+        b"UPZ\x01",
+        b"\x20" + bytes.fromhex("c2412435") + b"\0abc",
+        b"\x03\x34\x01a" + b"\1" + bytes(7),
+    )
+    footer = bytes([8 * (len(footer) + 1) + 7, 3]) + footer
+    crc = struct.pack("<I", zlib.crc32(head + footer))
+    assert stream.getvalue() == head + record + footer + crc + bytes([len(footer) + 6]) + b"Z"
+    digests = [hashlib.sha256(packed).hexdigest()[:16] for packed in (codec.encode(PACK, SOME), written(SOME))]
+    assert digests == GOLDEN
 
-    def packed_of(documents: list[bytes]) -> bytes:
-        stream = BytesIO()
-        with ArchiveWriter(stream, PACK, Policy(32)) as writer:
-            writer.append(documents)
-        return stream.getvalue()
 
-    packed = packed_of([b"", b"\xff"])
-    text = json.dumps(HEADER).encode()
-    head = b"UPTX\x02\x00" + struct.pack("<I", len(text)) + text
-    head += struct.pack("<I", zlib.crc32(head))
-    first = b"\x00" + bytes(4)
-    assert packed.startswith(head + first)
-    payload = packed_of([b"\xff"])[len(head) :]
-    second = payload[: 5 + (payload[0] >> 2)]
-    assert second[1:5] == struct.pack("<I", zlib.crc32(b"\xff"))
-    index = shrink(f'{{"offsets":[{len(head)},5],"longest":1,"metadata":{{}}}}'.encode())
-    footer = bytes([4 * len(index) % 128 + 2 | 128, 4 * len(index) >> 7]) + index
-    trailer = struct.pack("<II", zlib.crc32(index), len(footer) + 12) + b"UPTE"
-    assert packed == head + first + second + footer + trailer
+GOLDEN = ["6142fd70dd178f88", "e48934d9c339a87b"]

@@ -1,38 +1,56 @@
 """codec.archive.encode_files: interrupted and gone on with, the archive is the same to the byte; appended to, the old
-one lasts.
+archive stays whole until the new one is.
 """
 
+import os
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 import codec
-from codec.archive import encode_files as encoding
-from codec.archive.encode_files import Tally, encode_files, partial
+from codec.archive import part_coder
+from codec.archive.encode_files import Settings, Tally, encode_files, encode_stream, partial
 from codec.archive.journal import Journal
-from codec.archive.members import find_sources
-from codec.archive.reader import ArchiveReader
-from codec.errors import CodecError, FormatError, MismatchError
-from codec.text.open_coder import make_coder
-from tests.support.fuzzing import blob, pack
+from codec.archive.reader import ArchiveReader, describe
+from codec.archive.sources import find_sources
+from codec.errors import FormatError, MismatchError
+from tests.support.by_heart import BLOB, PACK, by_heart, pack_of
 from trainer.data.sample import val_documents
 
+pytestmark = pytest.mark.usefixtures("by_heart")
+__all__ = ["by_heart"]
+
 TEXTS = [document[:150] for document in list(val_documents())[:12]]
+LINES = b"".join(b'{"n": %d, "text": "%s"}\r\n' % (n, b"words of line %d" % n * 5) for n in range(30))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """in/ has a dozen small files, and a group takes two or three of them."""
-    monkeypatch.setattr(encoding, "GROUP_BYTES", {"cpu": 301})
+    """in/ has a dozen small files, lines.jsonl beside it, and a group takes two or three documents."""
+    monkeypatch.setattr(part_coder, "GROUP_BYTES", {"cpu": 301})
+    monkeypatch.setattr(part_coder, "_PIECE", 200)
     (tmp_path / "in").mkdir()
     for n, text in enumerate(TEXTS):
         (tmp_path / "in" / f"{n:02}").write_bytes(text)
+    (tmp_path / "lines.jsonl").write_bytes(LINES)
     return tmp_path
 
 
-def encode(folder: Path, target: str = "a.upz", inputs: str = "in", **options) -> Tally:
-    target_path = folder / target
-    return encode_files(*find_sources([folder / inputs], target_path), target_path, pack(), **options)
+SETTINGS = Settings(PACK, independent=True)
+"""Records stay apart."""
+
+
+def encode(folder: Path, target: str = "a.upz", inputs: str = "in", settings: Settings = SETTINGS, **options) -> Tally:
+    return encode_files(find_sources([folder / inputs]), folder / target, settings, **options)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with ArchiveReader(path, PACK) as reader:
+        return {name: reader.open(name).read() for name in reader.names()}
+
+
+IN = {f"{n:02}": text for n, text in enumerate(TEXTS)}
 
 
 class Stop(Exception):
@@ -45,54 +63,92 @@ def stop_after(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def add(journal: Journal, frame: bytes) -> None:
         plain(journal, frame)
-        if next(left, None) is None:
+        if frame[:1] == b"D" and next(left, None) is None:
             raise Stop
 
     plain = Journal.add
     monkeypatch.setattr(Journal, "add", add)
 
 
-def test_the_archive_is_that_of_the_writer(folder):
-    done = encode(folder)
-    assert (done.documents, done.text_bytes, done.resumed) == (12, sum(map(len, TEXTS)), 0)
-    assert done.tokens == sum(record.tokens for record in make_coder(pack()).encode(TEXTS))
-    packed = (folder / "a.upz").read_bytes()
-    assert codec.decode(pack(), packed) == TEXTS
-    end = ArchiveReader((folder / "a.upz").open("rb"), pack()).offsets[-1]
-    assert codec.encode(pack(), TEXTS)[:end] == packed[:end]
-    assert [p.name for p in folder.iterdir()] == ["in", "a.upz"] or not partial(folder / "a.upz").exists()
+@pytest.mark.parametrize("inputs", ["in", "lines.jsonl", "in/03"])
+@pytest.mark.parametrize("independent", [True, False])
+def test_files_come_back(folder, inputs, independent):
+    done = encode(folder, inputs=inputs, settings=Settings(PACK, independent=independent))
+    expected = IN if inputs == "in" else {Path(inputs).name: (folder / inputs).read_bytes()}
+    assert contents(folder / "a.upz") == expected
+    assert (done.text_bytes, done.resumed) == (sum(map(len, expected.values())), 0)
+    assert not partial(folder / "a.upz").exists()
+    out = BytesIO()
+    encode_stream(find_sources([folder / inputs]), out, Settings(PACK, independent=independent))
+    assert out.getvalue() == (folder / "a.upz").read_bytes()
 
 
+def test_lines_are_documents(folder):
+    encode(folder, inputs="lines.jsonl")
+    with ArchiveReader(folder / "a.upz", PACK) as reader:
+        assert len(reader) == 30
+        assert reader.decode([8, 0]) == [b"words of line 8" * 5, b"words of line 0" * 5]
+
+
+def test_equal_documents_and_files_are_stored_once(folder):
+    text = b"This line is there three times, and then once more."
+    line = b'{"text": "%s"}\n' % text
+    (folder / "same.jsonl").write_bytes(line * 3 + b'{"text": "another"}\n' + line)
+    encode(folder, inputs="same.jsonl")
+    assert describe((folder / "a.upz").read_bytes())["same"] == 3
+    assert contents(folder / "a.upz") == {"same.jsonl": line * 3 + b'{"text": "another"}\n' + line}
+    (folder / "two").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / "two" / name).write_bytes(
+            os.urandom(5000) if name == "a.txt" else (folder / "two/a.txt").read_bytes()
+        )
+    encode(folder, "two.upz", inputs="two", settings=Settings())
+    assert (folder / "two.upz").stat().st_size < 5200
+
+
+def test_what_an_archive_of_a_short_text_costs(folder):
+    (folder / "note").write_bytes(b"word " * 3)
+    for mode, most in ((0o644, 40), (0o600, 40)):
+        (folder / "note").chmod(mode)
+        encode(folder, inputs="note", settings=Settings(PACK), append=False)
+        with ArchiveReader(folder / "a.upz") as reader:
+            payload = int(reader.contents.lengths.sum()) - 5
+        assert (folder / "a.upz").stat().st_size - payload - len("note") <= most
+
+
+@pytest.mark.parametrize("inputs", ["in", "lines.jsonl"])
 @pytest.mark.parametrize("limit", [301, 100, 10_000])
-def test_gone_on_with_after_every_group(folder, monkeypatch, limit):
+def test_gone_on_with_after_every_group(folder, monkeypatch, limit, inputs):
     """Groups may be others than before: another device has larger ones."""
-    encode(folder, "whole.upz")
+    encode(folder, "whole.upz", inputs)
     target, seen = folder / "a.upz", []
     for groups in range(2):
         with monkeypatch.context() as patched:
             stop_after(0 if groups else 1, patched)
             with pytest.raises(Stop):
-                encode(folder, resume=True)
+                encode(folder, inputs=inputs, resume=True)
         assert not target.exists()
         data = partial(target).read_bytes()
         seen.append(len(data))
         with pytest.raises(FormatError):
-            codec.decode(pack(), data)
+            codec.decode(PACK, data)
     assert seen == sorted(set(seen))
-    monkeypatch.setattr(encoding, "GROUP_BYTES", {"cpu": limit})
-    done = encode(folder, resume=True)
-    assert 0 < done.resumed < done.text_bytes == sum(map(len, TEXTS))
+    monkeypatch.setattr(part_coder, "GROUP_BYTES", {"cpu": limit})
+    done = encode(folder, inputs=inputs, resume=True)
+    assert 0 < done.resumed < done.text_bytes
     assert target.read_bytes() == (folder / "whole.upz").read_bytes()
     assert not partial(target).exists()
 
 
-def test_without_resume_it_begins_again(folder, monkeypatch):
+def test_work_is_only_lost_when_told_to(folder, monkeypatch):
     with monkeypatch.context() as patched:
         stop_after(2, patched)
         with pytest.raises(Stop):
             encode(folder)
-    assert encode(folder).resumed == 0
-    assert codec.decode(pack(), (folder / "a.upz").read_bytes()) == TEXTS
+    with pytest.raises(MismatchError, match="go on with --resume"):
+        encode(folder)
+    assert encode(folder, force=True).resumed == 0
+    assert contents(folder / "a.upz") == IN
     assert encode(folder, resume=True).resumed == 0  # nothing was left
 
 
@@ -103,11 +159,11 @@ def test_another_input_does_not_go_on(folder, monkeypatch):
             encode(folder)
     left = partial(folder / "a.upz").read_bytes()
     (folder / "in" / "01").write_bytes(TEXTS[1] + b"!")
-    with pytest.raises(MismatchError, match="document 1 is not the one that was coded before"):
+    with pytest.raises(MismatchError, match="the input is not what was coded before"):
         encode(folder, resume=True)
     (folder / "few").mkdir()
     (folder / "few" / "0").write_bytes(TEXTS[0])
-    with pytest.raises(MismatchError, match="document 1 is not"):
+    with pytest.raises(MismatchError, match="the input is not"):
         encode(folder, inputs="few", resume=True)
     (folder / "in" / "01").write_bytes(TEXTS[1])
     assert partial(folder / "a.upz").read_bytes() == left
@@ -119,84 +175,99 @@ def test_another_pack_does_not_go_on(folder, monkeypatch):
         stop_after(1, patched)
         with pytest.raises(Stop):
             encode(folder)
-    state = codec.decompress(blob())
-    state["tok_emb.weight"] *= 2
-    other = codec.open(codec.compress(state, pack().config, pack().tokenizer))
-    with pytest.raises(MismatchError, match="leave out --resume"):
-        encode_files(*find_sources([folder / "in"], folder / "a.upz"), folder / "a.upz", other, resume=True)
+    other = pack_of(b"another")
+    with pytest.raises(MismatchError, match="begin again with --force"):
+        encode(folder, settings=Settings(other, independent=True), resume=True)
 
 
 def test_appending(folder, monkeypatch):
     encode(folder)
     target, old = folder / "a.upz", (folder / "a.upz").read_bytes()
     (folder / "more").mkdir()
-    for n in range(9):
-        (folder / "more" / f"new{n}").write_bytes(b"%d " % n * 90)
+    new = {f"new{n}": b"%d " % n * 90 for n in range(9)}
+    for name, text in new.items():
+        (folder / "more" / name).write_bytes(text)
+    more = sorted((folder / "more").iterdir())
+
+    def append(**options: bool) -> Tally:
+        return encode_files(find_sources(more), target, SETTINGS, append=True, **options)
+
     with monkeypatch.context() as patched:
         stop_after(1, patched)
         with pytest.raises(Stop):
-            encode(folder, inputs="more", append=True)
+            append()
     assert target.read_bytes() == old
-    assert encode(folder, inputs="more", append=True, resume=True).resumed
+    assert append(resume=True).resumed
     longer = target.read_bytes()
     assert longer.startswith(old)
-    reader = ArchiveReader(target.open("rb"), pack())
-    assert reader.decode() == [*TEXTS, *(b"%d " % n * 90 for n in range(9))]
-    assert [name for name, _, _ in reader.metadata["files"]][10:14] == ["10", "11", "new0", "new1"]
+    assert contents(target) == {**IN, **new}
     target.write_bytes(old)
-    encode(folder, inputs="more", append=True)
+    append()
     assert target.read_bytes() == longer
     with pytest.raises(FormatError, match="there are two of it"):
-        encode(folder, inputs="more", append=True)
+        append()
     assert target.read_bytes() == longer
+
+
+def test_a_model_may_come_later(folder):
+    """An archive that was made without a model names the model in its new footer."""
+    encode(folder, settings=Settings())
+    assert describe((folder / "a.upz").read_bytes())["pack"] is None
+    encode_files(find_sources([folder / "lines.jsonl"]), folder / "a.upz", SETTINGS, append=True)
+    assert describe((folder / "a.upz").read_bytes())["pack"] == PACK.sha256[:16]
+    assert contents(folder / "a.upz") == {**IN, "lines.jsonl": LINES}
+
+
+def test_an_archive_may_hold_its_pack(folder):
+    encode(folder, settings=Settings(PACK, independent=True, included=BLOB))
+    with ArchiveReader(folder / "a.upz") as reader:
+        assert reader.open("03").read() == TEXTS[3]
+        assert reader.decode()[0] == TEXTS[0] or len(reader) > 1
 
 
 def test_what_cannot_be_appended_to(folder):
-    for content, error in ((None, "existing, readable"), (b"", "not a .upz"), (b"UPTX", "truncated")):
+    for content, error in ((None, "existing, readable"), (b"", "not a .upz"), (b"UPZ", "truncated")):
         if content is not None:
             (folder / "a.upz").write_bytes(content)
         with pytest.raises(FormatError, match=error):
             encode(folder, append=True)
+    (folder / "a.upz").write_bytes(codec.encode(PACK, [b"a document without a name"]))
+    with pytest.raises(MismatchError, match="documents without names"):
+        encode(folder, append=True)
     assert not partial(folder / "a.upz").exists()
 
 
-def test_an_archive_that_changes_while_it_is_appended_to(folder, monkeypatch):
-    encode(folder)
-    (folder / "more").mkdir()
-    (folder / "more" / "new").write_bytes(b"new")
-    changed = codec.encode(pack(), [b"another"])
+def test_an_archive_that_changes_while_it_is_appended_to(folder):
+    encode(folder, inputs="lines.jsonl")
+    changed = codec.encode(PACK, [b"another"])
 
     def change(tally: Tally, amount: float) -> None:
         (folder / "a.upz").write_bytes(changed)
 
     with pytest.raises(MismatchError, match="changed while"):
-        encode(folder, inputs="more", append=True, watch=change)
+        encode(folder, append=True, watch=change)
     assert (folder / "a.upz").read_bytes() == changed
 
 
 def test_nothing_to_encode(folder):
     (folder / "in.jsonl").write_bytes(b"")
     assert encode(folder, inputs="in.jsonl").documents == 0
-    assert codec.decode(pack(), (folder / "a.upz").read_bytes()) == []
+    assert contents(folder / "a.upz") == {"in.jsonl": b""}
     (folder / "nothing").mkdir()
     assert encode(folder, "b.upz", inputs="nothing").documents == 0
 
 
-def test_a_bad_line_leaves_what_was_coded_before_it(folder):
-    good = b"".join(b'{"text": "%s"}\n' % (b"%d words " % n * 40) for n in range(9))
-    (folder / "t.jsonl").write_bytes(b"bad\n" + good)
-    with pytest.raises(CodecError, match="line 1"):
-        encode(folder, inputs="t.jsonl")
-    assert not partial(folder / "a.upz").exists()
-    (folder / "t.jsonl").write_bytes(good + b"bad\n")
-    with pytest.raises(CodecError, match="line 10"):
-        encode(folder, inputs="t.jsonl")
-    (folder / "t.jsonl").write_bytes(good)
-    assert encode(folder, inputs="t.jsonl", resume=True).resumed
-    assert codec.decode(pack(), (folder / "a.upz").read_bytes()) == [b"%d words " % n * 40 for n in range(9)]
-
-
 def test_the_watch_adds_up(folder):
-    amounts: list[float] = []
-    encode(folder, watch=lambda tally, amount: amounts.append(amount))
-    assert sum(amounts) == pytest.approx(sum(map(len, TEXTS)))
+    for settings in (SETTINGS, Settings(PACK), Settings()):
+        for inputs in ("in", "lines.jsonl"):
+            amounts: list[float] = []
+            done = encode(
+                folder, inputs=inputs, settings=settings, watch=lambda tally, amount, to=amounts: to.append(amount)
+            )
+            assert sum(amounts) == pytest.approx(done.text_bytes)
+
+
+def test_an_archive_is_no_wider_than_its_files(folder):
+    (folder / "in" / "03").chmod(0o600)
+    encode(folder)
+    assert (folder / "a.upz").stat().st_mode & 0o777 == 0o600

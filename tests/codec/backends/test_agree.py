@@ -13,7 +13,7 @@ from codec.backends import select
 from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import backend as cpu_backend
 from codec.backends.cpu import head, recall
-from codec.backends.cpu.backend import CpuLanes, CpuModel
+from codec.backends.cpu.backend import CpuBackend, CpuLanes
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
 from tests.codec.exact.test_recall import TABLES
@@ -42,15 +42,15 @@ class Replay:
 REFERENCE = Replay(TorchBackend(ExactModel(WEIGHTS), TABLES))
 
 
-def noticed(fast: CpuModel) -> bool:
+def noticed(fast: CpuBackend) -> bool:
     REFERENCE.at = 0
     return not agree(fast, REFERENCE, CONFIG, TRIALS["cpu"])
 
 
-def with_network(**changes: Callable[[Any], Any]) -> Callable[[CpuModel, pytest.MonkeyPatch], None]:
+def with_network(**changes: Callable[[Any], Any]) -> Callable[[CpuBackend, pytest.MonkeyPatch], None]:
     """Change entries of the constants that the kernels read."""
 
-    def plant(fast: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         values = {name: change(getattr(fast.network, name)) for name, change in changes.items()}
         fast.network = fast.network._replace(**values)
 
@@ -61,10 +61,10 @@ def of_linear(field: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda linear: linear._replace(**{field: change(getattr(linear, field))})
 
 
-def wrapped(module: Any, name: str, wrap: Callable[..., Any]) -> Callable[[CpuModel, pytest.MonkeyPatch], None]:
+def wrapped(module: Any, name: str, wrap: Callable[..., Any]) -> Callable[[CpuBackend, pytest.MonkeyPatch], None]:
     """Put `wrap(right, *arguments)` in the place of a kernel."""
 
-    def plant(fast: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *arguments: wrap(right, *arguments))
 
@@ -94,14 +94,14 @@ def shift_late_positions(run: Any, network: Any, x: Any, positions: Any, *others
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = CpuModel.score
+    right = CpuBackend.score
 
     def score(self: Any, inputs: Any, targets: Any, memory: Any = None, past: Any = None) -> Any:
         if past:
             past.last = np.zeros_like(past.last)
         return right(self, inputs, targets, memory, past)
 
-    monkeypatch.setattr(CpuModel, "score", score)
+    monkeypatch.setattr(CpuBackend, "score", score)
 
 
 def odd_lengths(run: Any, network: Any, x: Any, *others: Any) -> Any:
@@ -116,24 +116,24 @@ def off_by(amount: int) -> Callable[..., Any]:
     return lambda right, *arguments: right(*arguments) + amount
 
 
-def keep_wrong(fast: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_wrong(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuLanes, "keep", lambda self, lanes: setattr(self, "_slots", self._slots[: len(lanes)]))
 
 
-def short_ring(fast: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_ring(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     right = cpu_backend._cache
     monkeypatch.setattr(cpu_backend, "_cache", lambda c, slots, window, ahead=0: right(c, slots, window))
 
 
-def with_fields(**changes: Callable[[Any], Any]) -> Callable[[CpuModel, pytest.MonkeyPatch], None]:
-    def plant(fast: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_fields(**changes: Callable[[Any], Any]) -> Callable[[CpuBackend, pytest.MonkeyPatch], None]:
+    def plant(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, change in changes.items():
             setattr(fast, name, change(getattr(fast, name)))
 
     return plant
 
 
-FAULTS: dict[str, Callable[[CpuModel, pytest.MonkeyPatch], None]] = {
+FAULTS: dict[str, Callable[[CpuBackend, pytest.MonkeyPatch], None]] = {
     "block 0 of keys for all": wrapped(cpu_backend.network, "run", read_block_0),
     "block 0 of values for all": wrapped(cpu_backend.network, "run", read_values_0),
     "window one longer": wrapped(cpu_backend.network, "run", shift_window(1)),
@@ -176,12 +176,12 @@ FAULTS: dict[str, Callable[[CpuModel, pytest.MonkeyPatch], None]] = {
 
 
 def test_right_kernels_agree():
-    assert not noticed(CpuModel(WEIGHTS, TABLES))
+    assert not noticed(CpuBackend(WEIGHTS, TABLES))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_processors_kernels_is_noticed(fault, monkeypatch):
-    fast = CpuModel(WEIGHTS, TABLES)
+    fast = CpuBackend(WEIGHTS, TABLES)
     FAULTS[fault](fast, monkeypatch)
     assert noticed(fast)
 
@@ -199,7 +199,7 @@ def test_a_verdict_is_kept_and_serves_no_other(monkeypatch, tmp_path, capsys):
         (other.weights, None, 3),
         (replace(pack.weights, sha256=""), None, 4),
     ):
-        assert isinstance(select.make_backend(weights, "cpu", table), CpuModel)
+        assert isinstance(select.make_backend(weights, "cpu", table), CpuBackend)
         assert len(asked) == count
     right = select.machine("cpu")
     for fact in right:

@@ -1,8 +1,8 @@
-"""codec.cli.pack and codec.cli.text: pack, unpack, inspect, encode, decode, as a person or a script calls them."""
+"""codec.cli.pack: pack, unpack, inspect, as a person or a script calls them; refusals of all commands of the room."""
 
 import json
-import signal
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import codec
-from codec.archive.journal import Journal
+from codec.archive.writer import ArchiveWriter
 from codec.model.checkpoint import save_checkpoint
 from tests.support.helpers import PLAIN, random_weights, tiny_blob
 from trainer.data.sample import sp1024
@@ -57,7 +57,9 @@ def folder(tmp_path) -> Path:
     save_checkpoint(tmp_path / "run", random_weights(PLAIN), PLAIN, sp1024())
     (tmp_path / "m.pack").write_bytes(tiny_blob(PLAIN))
     (tmp_path / "text.txt").write_bytes(TEXT)
-    packed = codec.encode(codec.open(tiny_blob(PLAIN)), [TEXT[:100], TEXT[100:]])
+    with ArchiveWriter(stream := BytesIO(), codec.open(tiny_blob(PLAIN))) as writer:
+        writer.append([TEXT[:100], TEXT[100:]], model_only=True)  # random weights would not pay
+    packed = stream.getvalue()
     (tmp_path / "text.upz").write_bytes(packed)
     return tmp_path
 
@@ -120,122 +122,11 @@ def test_inspect(call, folder):
     assert about["sha256"] == codec.open(tiny_blob(PLAIN)).sha256
     assert about["config"]["num_layers"] == 2
     archive = call.json("inspect", folder / "text.upz")
-    assert (archive["documents"], archive["pack"]) == (2, about["sha256"])
+    assert (archive["documents"], archive["pack"]) == (2, about["sha256"][:16])
     for file, words in (("m.pack", ("tok_emb.weight", "bits a weight")), ("text.upz", ("documents", "stored"))):
         status, out, _ = call("inspect", folder / file)
         assert status == 0
         assert all(word in out for word in words)
-
-
-def test_text_comes_back(call, folder):
-    result = call.json("encode", folder / "text.txt", "-o", folder / "a.upz", "--model", folder / "m.pack")
-    size = (folder / "a.upz").stat().st_size
-    assert (result["documents"], result["text_bytes"], result["archive_bytes"]) == (1, len(TEXT), size)
-    assert result["bits_per_byte"] == pytest.approx(8 * size / len(TEXT))
-    assert result["tokens"] == 0  # random weights say nothing of it: stored
-    assert 0 < result["coding_seconds"] < result["seconds"]
-    result = call.json("decode", folder / "a.upz", "-o", folder / "back.txt", "-m", folder / "m.pack")
-    assert (result["documents"], result["text_bytes"]) == (1, len(TEXT))
-    assert 0 < result["coding_seconds"] < result["seconds"]
-    assert (folder / "back.txt").read_bytes() == TEXT
-
-
-@pytest.mark.parametrize("texts", [["one", "", "two\nlines ☃"], []], ids=len)
-def test_json_lines_come_back(call, folder, texts):
-    lines = b"".join(json.dumps({"text": t}, ensure_ascii=False).encode() + b"\n" for t in texts)
-    (folder / "t.jsonl").write_bytes(lines)
-    call.json("encode", folder / "t.jsonl", "-o", folder / "t.upz", "-m", folder / "m.pack")
-    call.json("decode", folder / "t.upz", "-o", folder / "back.jsonl", "-m", folder / "m.pack")
-    assert (folder / "back.jsonl").read_bytes() == lines
-    for number, text in enumerate(texts):
-        words = ("-o", folder / "one.txt", "-m", folder / "m.pack", "--document", number)
-        assert call.json("decode", folder / "t.upz", *words)["documents"] == 1
-        assert (folder / "one.txt").read_bytes() == text.encode()
-
-
-def test_an_empty_file(call, folder):
-    (folder / "empty").write_bytes(b"")
-    assert call.json("encode", folder / "empty", "-o", folder / "e.upz", "-m", folder / "m.pack")["text_bytes"] == 0
-    call.json("decode", folder / "e.upz", "-o", folder / "back", "-m", folder / "m.pack")
-    assert (folder / "back").read_bytes() == b""
-
-
-def test_a_tree_comes_back(call, folder):
-    (folder / "in" / "sub").mkdir(parents=True)
-    (folder / "in" / "sub" / "a.jsonl").write_bytes(b"no JSON")
-    (folder / "in" / "b").write_bytes(b"\xff\0")
-    model = ("-m", folder / "m.pack")
-    result = call.json("encode", folder / "in", folder / "text.txt", "-o", folder / "t.upz", *model)
-    assert (result["files"], result["documents"], result["text_bytes"]) == (3, 3, 9 + len(TEXT))
-    call.json("decode", folder / "t.upz", "-o", folder / "out", *model)
-    assert files(folder / "out") == {"sub/a.jsonl", "b", "text.txt"}
-    assert (folder / "out" / "b").read_bytes() == b"\xff\0"
-    assert "pass the name of a new folder" in call.refused("decode", folder / "t.upz", "-o", folder / "out", *model)
-    assert call.json("inspect", folder / "t.upz")["metadata"]["files"][2] == ["text.txt", "file", 1]
-    assert "there are two of it" in call.refused("encode", folder / "in", folder / "in", "-o", folder / "new", *model)
-
-
-def test_appending_and_some_documents(call, folder):
-    model = ("-m", folder / "m.pack")
-    target = folder / "a.upz"
-    call.json("encode", folder / "text.txt", "-o", target, *model)
-    before = target.stat().st_size
-    (folder / "more.txt").write_bytes(b"more")
-    result = call.json("encode", folder / "more.txt", "-o", target, "--append", *model)
-    assert result["text_bytes"] == 4
-    assert result["bits_per_byte"] == pytest.approx(8 * (target.stat().st_size - before) / 4)
-    words = ("--document", 1, "--document", 0, "--document", 1)
-    assert call.json("decode", target, "-o", folder / "some", *model, *words)["documents"] == 3
-    assert (folder / "some").read_bytes() == b"more" + TEXT + b"more"
-    assert "two of it" in call.refused("encode", folder / "more.txt", "-o", target, "--append", *model)
-    assert "readable file" in call.refused("encode", folder / "more.txt", "-o", folder / "no.upz", "--append", *model)
-
-
-def test_standard_input_and_output(call, folder, monkeypatch):
-    model = ("-m", folder / "m.pack")
-    with (folder / "text.txt").open() as stream:
-        monkeypatch.setattr(sys, "stdin", stream)
-        assert call.json("encode", "-", "-o", folder / "s.upz", *model)["text_bytes"] == len(TEXT)
-    status, out, err = call("decode", folder / "s.upz", "-o", "-", *model)
-    assert (status, out, err) == (0, TEXT.decode(), "")
-    assert "both want standard output" in call.refused("decode", folder / "s.upz", "-o", "-", *model, "--json")
-
-
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
-def number(request):
-    """A signal that is not ignored, as SIGINT is in what a script starts in the background."""
-    before = signal.signal(request.param, signal.default_int_handler)
-    yield request.param
-    signal.signal(request.param, before)
-
-
-def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
-    monkeypatch.setattr("codec.archive.encode_files.GROUP_BYTES", {"cpu": 100})
-    (folder / "in").mkdir()
-    for n in range(10):
-        (folder / "in" / str(n)).write_bytes(b"%d words " % n * 20)
-    model = ("-m", folder / "m.pack")
-    call.json("encode", folder / "in", "-o", folder / "whole.upz", *model)
-    plain, committed = Journal.add, []
-
-    def interrupted(journal: Journal, frame: bytes) -> None:
-        if len(committed) == 2:
-            signal.raise_signal(number)
-        plain(journal, frame)
-        committed.append(frame)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Journal, "add", interrupted)
-        status, _, err = call("encode", folder / "in", "-o", folder / "a.upz", *model)
-    assert status == 128 + number
-    assert "go on with --resume" in err
-    assert not (folder / "a.upz").exists()
-    result = call.json("encode", folder / "in", "-o", folder / "a.upz", *model, "--resume")
-    groups = len(committed) - 1  # the journal's first frame says what the job is
-    assert 1 <= groups < 10
-    assert (result["resumed_bytes"], result["text_bytes"]) == (groups * 160, 10 * 160)
-    assert (folder / "a.upz").read_bytes() == (folder / "whole.upz").read_bytes()
-    assert not (folder / "a.upz.partial").exists()
 
 
 def damage(path: Path, kind: str) -> None:
@@ -245,7 +136,7 @@ def damage(path: Path, kind: str) -> None:
     elif kind == "flipped":
         data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 255]) + data[len(data) // 2 + 1 :]
     elif kind == "future":
-        data = data[:4] + b"\x63\x00" + data[6:]
+        data = data[:3] + b"\x12" + data[4:] if data[:3] == b"UPZ" else data[:4] + b"\x63\x00" + data[6:]
     elif kind == "empty":
         data = b""
     elif kind == "junk":
@@ -270,13 +161,12 @@ def test_damaged_files_leave_one_line_and_no_output(call, folder, kind):
     ]
     assert files(folder) == before
     if kind == "future":
-        assert all("format version 99, this underpar reads" in message for message in messages)
+        assert all("format version" in message and "this underpar reads" in message for message in messages)
 
 
 def test_refusals(call, folder):
     other = codec.compress(random_weights(PLAIN, seed=3), PLAIN, sp1024())
     (folder / "other.pack").write_bytes(other)
-    (folder / "bad.jsonl").write_bytes(b'{"text": 1}\n')
     before = files(folder)
     decode = ("decode", folder / "text.upz", "-o", folder / "new")
     encode = ("encode", folder / "text.txt", "-o", folder / "new")
@@ -285,10 +175,9 @@ def test_refusals(call, folder):
     assert "holds documents 0 to 1" in call.refused(*decode, *model, "--document", 2)
     assert "holds documents 0 to 1" in call.refused(*decode, *model, "--document", -1)
     assert "expected cpu, or cuda" in call.refused(*encode, *model, "--device", "tpu")
-    assert "existing, readable file" in call.refused(*encode, "-m", folder / "none.pack")
+    assert "neither a file nor one of" in call.refused(*encode, "-m", folder / "none.pack")
     assert "existing, readable file" in call.refused("inspect", folder)
     assert "existing, readable file" in call.refused("encode", folder / "none", "-o", folder / "new", *model)
-    assert "line 1" in call.refused("encode", folder / "bad.jsonl", "-o", folder / "new", *model)
     assert "no such file" in call.refused("pack", folder / "nothing", "-o", folder / "new")
     assert "not a safetensors file" in call.refused("pack", folder / "text.txt", "-o", folder / "new")
     assert call("pack", folder / "run")[0] == 2  # typer: no output given

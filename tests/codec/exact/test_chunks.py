@@ -9,10 +9,10 @@ import torch
 
 import codec.exact.chunks
 from codec.archive.writer import Policy
-from codec.backends.cpu.backend import CpuModel
+from codec.backends.cpu.backend import CpuBackend
 from codec.entropy import frequencies
 from codec.exact.backend import Backend
-from codec.exact.chunks import BAND_UNIT, band_chunks
+from codec.exact.chunks import CHUNK_UNIT, prefill_chunks
 from codec.exact.reference import TorchBackend
 from codec.pack.reader import Pack
 from codec.text.coder import Coder
@@ -61,9 +61,9 @@ def test_kernels_in_chunks_of_any_size(config):
     model, tokens = tiny_pack(config).exact(), some_tokens(len(LENGTHS), 5 * config.window + 2).numpy()
     documents = [row[: length * config.window // WINDOW + 1] for row, length in zip(tokens, LENGTHS, strict=True)]
     expected = in_chunks(TorchBackend(model), documents, config.window, 7)
-    for count, chunk in ((1, 1), (2, BAND_UNIT), (1, 2 * BAND_UNIT)):
+    for count, chunk in ((1, 1), (2, CHUNK_UNIT), (1, 2 * CHUNK_UNIT)):
         with threads(count):
-            found = in_chunks(CpuModel(model.weights), documents, config.window, chunk)
+            found = in_chunks(CpuBackend(model.weights), documents, config.window, chunk)
         for mine, reference in zip(found, expected, strict=True):
             assert np.array_equal(mine[:2], reference[:2])
 
@@ -98,11 +98,11 @@ def test_archives_of_either_backend_come_back_on_the_other(window):
 @pytest.mark.parametrize("window", [1, 63, 64, 65, 90])
 @pytest.mark.parametrize("length", [0, 1, 64, 128, 129, 200])
 def test_chunks_are_side_by_side(length, window):
-    plan = band_chunks(length, window)
+    plan = prefill_chunks(length, window)
     assert [i for chunk in plan for i in range(chunk.start, chunk.end)] == list(range(length))
     sizes = [chunk.end - chunk.start for chunk in plan]
-    assert all(size % BAND_UNIT == 0 and window <= size < window + BAND_UNIT for size in sizes[:-1])
-    assert all(0 < size <= window + BAND_UNIT - 1 for size in sizes[-1:])
+    assert all(size % CHUNK_UNIT == 0 and window <= size < window + CHUNK_UNIT for size in sizes[:-1])
+    assert all(0 < size <= window + CHUNK_UNIT - 1 for size in sizes[-1:])
 
 
 def test_the_example_in_the_docstring_holds():

@@ -15,9 +15,9 @@ import codec
 from codec.archive.writer import ArchiveWriter, Policy
 from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import recall as cpu_recall
-from codec.backends.cpu.backend import CpuModel
+from codec.backends.cpu.backend import CpuBackend
 from codec.errors import FormatError, MismatchError
-from codec.exact.chunks import band_chunks
+from codec.exact.chunks import prefill_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall, read_recall
 from codec.exact.recall_memory import Memory
 from codec.exact.reference import TorchBackend
@@ -101,11 +101,11 @@ def test_every_level_is_what_the_definition_says(history):
 @pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION], ids=["plain", "every option"])
 def test_chunks_in_turn_on_either_backend(config):
     model = tiny_pack(config).exact()
-    fast, slow, plain = CpuModel(model.weights, TABLES), TorchBackend(model, TABLES), TorchBackend(model)
+    fast, slow, plain = CpuBackend(model.weights, TABLES), TorchBackend(model, TABLES), TorchBackend(model)
     assert agree(fast, slow, model.config, TRIALS["cpu"])
     generator = np.random.default_rng(2)
     documents = [generator.integers(0, 20, length) for length in (150, 97, 31, 5)]
-    plans = [band_chunks(len(document) - 1, config.window) for document in documents]
+    plans = [prefill_chunks(len(document) - 1, config.window) for document in documents]
     memories = fast.memory(4, 150), slow.memory(4, 200)
     pasts = [backend.past(4, config.window) for backend in (fast, slow, plain)]
     for turn in range(len(plans[0])):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.backends.cpu.elementwise import rotations as cpu_rotations
-from codec.numerics import tables
+from codec.numerics import tables, widths
 from codec.numerics.rotary import rotations
 
 
@@ -21,7 +21,7 @@ def digest(*arrays: NDArray) -> str:
 def rope_tables(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArray[np.int64]:
     """Cosines and sines int64 [2, length, dims / 2] of the first positions, in units of 2^-ROPE_BITS."""
     turns = torch.from_numpy(tables.rope_turns(base, dims, length, yarn))
-    found = torch.stack(rotations(turns, torch.arange(length))).numpy() * (1 << tables.ROPE_BITS)
+    found = torch.stack(rotations(turns, torch.arange(length))).numpy() * (1 << widths.ROPE_BITS)
     assert np.array_equal(found, np.rint(found))
     return found.astype(np.int64)
 
@@ -68,7 +68,7 @@ def test_yarn(length, yarn):
     assert (slowed == 1).any() == (length > 100) and (slowed == 1 / yarn).any()
     angles = np.arange(length)[:, None] * frequencies * slowed
     for table, exact in ((cos, np.cos(angles)), (sin, np.sin(angles))):
-        assert np.abs(table - exact * (1 << tables.ROPE_BITS)).max() <= 0.5 + 1e-6
+        assert np.abs(table - exact * (1 << widths.ROPE_BITS)).max() <= 0.5 + 1e-6
 
 
 def decimal_cosine(angle: Decimal) -> Decimal:
@@ -89,11 +89,11 @@ def test_rope(base, dims, length):
     assert cos.shape == sin.shape == (length, dims // 2)
     angles = np.arange(length)[:, None] * base ** (-np.arange(0, dims, 2) / dims)
     for table, exact in ((cos, np.cos(angles)), (sin, np.sin(angles))):
-        assert np.abs(table - exact * (1 << tables.ROPE_BITS)).max() <= 0.5 + 1e-6
+        assert np.abs(table - exact * (1 << widths.ROPE_BITS)).max() <= 0.5 + 1e-6
     with localcontext(prec=60):
         for p, i in ((1, 0), (length - 1, dims // 2 - 1), (length // 2, dims // 4)):
             angle = p * (Decimal(base).ln() * (-2 * i) / dims).exp()
-            assert abs(decimal_cosine(angle) * (1 << tables.ROPE_BITS) - int(cos[p, i])) <= Decimal("0.5000001")
+            assert abs(decimal_cosine(angle) * (1 << widths.ROPE_BITS) - int(cos[p, i])) <= Decimal("0.5000001")
 
 
 @pytest.mark.parametrize("base, dims, length", [(10_000.0, 16, 512), (500.0, 4, 1500)])
@@ -107,14 +107,14 @@ def test_rotations_far_beyond_a_window(base, dims, length):
     turns = tables.rope_turns(base, dims, length)
     found = torch.stack(rotations(torch.from_numpy(turns), torch.from_numpy(positions))).numpy()
     assert np.array_equal(np.array(cpu_rotations(turns, positions)), found)
-    units = (found * (1 << tables.ROPE_BITS)).astype(int)
+    units = (found * (1 << widths.ROPE_BITS)).astype(int)
     with localcontext(prec=90):
         quarter = Decimal("1.57079632679489661923132169163975144209858469968755291")
         for n, p in enumerate(positions.tolist()):
             for i in range(dims // 2):
                 angle = p * (Decimal(base).ln() * (-2 * i) / dims).exp()
                 for unit, exact in zip(units[:, n, i], (angle, angle - quarter), strict=True):
-                    assert abs(decimal_cosine(exact) * (1 << tables.ROPE_BITS) - int(unit)) <= Decimal("0.50001")
+                    assert abs(decimal_cosine(exact) * (1 << widths.ROPE_BITS) - int(unit)) <= Decimal("0.50001")
 
 
 def test_sigmoid():

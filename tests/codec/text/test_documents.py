@@ -5,13 +5,11 @@ import zlib
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
 
-from codec.errors import FormatError
 from codec.model.tokenizer import BOS
 from codec.text import documents
-from codec.text.documents import MODELLED, STORED, prepare, read_stored, write_record
+from codec.text.documents import MODELLED, STORED, prepare, write_record
+from codec.text.stored import store, unstore
 from tests.support.helpers import lossless_tokenizer
 from trainer.data.sample import sp1024
 
@@ -58,7 +56,7 @@ def test_what_a_modelled_record_says():
 
 
 def test_the_smaller_record_is_kept():
-    stored = len(zstandard.ZstdCompressor(level=19).compress(TEXT))
+    stored = len(store(TEXT))
     tokens = len(sp1024().encode(TEXT)) + 1
     for bits in range(1, 25):
         found, modelled = record(TEXT, 1 << (24 - bits)), record(TEXT, 1 << (24 - bits), model_only=True)
@@ -75,25 +73,5 @@ def test_hopeless_documents_do_not_reach_the_model(document):
     assert prepare(document, sp1024()).hopeless == bool(document)
     found = record(document)
     assert (found.mode, found.canonical_bytes) == (STORED, len(document))
-    assert read_stored(found.payload) == document
+    assert unstore(found.payload, len(document)) == document
     assert (found.payload == b"") == (document == b"")
-
-
-@given(st.binary(max_size=2000))
-def test_stored_records_round_trip(document):
-    assert read_stored(prepare(document, sp1024()).stored) == document
-
-
-def test_stored_records_that_lie():
-    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(1 << 20))
-    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(TEXT)
-    for payload in (b"\0", b"junk" * 9, bomb[:-3], unsized, b"\x50\x2a\x4d\x18\4\0\0\0abcd"):
-        with pytest.raises(FormatError, match="stored record"):
-            read_stored(payload)
-
-
-def test_a_stored_record_has_a_largest_size():
-    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(1 << 20))
-    with pytest.raises(FormatError, match="claims 1048576 bytes, expected at most 524288"):
-        read_stored(bomb, 1 << 19)
-    assert len(read_stored(bomb, 1 << 20)) == 1 << 20

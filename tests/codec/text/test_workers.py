@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import codec
-from codec.archive import encode_files as encoding
-from codec.archive import writer as archive
+from codec.archive import part_coder
+from codec.archive import reader as reading
 from codec.archive.decode_files import decode_files
-from codec.archive.encode_files import encode_files, partial
-from codec.archive.members import find_sources
+from codec.archive.encode_files import Settings, encode_files, partial
 from codec.archive.reader import ArchiveReader
+from codec.archive.sources import find_sources
 from codec.errors import CodecError, DocumentError, FormatError, MismatchError, WorkerError
 from codec.text import workers
 from codec.text.open_coder import default_policy, make_coder, open_coder
@@ -87,7 +87,7 @@ def test_the_same_records(two):
 
 
 def test_the_same_archive(monkeypatch, tmp_path):
-    monkeypatch.setattr(archive, "GROUP_BYTES", {"cpu": 200})
+    monkeypatch.setattr(reading, "GROUP_BYTES", {"cpu": 200})
     pack, packed = fuzzing.pack(), []
     for device in ("cpu", TWO):
         with (
@@ -183,8 +183,9 @@ def test_decoders_may_be_left_and_interleaved(two):
 
 def test_a_dead_worker_leaves_no_output(tmp_path, monkeypatch, started):
     """Killed behind the first group; encoding goes on later, to the same bytes."""
-    monkeypatch.setattr(encoding, "GROUP_BYTES", {"cpu": 300})  # the third of four has documents for both
-    monkeypatch.setattr(archive, "GROUP_BYTES", {"cpu": 100})
+    monkeypatch.setattr(part_coder, "GROUP_BYTES", {"cpu": 300})  # the third of four has documents for both
+    monkeypatch.setattr(part_coder, "_PIECE", 100)
+    monkeypatch.setattr(reading, "GROUP_BYTES", {"cpu": 100})
     (tmp_path / "text").write_bytes(b"".join(TEXTS))
     (tmp_path / "in").mkdir()
     for n, text in enumerate(TEXTS):
@@ -192,14 +193,14 @@ def test_a_dead_worker_leaves_no_output(tmp_path, monkeypatch, started):
     target, pack = tmp_path / "a.upz", fuzzing.pack()
 
     def encode(device: str, path: Path = target, **options: object) -> None:
-        encode_files(*find_sources([tmp_path / "in"], path), path, pack, device, **options)
+        encode_files(find_sources([tmp_path / "in"]), path, Settings(pack, device=device, independent=True), **options)
 
     def kill() -> None:
         started[1].kill()
         started[1].wait()
 
     with pytest.raises(WorkerError, match=r"^worker 1 \(cpu\) ended with SIGKILL before"):
-        encode(TWO, watch=lambda tally, amount: kill() if tally.coded_bytes else None)
+        encode(TWO, watch=lambda tally, amount: kill() if amount else None)
     assert len(started) == 2
     assert all_ended(started)
     assert not target.exists()

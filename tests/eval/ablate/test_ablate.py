@@ -229,7 +229,7 @@ def test_a_tax_below_zero_is_left_out_of_its_curve():
     (["--rates", "x"], "expected numbers"),
     (["--strategies", "no"], "expected one of"),
     (["--strategies", "", "--peers", ""], "nothing to measure"),
-    ([], "pass --docs"),
+    ([], "pass a text with --docs"),
 ])  # fmt: skip
 def test_bad_input_exits_with_2(run, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.setattr("sys.argv", ["underpar", "ablate", str(run), "-o", str(tmp_path), *arguments])

@@ -13,7 +13,7 @@ import torch
 
 import codec
 from artifacts.share.packs import find
-from codec.backends.cpu.backend import CpuLanes, CpuModel
+from codec.backends.cpu.backend import CpuBackend, CpuLanes
 from codec.exact.recall import HISTORY
 from codec.exact.reference import TorchBackend
 from codec.pack.writer import with_recall
@@ -105,14 +105,14 @@ def test_wrong_steps_are_found(monkeypatch):
 
 
 def test_what_depends_on_company_is_found(monkeypatch):
-    score = CpuModel.score
+    score = CpuBackend.score
 
     def wrong(self, inputs, targets, memory=None, past=None):
         found = score(self, inputs, targets, memory, past)
         found[0, -1] += len(inputs) == 3
         return found
 
-    monkeypatch.setattr(CpuModel, "score", wrong)
+    monkeypatch.setattr(CpuBackend, "score", wrong)
     assert differing(some_documents()[1:]) == [False, False, True, False]
 
 

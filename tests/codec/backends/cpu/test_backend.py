@@ -17,17 +17,16 @@ from codec.backends.cpu import backend as exact_cpu
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
 from codec.backends.cpu.attention import softmax
-from codec.backends.cpu.backend import CpuLanes, CpuModel
+from codec.backends.cpu.backend import CpuBackend, CpuLanes
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide, project, split_digits
 from codec.backends.select import make_backend
 from codec.entropy import frequencies
-from codec.exact.attention import SOFTMAX_BITS
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend, TorchLanes
 from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.numerics import tables
-from codec.numerics.widths import FEW_BITS
+from codec.numerics.widths import FEW_BITS, SOFTMAX_BITS
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
@@ -70,7 +69,7 @@ def rows_of(tokens: torch.Tensor) -> np.ndarray:
 
 def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     """The last hidden state and all that the head makes of it."""
-    fast, (batch, length) = CpuModel(model.weights), tokens.shape
+    fast, (batch, length) = CpuBackend(model.weights), tokens.shape
     hidden, steps = model.forward(tokens)
     found, found_steps = fast.run(rows_of(tokens), exact_cpu._cache(model.config, batch, length))
     assert np.array_equal(found, hidden.flatten(0, 1).numpy())
@@ -120,7 +119,7 @@ def test_large_and_small_numbers(factors):
     model = model_of(EVERY_OPTION, **factors)
     tokens = some_tokens(3, 32)
     if factors == {"resid_mix": 0.0} or factors.get("tok_emb.weight", 1) < 1:
-        found, _ = CpuModel(model.weights).run(rows_of(tokens), exact_cpu._cache(model.config, 3, 32))
+        found, _ = CpuBackend(model.weights).run(rows_of(tokens), exact_cpu._cache(model.config, 3, 32))
         assert np.array_equal(found, model.forward(tokens)[0].flatten(0, 1).numpy())
     else:
         assert_same(model, tokens)
@@ -155,7 +154,7 @@ def test_weights_whose_sums_outgrow_32_bits_take_more_digits(shift, digits):
         name: replace(m, symbols=m.symbols << shift, rows=m.rows / (1 << shift)) for name, m in pack.matrices.items()
     }
     model = changed(pack, **wide)
-    network = CpuModel(model.weights).network
+    network = CpuBackend(model.weights).network
     assert network.up.digit_count.max() == max(1, digits - 1)
     assert network.down.digit_count.max() >= max(2, digits)
     assert_same(model, some_tokens(3, 32))
@@ -237,7 +236,7 @@ def ragged(lengths: Sequence[int], vocabulary: int = 1024) -> tuple[list[np.ndar
 @pytest.mark.parametrize("count", [1, 2])
 def test_scores_of_windows_of_any_length(count):
     model = model_of(MORE_CONFIGS["window of many blocks"])
-    fast, reference = CpuModel(model.weights), TorchBackend(model)
+    fast, reference = CpuBackend(model.weights), TorchBackend(model)
     with threads(count):
         for lengths in ([1], [150], [2, 1, 3], [1, 150, 7, 64, 65, 63, 128, 33, 2, 90, 149, 150, 150]):
             inputs, targets = ragged(lengths)
@@ -251,7 +250,7 @@ def test_scores_of_windows_of_any_length(count):
 def test_lanes_step_as_the_reference_does(count):
     """Lanes that stop and begin again, go beyond a window, are dropped and renumbered."""
     model, generator = model_of(MORE_CONFIGS["window of many blocks"]), np.random.default_rng(0)
-    both = [CpuLanes(CpuModel(model.weights), 7, 33), TorchLanes(model, 7, 33, None)]
+    both = [CpuLanes(CpuBackend(model.weights), 7, 33), TorchLanes(model, 7, 33, None)]
     running = {lane: [1] for lane in range(7)}
     with threads(count):
         for turn in range(45):
@@ -277,7 +276,7 @@ def test_what_one_codes_the_other_decodes(config):
     documents = [document[:n] for document, n in zip(val_documents(), (400, 0, 37, 150, 260), strict=False)]
     fast, slow = (make_coder(pack, Policy(20)) for _ in range(2))
     slow.__dict__["backend"] = TorchBackend(slow.model)
-    assert isinstance(fast.backend, CpuModel)
+    assert isinstance(fast.backend, CpuBackend)
     payloads = [[r.payload for r in coder.encode(documents, model_only=True)] for coder in (fast, slow)]
     assert payloads[0] == payloads[1]
     for coder in (fast, slow):
@@ -306,11 +305,11 @@ def test_options_that_are_left_to_the_reference(name, reason, capsys):
 @pytest.mark.parametrize("kernel", ["intervals", "find"])
 def test_a_machine_that_computes_otherwise_is_noticed(kernel, monkeypatch, capsys):
     model = tiny_pack(PLAIN).exact()
-    assert isinstance(make_backend(model.weights), CpuModel)
+    assert isinstance(make_backend(model.weights), CpuBackend)
     assert not capsys.readouterr().err
     right = getattr(cpu_head, kernel)
     monkeypatch.setattr(cpu_head, kernel, lambda *arguments: right(*arguments) + 1)
-    assert not agree(CpuModel(model.weights), TorchBackend(model), model.config, TRIALS["cpu"])
+    assert not agree(CpuBackend(model.weights), TorchBackend(model), model.config, TRIALS["cpu"])
     assert isinstance(make_backend(model.weights), TorchBackend)
     assert "does not compute it as torch does" in " ".join(capsys.readouterr().err.split())
 

@@ -12,7 +12,7 @@ from codec.backends.cuda import attention, elementwise, head, kv_cache, network,
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.constants import Columns
 from codec.backends.cuda.page_table import Pages
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
 from tests.codec.exact.test_recall import TABLES
@@ -25,10 +25,10 @@ CONFIG = replace(
     bigram_dim=8, parallel_from=1, loop_start=0, loop_end=0, loop_count=1, xsa_layers=1, mlp_mult=2,
 )  # fmt: skip
 WEIGHTS = weights_with_columns(CONFIG)
-TRIAL = Trial((3,), (6, 4), (4,), BAND_UNIT)
+TRIAL = Trial((3,), (6, 4), (4,), CHUNK_UNIT)
 """Slots whose window is gone round, one chunk and one window, as few as show most faults: a row takes long."""
 
-LONG_TRIAL = Trial((9, 3), (BAND_UNIT + 16, 4), (70,), BAND_UNIT)
+LONG_TRIAL = Trial((9, 3), (CHUNK_UNIT + 16, 4), (70,), CHUNK_UNIT)
 """Two chunks, and slots of two pages that are gone round once."""
 
 LATE = ("begin of a chunk", "page of a step", "pages of another slot", "token before a chunk")

@@ -20,7 +20,7 @@ from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_dou
 from codec.backends.cuda.matmul import limbs, multiply
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
-from codec.exact.chunks import BAND_UNIT
+from codec.exact.chunks import CHUNK_UNIT
 from codec.exact.linear import ExactLinear
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
@@ -143,7 +143,7 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_backends_agree(config):
     """What decides whether the backend is used: scores, and lanes that decode what is coded by them."""
     model = tiny_pack(config).exact(DEVICE)
-    trial = Trial((100, 7), (BAND_UNIT + 6, 20), (80, 48), BAND_UNIT)
+    trial = Trial((100, 7), (CHUNK_UNIT + 6, 20), (80, 48), CHUNK_UNIT)
     assert agree(CudaBackend(model), TorchBackend(model), config, trial)
 
 
@@ -154,7 +154,7 @@ def test_documents_decode_on_fewer_lanes():
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaBackend(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 

@@ -85,5 +85,5 @@ def test_lanes_wait_for_pages(pages):
     backend = CudaBackend(pack.exact(DEVICE))
     backend.heads = replace(backend.heads, page=64)
     room = pages * backend.heads.page_bytes
-    decoding = Decoding(backend, coder.tokenizer, payloads, 128, 3, room, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 128, 3, room, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))

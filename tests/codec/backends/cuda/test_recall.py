@@ -17,7 +17,7 @@ from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.head import Head
 from codec.backends.cuda.recall import Batch, Memory
 from codec.entropy import frequencies
-from codec.exact.chunks import BAND_UNIT, band_chunks
+from codec.exact.chunks import CHUNK_UNIT, prefill_chunks
 from codec.exact.model import ExactModel
 from codec.exact.recall_memory import Memory as Reference
 from codec.exact.reference import TorchBackend
@@ -116,7 +116,7 @@ def check_chunks(model: ExactModel, lengths: list[int], window: int) -> None:
     """Intervals of documents scored chunk by chunk are the reference's, and recall changes them."""
     generator = np.random.default_rng(2)
     streams = [np.append(generator.integers(0, 20, length), [0]) for length in sorted(lengths, reverse=True)]
-    plans = [band_chunks(len(stream) - 1, window) for stream in streams]
+    plans = [prefill_chunks(len(stream) - 1, window) for stream in streams]
     backends = CudaBackend(model, TABLES), TorchBackend(model, TABLES)
     states = [(b.memory(len(streams), len(streams[0])), b.past(len(streams), window)) for b in backends]
     plain, past = TorchBackend(model), TorchBackend(model).past(len(streams), window)
@@ -139,7 +139,7 @@ def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) 
     documents = [d[:n] for n, d in zip(sizes, val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend, lanes = CudaBackend(pack.exact(DEVICE), pack.recall), len(sizes)
-    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, most_tokens=1000, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
@@ -169,7 +169,7 @@ def test_documents_decode_on_fewer_lanes(monkeypatch):
 @pytest.mark.long
 def test_backends_agree():
     model = tiny_pack(replace(PLAIN, window=80, num_layers=1)).exact(DEVICE)
-    trial = Trial((100, 7), (BAND_UNIT + 6, 20), (80, 48), BAND_UNIT)
+    trial = Trial((100, 7), (CHUNK_UNIT + 6, 20), (80, 48), CHUNK_UNIT)
     assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model.config, trial)
 
 

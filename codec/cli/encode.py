@@ -1,0 +1,214 @@
+"""The command that makes archives: encode."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from codec.cli.options import (
+    Adapt,
+    Device,
+    Force,
+    Json,
+    Model,
+    Quiet,
+    Remove,
+    Stdout,
+    Threads,
+    Verbose,
+    check_device,
+    set_threads,
+)
+from codec.console import emit, notes, progress, say, stoppable
+from codec.errors import CodecError, OutputError
+from codec.text.policy import Adaptation
+
+if TYPE_CHECKING:
+    from codec.archive.encode_files import Settings, Tally
+
+STANDARD = Path("-")
+SUFFIX = ".upz"
+NO_MODEL = "none"
+
+
+def encode(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders, or - for standard input (the default where that is no terminal)."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="One archive of all inputs; by default INPUT.upz for each. - for stdout."),
+    ] = None,
+    stdout: Stdout = False,
+    force: Force = False,
+    remove: Remove = False,
+    model: Model = "small",
+    append: Annotated[bool, typer.Option("--append", help="Add the inputs to the archive that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    adapt: Adapt = Adaptation.NONE,
+    independent: Annotated[
+        bool, typer.Option(help="Keep every line and piece decodable alone, though less would be smaller.")
+    ] = False,
+    include_model: Annotated[
+        bool, typer.Option(help="Put the pack into the archive, which then needs no other.")
+    ] = False,
+    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach one of them.")] = 1
+    << 20,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Compress files, folders or standard input into archives (.upz); any bytes come back."""
+    from codec.files import check_output
+
+    notes.quiet = quiet
+    paths = inputs or [STANDARD]
+    if not inputs and sys.stdin is not None and sys.stdin.isatty():
+        raise CodecError("nothing to encode: pass files, or - for standard input")
+    jobs = _jobs(paths, STANDARD if stdout else output)
+    if as_json and any(target == STANDARD for _, target in jobs):
+        raise CodecError("--json with standard output: both want it; pass a file")
+    settings, read = _settings(model, adapt, device, independent, include_model, restart_every)
+    for sources, target in jobs:
+        if target != STANDARD:
+            check_output(target, [*(path for path in sources if path != STANDARD), *read], force or append)
+        elif sys.stdout is not None and sys.stdout.isatty() and not force:
+            raise OutputError("standard output is a terminal: pass -o FILE, or --force")
+        if remove and any(path.is_dir() for path in sources):
+            raise CodecError("--rm with a folder: only files are removed; leave it out")
+    set_threads(threads)
+    results = []
+    for sources, target in jobs:
+        results.append(_encode(sources, target, settings, append, resume, force))
+        if verbose or (len(jobs) > 1 and not as_json):
+            done = results[-1]
+            say(f"{', '.join(map(str, sources))}: {done['text_bytes']:,} bytes to {done['archive_bytes']:,}")
+        if remove:
+            for path in sources:
+                if path != STANDARD:
+                    path.unlink()
+    if all(target != STANDARD for _, target in jobs) and (len(jobs) == 1 or as_json):
+        emit(_total(results), as_json)
+
+
+def _jobs(paths: list[Path], output: Path | None) -> list[tuple[list[Path], Path]]:
+    """What goes into which archive."""
+    if output is not None:
+        return [(paths, output)]
+    if paths == [STANDARD]:
+        return [(paths, STANDARD)]
+    if STANDARD in paths:
+        raise CodecError("standard input among files: pass -o OUTPUT for an archive of all")
+    return [([path], path.with_name((path.name or path.resolve().name) + SUFFIX)) for path in paths]
+
+
+def _settings(
+    model: str, adapt: Adaptation, device: str, independent: bool, include: bool, block: int
+) -> tuple["Settings", list[Path]]:
+    """How files are coded, and the file of the pack."""
+    import codec
+    from codec.archive.encode_files import Settings
+    from codec.files import read_bytes
+    from codec.pack import store
+
+    if model == NO_MODEL:
+        return Settings(None, adapt, device, independent, block=block), []
+    path = store.find(model, store.FOLDERS)
+    blob = read_bytes(path, "pack")
+    settings = Settings(codec.open(blob), adapt, check_device(device), independent, blob if include else None, block)
+    return settings, [path]
+
+
+def _encode(
+    paths: list[Path], target: Path, settings: "Settings", append: bool, resume: bool, force: bool
+) -> dict[str, Any]:
+    import time
+
+    from codec.archive.encode_files import encode_files, encode_stream, partial
+    from codec.archive.sources import find_sources, total_bytes
+    from codec.files import is_stream
+
+    begin = time.perf_counter()
+    stream = target == STANDARD or is_stream(target)
+    before = target.stat().st_size if append and target.exists() else 0
+    sources = find_sources(paths, None if stream else target, say)
+    with stoppable() as check, progress("encoding", total_bytes(sources), "byte") as bar:
+
+        def watch(tally: "Tally", amount: float) -> None:
+            check()
+            done = f"{100 * tally.coded_bytes / tally.text_bytes:.1f} % of the text" if tally.text_bytes else ""
+            bar(amount, done)
+
+        try:
+            if stream:
+                with opened(target) as out:
+                    counted = _Counting(out)
+                    done = encode_stream(sources, counted, settings, watch)  # type: ignore[arg-type]
+                size = counted.size
+            else:
+                done = encode_files(sources, target, settings, append, resume, force, watch)
+                size = target.stat().st_size
+        except (KeyboardInterrupt, SystemExit):
+            if not stream and partial(target).exists():
+                say(f"underpar: what is done is kept in {partial(target)}; go on with --resume")
+            raise
+    return {
+        "files": done.files,
+        "documents": done.documents,
+        "text_bytes": done.text_bytes,
+        "resumed_bytes": done.resumed,
+        "archive_bytes": size,
+        "tokens": done.tokens,
+        "bits_per_byte": 8 * (size - before) / max(1, done.text_bytes),
+        "seconds": time.perf_counter() - begin,
+        "coding_seconds": done.seconds,
+    }
+
+
+def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
+    total = {key: sum(result[key] for result in results) for key in results[0]}
+    total["bits_per_byte"] = sum(r["bits_per_byte"] * r["text_bytes"] for r in results) / max(1, total["text_bytes"])
+    return total
+
+
+class _Counting:
+    """A stream that counts what is written."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream, self.size = stream, 0
+
+    def write(self, data: bytes) -> int:
+        self._stream.write(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextmanager
+def opened(target: Path) -> Iterator[BinaryIO]:
+    """Open standard output, or a file that appears whole."""
+    from codec.files import atomic_write
+
+    if target != STANDARD:
+        with atomic_write(target) as out:
+            yield out
+        return
+    if sys.stdout is None:
+        raise OutputError("standard output is closed; pass -o FILE")
+    if not isinstance(raw := sys.stdout.buffer, io.RawIOBase):
+        yield raw
+        raw.flush()
+        return
+    stream = io.BufferedWriter(raw)  # with PYTHONUNBUFFERED; a raw stream may take only a part of what is written
+    yield stream
+    stream.flush()
+    stream.detach()

@@ -1,0 +1,68 @@
+"""Make records of the blocks of a solid stream, and read them: the size of a block, then its code."""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from codec.console import Advance, ignore_progress
+from codec.devices import find_devices, kind_of
+from codec.entropy.varint import Fields, varint
+from codec.errors import FormatError
+from codec.pack.reader import Pack
+from codec.text.base import DocumentCoder
+from codec.text.coder import Coder
+from codec.text.documents import Record
+from codec.text.open_coder import make_coder
+from codec.text.policy import Policy
+from codec.text.solid import SolidCoder
+
+_MOST_BYTES = 1 << 26
+"""Bytes of a block whose record alone says how many there are, as in a damaged archive."""
+
+
+def open_blocks(
+    pack: Pack | None = None, policy: Policy | None = None, device: str = "cpu", coder: DocumentCoder | None = None
+) -> SolidCoder:
+    """Open what codes blocks: with the model of a pack on the first of the devices, or alone.
+
+    Args:
+        coder: of the pack and the policy, if one is open: its kernels are used again.
+
+    Raises:
+        MismatchError, FormatError, CodecError: as `codec.text.open_coder.open_coder`.
+    """
+    if isinstance(coder, Coder):
+        return SolidCoder(coder)
+    if pack is None:
+        return SolidCoder()
+    return SolidCoder(make_coder(pack, policy, kind_of(find_devices(device)[0])))
+
+
+def encode_blocks(solid: SolidCoder, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Record]:
+    """Code blocks side by side; `advance` is told bytes of text."""
+    payloads = solid.encode(blocks, advance)
+    return [
+        Record(p.kind, varint(len(block)) + p.data, zlib.crc32(block), len(block), len(block), 0, 0.0, 0.0)
+        for block, p in zip(blocks, payloads, strict=True)
+    ]
+
+
+def decode_blocks(
+    solid: SolidCoder, records: Mapping[int, tuple[int, bytes, int | None]], advance: Advance = ignore_progress
+) -> Iterator[tuple[int, bytes]]:
+    """Decode blocks by number: (kind, payload, bytes of the block, None where only the payload tells).
+
+    Yields:
+        (number, bytes), in the order in which blocks end; `advance` is told bytes of payload.
+
+    Raises:
+        FormatError: a payload is not that of a block of its size.
+        MismatchError: a block was coded with a model, and `solid` has none.
+    """
+    blocks = {}
+    for number, (kind, payload, size) in records.items():
+        fields = Fields(payload, f"block {number}")
+        stated = fields.count(_MOST_BYTES if size is None else size, "bytes")
+        if size is not None and stated != size:
+            raise FormatError(f"block {number}: {stated} bytes, expected {size}; the archive is damaged")
+        blocks[number] = (kind, fields.take(fields.left), stated)
+    yield from solid.decode(blocks, advance)
