@@ -110,7 +110,7 @@ def say(message: str) -> None:
 
 
 def printable(text: str, most: int = 1000) -> str:
-    """Shorten a text in the middle, and escape its control characters.
+    r"""Shorten a text in the middle, and escape its control characters.
 
     >>> printable("a" + chr(27) + "[31mb")
     'a\\x1b[31mb'

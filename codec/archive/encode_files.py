@@ -130,7 +130,9 @@ def encode_stream(
     sources: Sequence[Source], out: BinaryIO, settings: Settings, watch: Watch = lambda tally, amount: None
 ) -> Tally:
     """Encode files into an archive on a stream that need not seek; errors as of `encode_files`."""
-    chunks, members, waiting = _begin(out, settings, None), [], []
+    chunks = _begin(out, settings, None)
+    members: list[Member] = []
+    waiting: list[bytes] = []
 
     def commit(frame: bytes) -> None:
         waiting.append(frame)
@@ -190,7 +192,7 @@ def _opener(
     pack = settings.pack
     if pack is None:
         return None
-    policy = before.policy if before else default_policy(pack, settings.adaptation)
+    policy = (before and before.policy) or default_policy(pack, settings.adaptation)
     check_policy(pack, policy)
 
     @cache

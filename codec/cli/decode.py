@@ -151,7 +151,7 @@ def seekable(path: Path) -> Iterator[BinaryIO]:
             while block := stream.read(1 << 20):
                 copy.write(block)
             copy.seek(0)
-            yield copy  # type: ignore[misc]
+            yield copy
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def find_pack(stream: BinaryIO, path: Path, model: str | None) -> "Pack | None":
 def _list(paths: list[Path], as_json: bool) -> None:
     from codec.archive.reader import ArchiveReader
 
-    found = []
+    found: list[dict[str, Any]] = []
     for path in paths:
         with seekable(path) as stream:
             reader = ArchiveReader(stream)
@@ -240,7 +240,8 @@ def salvage(
     with seekable(archive) as stream:
         wanted = read_header(stream).pack
         path = store.find_hash(wanted.hex(), [*store.FOLDERS, archive.resolve().parent]) if wanted else None
-        pack = open_pack(model or path) if model or path else None
+        named = model or path
+        pack = open_pack(named) if named else None
         found = restore(stream, pack, output, check_device(device))
     for line in found.lost:
         say(f"lost: {line}")

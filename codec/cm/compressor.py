@@ -27,7 +27,8 @@ PLAIN, RECORDS = 0, 255
 LONGEST_RECORD = 1024
 
 _LOOK = 1 << 18  # bytes from which records are judged
-_PRIMED = 1 << 14  # from which a primer is chosen
+_TRIED = 1 << 13  # with which each likely kind is tried
+_LIKELY = 3  # primers that are tried
 _ODD = 50  # text has a control character in so many bytes at most
 _CHUNK = 1 << 16
 _BYTE_ROOM = 16  # bytes that a byte may add to a code: two a bit
@@ -53,7 +54,11 @@ def compress(data: bytes, kind: int | None = None) -> bytes:
     """
     if not data:
         return b""
-    kind = _kind_of(data) if kind is None else kind
+    if kind is None:
+        kinds = _kinds_of(data)
+        payloads = [compress(data[:_TRIED], each) for each in kinds] if len(kinds) > 1 else [b""]
+        best = min(range(len(kinds)), key=lambda n: len(payloads[n]))
+        return payloads[best] if len(kinds) > 1 and len(data) <= _TRIED else compress(data, kinds[best])
     record = _record_length(data) if kind == RECORDS else 0
     s, coder = _stream(kind, record, len(data)), range_coder.new_encoder()
     values, out = np.frombuffer(data, np.uint8).copy(), np.zeros(0, np.uint8)
@@ -92,7 +97,7 @@ def primer(name: str) -> bytes:
     return files("codec.cm").joinpath("primers", f"{name}.txt").read_bytes()
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=_LIKELY + 1)
 def _primed(kind: int, bits: int) -> Stream:
     """A stream that has seen a primer, for text of up to 2^bits bytes."""
     text = np.frombuffer(primer(PRIMERS[kind - 1]), np.uint8).copy()
@@ -110,17 +115,20 @@ def _stream(kind: int, record: int, size: int) -> Stream:
     return copy(_primed(kind, max(15, size.bit_length())))
 
 
-def _kind_of(data: bytes) -> int:
-    """By control characters, and by which primer zstandard makes most of."""
+def _kinds_of(data: bytes) -> list[int]:
+    """Return the kinds that data may be: records, by control characters; or also text, of those primers of which
+    zstandard makes most.
+    """
     head = np.frombuffer(data[:_LOOK], np.uint8)
     control = (head < 32) & (head != 9) & (head != 10) & (head != 13) & (head != 12)
     if int(control.sum()) * _ODD > len(head):
-        return RECORDS
+        return [RECORDS]
     sizes = []
     for name in PRIMERS:
         known = zstandard.ZstdCompressionDict(primer(name), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        sizes.append(len(zstandard.ZstdCompressor(level=9, dict_data=known).compress(data[:_PRIMED])))
-    return 1 + sizes.index(min(sizes))
+        sizes.append(len(zstandard.ZstdCompressor(level=9, dict_data=known).compress(data[:_TRIED])))
+    likely = sorted(range(len(PRIMERS)), key=lambda n: sizes[n])[:_LIKELY]
+    return [*(1 + n for n in likely), PLAIN, RECORDS]
 
 
 def _record_length(data: bytes) -> int:

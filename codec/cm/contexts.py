@@ -15,11 +15,23 @@ from codec.cm.state import (
     MARK,
     PLACE,
     RECORD,
+    SHAPE,
     USED,
     WORD,
     WORD1,
     WORD2,
 )
+
+_RUNS = 4
+_SHAPES = np.array(
+    [
+        1 if chr(n).isalpha() and n < 128 else 2 if 48 <= n <= 57 else 3 if n >= 128 else 4 if n == 32 else 5 + n % 8
+        for n in range(256)
+    ],
+    np.int64,
+)
+"""Classes of bytes: letters, digits, parts of other characters, spaces; several classes of marks and
+controls. Classes up to `_RUNS` count once in a row."""
 
 
 @compiled
@@ -34,6 +46,9 @@ def _take_text(s, byte):
         r[MARK] = byte
     elif byte > 32:
         r[MARK] = byte
+    shape = _SHAPES[byte]
+    if shape != r[SHAPE] & 15 or shape > _RUNS:
+        r[SHAPE] = (r[SHAPE] << 4 | shape) & 0xFFFFFFFF
     if byte == 10:
         r[LINE1], r[LINE], r[INDENT] = r[LINE], r[PLACE], 0
     elif r[PLACE] - r[LINE] == r[INDENT] + 1 and (byte == 32 or byte == 9):
@@ -42,7 +57,7 @@ def _take_text(s, byte):
 
 @compiled
 def _hash_text(s):
-    """Orders 0 to 6, words and pairs of words, the expected byte, the byte above, indentation; returns how many."""
+    """Hash orders 0 to 6, words, pairs of words, the byte above, indentation and shapes; return how many."""
     r, h, history = s.registers, s.hashes, s.history
     last, above = r[LAST], r[LINE1] + r[PLACE] - r[LINE]
     up = np.int64(history[above & (len(history) - 1)]) if above < r[LINE] else 0
@@ -54,7 +69,9 @@ def _hash_text(s):
     h[10] = mixed(r[WORD], r[WORD2])
     h[11] = mixed(up, mixed(last & 0xFF, 0))
     h[12] = mixed(r[WORD], mixed(r[MARK], r[INDENT]))
-    return 13
+    h[13] = mixed(r[SHAPE], 77)
+    h[14] = mixed(min(r[PLACE] - r[LINE], 255), up)
+    return 15
 
 
 @compiled

@@ -11,7 +11,7 @@ from codec.cm.state import DECISIONS, EXPECTED, FINAL_ROW, INPUT_COUNT, INPUTS, 
 from codec.cm.tables import LIMIT, SQUASH
 from codec.cm.vectors import LANES, dot, move
 
-_RATE, _FIRST_RATE, _FALL = 6, 16, 800  # of the first layer: from 22 to 6, halfway after 800 decisions
+_RATE, _FIRST_RATE, _FALL = 28, 10, 800  # of the first layer: from 38 to 28, halfway after 800 decisions
 _FINAL_STEP = 18  # final weights move by sum * error / 2^18, others by input * error * rate / 2^20
 _REMEMBERED = 255  # decisions, by an adaptive probability map
 
@@ -38,7 +38,7 @@ def mix(s):
         x[j] = 0
     total = 0
     for m in range(SELECTORS):
-        product = dot(s.weights, s.sets[m] * INPUTS, x, vectors)  # type: ignore[call-arg]
+        product: int = dot(s.weights, s.sets[m] * INPUTS, x, vectors)  # type: ignore[call-arg]
         own = min(max((product + 32768) >> 16, -LIMIT), LIMIT)
         s.sums[m] = own
         total += own * s.final[row, m]

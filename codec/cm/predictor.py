@@ -160,7 +160,7 @@ def advance(s, bit):
     if r[BITS] == 4:
         for i in range(r[USED]):
             s.slots[0, i] = mixed(s.hashes[i], r[PARTIAL])
-            prefetch(s.nodes, bucket(s.nodes, s.slots[0, i]))
+            prefetch(s.nodes, bucket(s.nodes, s.slots[0, i]))  # type: ignore[call-arg]
         for i in range(r[USED]):
             s.slots[0, i] = find(s.nodes, s.slots[0, i])
     elif r[BITS] == 8:
@@ -180,6 +180,6 @@ def start_byte(s):
     r[PARTIAL], r[BITS] = 1, 0
     hash_contexts(s)
     for i in range(r[USED]):
-        prefetch(s.nodes, bucket(s.nodes, s.hashes[i]))
+        prefetch(s.nodes, bucket(s.nodes, s.hashes[i]))  # type: ignore[call-arg]
     for i in range(r[USED]):
         s.slots[0, i] = find(s.nodes, s.hashes[i])

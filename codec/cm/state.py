@@ -38,25 +38,26 @@ MATCH_LENGTHS = 32
 MODEL_MAPS = MATCH_MAPS + 2 * MATCH_LENGTHS
 MODEL_ROWS = 40  # by place in a byte and depth in a token, and of ends by depth
 
-PLACE, LAST, WORD, WORD1, WORD2, MARK, LINE, LINE1, INDENT = range(9)
+PLACE, LAST, WORD, WORD1, WORD2, MARK, LINE, LINE1, INDENT, SHAPE = range(10)
 """Registers of text: bytes so far, the last seven, hashes of the present and past words, the last other character,
-where this line and the one before begin, and the spaces that this line begins with."""
+where this line and the one before begin, the spaces that this line begins with, and the classes of the last characters,
+runs as one."""
 
-KIND, RECORD, USED, PARTIAL, BITS, DEPTH, DECISIONS = range(9, 16)
+KIND, RECORD, USED, PARTIAL, BITS, DEPTH, DECISIONS = range(10, 17)
 """Registers: text or records, their length, contexts, the bits of the present byte behind a one, their number, bytes of
 the present token, and decisions so far."""
 
-LENGTH, POINTER, EXPECTED = 16, 18, 20
+LENGTH, POINTER, EXPECTED = 17, 19, 21
 """Registers of two matches each: their length, the place and the byte that is expected."""
 
-INPUT_COUNT, FINAL_ROW, MODELLED, MATCHED, REFINED = 22, 23, 24, 25, 27
+INPUT_COUNT, FINAL_ROW, MODELLED, MATCHED, REFINED = 23, 24, 25, 26, 28
 """Registers between a prediction and what is learned from it, of matches and refinements two each."""
 
-REGISTERS = 29
+REGISTERS = 30
 
-_FIRST_WEIGHT, _MODEL_WEIGHT, _BESIDE_WEIGHT = 12000, 20000, 5000
-_END_WEIGHT, _BESIDE_END_WEIGHT = 25000, 3000
-_MAP_COUNT, _MODEL_COUNT, _ROW_COUNT = 4, 30, 6
+_FIRST_WEIGHT = 12000
+_MODEL_WEIGHT, _BESIDE_WEIGHT = 33000, 800  # what weights become on 46 pages of web text coded one after the other
+_MAP_COUNT, _MODEL_COUNT, _ROW_COUNT = 4, 255, 60  # decisions that first probabilities count as
 
 
 class Stream(NamedTuple):
@@ -64,7 +65,7 @@ class Stream(NamedTuple):
 
     nodes: NDArray[np.uint32]  # `codec.cm.slots`
     maps: NDArray[np.uint32]  # adaptive probabilities: 22 bits, and 10 of a count
-    weights: NDArray[np.int32]  # [SELECTORS * SETS, INPUTS], in units of 2^-16
+    weights: NDArray[np.int32]  # [SELECTORS * SETS * INPUTS], in units of 2^-16
     final: NDArray[np.int32]  # [256, SELECTORS], likewise
     refined: NDArray[np.uint32]  # [rows * 2 * KNOTS], as `maps`: by the byte before, and by two and the expected one
     registers: NDArray[np.int64]
@@ -89,14 +90,14 @@ def new_stream(size: int, record: int = 0, modelled: bool = False) -> Stream:
     """
     bits = size.bit_length()
     side = min(max(bits, 8), HISTORY_BITS)
-    rows = min(max(bits + 1, 9), ROW_BITS)
+    rows = min(max(bits - 4, 9), ROW_BITS)
     knots = SQUASH[((np.arange(KNOTS) - KNOTS // 2) * 128).clip(-2047, 2047) + LIMIT].astype(np.int64) << 16
     registers = np.zeros(REGISTERS, np.int64)
     registers[KIND], registers[RECORD], registers[PARTIAL] = record > 0, max(record, 1), 1
     return Stream(
         nodes=np.zeros(WIDTH << min(max(bits + 1, 14), BUCKET_BITS), np.uint32),
         maps=_first_maps(knots),
-        weights=_first_weights(modelled).reshape(-1),
+        weights=_first_weights(modelled),
         final=np.full((256, SELECTORS), (1 << 16) // SELECTORS, np.int32),
         refined=np.tile((knots | _ROW_COUNT).astype(np.uint32), 1 << rows),
         registers=registers,
@@ -136,11 +137,9 @@ def _guess(history: int) -> int:
 
 
 def _first_weights(modelled: bool) -> NDArray[np.int32]:
-    """Equal weights; with a language model, most is given to its odds."""
-    if not modelled:
-        return np.full((SELECTORS * SETS, INPUTS), _FIRST_WEIGHT, np.int32)
-    weights = np.full((SELECTORS, SETS, INPUTS), _BESIDE_WEIGHT, np.int32)
-    weights[:, :, :2] = _MODEL_WEIGHT
-    weights[:, END_SETS:] = _BESIDE_END_WEIGHT
-    weights[:, END_SETS:, :2] = _END_WEIGHT
-    return weights.reshape(-1, INPUTS)
+    """Return equal weights, flat; with a language model, nearly all is given to the model's odds."""
+    weights = np.full((SELECTORS, SETS, INPUTS), 0 if modelled else _FIRST_WEIGHT, np.int32)
+    if modelled:
+        weights[:, :, 1::2] = _BESIDE_WEIGHT
+        weights[:, :, :2] = _MODEL_WEIGHT
+    return weights.reshape(-1)

@@ -140,7 +140,8 @@ class TorchDistributions:
         """See `codec.exact.backend.Distributions`."""
         inputs = np.zeros((3, self._count), np.int64)
         inputs[:, slots] = tokens, previous, positions
-        hidden, step = self._model.step(*torch.from_numpy(inputs).to(self._model.device), self._cache)
+        all_tokens, all_previous, all_positions = torch.from_numpy(inputs).to(self._model.device)
+        hidden, step = self._model.step(all_tokens, all_previous, all_positions, self._cache)
         return frequencies.ordered_sums(self._model.levels(hidden, step)[:, 0], self._order).cpu().numpy()[slots]
 
 

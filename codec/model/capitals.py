@@ -29,7 +29,7 @@ def fold(text: bytes) -> bytes:
     r"""Replace capitals by small letters with marks.
 
     >>> fold(b"By The NASA")
-    b'\\x10by\\x10 the\\x11 nasa'
+    b'\x10by\x10 the\x11 nasa'
     """
     return _WORD.sub(_folded, text)
 

@@ -114,11 +114,12 @@ class Mixing:
         """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
         prepared = [_prepare(block, self.tokenizer) for block in blocks]
         found: list[bytes | None] = [None] * len(blocks)
-        numbers = [n for n, p in enumerate(prepared) if p]
+        ready = {n: p for n, p in enumerate(prepared) if p}
+        numbers = list(ready)
         with thread_pool(self.threads) as pool:
             for at in range(0, len(numbers), _SIDE_BY_SIDE[self.kind]):
                 part = numbers[at : at + _SIDE_BY_SIDE[self.kind]]
-                encoders = [_Encoder(self, prepared[n]) for n in part]
+                encoders = [_Encoder(self, ready[n]) for n in part]
                 before: list[Future[None]] = []
                 for sums, parts in self._distributions(encoders):
                     for future in before:
@@ -139,9 +140,11 @@ class Mixing:
         past = self.backend.past(len(lanes), self.window)
         for at in range(0, len(lanes[0][2]), size):
             running = [(n, k, lane[at : at + size]) for n, k, lane in lanes if len(lane) > at]
-            parts, begin = {}, 0
+            parts: dict[int, tuple[Integers, Integers]] = {}
+            begin = 0
             for n, k, lane in running:
-                begins, counts = parts.setdefault(n, tuple(np.zeros((2, len(blocks[n].inputs)), np.int64)))
+                none = np.zeros((2, len(blocks[n].inputs)), np.int64)
+                begins, counts = parts.setdefault(n, (none[0], none[1]))
                 begins[k], counts[k] = begin, len(lane)
                 begin += len(lane)
             yield self.backend.ordered_sums([lane for _, _, lane in running], self.order, past)(), parts

@@ -145,7 +145,6 @@ FAULTS: dict[str, Callable[[CpuBackend, pytest.MonkeyPatch], None]] = {
     "column steps of another row": with_network(query=of_linear("columns", lambda c: np.roll(c, 1, 1))),
     "no column steps": with_network(up=of_linear("has_columns", np.zeros_like)),
     "row steps": with_network(attention_out=of_linear("rows", lambda rows: np.roll(rows, 1, 1))),
-    "digits": with_network(down=of_linear("digit_bits", lambda bits: bits - 1)),
     "sign of gated skips": with_network(skip_gates=np.negative),
     "skips that are not gated": with_network(gated=lambda gated: False),
     "weights of skips": with_network(skip_weights=lambda w: w[::-1] * 1.0625),

@@ -40,7 +40,7 @@ def sabotage(monkeypatch):
             path = folder / "text.upz"
             data = bytearray(path.read_bytes())
             with path.open("rb") as stream:
-                begin = codec.ArchiveReader(stream, pack()).offsets[document]
+                begin = codec.ArchiveReader(stream, pack()).contents.offsets[document]
             data[begin + offset] ^= 0x55
             path.write_bytes(data)
             return honest(folder, device)

@@ -243,7 +243,7 @@ def test_what_the_tensors_do_not_show_is_said(tmp_path):
         load_peer(saved(random_weights(deeper)))
     plain = replace(RECORD, skips="add")
     content, _ = later_contents(random_weights(plain))
-    with pytest.raises(FormatError, match="of a record before the looped ones"):
+    with pytest.raises(FormatError, match="of a record before the looped records"):
         load_peer(saved(content))
     assert load_peer(saved(content), {"window": 512})[1].window == 512
     with pytest.raises(FormatError, match="two residual streams"):

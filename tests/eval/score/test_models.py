@@ -83,7 +83,7 @@ def test_half_precision_becomes_float32(tmp_path, state, tokenizer):
 def test_a_challenge_artifact_needs_its_tokenizer(tmp_path, tokenizer):
     path = tmp_path / "final_model.int8.ptz"
     path.write_bytes(artifact(contents()))
-    with pytest.raises(FormatError, match="pass one with --tokenizer"):
+    with pytest.raises(FormatError, match=r"pass a SentencePiece \.model with --tokenizer"):
         load_model(path)
     (tmp_path / "t.model").write_bytes(tokenizer.model)
     assert load_model(path, tmp_path / "t.model").config == CONFIG

@@ -278,7 +278,7 @@ def test_runs_of_other_recipes_are_left_out_by_name(files, tmp_path, monkeypatch
     monkeypatch.setattr(subprocess, "Popen", None)
     printed = _command(files, tmp_path, "--only", "wide")
     assert [effect["runs"] for effect in printed["variants"]] == [3, 3, 1]
-    assert capsys.readouterr().err.splitlines()[-1].endswith("as these are now: broken/1, gone/0, wide/3")
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": broken/1, gone/0, wide/3")
     with pytest.raises(CodecError, match="not the recipe that broken/1 has now"):
         _command(files, tmp_path, "--seeds", "2")
 

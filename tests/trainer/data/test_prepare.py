@@ -105,7 +105,7 @@ def test_refusals(tmp_path: Path, source: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(FormatError, match="0 documents of input"):
         prepare([tmp_path / "empty.jsonl"], sp1024(), tmp_path / "out")
-    with pytest.raises(FormatError, match="expected an empty folder"):
+    with pytest.raises(CodecError, match="expected an empty folder"):
         prepare([source], sp1024(), tmp_path)
     write_shard(tmp_path / "a.bin", np.array([1, 5]))
     with pytest.raises(CodecError, match="its own tokenizer"):

@@ -75,7 +75,7 @@ def test_a_pack_of_weights_alone():
 def test_from_the_command_to_a_proof(tmp_path, monkeypatch, capsys):
     plain, fitted, text = (str(tmp_path / name) for name in ("plain.pack", "fitted.pack", "text.txt"))
     Path(plain).write_bytes(tiny_blob(PLAIN))
-    Path(text).write_bytes(b"again and again and again and again")
+    Path(text).write_bytes(b"again and again and again")
 
     def told(*words: str) -> dict:
         monkeypatch.setattr(sys, "argv", ["underpar", *words, "--json"])
@@ -95,7 +95,7 @@ def test_from_the_command_to_a_proof(tmp_path, monkeypatch, capsys):
     assert proof["adaptation"] == "recall"
     assert proof["bpb_ideal"] < proof["bpb_unadapted"] < 1.01 * proof["bpb_exact"]
     archive, again = str(tmp_path / "text.upz"), str(tmp_path / "again.txt")
-    told("encode", text, "-o", archive, "--model", fitted, "--adapt", "recall")
+    told("encode", text, "-o", archive, "--model", fitted, "--adapt", "recall", "--independent")
     assert told("inspect", archive)["adaptation"] == "recall"
     told("decode", archive, "-o", again, "--model", fitted)
     assert Path(again).read_bytes() == Path(text).read_bytes()
