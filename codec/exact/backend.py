@@ -14,8 +14,8 @@ States = NDArray[np.uint64]
 class Decoder(Protocol):
     """Decoding slots, numbered from 0, each of which decodes its own part of the data.
 
-    A slot is idle before its first `load`, after it has decoded the end of a document, and while it waits for memory. The state of a
-    slot's stream is that of `codec.entropy.range_coder`.
+    A slot is idle before its first `load`, after it has decoded the end of a document, and while it waits for
+    memory. The state of a slot's stream is that of `codec.entropy.range_coder`.
     """
 
     ahead: int

@@ -108,8 +108,10 @@ def score(
     """
     sizes = tokenizer.token_lengths[stream] if sizes is None else sizes
     if policy is Policy.DOCUMENT:
-        spans = documents_of(stream, sizes)
-        found = score_documents(model, tokenizer, documents_of(stream), stride, targets, advance, spans)
+        spans = documents_of(stream, sizes, tokenizer.begin)
+        found = score_documents(
+            model, tokenizer, documents_of(stream, begin=tokenizer.begin), stride, targets, advance, spans
+        )
         nats = math.fsum(document.nats for document in found)
         tokens, text_bytes = sum(d.tokens for d in found), sum(d.bytes for d in found)
         result = Score(nats, tokens, text_bytes, text_bytes)

@@ -1,4 +1,4 @@
-"""Read text or token shards as one stream: every document is BOS and its tokens, as in the challenge's shards."""
+"""Read text or token shards as one stream: each document is the token that begins it (BOS), and its tokens."""
 
 import lzma
 import tempfile
@@ -25,16 +25,16 @@ COMPRESSED_SHARD = ".bin.xz"
 
 
 class Stream(NamedTuple):
-    """Tokens, uint16 [N], and the bytes of text that each stands for, int64 [N]."""
+    """Tokens [N], uint16 where the tokenizer's ids fit, and the bytes of text that each stands for, int64 [N]."""
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[np.integer]
     sizes: NDArray[np.int64]
 
 
 def token_stream(
     path: str | Path, tokenizer: AnyTokenizer, enough: int | None = None, advance: Advance = ignore_progress
-) -> NDArray[np.uint16]:
-    """Read the tokens of `measured_stream`, uint16 [N]."""
+) -> NDArray[np.integer]:
+    """Read the tokens of `measured_stream` [N]."""
     return measured_stream(path, tokenizer, enough, advance).tokens
 
 
@@ -86,13 +86,17 @@ def stream_bytes(path: str | Path) -> int:
     return Path(path).stat().st_size if _is_compressed_shard(Path(path)) else input_bytes(path)
 
 
-def documents_of(stream: NDArray[np.uint16], values: NDArray[Any] | None = None) -> list[NDArray[Any]]:
-    """Cut a stream, or `values` of its tokens, into documents without BOS; tokens before the first BOS are one, too.
+def documents_of(
+    stream: NDArray[np.integer], values: NDArray[Any] | None = None, begin: int = BOS
+) -> list[NDArray[Any]]:
+    """Cut a stream, or `values` of its tokens, into documents without the token that begins them.
+
+    Tokens before the first such token are a document, too.
 
     >>> [document.tolist() for document in documents_of(np.array([7, 1, 8, 9, 1, 1, 7], np.uint16))]
     [[7], [8, 9], [], [7]]
     """
-    pieces = np.split(stream if values is None else values, np.flatnonzero(stream == BOS))
+    pieces = np.split(stream if values is None else values, np.flatnonzero(stream == begin))
     return [*([pieces[0]] if len(pieces[0]) else []), *(piece[1:] for piece in pieces[1:])]
 
 
@@ -114,9 +118,9 @@ def _parts(path: Path, tokenizer: AnyTokenizer, advance: Advance) -> Iterator[St
     else:
         checked = True
         for document in read_documents(path, advance=advance):
-            tokens = tokenizer.encode(document)
-            sizes = np.concatenate(([0], spans(lengths[tokens], len(document))))
-            yield Stream(np.concatenate(([np.uint16(BOS)], tokens)), sizes)
+            own: NDArray[np.integer] = tokenizer.encode(document)
+            sizes = np.concatenate(([0], spans(lengths[own], len(document))))
+            yield Stream(np.concatenate((np.array([tokenizer.begin], own.dtype), own)), sizes)
     if not checked:
         notes.print(f"{path}: names no tokenizer; the model's tokenizer is assumed", soft_wrap=True)
 

@@ -42,7 +42,7 @@ def levels(logits, softcap):
 
 @kernel
 def plain_levels(logits, bias):
-    """`ExactTransformer.levels` of logits [n, V] before their bias [V]: int32 [n, V]."""
+    """Compute `ExactTransformer.levels` of logits [n, V] before their bias [V]: int32 [n, V]."""
     out = np.empty(logits.shape, np.int32)
     for i in range(len(logits)):
         for k in range(logits.shape[1]):
@@ -53,13 +53,13 @@ def plain_levels(logits, bias):
 
 @kernel
 def _total_bits(vocabulary):
-    """`codec.entropy.frequencies.total_bits`."""
+    """Return `codec.numerics.widths.total_bits`."""
     return FEW_BITS if vocabulary <= FEW else MANY_BITS
 
 
 @kernel
 def _dropped(z, bits):
-    """Bits of a sum of weights z that cumulative frequencies drop."""
+    """Return how many low bits of a sum of weights z cumulative frequencies drop."""
     return max(0, math.frexp(np.float64(z))[1] - (PRODUCT_BITS - bits))
 
 

@@ -1,4 +1,4 @@
-"""The networks of the open families on a processor: `codec.exact.families` in compiled loops.
+"""Run the networks of the open families on a processor: `codec.exact.families` in compiled loops.
 
 Arrays, caches and products are those of `codec.backends.cpu.network`; a document begins anew behind each window.
 """
@@ -66,7 +66,11 @@ def _matrix(layers: Sequence[Biased]) -> Matrix:
 
 
 def network(weights: TransformerWeights) -> Network:
-    """A model's constants. Raises UnsupportedError for integers of more than 16 bits."""
+    """Make the constants of a model.
+
+    Raises:
+        UnsupportedError: integers have more than 16 bits.
+    """
     c = weights.config
     layers = [constants.layer(weights, i) for i in range(c.num_layers)]
     turns, ones = constants.turns(c), np.ones(c.head_dim)
@@ -94,7 +98,7 @@ def network(weights: TransformerWeights) -> Network:
 
 
 class Table:
-    """The rows of an embedding, as `codec.exact.linear.ExactTable` has them."""
+    """Look up the rows of an embedding, as `codec.exact.linear.ExactTable` has them."""
 
     def __init__(self, weights: Quantized):
         if np.abs(weights.symbols).max() >= 1 << 15:
@@ -104,17 +108,17 @@ class Table:
         self._columns = None if weights.columns is None else weights.columns.astype(np.float64)
 
     def __call__(self, numbers: Integers) -> NDArray[np.float64]:
-        """Rows float64 [n, C] of int64 [n]."""
+        """Return the rows float64 [n, C] with the numbers int64 [n]."""
         x = self._symbols[numbers].astype(np.float64) * self._rows[numbers][:, None]
         return x if self._columns is None else x * self._columns
 
 
 class CpuTransformer(CpuNetwork):
-    """A model of an open family on a processor, as a `codec.exact.backend.Backend`.
+    """Run a model of an open family on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: functions that are not compiled, or integers of more than 16 bits; no quantizer of this
-            package makes them.
+        UnsupportedError: functions are not compiled, or integers have more than 16 bits. No quantizer of this package
+            makes such integers.
     """
 
     def __init__(self, weights: TransformerWeights, recall: Recall | None = None):
@@ -139,7 +143,7 @@ class CpuTransformer(CpuNetwork):
 
 @kernel
 def _snap(x, out, bits):
-    """`codec.numerics.fixed_point.snap` of one row: fills `out`, returns the step."""
+    """Compute `codec.numerics.fixed_point.snap` of one row: fill in `out`, and return the step."""
     largest = np.int64(0)
     for word in x.view(np.int64):
         magnitude = word & _MAGNITUDE
@@ -153,7 +157,7 @@ def _snap(x, out, bits):
 
 @kernel
 def _norm(x, layer_norm, epsilon):
-    """Snapped rows int32 [n, dim] of x [n, dim], and the steps [n] that normalise them."""
+    """Return snapped rows int32 [n, dim] of x [n, dim], and the steps [n] that normalise them."""
     n, width = x.shape
     out, steps, centred = np.empty(x.shape, np.int32), np.empty(n), np.empty(width)
     inverse = 1.0 / width
@@ -176,7 +180,7 @@ def _norm(x, layer_norm, epsilon):
 
 @kernel
 def _product(matrix, layer, x, steps):
-    """The product [n, R] of the rows x * steps with a matrix, plus its bias."""
+    """Compute the product [n, R] of the rows x * steps with a matrix, plus its bias."""
     out, bias = project(matrix.linear, layer, x, steps), matrix.bias[layer]
     for i in range(out.shape[0]):
         for r in range(out.shape[1]):
@@ -227,7 +231,9 @@ def _remember(network, layer, new_keys, new_values, rows, turn, cache):
 
 @kernel
 def _attend(network, layer, queries, rows, window, turn, cache):
-    """Snapped rows int32 [n, q_dim] and steps of what attention mixes, for queries float64 [n, q_dim] (overwritten).
+    """Return snapped rows int32 [n, q_dim] and steps of what attention mixes.
+
+    Queries, float64 [n, q_dim], are overwritten.
 
     Two heads with the same keys are taken at a time; where one is left over, the other's places hold what was there
     before, and nothing that is made of it is read.
@@ -277,7 +283,7 @@ def _attend(network, layer, queries, rows, window, turn, cache):
 
 @kernel
 def _sigmoid(x, table):
-    """`codec.exact.linear.sigmoid` of one number."""
+    """Compute `codec.exact.linear.sigmoid` of one number."""
     index = np.rint(abs(x) * float(SIGMOID_GRID))
     found = table[int(min(index, float(len(table) - 1)))]
     return 1.0 - found if x < 0.0 else found
@@ -285,7 +291,7 @@ def _sigmoid(x, table):
 
 @kernel
 def _activate(network, hidden):
-    """Snapped rows int32 [n, hidden_dim] and steps of activations of `hidden`."""
+    """Return snapped rows int32 [n, hidden_dim] and steps of activations of `hidden`."""
     n, width = hidden.shape[0], hidden.shape[1] // 2 if network.gated else hidden.shape[1]
     out, steps, row = np.empty((n, width), np.int32), np.empty(n), np.empty(width)
     for i in range(n):
@@ -306,8 +312,12 @@ def run(network, x, positions, places, slots, keys, values, window):
     Args:
         network: a `Network`.
         x: float64 [n, dim], embedded tokens; overwritten.
-        positions, places, slots: int64 [n]; a place is a position in its window.
-        keys, values, window: as of `codec.backends.cpu.network.run`.
+        positions: int64 [n].
+        places: int64 [n], the positions in their windows.
+        slots: int64 [n].
+        keys: as in `codec.backends.cpu.network.run`.
+        values: as in `codec.backends.cpu.network.run`.
+        window: how many tokens a window has.
 
     Returns:
         The snapped, normalised last hidden state: int32 [n, dim] and its steps [n].

@@ -60,7 +60,10 @@ def _scores(q_low, q_high, low, high):
 
 @triton.jit
 def _level(score, scale, PER_ROW: tl.constexpr):
-    """Compute the level of int32 scores: score * scale, rounded to the nearest integer; limited where rows have scales."""
+    """Compute the level of int32 scores: score * scale, rounded to the nearest integer.
+
+    Levels saturate where rows have their own scales.
+    """
     level = to_double(score) * scale
     if PER_ROW:
         level = tl.minimum(tl.maximum(level, -_LARGEST), _LARGEST)

@@ -234,7 +234,8 @@ def _decode_kernel(
     lanes: int64 [4, count]: the slots' token, the token before, the position, and 1 until the slot stops. runs: int64
     [count], 1 if the slot runs in this step. states: int64 [3, count]: code - low, range, and the index in `data` of
     the next byte. history: int64 [steps, count]; row `counter` gets the symbols, -1 for idle slots. A slot stops after
-    the end of a document. A stopped slot has position 0, so that attention has little to do until the next document is loaded.
+    the end of a document. A stopped slot has position 0, so that attention has little to do until the next document is
+    loaded.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride

@@ -30,7 +30,7 @@ def check_range(
         return float(np.abs(weights.symbols).max(initial=0)) * float(np.abs(weights.rows).max(initial=0)) * columns
 
     def product(name: str, inputs: float) -> float:
-        """The largest entry of a product of rows with entries up to `inputs` with a matrix, its bias included."""
+        """Bound the entries of a product of rows with entries up to `inputs` with a matrix, its bias included."""
         return entry(name + ".weight") * matrices[name + ".weight"].symbols.shape[1] * inputs + peak(name + ".bias")
 
     def normed(name: str) -> float:

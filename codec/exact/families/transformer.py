@@ -54,13 +54,13 @@ class Biased:
     bias: Tensor | None  # float64 [R]
 
     def __call__(self, x: Tensor, step: Tensor) -> Tensor:
-        """The product of the rows x * step with the matrix, plus the bias."""
+        """Compute the product of the rows x * step with the matrix, plus the bias."""
         y, step = self.linear(x, step)
         return y * step if self.bias is None else y * step + self.bias
 
 
 class ExactTransformer(ExactNetwork):
-    """The exact model of a pack of an open family.
+    """Compute the exact model of a pack of an open family.
 
     Args:
         weights: what the pack holds.
@@ -109,7 +109,7 @@ class ExactTransformer(ExactNetwork):
         )
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the network begins with, float64 [B, T, dim], of tokens at positions [B, T]."""
+        """Compute what the network begins with, float64 [B, T, dim], of tokens at positions [B, T]."""
         x = self.embedding(tokens)
         return x if self.places is None else x + self.places(positions % self.config.window)
 
@@ -124,7 +124,7 @@ class ExactTransformer(ExactNetwork):
         return self._norm(x)
 
     def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(X, step) with X * step the normalised rows, before gains and what a layer norm adds."""
+        """Return (X, step) with X * step the normalised rows, before gains and what a layer norm adds."""
         snapped, step = snap(x, NORM_BITS)
         inverse = 1.0 / x.shape[-1]
         if self.config.norm == "layer":
@@ -134,7 +134,7 @@ class ExactTransformer(ExactNetwork):
         return snapped, step * reciprocal_sqrt(mean)
 
     def _heads(self, x: Tensor, gain: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Queries or keys [B, T, heads * head_dim], normalised where the model has gains, and rotated."""
+        """Make queries or keys [B, T, heads * head_dim], normalised where the model has gains, and rotated."""
         x = x.unflatten(-1, (-1, self.config.head_dim))
         if gain is not None:
             snapped, step = snap(x)
@@ -149,7 +149,7 @@ class ExactTransformer(ExactNetwork):
     def _attention(
         self, layer: ExactLayer, x: Tensor, step: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, n: int
     ) -> Tensor:
-        """What layer n adds to the stream, float64 [B, T, dim], for normalised rows."""
+        """Compute what layer n adds to the stream, float64 [B, T, dim], for normalised rows."""
         c, (batch, length, _) = self.config, x.shape
         query = self._heads(layer.query(x, step), layer.query_gain, turn).unflatten(2, (c.num_kv_heads, -1))
         query, query_step = snap(query / layer.key_scale[:, None], self.query_bits)

@@ -102,7 +102,7 @@ def query_bits(head_dim: int) -> int:
 
 
 def score_unit(config: TransformerConfig) -> float:
-    """What makes levels of products of queries, times their steps, and keys."""
+    """Return the factor that makes levels of products of queries, times their steps, and keys."""
     return LEVELS_PER_NAT / math.sqrt(config.head_dim)
 
 
@@ -112,12 +112,12 @@ def turns(config: TransformerConfig) -> NDArray[np.int64] | None:
 
 
 def head(weights: TransformerWeights) -> Biased:
-    """The matrix that makes logits."""
+    """Return the matrix that makes logits."""
     return _biased(weights, "tok_emb" if weights.config.tied_head else "lm_head", "norm")
 
 
 def layer(weights: TransformerWeights, number: int) -> Layer:
-    """The constants of a layer."""
+    """Make the constants of a layer."""
     c, block = weights.config, f"blocks.{number}."
     gains = [_vector(weights, f"{block}attn.{name}_norm.weight") for name in ("q", "k")]
     key, value = (_biased(weights, f"{block}attn.c_{name}", block + "attn_norm") for name in ("k", "v"))
@@ -147,7 +147,7 @@ def _vector(weights: TransformerWeights, name: str) -> NDArray[np.float64] | Non
 
 
 def _biased(weights: TransformerWeights, name: str, norm: str = "") -> Biased:
-    """A matrix behind a norm, or behind none."""
+    """Return a matrix behind a norm, or behind none."""
     matrix, bias = weights.matrices[name + ".weight"], _vector(weights, name + ".bias")
     gain, shift = _vector(weights, norm + ".weight"), _vector(weights, norm + ".bias")
     if shift is not None:  # of a layer norm: what the matrix makes of it, by the same exact product

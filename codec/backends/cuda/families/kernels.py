@@ -77,7 +77,7 @@ def stream_kernel(
 
 @triton.jit
 def _heads(y, y_rows, y_bias, step, row, stride, heads, HEAD_DIM: tl.constexpr, at, valid, BIAS: tl.constexpr):
-    """What a product and its bias say at `at` of each head, float64 [heads, D]."""
+    """Add a product and its bias at `at` of each head, float64 [heads, D]."""
     offsets = heads[:, None] * HEAD_DIM + at[None, :]
     x = to_double(tl.load(y + row * stride + offsets, mask=valid, other=0))
     x = x * tl.load(y_rows + offsets, mask=valid, other=0.0) * step
@@ -148,7 +148,7 @@ def activation_kernel(
     y, y_rows, y_bias, y_step, y_stride, table, columns, operand, steps, count, hidden, width, GATED: tl.constexpr,
     BIAS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The activation of one token, SwiGLU where GATED, else GELU, as an operand of two limbs."""
+    """Compute the activation of one token, SwiGLU where GATED, else GELU, as an operand of two limbs."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside, unit = at < hidden, tl.load(y_step + row)

@@ -83,7 +83,7 @@ def _layer(layer: ExactLayer) -> _Layer:
 
 
 class CudaTransformer(CudaBackend):
-    """A model of an open family, as a `codec.exact.backend.Backend`.
+    """Run a model of an open family, as a `codec.exact.backend.Backend`.
 
     Raises:
         UnsupportedError: integers or windows that the kernels do not know, or recall.
@@ -105,7 +105,7 @@ class CudaTransformer(CudaBackend):
         self._blocks = [_layer(layer) for layer in model.layers]
 
     def start(self, tokens: Tensor, previous: Tensor | None, positions: Tensor) -> Tensor:
-        """The embedding of tokens [B, T], float64 [N, dim]; `run` adds that of positions."""
+        """Look up the embedding of tokens [B, T], float64 [N, dim]; `run` adds that of positions."""
         return self._exact.embedding(tokens.flatten())
 
     def run(self, first: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class CudaTransformer(CudaBackend):
         return rows.operands, rows.steps
 
     def _stream(self, x: Tensor, product: _Product | None, columns: Tensor) -> tuple[Tensor, _Rows]:
-        """The stream after a product, float64 [N, dim], and its normalised rows."""
+        """Compute the stream after a product, float64 [N, dim], and its normalised rows."""
         (rows, dim), matrices = x.shape, len(columns)
         count, width = padded(rows), padded(dim, INPUTS)
         out = torch.empty_like(x)
@@ -149,7 +149,7 @@ class CudaTransformer(CudaBackend):
     def _attention_of(
         self, layer: _Layer, rows: _Rows, turn: tuple[Tensor, Tensor] | None, context: Context, n: int
     ) -> Tensor:
-        """What attention mixes, float64 [N, q_dim]."""
+        """Compute what attention mixes, float64 [N, q_dim]."""
         c, count = self.config, len(context.rows)
         keys, _ = context.store(n)
         queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
@@ -169,7 +169,7 @@ class CudaTransformer(CudaBackend):
         turn: tuple[Tensor, Tensor] | None, out: Tensor, slots: Tensor, axes: tuple[int, int, int | None],
         places: Tensor, scales: Tensor, query_bits: int,
     ) -> None:  # fmt: skip
-        """Queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
+        """Write queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
         c, products = self.config, multiply(rows.operands[at], matrix.limbs)
         heads = c.num_heads if query_bits else c.num_kv_heads
         slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
@@ -184,7 +184,7 @@ class CudaTransformer(CudaBackend):
         )  # fmt: skip
 
     def _values(self, layer: _Layer, rows: _Rows, context: Context, n: int) -> None:
-        """The rows' values where `context` keeps those of layer `n`."""
+        """Write the rows' values where `context` keeps those of layer `n`."""
         c, (_, values), matrix = self.config, context.store(n), layer.value
         products = multiply(rows.operands[2], matrix.limbs)
         own = torch.empty(len(context.rows), c.kv_dim, dtype=torch.int16, device=self.device)
