@@ -22,7 +22,7 @@ TRAINER = ("codec.pack.writer", "trainer.run.loop", "trainer.fit.calibrate", "tr
 
 ROOMS = ("codec", "trainer")
 
-WITHOUT = ("codec.text.blocks",)
+WITHOUT = ("codec.text.solid.blocks",)
 """The coder of solid blocks: the text of a submission is coded document by document."""
 
 BROUGHT = ("triton",)

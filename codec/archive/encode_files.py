@@ -34,7 +34,7 @@ from codec.text.open_coder import check_policy, default_policy, open_coder
 from codec.text.policy import Adaptation
 
 if TYPE_CHECKING:
-    from codec.text.solid import SolidCoder
+    from codec.text.solid.coder import SolidCoder
 
 _BLOCK = 1 << 20
 
@@ -212,7 +212,7 @@ def _solid_opener(
 
     @cache
     def opened() -> "SolidCoder":
-        from codec.text.blocks import open_blocks
+        from codec.text.solid.blocks import open_blocks
 
         if settings.pack is None or opener is None:
             return open_blocks()

@@ -29,7 +29,7 @@ from codec.text.documents import Record
 from codec.text.stored import store
 
 if TYPE_CHECKING:
-    from codec.text.solid import SolidCoder
+    from codec.text.solid.coder import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 16, "cuda": 1 << 24}
 """Bytes of text for each device that are coded together and committed: a second or two of a slow processor."""
@@ -225,7 +225,7 @@ class PartCoder:
 
     def _blocks(self, blocks: Sequence[bytes], advance: Advance) -> Iterator[list[Record]]:
         """Code blocks, as many side by side as the device is worth."""
-        from codec.text.blocks import encode_blocks  # compiled code, which lines do without
+        from codec.text.solid.blocks import encode_blocks  # compiled code, which lines do without
 
         for at in range(0, len(blocks), self._side_by_side):
             yield encode_blocks(self._solid(), blocks[at : at + self._side_by_side], advance)

@@ -27,7 +27,7 @@ from codec.text.policy import Policy
 from codec.text.stored import unstore
 
 if TYPE_CHECKING:
-    from codec.text.solid import SolidCoder
+    from codec.text.solid.coder import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's slots."""
@@ -101,7 +101,7 @@ class ArchiveReader:
     @cached_property
     def solid(self) -> "SolidCoder":
         """What decodes blocks of solid streams; it has a model where the archive names a pack."""
-        from codec.text.blocks import open_blocks  # compiled code, which archives without blocks do without
+        from codec.text.solid.blocks import open_blocks  # compiled code, which archives without blocks do without
 
         if self.contents.header.pack is None:
             return open_blocks()
@@ -237,7 +237,7 @@ class ArchiveReader:
         blocks = {n: (c.tag, c.payload, int(sizes[n])) for n, c in chunks.items() if c.tag in (Tag.MIXED, Tag.BYTES)}
         if not blocks:
             return {}
-        from codec.text.blocks import decode_blocks, open_blocks
+        from codec.text.solid.blocks import decode_blocks, open_blocks
 
         needs_model = any(tag == Tag.MIXED for tag, _, _ in blocks.values())
         found = dict(decode_blocks(self.solid if needs_model else open_blocks(), blocks, advance))

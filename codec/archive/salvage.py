@@ -118,7 +118,7 @@ def _record(chunk: Chunk, reader: ArchiveReader | None, pack: Pack | None, devic
     elif chunk.tag == Tag.SAME:
         raise FormatError(f"it equals the record {Fields(chunk.payload, 'record').number()} before")
     else:
-        from codec.text.blocks import decode_blocks, open_blocks
+        from codec.text.solid.blocks import decode_blocks, open_blocks
 
         solid = reader.solid if reader else open_blocks(pack, device=device)
         ((_, data),) = decode_blocks(solid, {0: (chunk.tag, chunk.payload, None)})

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from codec.entropy import range_coder
 from codec.exact.backend import Backend, Decoder, Integers
 from codec.exact.chunks import CHUNK_UNIT
-from codec.model.config import ModelConfig
-from codec.model.tokenizer import BOS
-from codec.numerics.widths import TOTAL_BITS
+from codec.model.config import AnyConfig
+from codec.numerics.widths import total_bits
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ two pages and one, and wrap around both. The many rows of 100 tokens reach the k
 """
 
 
-def agree(fast: Backend, reference: Backend, config: ModelConfig, trial: Trial) -> bool:
+def agree(fast: Backend, reference: Backend, config: AnyConfig, trial: Trial) -> bool:
     """Return true if a backend gives the reference's intervals for sequences and documents, and decodes the documents.
 
     Args:
@@ -53,11 +52,11 @@ def agree(fast: Backend, reference: Backend, config: ModelConfig, trial: Trial) 
     documents = [_tokens(generator, length, config.vocab_size) for length in trial.documents]
     documents[0] %= 5  # few different tokens, so that the match model has many matches
     for document in documents:
-        document[document == BOS] = 0
-        document[[0, -1]] = BOS
-    for window in sorted({min(window, config.window) for window in trial.windows}):
+        document[document == config.end] = (config.end + 2) % config.vocab_size
+        document[0], document[-1] = config.begin, config.end
+    for window in sorted({_width(config, window) for window in trial.windows}):
         expected = _in_chunks(reference, documents, window, trial.chunk)
-        if not _decodes(fast, documents, expected, window):
+        if not _decodes(fast, documents, expected, window, total_bits(config.vocab_size)):
             return False
         if not all(map(np.array_equal, _in_chunks(fast, documents, window, trial.chunk), expected)):
             return False
@@ -68,13 +67,13 @@ def agree(fast: Backend, reference: Backend, config: ModelConfig, trial: Trial) 
     return np.array_equal(one, other) and _sums_agree(fast, reference, documents[0][: 3 * CHUNK_UNIT], config)
 
 
-def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: ModelConfig) -> bool:
+def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: AnyConfig) -> bool:
     """Return whether both give the same whole distributions behind a document, and `fast` those of single tokens.
 
     Solid blocks are coded with whole distributions. The tokens see a window of less than the document, so that rings
     wrap; single tokens stop a few tokens behind that.
     """
-    window, order = min(config.window, 48), np.arange(config.vocab_size)[::-1].copy()
+    window, order = _width(config, 48), np.arange(config.vocab_size)[::-1].copy()
     found = []
     for backend in (fast, reference):
         past = backend.past(1, window)
@@ -108,8 +107,15 @@ def _in_chunks(backend: Backend, documents: Sequence[Integers], window: int, chu
     return [np.concatenate(part, 1).astype(np.int64) for part in parts]
 
 
-def _decodes(backend: Backend, documents: Sequence[Integers], intervals: Sequence[Integers], window: int) -> bool:
-    """Return true if two decoding slots decode the documents from streams of these intervals.
+def _width(config: AnyConfig, window: int) -> int:
+    """Return the window that tokens see; where documents begin anew behind each, a GPU takes whole chunks only."""
+    return min(-(-window // CHUNK_UNIT) * CHUNK_UNIT if config.restarts else window, config.window)
+
+
+def _decodes(
+    backend: Backend, documents: Sequence[Integers], intervals: Sequence[Integers], window: int, bits: int
+) -> bool:
+    """Return true if two decoding slots decode the documents from streams of these intervals of 2^bits.
 
     The longest and the shortest document begin. The slot of the shortest document then takes the other documents in
     turn. In the end only one slot is left, so that a GPU has to capture its steps again.
@@ -117,7 +123,7 @@ def _decodes(backend: Backend, documents: Sequence[Integers], intervals: Sequenc
     payloads = []
     for starts, shares in intervals:
         state, out = range_coder.new_encoder(), np.empty(range_coder.MAX_SYMBOL_BYTES * len(starts) + 8, np.uint8)
-        range_coder.encode_intervals(state, out, starts.copy(), shares.copy(), TOTAL_BITS)
+        range_coder.encode_intervals(state, out, starts.copy(), shares.copy(), bits)
         payloads.append(out[: range_coder.finish(state, out)])
     ends = np.cumsum(list(map(len, payloads)))
     begins = ends - list(map(len, payloads))

@@ -17,13 +17,13 @@ from codec.cache import kept, source_hash
 from codec.console import notes
 from codec.errors import UnsupportedError
 from codec.exact.backend import Backend
+from codec.exact.families.weights import AnyWeights, TransformerWeights
 from codec.exact.recall import Recall
-from codec.exact.weights import Weights
 
 _GPU_VARIABLES = ("TRITON_", "CUBLAS_", "NVIDIA_TF32")  # prefixes of environment variables that change a GPU's results
 
 
-def make_backend(weights: Weights, device: str = "cpu", recall: Recall | None = None) -> Backend:
+def make_backend(weights: AnyWeights, device: str = "cpu", recall: Recall | None = None) -> Backend:
     """Return the fastest backend that agrees with the reference.
 
     If the only such backend is the reference, a note on stderr says that the model runs slowly, and why.
@@ -47,17 +47,28 @@ def make_backend(weights: Weights, device: str = "cpu", recall: Recall | None = 
     return _reference(weights, device, recall)
 
 
-def _fast_backend(weights: Weights, device: str, recall: Recall | None) -> Backend:
+def _fast_backend(weights: AnyWeights, device: str, recall: Recall | None) -> Backend:
     """Return the compiled backend of a device.
+
+    Imports are inside because they compile kernels, which no other device needs.
 
     Raises:
         UnsupportedError: the device has no compiled kernels, or the kernels do not compute this model.
     """
     if device == "cpu":
-        from codec.backends.cpu.backend import CpuBackend  # imported here because the import compiles kernels
+        if isinstance(weights, TransformerWeights):
+            from codec.backends.cpu.transformer import CpuTransformer
+
+            return CpuTransformer(weights, recall)
+        from codec.backends.cpu.backend import CpuBackend
 
         return CpuBackend(weights, recall)
     if device == "cuda" and find_spec("triton"):
+        if isinstance(weights, TransformerWeights):
+            from codec.backends.cuda.families.network import CudaTransformer
+            from codec.exact.families.transformer import ExactTransformer
+
+            return CudaTransformer(ExactTransformer(weights, device), recall)
         from codec.backends.cuda.backend import CudaBackend
         from codec.exact.model import ExactModel
 
@@ -65,16 +76,15 @@ def _fast_backend(weights: Weights, device: str, recall: Recall | None) -> Backe
     raise UnsupportedError(f"there are none for {device}")
 
 
-def _reference(weights: Weights, device: str, recall: Recall | None) -> Backend:
-    from codec.exact.model import (
-        ExactModel,
-    )  # imported here because torch takes longer to import than a short text to code
+def _reference(weights: AnyWeights, device: str, recall: Recall | None) -> Backend:
+    # torch takes longer to import than a short text to code
+    from codec.exact.families.transformer import exact_model
     from codec.exact.reference import TorchBackend
 
-    return TorchBackend(ExactModel(weights, device), recall)
+    return TorchBackend(exact_model(weights, device), recall)
 
 
-def _agrees(fast: Backend, weights: Weights, device: str, recall: Recall | None) -> bool:
+def _agrees(fast: Backend, weights: AnyWeights, device: str, recall: Recall | None) -> bool:
     """Return the verdict of the self-test, from the cache if an earlier process has tested under the same key."""
 
     def compare() -> bytes:

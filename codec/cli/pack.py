@@ -46,7 +46,14 @@ def pack(
 
 def unpack(
     file: Annotated[Path, typer.Argument(help="A pack.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The .safetensors file to write, or a folder of transformers.",
+        ),
+    ],
     challenge: Annotated[bool, typer.Option(help="In the banks of the challenge's later scripts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -56,10 +63,16 @@ def unpack(
     from codec.files import atomic_write, check_output
     from codec.model.banks import to_challenge
     from codec.model.checkpoint import TOKENIZER
+    from codec.model.families.folder import save_folder
+    from codec.model.transformer import TransformerConfig
 
     check_output(output, [file])
     check_output(output.parent / TOKENIZER, [file])
     opened = open_pack(file)
+    if isinstance(opened.config, TransformerConfig):
+        save_folder(output, opened.state_dict(), opened.config, opened.tokenizer)
+        emit({"folder": str(output), "parameters": opened.parameter_count}, as_json)
+        return
     metadata = {"config": opened.config.to_json()} if opened.config else None
     state = to_challenge(opened.state_dict()) if challenge else opened.state_dict()
     with atomic_write(output) as stream:

@@ -1,9 +1,10 @@
 """A range coder with 56-bit state, byte by byte: the integer core below text and weights.
 
 The state is uint64[3]: low, range and bytes written in an encoder; code - low, range and bytes read in a decoder.
-Invariants: after every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of up to 2^24 loses at
-most 2^-24 of its width. A carry out of low is added to the bytes already written. A stream ends with the shortest bytes
-whose value, followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal code length.
+Invariants: after every symbol 2^48 <= range <= 2^56 and low < 2^56, so an interval of a total of 2^24 loses at most
+2^-24 of its width, one of 2^27 2^-21. A carry out of low is added to the bytes already written. A stream ends with the
+shortest bytes whose value, followed by zeros for ever, lies in the last interval: on average 5 bits more than the ideal
+code length.
 The decoder reads zeros beyond the end, at most CODE_BYTES of them for a whole stream, so a truncated stream is noticed.
 
 Construction: range coding after G. N. N. Martin (1979), with carry propagation into the output.
@@ -26,8 +27,8 @@ _ONE = np.uint64(1)
 CODE_BYTES = 7
 """Bytes of state: a decoder has read this many bytes before it decodes the first symbol."""
 
-MAX_SYMBOL_BYTES = 4
-"""Bytes that one symbol can add to a stream, for the size of output buffers (24 bits and a carried-over byte)."""
+MAX_SYMBOL_BYTES = 5
+"""Bytes that one symbol can add to a stream, for the size of output buffers (27 bits and a carried-over byte)."""
 
 
 def new_encoder() -> State:

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from codec.numerics import tables
+from codec.numerics.widths import LARGEST_SCORE
 
 _QUERY_CHUNK = 128  # queries whose scores are in memory at once; the result does not depend on the number
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, last: Tensor, window: int, scale: Tensor, exp2: Tensor
+    query: Tensor, keys: Tensor, values: Tensor, first: Tensor, last: Tensor, scale: Tensor, exp2: Tensor
 ) -> Tensor:
     """Compute sliding-window softmax attention on integers.
 
@@ -20,9 +21,10 @@ def attend(
         query: float64 [B, kv_heads, group, T, d], integers.
         keys: float64 [B, kv_heads, S, d], integers.
         values: float64 [B, kv_heads, S, d], integers.
-        last: int64 [B, T], the index of the last key that each query sees.
-        window: how many keys a query sees: those from last - window + 1 to last.
-        scale: float64 [kv_heads, group, 1, 1], from integer scores to 1/LEVELS_PER_BIT bit.
+        first: int64 [B, T], the index of the first key that each query sees.
+        last: int64 [B, T], the index of the last key that each query sees; a query sees at most a window.
+        scale: float64 [kv_heads, group, 1, 1] or [B, kv_heads, group, T, 1], from integer scores to 1/LEVELS_PER_BIT
+            bit. With the latter, levels saturate at LARGEST_SCORE.
         exp2: `tables.exp2_table(SOFTMAX_BITS)`.
 
     Returns:
@@ -32,19 +34,19 @@ def attend(
     batch, kv_heads, group, length, dim = query.shape
     chunks = []
     for start in range(0, length, _QUERY_CHUNK):
-        here = last[:, start : start + _QUERY_CHUNK, None]
-        first, end = (
-            max(0, int(here.min()) - window + 1),
-            int(here.max()) + 1,
-        )  # of the keys that any of these queries sees
+        here, since = (edge[:, start : start + _QUERY_CHUNK, None] for edge in (last, first))
+        begin, end = max(0, int(since.min())), int(here.max()) + 1  # of the keys that any of them sees
+        unit = scale if scale.shape[-2] == 1 else scale[..., start : start + _QUERY_CHUNK, :]
         q = query[:, :, :, start : start + _QUERY_CHUNK].reshape(batch, kv_heads, -1, dim)
-        scores = (q @ keys[:, :, first:end].transpose(2, 3)).view(batch, kv_heads, group, -1, end - first)
-        levels = torch.round(scores * scale)
-        key = torch.arange(first, end, device=query.device)
-        levels = levels.masked_fill(((key > here) | (key <= here - window))[:, None, None], -torch.inf)
+        scores = (q @ keys[:, :, begin:end].transpose(2, 3)).view(batch, kv_heads, group, -1, end - begin)
+        levels = torch.round(scores * unit)
+        if scale.dim() > 4:
+            levels = levels.clamp(-LARGEST_SCORE, LARGEST_SCORE)
+        key = torch.arange(begin, end, device=query.device)
+        levels = levels.masked_fill(((key > here) | (key < since))[:, None, None], -torch.inf)
         below = levels.amax(-1, keepdim=True) - levels
         weights = exp2[below.clamp(max=float(tables.EXP2_LENGTH - 1)).to(torch.int64)]
-        sums = weights.view(batch, kv_heads, -1, end - first) @ values[:, :, first:end]
+        sums = weights.view(batch, kv_heads, -1, end - begin) @ values[:, :, begin:end]
         chunks.append(sums.view(batch, kv_heads, group, -1, dim) / weights.sum(-1, keepdim=True))
     return torch.cat(chunks, 3)
 

@@ -14,15 +14,15 @@ States = NDArray[np.uint64]
 class Decoder(Protocol):
     """Decoding slots, numbered from 0, each of which decodes its own part of the data.
 
-    A slot is idle before its first `load`, after it has decoded a BOS, and while it waits for memory. The state of a
-    slot's stream is that of `codec.entropy.range_coder`.
+    A slot is idle before its first `load`, after it has decoded the end of a document, and while it waits for
+    memory. The state of a slot's stream is that of `codec.entropy.range_coder`.
     """
 
     ahead: int
     """How many launches to queue behind the launch that the caller waits for. `load` takes effect after all of them."""
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
-        """Start a document in each of some slots, behind a BOS.
+        """Start a document in each of some slots.
 
         Args:
             lanes: numbers of the slots [n].
@@ -55,7 +55,7 @@ class Lanes(Protocol):
             tokens: int64 [n], the token that each slot runs. A token sees the last `window` tokens of its sequence.
             previous: int64 [n], the token before each of the tokens (any value at position 0).
             positions: int64 [n], the positions of the tokens in their sequences.
-            targets: int64 [n], cumulative frequencies in [0, 2^24).
+            targets: int64 [n], cumulative frequencies in [0, 2^total_bits).
 
         Returns:
             (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
@@ -78,7 +78,7 @@ class Distributions(Protocol):
             positions: int64 [n].
 
         Returns:
-            `codec.entropy.frequencies.ordered_sums` int64 [n, V + 1], overwritten by the next call.
+            `codec.entropy.frequencies.ordered_sums` int64 [n, K + 1], overwritten by the next call.
         """
 
 
@@ -164,7 +164,7 @@ class Backend(Protocol):
             order: int64 [V], the order of the symbols.
 
         Returns:
-            what waits for `codec.entropy.frequencies.ordered_sums`, int64 [N, V + 1], of all inputs in turn.
+            what waits for `codec.entropy.frequencies.ordered_sums`, int64 [N, K + 1], of all inputs in turn.
         """
 
     def distributions(self, count: int, window: int, order: Integers) -> Distributions:

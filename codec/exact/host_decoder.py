@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 from codec.compiled import compiled
 from codec.entropy import range_coder
 from codec.exact.backend import Integers, Lanes, States
-from codec.model.tokenizer import BOS
-from codec.numerics.widths import TOTAL, TOTAL_BITS
+from codec.model.config import AnyConfig
+from codec.numerics.widths import total_bits
 
 
 class HostDecoder:
     """A `Decoder` whose range decoders run on the host and whose launches decode one token in every slot.
 
     Args:
+        config: the model's shape.
         lanes: the model's decoding slots, empty.
         count: how many slots there are.
         data: uint8, the payloads of all documents.
@@ -23,8 +24,9 @@ class HostDecoder:
 
     ahead = 0
 
-    def __init__(self, lanes: Lanes, count: int, data: NDArray[np.uint8]):
+    def __init__(self, config: AnyConfig, lanes: Lanes, count: int, data: NDArray[np.uint8]):
         self._lanes, self._data = lanes, data
+        self._begin, self._end, self._bits = config.begin, config.end, total_bits(config.vocab_size)
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
         self._next = np.zeros((3, count), np.int64)  # the token that runs next, the token before, the position
@@ -36,7 +38,7 @@ class HostDecoder:
         self._bounds[index] = np.stack((begins, ends), 1)
         for lane, begin, end in zip(lanes, begins, ends, strict=True):
             range_coder.start_decoder(self._states[lane], self._data[begin:end])
-        self._next[:, index] = np.array([[BOS], [BOS], [0]])
+        self._next[:, index] = np.array([[self._begin], [self._begin], [0]])
         self._runs[index] = True
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
@@ -50,10 +52,11 @@ class HostDecoder:
     def _step(self, lanes: Integers) -> Integers:
         """Decode the next symbol of each of some slots [n]."""
         tokens, previous, positions = self._next[:, lanes]
-        symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, _targets(self._states, lanes))
-        _advance(self._states, lanes, self._data, self._bounds, starts, sizes)
+        targets = _targets(self._states, lanes, self._bits)
+        symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, targets)
+        _advance(self._states, lanes, self._data, self._bounds, starts, sizes, self._bits)
         self._next[:, lanes] = symbols, tokens, positions + 1
-        self._runs[lanes] = symbols != BOS
+        self._runs[lanes] = symbols != self._end
         return symbols
 
     def keep(self, lanes: Sequence[int]) -> None:
@@ -65,16 +68,16 @@ class HostDecoder:
 
 
 @compiled
-def _targets(states: States, lanes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the cumulative frequency that each slot's stream points at, int64 [n] in [0, 2^24)."""
+def _targets(states: States, lanes: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """Return the cumulative frequency that each slot's stream points at, int64 [n] in [0, 2^bits)."""
     out = np.empty(len(lanes), np.int64)
     for i, lane in enumerate(lanes):
-        out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(TOTAL_BITS), TOTAL)
+        out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(bits), 1 << bits)
     return out
 
 
 @compiled
-def _advance(states, lanes, data, bounds, starts, sizes):
+def _advance(states, lanes, data, bounds, starts, sizes, bits):
     for i, lane in enumerate(lanes):
         payload = data[bounds[lane, 0] : bounds[lane, 1]]
-        range_coder.take(states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(TOTAL_BITS))
+        range_coder.take(states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(bits))

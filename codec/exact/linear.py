@@ -1,5 +1,7 @@
 """Multiply snapped rows with small integers: the matrices of a pack, and gates."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,9 +20,14 @@ class ExactLinear:
 
     def __init__(self, name: str, weights: Quantized, operand: int, device: torch.device):
         check_sums(name, weights, operand)
-        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64).T.contiguous()  # [C, R]
+        self.symbols = torch.from_numpy(weights.symbols.astype(np.int16 if _narrow(weights) else np.int32)).to(device)
         self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
         self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
+
+    @cached_property
+    def integers(self) -> Tensor:
+        """The matrix transposed, float64 [C, R]: made when the reference first runs, which a fast backend may not."""
+        return self.symbols.T.to(torch.float64).contiguous()
 
     def __call__(self, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Multiply the rows x * step with the matrix.
@@ -36,6 +43,11 @@ class ExactLinear:
             x, finer = snap(x * self.columns)
             step = step * finer
         return (x @ self.integers) * self.rows, step
+
+
+def _narrow(weights: Quantized) -> bool:
+    """Whether integers have 16 bits."""
+    return bool(np.abs(weights.symbols).max(initial=0) < 1 << 15)
 
 
 class ExactRandomMap(ExactLinear):
@@ -84,13 +96,13 @@ class ExactTable:
     """The rows of an embedding or hash table."""
 
     def __init__(self, weights: Quantized, device: torch.device):
-        self.integers = torch.from_numpy(weights.symbols).to(device, torch.float64)  # [R, C]
+        self.symbols = torch.from_numpy(weights.symbols.astype(np.int16 if _narrow(weights) else np.int32)).to(device)
         self.rows = torch.from_numpy(weights.rows).to(device, torch.float64)
         self.columns = None if weights.columns is None else torch.from_numpy(weights.columns).to(device, torch.float64)
 
     def __call__(self, numbers: Tensor) -> Tensor:
         """Look up the rows float64 [..., C] with the numbers int64 [...]."""
-        x = self.integers[numbers] * self.rows[numbers][..., None]
+        x = self.symbols[numbers].to(torch.float64) * self.rows[numbers][..., None]
         return x if self.columns is None else x * self.columns
 
 

@@ -15,11 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.exact.attention import (
-    attend,
-    without_own_value,
-)
-from codec.exact.kv_cache import Cache, ChunkCache, Chunks, Context, Sequences, Steps
+from codec.exact.attention import attend, without_own_value
 from codec.exact.linear import (
     ExactGate,
     ExactLinear,
@@ -28,9 +24,10 @@ from codec.exact.linear import (
     sigmoid,
     transposed,
 )
+from codec.exact.network import Context, ExactNetwork
 from codec.exact.weights import Weights, attention, check, down_operand, layer_scales, query_fraction
 from codec.model.bigram import bigram_rows
-from codec.model.config import GATE_INPUTS
+from codec.model.config import GATE_INPUTS, ModelConfig
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
 from codec.numerics.fixed_point import power_of_two, reciprocal_sqrt, snap, snap_fixed
@@ -63,7 +60,7 @@ class ExactLayer:
     parallel: bool
 
 
-class ExactModel:
+class ExactModel(ExactNetwork):
     """The exact model of a pack.
 
     Args:
@@ -76,7 +73,8 @@ class ExactModel:
 
     def __init__(self, weights: Weights, device: torch.device | str = "cpu"):
         check(weights)
-        self.weights, self.config, self.device = weights, weights.config, torch.device(device)
+        self.config: ModelConfig = weights.config
+        self.weights, self.device = weights, torch.device(device)
         config, matrices, vectors = weights.config, weights.matrices, weights.vectors
         self._matrices, self._vectors = matrices, vectors
         self.query_fraction = query_fraction(config)
@@ -158,60 +156,6 @@ class ExactModel:
             gate=self._gate(block + "attn.gate") if c.attention_gate else None,
             parallel=c.parallel(i),
         )
-
-    def new_cache(self, lanes: int, window: int) -> Cache:
-        """Create an empty KV cache of decoding slots.
-
-        Args:
-            lanes: how many slots there are.
-            window: how many tokens a token sees, itself included.
-        """
-        return Cache(*(self._caches(lanes, window) for _ in range(2)))
-
-    def new_past(self, documents: int, window: int) -> ChunkCache:
-        """Create an empty KV cache for chunked prefill.
-
-        Args:
-            documents: how many documents there are.
-            window: how many tokens a token sees, itself included.
-        """
-        last = torch.zeros(documents, 1, dtype=torch.int64, device=self.device)
-        return ChunkCache(window, 0, last, *(self._caches(documents, 0) for _ in range(2)))
-
-    def _caches(self, count: int, places: int) -> list[Tensor]:
-        shape = (count, self.config.num_kv_heads, places, self.config.head_dim)
-        return [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in self.config.schedule]
-
-    @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
-        """Run whole sequences from position 0, or the next chunks of documents.
-
-        Args:
-            tokens: int64 [B, T]. Without `past`, T <= window. With `past`, a document that goes on after this chunk has
-                T tokens in the chunk; others are padded.
-            past: the KV cache of the chunks before, or None for whole sequences. The first B documents are those of the
-                tokens; their chunks are added.
-
-        Returns:
-            The snapped, normalised last hidden state (X float64 [B, T, dim], step float64 [B, T, 1]), for `levels`.
-        """
-        return self._run(tokens, Chunks(tokens, past) if past else Sequences(tokens))
-
-    @torch.inference_mode()
-    def step(self, tokens: Tensor, previous: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
-        """Run one more token in every decoding slot of a cache.
-
-        Args:
-            tokens: int64 [B], the token of each slot.
-            previous: int64 [B], the token before each token (any value at position 0).
-            positions: int64 [B], the positions of the tokens.
-            cache: the keys and values of each slot's earlier tokens that are within the window. The tokens' own are
-                added.
-
-        Returns:
-            As `forward`, with T = 1.
-        """
-        return self._run(tokens[:, None], Steps(previous, positions, cache))
 
     def _run(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         c = self.config
@@ -321,7 +265,7 @@ class ExactModel:
         value = snap_fixed(value, layer.value_fraction).transpose(1, 2)
         keys, values = context.take(n, key, value)
         query = query.reshape(batch, c.num_kv_heads, -1, length, c.head_dim)
-        mixed = attend(query, keys, values, context.last, context.window, layer.score_scale, self.exp2)
+        mixed = attend(query, keys, values, context.first, context.last, layer.score_scale, self.exp2)
         if layer.xsa:
             mixed = without_own_value(mixed, value[:, :, None])
         mixed = mixed * layer.value_step[:, None, None]

@@ -1,6 +1,7 @@
 """Compute with torch the integers that every backend must give: the reference."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,11 +10,9 @@ from numpy.typing import NDArray
 from codec.entropy import frequencies
 from codec.exact.backend import Backend, Integers
 from codec.exact.host_decoder import HostDecoder
-from codec.exact.kv_cache import Cache, ChunkCache
-from codec.exact.model import ExactModel
+from codec.exact.network import ChunkCache, ExactNetwork
 from codec.exact.recall import HISTORY, Recall
 from codec.exact.recall_memory import Memory
-from codec.model.tokenizer import BOS
 
 _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits in memory at once
 
@@ -21,7 +20,7 @@ _HEAD_ROWS = {"cpu": 512, "cuda": 8192}  # rows of logits in memory at once
 class TorchBackend(Backend):
     """A `Backend` that computes with torch on the model's device: the reference."""
 
-    def __init__(self, model: ExactModel, recall: Recall | None = None):
+    def __init__(self, model: ExactNetwork, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
         self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
@@ -52,7 +51,7 @@ class TorchBackend(Backend):
         """See `Backend`."""
         begin = past.length if past else 0
         longest = max(map(len, inputs))
-        tokens = np.full((len(inputs), longest), BOS)
+        tokens = np.zeros((len(inputs), longest), np.int64)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
         hidden, step = self._model.forward(self._tensor(tokens), past=past)
@@ -104,12 +103,12 @@ class TorchBackend(Backend):
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `Backend`; every slot has room for a whole window."""
         lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
-        return HostDecoder(lanes, count, data)
+        return HostDecoder(self._model.config, lanes, count, data)
 
     def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `Backend`."""
         longest, device = max(map(len, inputs)), self._model.device
-        tokens, rows = np.full((len(inputs), longest), BOS), []
+        tokens, rows = np.zeros((len(inputs), longest), np.int64), []
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
             rows.append(np.arange(len(window)) + row * longest)
@@ -133,7 +132,7 @@ class TorchBackend(Backend):
 class TorchDistributions:
     """`codec.exact.backend.Distributions` of a `TorchBackend`: every step runs all slots, idle ones too."""
 
-    def __init__(self, model: ExactModel, count: int, window: int, order: torch.Tensor):
+    def __init__(self, model: ExactNetwork, count: int, window: int, order: torch.Tensor):
         self._model, self._count, self._order = model, count, order
         self._cache = model.new_cache(count, window)
 
@@ -149,7 +148,7 @@ class TorchDistributions:
 class TorchLanes:
     """Decoding slots of a `TorchBackend` (`codec.exact.backend.Lanes`). A step runs all slots, the idle ones too."""
 
-    def __init__(self, model: ExactModel, count: int, window: int, memory: Memory | None):
+    def __init__(self, model: ExactNetwork, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
         self._cache = model.new_cache(count, window)
 
@@ -177,4 +176,6 @@ class TorchLanes:
         self._count = len(lanes)
         if self._memory:
             self._memory.keep(index)
-        self._cache = Cache([k[index] for k in self._cache.keys], [v[index] for v in self._cache.values])
+        self._cache = replace(
+            self._cache, keys=[k[index] for k in self._cache.keys], values=[v[index] for v in self._cache.values]
+        )

@@ -1,6 +1,6 @@
 """A float model on disk: safetensors, with the config and the tokenizer beside the weights in one folder.
 
-A run folder holds `model.safetensors` (whose metadata entry `config` is the ModelConfig as JSON) and `tokenizer.model`.
+A run folder holds `model.safetensors` (whose metadata entry `config` is the config as JSON) and `tokenizer.model`.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from safetensors.torch import save
 
 from codec.errors import FormatError
 from codec.files import atomic_write, read_bytes
-from codec.model.config import ModelConfig
-from codec.model.tokenizer import Tokenizer
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
+from codec.model.config import AnyConfig, read_config
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.model"
@@ -24,12 +24,12 @@ class Checkpoint:
     """A state dict, its config and its tokenizer; either is None where the files lack it (other projects' weights)."""
 
     state_dict: dict[str, torch.Tensor]
-    config: ModelConfig | None
-    tokenizer: Tokenizer | None
+    config: AnyConfig | None
+    tokenizer: AnyTokenizer | None
 
 
 def save_checkpoint(
-    folder: str | Path, state: dict[str, torch.Tensor], config: ModelConfig, tokenizer: Tokenizer
+    folder: str | Path, state: dict[str, torch.Tensor], config: AnyConfig, tokenizer: AnyTokenizer
 ) -> Path:
     """Write `model.safetensors` and `tokenizer.model` into `folder` and return the path of the former."""
     path = Path(folder) / WEIGHTS
@@ -65,6 +65,6 @@ def load_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     beside = Path(tokenizer) if tokenizer else path.parent / TOKENIZER
     return Checkpoint(
         state_dict=state,
-        config=ModelConfig.from_json(metadata["config"]) if "config" in metadata else None,
-        tokenizer=Tokenizer(read_bytes(beside, "tokenizer")) if tokenizer or beside.is_file() else None,
+        config=read_config(metadata["config"]) if "config" in metadata else None,
+        tokenizer=open_tokenizer(read_bytes(beside, "tokenizer")) if tokenizer or beside.is_file() else None,
     )

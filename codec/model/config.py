@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from codec.errors import FormatError
+from codec.model.transformer import TransformerConfig
 
 GATE_INPUTS = 12
 """Leading entries of a normalised row that a gate reads: the number of the challenge's sparse gates."""
@@ -129,6 +130,21 @@ class ModelConfig:
         return self.value_dims > 0 and layer >= self.num_layers - self.value_layers
 
     @property
+    def begin(self) -> int:
+        """The token before a document: `codec.model.tokenizer.BOS`."""
+        return 1
+
+    @property
+    def end(self) -> int:
+        """The token behind a document."""
+        return 1
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a document begins anew behind each window; else a token sees the last `window`."""
+        return False
+
+    @property
     def schedule(self) -> tuple[int, ...]:
         """Return the layer of each block execution, with loops unrolled."""
         layers = list(range(self.num_layers))
@@ -163,10 +179,23 @@ class ModelConfig:
         Raises:
             FormatError: `text` is not a JSON object of known entries.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"config: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise FormatError(f"config: found a JSON {type(values).__name__}, expected an object")
-        return cls.from_dict(values)
+        return cls.from_dict(_json_object(text))
+
+
+AnyConfig = ModelConfig | TransformerConfig
+
+
+def read_config(text: str) -> AnyConfig:
+    """Read what `to_json` of either config wrote. Raises FormatError for anything else."""
+    values = _json_object(text)
+    return TransformerConfig.from_dict(values) if "family" in values else ModelConfig.from_dict(values)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"config: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise FormatError(f"config: found a JSON {type(values).__name__}, expected an object")
+    return values

@@ -1,23 +1,17 @@
 """The tensors of a model: name, shape and role of each, from its config; the names are the challenge baseline's."""
 
-from dataclasses import dataclass
-from typing import Literal
-
-from codec.model.config import GATE_INPUTS, ModelConfig
-
-Role = Literal["embedding", "matrix", "hash", "vector"]
+from codec.model.config import GATE_INPUTS, AnyConfig, ModelConfig
+from codec.model.parameter import Parameter as Parameter
+from codec.model.parameter import Role as Role
+from codec.model.transformer import TransformerConfig, transformer_parameters
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """Shape and role of a tensor: [outputs, inputs] for a matrix, [rows, width] for an embedding or hash table."""
-
-    shape: tuple[int, ...]
-    role: Role
-
-
-def parameters(config: ModelConfig) -> dict[str, Parameter]:
+def parameters(config: AnyConfig) -> dict[str, Parameter]:
     """Return every tensor of the model of `config`, in the order of packs."""
+    return transformer_parameters(config) if isinstance(config, TransformerConfig) else _parameters(config)
+
+
+def _parameters(config: ModelConfig) -> dict[str, Parameter]:
     c, dim = config, config.model_dim
     found = {"tok_emb.weight": Parameter((c.vocab_size, c.embedding_dim or dim), "embedding")}
     if c.embedding_dim:

@@ -58,6 +58,9 @@ class Tokenizer:
         if self.vocab_size > 1 << 16:
             raise FormatError(f"tokenizer: {self.vocab_size} pieces, expected at most 65,536")
 
+    begin = end = BOS
+    """The tokens before and behind a document."""
+
     @property
     def vocab_size(self) -> int:
         """Return the number of tokens."""

@@ -167,14 +167,19 @@ def rope_turns(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArra
         are the rotations of positions 0, 1, 2 .. Then each of TURN_LEVELS levels has TURN_DIGITS rows: the rotations of
         position 0, of the position that follows the rows of the level before, and of the multiples of that position.
     """
-    low = max(length, TURN_ROWS)
-    turns = np.empty((2, low + TURN_LEVELS * TURN_DIGITS, dims // 2), np.int64)
-    log_base, shift = _DECIMAL.ln(Decimal(base)), 160 - TURN_BITS
+    angles = []
+    log_base = _DECIMAL.ln(Decimal(base))
     for i in range(dims // 2):
-        exponent = _DECIMAL.multiply(_DECIMAL.divide(Decimal(-2 * i), Decimal(dims)), log_base)
-        angle = _DECIMAL.exp(exponent)
-        if yarn != 1:
-            angle = _DECIMAL.multiply(angle, yarn_slowing(angle, length, yarn))
+        angle = _DECIMAL.exp(_DECIMAL.multiply(_DECIMAL.divide(Decimal(-2 * i), Decimal(dims)), log_base))
+        angles.append(angle if yarn == 1 else _DECIMAL.multiply(angle, yarn_slowing(angle, length, yarn)))
+    return turn_table(tuple(angles), max(length, TURN_ROWS))
+
+
+@lru_cache
+def turn_table(angles: tuple[Decimal, ...], low: int = TURN_ROWS) -> NDArray[np.int64]:
+    """`rope_turns` of pairs that turn by `angles` from one position to the next, with `low` first rows."""
+    turns, shift = np.empty((2, low + TURN_LEVELS * TURN_DIGITS, len(angles)), np.int64), 160 - TURN_BITS
+    for i, angle in enumerate(angles):
         step, row = _cos_sin(angle), 0
         for count in (low, *[TURN_DIGITS] * TURN_LEVELS):
             c, s = _ONE, 0

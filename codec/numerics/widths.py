@@ -18,9 +18,17 @@ NORM_EPSILON = 2.0**-23
 SOFTMAX_BITS = 20
 """Fractional bits of attention weights before normalisation (measured on a prototype: 16 or more are needed)."""
 
-TOTAL_BITS = 24
-TOTAL = 1 << TOTAL_BITS
-"""Sum of the integer frequencies of a distribution."""
+LARGEST_SCORE = float(1 << 29)
+"""Levels of scores saturate there where queries have steps of their own, 131,072 bits from 0."""
+
+LARGEST_LEVEL = 1 << 28
+"""Logits without a softcap saturate there, 65,536 bits from 0."""
+
+FEW, FEW_BITS, MANY_BITS = 1 << 14, 24, 27
+"""Frequencies of up to FEW symbols sum to 2^FEW_BITS, those of more to 2^MANY_BITS."""
+
+PRODUCT_BITS = 62
+"""Width of the products that a cumulative frequency is made of."""
 
 TURN_BITS = 60
 """Fractional bits of the rotations from which others are made."""
@@ -34,3 +42,12 @@ LIMB_BITS = TURN_BITS // 2
 ROUND_SHIFT = TURN_BITS - ROPE_BITS
 ROUND_HALF = 1 << (ROUND_SHIFT - 1)
 """What a rotation is shifted by, and what is added before, to round to ROPE_BITS."""
+
+
+def total_bits(vocabulary: int) -> int:
+    """Return the power of two that the frequencies of so many symbols sum to.
+
+    >>> total_bits(8192), total_bits(49_152)
+    (24, 27)
+    """
+    return FEW_BITS if vocabulary <= FEW else MANY_BITS

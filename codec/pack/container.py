@@ -6,14 +6,19 @@ of all that precedes. The table comes last, so that a file can be written withou
 """
 
 import hashlib
+import mmap
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from codec.errors import FormatError
+
+IN_MEMORY = 1 << 26
+"""Files up to this size are read and checked whole; of larger ones, each tensor is read and checked when asked for."""
 
 MAGIC = b"UPAK"
 VERSION = 4
@@ -171,3 +176,29 @@ def read_container(blob: bytes) -> dict[str, bytes]:
     sections = {name: read_section(source, table, name) for name in table}
     check_digest(source)
     return sections
+
+
+def open_source(source: Any) -> Source:
+    """Return the bytes of a pack, or the path of a large file.
+
+    Args:
+        source: bytes, a path, or a file that is open for reading.
+
+    Raises:
+        FormatError: no such file, or something else.
+    """
+    if isinstance(source, (str, Path)):
+        try:
+            path = Path(source)
+            return Source(path.absolute() if path.stat().st_size > IN_MEMORY else path.read_bytes())
+        except OSError as error:
+            raise FormatError(
+                f"pack {source}: {error.strerror}; pass the path of an existing, readable file"
+            ) from error
+    if isinstance(source, (bytes, bytearray, memoryview, mmap.mmap)):
+        return Source(bytes(source))
+    if hasattr(source, "read"):
+        content = source.read()
+        if isinstance(content, bytes):
+            return Source(content)
+    raise FormatError(f"pack: a {type(source).__name__}, expected bytes, a path or a binary file")

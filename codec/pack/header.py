@@ -7,7 +7,8 @@ from typing import Any
 
 from codec.errors import FormatError, MismatchError
 from codec.exact.recall import read_recall
-from codec.model.config import ModelConfig
+from codec.model.byte_pairs import AnyTokenizer
+from codec.model.config import AnyConfig
 from codec.model.parameters import parameters
 from codec.numerics.widths import ARITHMETIC
 from codec.pack.parts.batches import BATCH
@@ -101,7 +102,7 @@ def most_of(header: Mapping[str, Any]) -> int:
     return MAX_ELEMENTS if header.get("whole") is True else SLAB
 
 
-def check_vocabulary(config: ModelConfig, tokenizer: Any) -> None:
+def check_vocabulary(config: AnyConfig, tokenizer: AnyTokenizer) -> None:
     """Raise MismatchError for a tokenizer of more tokens than the model has."""
     if tokenizer.vocab_size > config.vocab_size:
         raise MismatchError(
@@ -109,7 +110,7 @@ def check_vocabulary(config: ModelConfig, tokenizer: Any) -> None:
         )
 
 
-def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(config: AnyConfig, found: Mapping[str, tuple[int, ...]]) -> None:
     """Raise MismatchError for names or shapes other than the config's."""
     expected = {name: parameter.shape for name, parameter in parameters(config).items()}
     for name in sorted(set(expected) | set(found)):

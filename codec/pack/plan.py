@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from codec.errors import FormatError, MismatchError
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 from codec.model.parameters import Role, parameters
 from codec.pack.header import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_HEADER, check_shapes
 from codec.pack.parts.dtypes import FLOATS, size_of, slabs
@@ -112,7 +112,7 @@ class Plan:
         return [item for item in self.items if not item.own_part]
 
 
-def make_plan(state: Mapping[str, torch.Tensor], config: ModelConfig | None, rules: Rules) -> Plan:
+def make_plan(state: Mapping[str, torch.Tensor], config: AnyConfig | None, rules: Rules) -> Plan:
     """Decide what becomes of every tensor, and refuse what could not be read again.
 
     Raises:
@@ -167,7 +167,7 @@ def _model_item(name: str, tensor: torch.Tensor, role: Role) -> Item:
     return Item(name, shape, dtype, role, "half" if role == "vector" else "quantize")
 
 
-def _check_config(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> None:
+def _check_config(config: AnyConfig, state: Mapping[str, torch.Tensor]) -> None:
     """Raise MismatchError if names or shapes are not the config's; a wrapper's prefix is named."""
     expected = set(parameters(config))
     for prefix in PREFIXES:

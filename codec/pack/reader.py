@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import FormatError, MismatchError
+from codec.exact.families.weights import AnyWeights, weights_of
 from codec.exact.recall import Recall, read_recall
-from codec.exact.weights import Weights
-from codec.model.config import ModelConfig
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
+from codec.model.config import AnyConfig, read_config
 from codec.model.parameters import parameters
-from codec.model.tokenizer import Tokenizer
 from codec.pack import golden
-from codec.pack.container import Section, Source, check_digest, read_section, read_table
+from codec.pack.container import Section, Source, check_digest, open_source, read_section, read_table
 from codec.pack.header import check_shapes, check_vocabulary, most_of, read_header
 from codec.pack.parts.batches import read_batch
 from codec.pack.parts.dtypes import FLOATS, size_of, slabs, width_of
@@ -31,13 +31,10 @@ from codec.zstd import unshrink
 if TYPE_CHECKING:  # coding text needs no torch, which takes seconds to import
     import torch
 
-    from codec.exact.model import ExactModel
+    from codec.exact.families.transformer import AnyExact
 
 MAX_TEXT = 1 << 24
 """Bytes of a config or of a tokenizer."""
-
-IN_MEMORY = 1 << 26
-"""Files up to this size are read and checked whole; of larger ones, each tensor is read and checked when asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +49,8 @@ class Pack:
     ['w', 'b']
     """
 
-    config: ModelConfig | None
-    tokenizer: Tokenizer | None
+    config: AnyConfig | None
+    tokenizer: AnyTokenizer | None
     manifest: dict[str, Any]  # the JSON header: tensors, vectors, batches, twins
     source: Source
     sections: dict[str, Section]
@@ -141,16 +138,16 @@ class Pack:
         return found | {name: found[other] for name, other in self.twins.items()}
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> AnyWeights:
         """Return what the exact model that codes text is made of.
 
         Raises:
             MismatchError: the pack holds weights only.
             FormatError: a damaged part.
         """
-        return Weights(self.for_text()[0], self.matrices, self.vectors, self.sha256)
+        return weights_of(self.for_text()[0], self.matrices, self.vectors, self.sha256)
 
-    def exact(self, device: "torch.device | str" = "cpu") -> "ExactModel":
+    def exact(self, device: "torch.device | str" = "cpu") -> "AnyExact":
         """Make the exact model that codes text, on torch. Raises MismatchError for a pack that holds weights only.
 
         >>> from pathlib import Path
@@ -159,11 +156,11 @@ class Pack:
         >>> pack.exact().config.vocab_size
         2048
         """
-        from codec.exact.model import ExactModel
+        from codec.exact.families.transformer import exact_model
 
-        return ExactModel(self.weights, device)
+        return exact_model(self.weights, device)
 
-    def for_text(self) -> tuple[ModelConfig, Tokenizer]:
+    def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
         """Return what text coding needs beside weights. Raises MismatchError for a pack that holds weights only.
 
         >>> import torch, codec
@@ -328,7 +325,7 @@ def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | Binar
 
     Raises:
         FormatError: no such file; not a pack, of another version, truncated or damaged. Of a file larger than
-            `IN_MEMORY` only the header is checked here, and each tensor when asked for.
+            `codec.pack.container.IN_MEMORY` only the header is checked here, and each tensor when asked for.
         CodecError: see `codec.pack.golden.check`.
 
     >>> import torch, codec
@@ -340,7 +337,7 @@ def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | Binar
     codec.errors.FormatError: pack: ...
     """
     golden.check()
-    found = _source(source)
+    found = open_source(source)
     sections = read_table(found)
     in_memory = isinstance(found.content, bytes)
     if in_memory:
@@ -352,9 +349,9 @@ def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | Binar
         raise FormatError(f"pack: section 'tensors' is missing or not of the {parts} bytes that the header says")
     config = tokenizer = None
     if text := read_section(found, sections, "config"):
-        config = ModelConfig.from_json(unshrink(text, MAX_TEXT, "pack: config").decode("utf-8", "replace"))
+        config = read_config(unshrink(text, MAX_TEXT, "pack: config").decode("utf-8", "replace"))
     if text := read_section(found, sections, "tokenizer"):
-        tokenizer = Tokenizer(unshrink(text, MAX_TEXT, "pack: tokenizer"))
+        tokenizer = open_tokenizer(unshrink(text, MAX_TEXT, "pack: tokenizer"))
     if config:
         _check_model(config, manifest)
     if config and tokenizer:
@@ -375,25 +372,7 @@ def decompress(source: bytes | str | Path | BinaryIO) -> "dict[str, torch.Tensor
     return open(source).state_dict()
 
 
-def _source(source: Any) -> Source:
-    if isinstance(source, (str, Path)):
-        try:
-            path = Path(source)
-            return Source(path.absolute() if path.stat().st_size > IN_MEMORY else path.read_bytes())
-        except OSError as error:
-            raise FormatError(
-                f"pack {source}: {error.strerror}; pass the path of an existing, readable file"
-            ) from error
-    if isinstance(source, (bytes, bytearray, memoryview, mmap.mmap)):
-        return Source(bytes(source))
-    if hasattr(source, "read"):
-        content = source.read()
-        if isinstance(content, bytes):
-            return Source(content)
-    raise FormatError(f"pack: a {type(source).__name__}, expected bytes, a path or a binary file")
-
-
-def _check_model(config: ModelConfig, manifest: Mapping[str, Any]) -> None:
+def _check_model(config: AnyConfig, manifest: Mapping[str, Any]) -> None:
     """Raise MismatchError or FormatError unless the tensors are the config's, and matrices are parts of their own."""
     entries = manifest["tensors"] + manifest["vectors"]
     check_shapes(config, {e["name"]: tuple(e["shape"]) for e in entries})

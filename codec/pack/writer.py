@@ -13,8 +13,8 @@ import torch
 
 from codec.console import Advance, ignore_progress
 from codec.errors import BudgetError, FormatError
-from codec.model.config import ModelConfig
-from codec.model.tokenizer import Tokenizer
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
+from codec.model.config import AnyConfig
 from codec.numerics.widths import ARITHMETIC
 from codec.pack.blas import one_blas_thread
 from codec.pack.container import container_chunks
@@ -71,8 +71,8 @@ class Written:
 
 def compress(
     state_dict: Mapping[str, torch.Tensor],
-    config: ModelConfig | None = None,
-    tokenizer: Tokenizer | bytes | None = None,
+    config: AnyConfig | None = None,
+    tokenizer: AnyTokenizer | bytes | None = None,
     budget: int | None = None,
     calibration: Calibration | None = None,
     quantizer: Quantizer | None = None,
@@ -92,7 +92,7 @@ def compress(
     Args:
         state_dict: the weights. With a config, exactly the tensors of `codec.model.parameters.parameters(config)`.
         config: the model's shape; without it the pack holds weights only.
-        tokenizer: a Tokenizer or the content of a SentencePiece `.model`.
+        tokenizer: a tokenizer or its serialized form: a SentencePiece `.model`, or `BytePairs.model`.
         budget: the largest allowed size of the pack in bytes. The finest unit of `strategy` that fits is taken, at most
             `codec.quantization.rate.slack_of(budget)` bytes below the budget.
         calibration: second moments by matrix (`trainer.fit.calibrate`), which say where a budget's bits matter most.
@@ -131,8 +131,8 @@ class PackJob:
     def __init__(
         self,
         state: Mapping[str, torch.Tensor],
-        config: ModelConfig | None = None,
-        tokenizer: Tokenizer | bytes | None = None,
+        config: AnyConfig | None = None,
+        tokenizer: AnyTokenizer | bytes | None = None,
         calibration: Calibration | None = None,
         rules: Rules = Rules(),  # frozen
         extras: Extras = Extras({}, {}),
@@ -158,7 +158,7 @@ class PackJob:
         if config is not None and not hasattr(config, "to_json"):
             raise FormatError(f"config: a {type(config).__name__}, expected a ModelConfig; pass ModelConfig(...)")
         if isinstance(tokenizer, bytes):
-            tokenizer = Tokenizer(tokenizer)
+            tokenizer = open_tokenizer(tokenizer)
         if tokenizer is not None and not hasattr(tokenizer, "vocab_size"):
             raise FormatError(
                 f"tokenizer: a {type(tokenizer).__name__}, expected a Tokenizer or the bytes of a SentencePiece model"

@@ -54,7 +54,7 @@ class Quantized:
 
     symbols: NDArray[np.int32]  # [R, C]
     rows: NDArray[np.float32]  # [R]
-    columns: NDArray[np.float32] | None = None  # [C]; None: all 1
+    columns: NDArray[np.floating] | None = None  # [C]; None: all 1
     states: int = 0  # of the trellis; 0: no trellis
     grid: StepGrid | None = None  # the source of the steps; None: rows are float16 times a power of two
     on: OnTrellis | None = None  # None: all rows and columns

@@ -24,16 +24,17 @@ from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.exact.backend import Backend
 from codec.exact.chunks import Chunk, prefill_chunks
+from codec.exact.families.weights import AnyWeights
 from codec.exact.recall import Recall
-from codec.exact.weights import Weights
-from codec.model.tokenizer import Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
+from codec.numerics.widths import total_bits
 from codec.text.documents import Prepared, Record, prepare, write_record
 from codec.text.golden import check as check_golden
 from codec.text.pipeline import Ahead, _Group, _Part
 from codec.text.scheduler import Decoding
 
 if TYPE_CHECKING:
-    from codec.exact.model import ExactModel
+    from codec.exact.families.transformer import AnyExact
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
@@ -52,12 +53,17 @@ _TOKENS_A_BYTE = 2
 class Coder:
     """A model, its tokenizer and the context policy of an archive, on one device."""
 
-    weights: Weights
+    weights: AnyWeights
     device: str  # cpu, or cuda for torch's current GPU
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     window: int  # tokens of context, at most the model's window
     recall: Recall | None = None
     threads: int = 1  # that do what is not the model's part: tokens, edits, zstandard
+
+    @property
+    def total_bits(self) -> int:
+        """The power of two that frequencies sum to."""
+        return total_bits(self.weights.config.vocab_size)
 
     @cached_property
     def backend(self) -> Backend:
@@ -66,11 +72,11 @@ class Coder:
         return make_backend(self.weights, self.device, self.recall)
 
     @cached_property
-    def model(self) -> "ExactModel":
+    def model(self) -> "AnyExact":
         """The reference on torch, which a fast backend does without."""
-        from codec.exact.model import ExactModel
+        from codec.exact.families.transformer import exact_model
 
-        return ExactModel(self.weights, self.device)
+        return exact_model(self.weights, self.device)
 
     def start(self, advance: Advance = ignore_progress) -> None:
         """See `DocumentCoder`."""
@@ -109,7 +115,7 @@ class Coder:
                 intervals: Sequence[NDArray[np.float64]],
             ) -> None:
                 for n in members:
-                    future = pool.submit(record_of, prepared[n], intervals[n], model_only)
+                    future = pool.submit(record_of, prepared[n], intervals[n], self.total_bits, model_only)
                     part.group.records[part.numbers[n]] = future
 
             for part in self._prepare_ahead(Ahead(documents, limit), pool, model_only):
@@ -273,10 +279,10 @@ class Coder:
         return min(_MOST_LANES[kind], fit, useful, len(sizes))
 
 
-def record_of(document: Prepared, intervals: NDArray[np.float64], model_only: bool = False) -> Record:
+def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False) -> Record:
     """The record of a document whose tokens have the (start, frequency, bits) float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
-    return write_record(document, starts, sizes, intervals[2].sum(), model_only)
+    return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)
 
 
 def _cache_bytes(device: str) -> int:

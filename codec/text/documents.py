@@ -1,8 +1,8 @@
 """A document as the coder sees it: tokens for the model, edits for what the tokenizer loses, or stored bytes.
 
-A document is coded on its own: the model sees BOS and the document's earlier tokens, the end is coded as a BOS, and
-the edits (`codec.edits.coder`) follow in the same range-coded stream. Where a general compressor needs fewer bytes it
-is stored instead (`codec.text.stored`).
+A document is coded on its own: the model sees the token that begins one and the document's earlier tokens, a token
+ends it, and the edits (`codec.edits.coder`) follow in the same range-coded stream. Where a general compressor needs
+fewer bytes it is stored instead (`codec.text.stored`).
 """
 
 import zlib
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from codec.edits import coder as patch
 from codec.entropy import range_coder
-from codec.model.tokenizer import BOS, Tokenizer
-from codec.numerics.widths import TOTAL_BITS
+from codec.model.byte_pairs import AnyTokenizer
 from codec.text.stored import store
 
 STORED, MODELLED = 0, 1
@@ -45,18 +44,19 @@ class Prepared:
 
     original: bytes
     canonical: bytes
-    stream: NDArray[np.int64]  # [T + 2]: BOS, the tokens, BOS
+    stream: NDArray[np.int64]  # [T + 2]: the token that begins a document, the tokens, the one that ends it
     edits: patch.Edits
     stored: bytes  # the document under zstandard, empty for an empty document
     hopeless: bool  # not worth asking the model
     lossy: bool  # whether its tokenizer loses something of most texts
 
 
-def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> Prepared:
+def prepare(document: bytes, tokenizer: AnyTokenizer, model_only: bool = False) -> Prepared:
     """Tokenize a document; `model_only` never calls it hopeless."""
     stored = zstandard.ZstdCompressor(level=19).compress(document) if document else b""
     empty = np.zeros((0, 4), np.int64)
-    nothing = Prepared(document, b"", np.array([BOS, BOS]), empty, stored, True, tokenizer.lossy)
+    begin, end = tokenizer.begin, tokenizer.end
+    nothing = Prepared(document, b"", np.array([begin, end]), empty, stored, True, tokenizer.lossy)
     if not model_only and len(stored) * _HOPELESS_RATIO < len(document):
         return nothing
     if not model_only and _undecodable(document) * _HOPELESS_EDITS > len(document):
@@ -68,7 +68,8 @@ def prepare(document: bytes, tokenizer: Tokenizer, model_only: bool = False) -> 
         edits = patch.align(np.frombuffer(canonical, np.uint8), np.frombuffer(document, np.uint8))
     if not model_only and int(edits[:, 3].sum()) * _HOPELESS_EDITS > len(document):
         return nothing
-    return Prepared(document, canonical, np.concatenate(([BOS], tokens, [BOS])), edits, stored, False, tokenizer.lossy)
+    stream = np.concatenate(([begin], tokens, [end]))
+    return Prepared(document, canonical, stream, edits, stored, False, tokenizer.lossy)
 
 
 def _undecodable(document: bytes) -> int:
@@ -81,9 +82,10 @@ def write_record(
     starts: NDArray[np.int64],
     frequencies: NDArray[np.int64],
     exact_bits: float,
+    total_bits: int,
     model_only: bool = False,
 ) -> Record:
-    """Code a document whose tokens have the intervals `starts`, `frequencies` [T + 1] of 2^24.
+    """Code a document whose tokens have the intervals `starts`, `frequencies` [T + 1] of 2^total_bits.
 
     The smaller of the modelled and the stored record is returned; `model_only` always returns the former.
     """
@@ -94,14 +96,14 @@ def write_record(
     canonical, original = (np.frombuffer(b, np.uint8) for b in (document.canonical, document.original))
     room = range_coder.MAX_SYMBOL_BYTES * len(starts) + patch.edits_capacity(canonical, document.edits)
     out = np.zeros(room, np.uint8)
-    range_coder.encode_intervals(state, out, starts, frequencies, TOTAL_BITS)
+    range_coder.encode_intervals(state, out, starts, frequencies, total_bits)
     patch.put_edits(state, out, canonical, original, document.edits, document.lossy)
     payload = out[: range_coder.finish(state, out)].tobytes()
     if not model_only and len(payload) > _SURE * len(document.stored):
         stored = _stored(document)
         if len(stored.payload) <= len(payload):
             return stored
-    ideal = float(TOTAL_BITS * len(starts) - np.log2(frequencies).sum())
+    ideal = float(total_bits * len(starts) - np.log2(frequencies).sum())
     return Record(MODELLED, payload, crc, size, min(len(document.canonical), size), len(starts), exact_bits, ideal)
 
 

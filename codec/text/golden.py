@@ -12,7 +12,7 @@ from codec.edits import coder as edits
 from codec.entropy import range_coder
 from codec.entropy.range_coder import State
 from codec.errors import CodecError
-from codec.numerics.widths import TOTAL, TOTAL_BITS
+from codec.numerics.widths import FEW_BITS
 
 _ORIGINAL = (
     "GOLDEN RECORD\n\n"
@@ -32,8 +32,9 @@ _CANONICAL = (
     "It goes on \xff where \u00e0 la carte, n\u00e4ively, nothing has a name: [0m 1. "
     "Then there are lines, such as those of the beginning, from which probabilities have been learned."
 )
-_FREQUENCIES = np.array([1, TOTAL - 40, 2, 77_777, 1 << 23, 5, 65_536, 12_345_678] * 5)
-_STARTS = np.arange(len(_FREQUENCIES)) * 997_001 % (TOTAL + 1 - _FREQUENCIES)
+_TOTAL = 1 << FEW_BITS
+_FREQUENCIES = np.array([1, _TOTAL - 40, 2, 77_777, 1 << 23, 5, 65_536, 12_345_678] * 5)
+_STARTS = np.arange(len(_FREQUENCIES)) * 997_001 % (_TOTAL + 1 - _FREQUENCIES)
 
 RECORD = bytes.fromhex(
     "0000001e6d119b270d2def1df9ac7665d7db7c65b5325100853f25105a5840098c12f4308e4a709d593da72661e8db2a4ddef5c24555671f"
@@ -49,7 +50,7 @@ def encode_record() -> bytes:
     found = edits.align(canonical, original)
     state = range_coder.new_encoder()
     out = np.zeros(range_coder.MAX_SYMBOL_BYTES * len(_STARTS) + edits.edits_capacity(canonical, found), np.uint8)
-    range_coder.encode_intervals(state, out, _STARTS, _FREQUENCIES, TOTAL_BITS)
+    range_coder.encode_intervals(state, out, _STARTS, _FREQUENCIES, FEW_BITS)
     edits.put_edits(state, out, canonical, original, found, True)
     return out[: range_coder.finish(state, out)].tobytes()
 
@@ -64,8 +65,8 @@ def decode_record(record: bytes) -> bytes:
 
 
 def _take(state: State, data: np.ndarray, start: int, frequency: int) -> None:
-    unit = state[1] >> np.uint64(TOTAL_BITS)
-    if start <= range_coder.target(state, unit, TOTAL) < start + frequency:
+    unit = state[1] >> np.uint64(FEW_BITS)
+    if start <= range_coder.target(state, unit, _TOTAL) < start + frequency:
         range_coder.take(state, data, start, frequency, unit)
 
 

@@ -2,6 +2,7 @@
 
 from codec.devices import compute_threads, find_devices, kind_of, processors, visible_gpus
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.exact.chunks import CHUNK_UNIT
 from codec.pack.reader import Pack
 from codec.text.base import DocumentCoder
 from codec.text.coder import Coder
@@ -63,6 +64,8 @@ def check_policy(pack: Pack, policy: Policy) -> None:
     config, tokenizer = pack.for_text()
     if not 1 <= policy.window <= config.window:
         raise FormatError(f"window of {policy.window} tokens: expected 1 to {config.window}, the model's window")
+    if config.restarts and policy.window % CHUNK_UNIT:
+        raise FormatError(f"window of {policy.window} tokens: expected a multiple of {CHUNK_UNIT} for such a model")
     try:
         len(tokenizer.token_bytes)
     except UnicodeDecodeError as error:

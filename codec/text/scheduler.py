@@ -15,9 +15,9 @@ from codec.edits import coder as patch
 from codec.entropy import range_coder
 from codec.errors import DocumentError
 from codec.exact.backend import Backend, Integers, States
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
 
-_TOKEN = np.dtype(np.uint16)
+_TOKEN = np.dtype(np.uint32)
 
 _MOST_TOKENS_A_BYTE = 16
 """That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
@@ -30,7 +30,7 @@ class _Lane:
     number: int  # of the document
     size: int  # of its payload
     most_tokens: float  # that the document has
-    data: bytearray = field(default_factory=bytearray)  # the tokens that follow its BOS, as _TOKEN
+    data: bytearray = field(default_factory=bytearray)  # the tokens that follow the one that begins it, as _TOKEN
 
     @property
     def count(self) -> int:
@@ -58,7 +58,7 @@ class Decoding:
     def __init__(
         self,
         backend: Backend,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         payloads: Mapping[int, bytes],
         window: int,
         lanes: int,
@@ -111,7 +111,7 @@ class Decoding:
             lane.data += data[n * width : n * width + sizes[n]]
             if read[n] > lane.size + range_coder.CODE_BYTES or lane.count > lane.most_tokens:
                 raise self._failure(lane, read[n])
-            if last[n] == BOS:
+            if last[n] == self._tokenizer.end:
                 ended[n] = lane.number, lane.tokens[:-1], states[n].copy()
         self._load(list(ended))
         return list(ended.values())

@@ -18,7 +18,7 @@ from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
 from codec.model.tokenizer import Tokenizer
 from eval.score.windows import flat_windows
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel, float_network
 
 MAX_LOGITS = 1 << 22
 """Elements of logits in one computation: 32 MiB in float64, in a few copies."""
@@ -64,7 +64,7 @@ class Ruler:
         CodecError: fewer than two windows of text.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, stream: NDArray[np.uint16], tokens: int):
+    def __init__(self, model: FloatModel, tokenizer: Tokenizer, stream: NDArray[np.integer], tokens: int):
         window = model.config.window
         plan = flat_windows(len(stream), window)[: max(2, tokens // window)]
         if len(plan) < 2:
@@ -75,7 +75,7 @@ class Ruler:
         rows = np.stack([stream[w.start : w.end + 1] for w in plan]).astype(np.int64)
         self.rows = torch.from_numpy(rows).to(self._device)
         self._reference = model
-        self._variant = GPT(model.config).to(self._device).eval()
+        self._variant = float_network(model.config).to(self._device).eval()
         self._hidden = torch.cat([self._hidden_of(model, batch) for batch in self._batches()])
         self.windows = len(plan)
         self.tokens = len(plan) * window
@@ -113,7 +113,7 @@ class Ruler:
         return self.rows.split(max(1, BATCH_TOKENS // (self.rows.shape[1] - 1)))
 
     @torch.inference_mode()
-    def _hidden_of(self, model: GPT, batch: Tensor) -> Tensor:
+    def _hidden_of(self, model: FloatModel, batch: Tensor) -> Tensor:
         return model.hidden(batch[:, :-1])
 
     @torch.inference_mode()

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from codec.errors import FormatError
+from codec.model.byte_pairs import AnyTokenizer
 from codec.model.checkpoint import load_checkpoint
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 from codec.model.parameters import Role, parameters
-from codec.model.tokenizer import Tokenizer
 from codec.pack.plan import QUANTIZED_FROM
 from codec.quantization.calibration import FILE, Calibration, Moments, load_calibration, moments_of
 from codec.quantization.quantizers import Matrix, root_mean_square
@@ -25,8 +25,8 @@ class Subject:
     """Weights and their surroundings; config and tokenizer are None for weights of another project."""
 
     state: dict[str, torch.Tensor]
-    config: ModelConfig | None
-    tokenizer: Tokenizer | None
+    config: AnyConfig | None
+    tokenizer: AnyTokenizer | None
     calibration: Calibration | None
 
     @cached_property

@@ -129,6 +129,7 @@ def encode(
             for n, token in zip(alive, tokens, strict=True):
                 transcript.mass.see(int(batch[n]), position, p[n])
                 transcript.bits[int(batch[n])][position] = -_log2(p[n, token])
+            width = p.shape[-1]
             begin, size, _ = frequencies.intervals(levels(p[alive]), torch.from_numpy(tokens))
             intervals.append(torch.stack((begin, size)))
             came = np.full(len(batch), ENDED, np.int64)
@@ -136,8 +137,9 @@ def encode(
             predictor.update(came)
             advance(len(alive))
     begin, size = torch.cat(intervals, 1).numpy()
-    transcript.stream = _code(begin, size)
-    transcript.ideal_bits = float(frequencies.TOTAL_BITS * len(size) - np.log2(size).sum())
+    bits = frequencies.total_bits(width)
+    transcript.stream = _code(begin, size, bits)
+    transcript.ideal_bits = float(bits * len(size) - np.log2(size).sum())
     return transcript
 
 
@@ -181,17 +183,18 @@ def _log2(p: float) -> float:
     return float(np.log2(max(p, LEAST))) if np.isfinite(p) else float(np.log2(LEAST))
 
 
-def _code(begin: NDArray[np.int64], size: NDArray[np.int64]) -> bytes:
+def _code(begin: NDArray[np.int64], size: NDArray[np.int64], bits: int) -> bytes:
     state = range_coder.new_encoder()
     out = np.zeros(range_coder.MAX_SYMBOL_BYTES * len(size) + range_coder.CODE_BYTES + 1, np.uint8)
-    range_coder.encode_intervals(state, out, begin, size, frequencies.TOTAL_BITS)
+    range_coder.encode_intervals(state, out, begin, size, bits)
     return out[: range_coder.finish(state, out)].tobytes()
 
 
 def _take(state: range_coder.State, data: NDArray[np.uint8], said: torch.Tensor) -> int:
     """Decode one token from levels `said` [1, V]."""
-    unit = state[1] >> np.uint64(frequencies.TOTAL_BITS)
-    target = torch.tensor([range_coder.target(state, unit, frequencies.TOTAL)])
+    bits = frequencies.total_bits(said.shape[-1])
+    unit = state[1] >> np.uint64(bits)
+    target = torch.tensor([range_coder.target(state, unit, 1 << bits)])
     token, begin, size = (int(found) for found in frequencies.find(said, target))
     range_coder.take(state, data, begin, size, unit)
     return token

@@ -88,12 +88,12 @@ def _ruler(subject: Any, docs: Path, tokens: int) -> Any:
 
     from eval.ablate.divergence import Ruler
     from eval.score.streams import stream_bytes, token_stream
-    from trainer.model.gpt import GPT
+    from trainer.model.build import float_network
 
     window = subject.config.window
     with console.progress("reading", stream_bytes(docs), "bytes") as advance:
         stream = token_stream(docs, subject.tokenizer, max(tokens, 2 * window) + window + 1, advance)
-    network = GPT(subject.config)
+    network = float_network(subject.config)
     network.load_state_dict(subject.state)
     return Ruler(network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), subject.tokenizer, stream, tokens)
 

@@ -62,7 +62,7 @@ def bpb(
 
 def import_model(
     model: Annotated[
-        Path, typer.Argument(help="A .pt or .ptz of one of the challenge's scripts, or `unpack --challenge`.")
+        Path, typer.Argument(help="A folder of transformers, a .gguf, or a .pt or .ptz of the challenge's scripts.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
     overrides: Annotated[
@@ -72,11 +72,13 @@ def import_model(
     tokenizer: Annotated[Path | None, typer.Option(help="The SentencePiece .model of the model's training.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Make a run folder from a checkpoint or artifact of the challenge, for all commands that take run folders."""
+    """Make a run folder of a language model of Llama's, Qwen's or GPT-2's family, or of a checkpoint or artifact of the
+    challenge; nothing of either is run."""
     import json
 
     from codec.errors import CodecError
     from codec.model.checkpoint import WEIGHTS, save_checkpoint
+    from codec.model.families.sources import is_source, load_source
     from eval.score.models import load_model
     from trainer.recipe import apply_override
 
@@ -85,7 +87,8 @@ def import_model(
     settings: dict[str, dict[str, Any]] = {}
     for override in overrides or []:
         apply_override(settings, f"model.{override}")
-    loaded = load_model(model, tokenizer, settings.get("model"))
+    chosen = settings.get("model")
+    loaded = load_source(model, chosen) if is_source(model) else load_model(model, tokenizer, chosen)
     path = save_checkpoint(output, loaded.state_dict, loaded.config, loaded.tokenizer)
     console.emit(
         {

@@ -107,7 +107,7 @@ def agree(
         encoded, found = run.encoded(expected)
         expected = expected or found
         payloads[device] = {
-            n: record_of(p, part, model_only=True).payload
+            n: record_of(p, part, coder.total_bits, model_only=True).payload
             for n, (p, part) in enumerate(zip(prepared, found, strict=True))
         }
         intervals[device] = _digest(part[:2].astype("<i8").tobytes() for part in found)

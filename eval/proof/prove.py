@@ -36,7 +36,7 @@ from codec.text.open_coder import default_policy, open_coder
 from codec.text.pipeline import groups
 from codec.text.policy import Adaptation, Policy
 from eval.score.bpb import score_documents
-from trainer.model.gpt import GPT
+from trainer.model.build import float_network
 
 BATCH_BYTES = 1 << 24
 """Bytes of text that a device codes together; the bound limits the memory of an encoder."""
@@ -235,7 +235,7 @@ def _float_nats(pack: codec.Pack, documents: Sequence[bytes], device: str) -> fl
     The float model runs on the first of several devices.
     """
     assert pack.config and pack.tokenizer  # the exact model has been built
-    model = GPT(pack.config)
+    model = float_network(pack.config)
     model.load_state_dict(pack.state_dict())
     tokens = [pack.tokenizer.encode(document) for document in documents]
     with progress("scoring the float model", sum(len(t) + 1 for t in tokens), "token") as advance:

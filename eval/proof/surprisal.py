@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.entropy.frequencies import TOTAL_BITS
 from codec.pack.reader import Pack
 from codec.text.documents import prepare
 from codec.text.open_coder import make_coder
@@ -37,7 +36,7 @@ def surprisal(pack: Pack, document: bytes) -> list[Piece]:
     coder = make_coder(pack)
     prepared = prepare(document, coder.tokenizer, model_only=True)
     ((_, frequencies, _),) = coder.intervals([prepared])
-    bits = TOTAL_BITS - np.log2(frequencies)
+    bits = coder.total_bits - np.log2(frequencies)
     texts = [*coder.tokenizer.split(prepared.stream[1:-1]), b""]
     return [Piece(text, float(cost)) for text, cost in zip(texts, bits, strict=True)]
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
 from eval.score.streams import documents_of
 from eval.score.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
 from trainer.model.attention import Band
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel
 
 MAX_LOGITS = 1 << 24
 """Elements of a batch's logits, 64 MiB in float32. The peak of memory is a few copies of the logits."""
@@ -75,15 +75,15 @@ class Score:
 class Row(NamedTuple):
     """A window: tokens [inputs + 1], leading targets that do not count, and the owner whose cost the window adds to."""
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[np.integer]
     skip: int
     owner: int
 
 
 def score(
-    model: GPT,
-    tokenizer: Tokenizer,
-    stream: NDArray[np.uint16],
+    model: FloatModel,
+    tokenizer: AnyTokenizer,
+    stream: NDArray[np.integer],
     policy: Policy,
     stride: int | None = None,
     targets: int | None = None,
@@ -108,8 +108,10 @@ def score(
     """
     sizes = tokenizer.token_lengths[stream] if sizes is None else sizes
     if policy is Policy.DOCUMENT:
-        spans = documents_of(stream, sizes)
-        found = score_documents(model, tokenizer, documents_of(stream), stride, targets, advance, spans)
+        spans = documents_of(stream, sizes, tokenizer.begin)
+        found = score_documents(
+            model, tokenizer, documents_of(stream, begin=tokenizer.begin), stride, targets, advance, spans
+        )
         nats = math.fsum(document.nats for document in found)
         tokens, text_bytes = sum(d.tokens for d in found), sum(d.bytes for d in found)
         result = Score(nats, tokens, text_bytes, text_bytes)
@@ -135,9 +137,9 @@ def stream_plan(policy: Policy, tokens: int, window: int, stride: int | None) ->
 
 
 def score_stream(
-    model: GPT,
-    tokenizer: Tokenizer,
-    stream: NDArray[np.uint16],
+    model: FloatModel,
+    tokenizer: AnyTokenizer,
+    stream: NDArray[np.integer],
     plan: Sequence[Window],
     advance: Advance = ignore_progress,
     sizes: NDArray[np.int64] | None = None,
@@ -157,9 +159,9 @@ def score_stream(
 
 
 def score_documents(
-    model: GPT,
-    tokenizer: Tokenizer,
-    documents: Sequence[NDArray[np.uint16]],
+    model: FloatModel,
+    tokenizer: AnyTokenizer,
+    documents: Sequence[NDArray[np.integer]],
     stride: int | None = None,
     targets: int | None = None,
     advance: Advance = ignore_progress,
@@ -191,8 +193,8 @@ def score_documents(
         left = None if left is None else left - counts[-1]
 
     def whole(owner: int) -> Row:
-        framed = np.concatenate(([BOS], documents[owner], [BOS]))[: counts[owner] + 1]
-        return Row(framed.astype(np.uint16), 0, owner)
+        framed = np.concatenate(([tokenizer.begin], documents[owner], [tokenizer.end]))[: counts[owner] + 1]
+        return Row(framed.astype(np.uint32), 0, owner)
 
     def rows() -> Iterator[Row]:
         for owner, count in enumerate(counts):
@@ -212,7 +214,9 @@ def score_documents(
     ]
 
 
-def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+def row_nats(
+    model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
+) -> NDArray[np.float64]:
     """Sum the nats of the targets of each owner's rows, float64 [owners]."""
     totals = np.zeros(owners, np.float64)
     waiting: dict[int, list[Row]] = defaultdict(list)
@@ -234,7 +238,9 @@ def row_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ig
     return totals
 
 
-def band_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress) -> NDArray[np.float64]:
+def band_nats(
+    model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
+) -> NDArray[np.float64]:
     """Sum the nats of the targets of each owner's documents under sliding-window attention, float64 [owners].
 
     Documents run in batches, a window of each document at a time. Each token sees the last `window` tokens, itself
@@ -256,8 +262,8 @@ def band_nats(model: GPT, rows: Iterable[Row], owners: int, advance: Advance = i
 
 
 @torch.inference_mode()
-def _batch_nats(model: GPT, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
-    tokens = np.full((len(rows), length + 1), BOS, np.int64)
+def _batch_nats(model: FloatModel, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
+    tokens = np.zeros((len(rows), length + 1), np.int64)
     counted = np.zeros((len(rows), length), np.bool_)
     for i, row in enumerate(rows):
         tokens[i, : len(row.tokens)] = row.tokens
@@ -270,6 +276,6 @@ def _batch_nats(model: GPT, rows: Sequence[Row], length: int, band: Band | None 
     return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()
 
 
-def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> int:
+def decoded_bytes(tokenizer: AnyTokenizer, tokens: NDArray[np.integer]) -> int:
     """Sum the bytes that tokens [T] stand for."""
     return int(tokenizer.token_lengths[tokens].sum())

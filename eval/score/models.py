@@ -11,26 +11,26 @@ import codec
 from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 from codec.model.banks import from_challenge
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.checkpoint import load_checkpoint
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 from codec.model.parameters import parameters
-from codec.model.tokenizer import Tokenizer
 from codec.pack.container import MAGIC as PACK_MAGIC
 from eval.score.challenge import load_peer
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel, float_network
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in memory. `state_dict` is float32 and finite, and holds exactly the tensors of `config`."""
 
-    config: ModelConfig
-    tokenizer: Tokenizer
+    config: AnyConfig
+    tokenizer: AnyTokenizer
     state_dict: dict[str, torch.Tensor]
 
-    def float_model(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+    def float_model(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FloatModel:
         """Build the float model, in evaluation mode; `dtype` as for `GPT`."""
-        model = GPT(self.config, dtype=dtype)
+        model = float_network(self.config, dtype)
         model.load_state_dict(self.state_dict)
         return model.to(device).eval()
 
@@ -51,9 +51,9 @@ def load_model(
         MismatchError: weights, config and tokenizer do not belong together.
     """
     path = Path(path)
-    found = Tokenizer(read_bytes(tokenizer, "tokenizer")) if tokenizer else None
+    found: AnyTokenizer | None = open_tokenizer(read_bytes(tokenizer, "tokenizer")) if tokenizer else None
     head = b"" if path.is_dir() else _head(path)
-    config: ModelConfig | None
+    config: AnyConfig | None
     if head.startswith(PACK_MAGIC):
         pack = codec.open(read_bytes(path, "pack"))
         state, config, found = pack.state_dict(), pack.config, found or pack.tokenizer
@@ -89,7 +89,7 @@ def _is_safetensors(head: bytes) -> bool:
     return head[4:9] == b"\0\0\0\0{"
 
 
-def check_state(state: dict[str, torch.Tensor], config: ModelConfig, where: str) -> None:
+def check_state(state: dict[str, torch.Tensor], config: AnyConfig, where: str) -> None:
     """Check that `state` holds exactly the tensors of `config`, and finite values only.
 
     Args:

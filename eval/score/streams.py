@@ -1,4 +1,4 @@
-"""Read text or token shards as one stream: every document is BOS and its tokens, as in the challenge's shards."""
+"""Read text or token shards as one stream: each document is the token that begins it (BOS), and its tokens."""
 
 import lzma
 import tempfile
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from codec.console import Advance, ignore_progress, notes
 from codec.errors import FormatError
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
+from codec.model.tokenizer import BOS
 from trainer.data.documents import document_files, input_bytes, read_documents
 from trainer.data.shards import check_tokenizer, check_vocabulary, find_shards, read_shard
 
@@ -24,16 +25,16 @@ COMPRESSED_SHARD = ".bin.xz"
 
 
 class Stream(NamedTuple):
-    """Tokens, uint16 [N], and the bytes of text that each stands for, int64 [N]."""
+    """Tokens [N], uint16 where the tokenizer's ids fit, and the bytes of text that each stands for, int64 [N]."""
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[np.integer]
     sizes: NDArray[np.int64]
 
 
 def token_stream(
-    path: str | Path, tokenizer: Tokenizer, enough: int | None = None, advance: Advance = ignore_progress
-) -> NDArray[np.uint16]:
-    """Read the tokens of `measured_stream`, uint16 [N]."""
+    path: str | Path, tokenizer: AnyTokenizer, enough: int | None = None, advance: Advance = ignore_progress
+) -> NDArray[np.integer]:
+    """Read the tokens of `measured_stream` [N]."""
     return measured_stream(path, tokenizer, enough, advance).tokens
 
 
@@ -54,7 +55,7 @@ def spans(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
 
 
 def measured_stream(
-    path: str | Path, tokenizer: Tokenizer, enough: int | None = None, advance: Advance = ignore_progress
+    path: str | Path, tokenizer: AnyTokenizer, enough: int | None = None, advance: Advance = ignore_progress
 ) -> Stream:
     """Read the tokens of text or of token shards, and the bytes of the text that they stand for.
 
@@ -85,13 +86,17 @@ def stream_bytes(path: str | Path) -> int:
     return Path(path).stat().st_size if _is_compressed_shard(Path(path)) else input_bytes(path)
 
 
-def documents_of(stream: NDArray[np.uint16], values: NDArray[Any] | None = None) -> list[NDArray[Any]]:
-    """Cut a stream, or `values` of its tokens, into documents without BOS; tokens before the first BOS are one, too.
+def documents_of(
+    stream: NDArray[np.integer], values: NDArray[Any] | None = None, begin: int = BOS
+) -> list[NDArray[Any]]:
+    """Cut a stream, or `values` of its tokens, into documents without the token that begins them.
+
+    Tokens before the first such token are a document, too.
 
     >>> [document.tolist() for document in documents_of(np.array([7, 1, 8, 9, 1, 1, 7], np.uint16))]
     [[7], [8, 9], [], [7]]
     """
-    pieces = np.split(stream if values is None else values, np.flatnonzero(stream == BOS))
+    pieces = np.split(stream if values is None else values, np.flatnonzero(stream == begin))
     return [*([pieces[0]] if len(pieces[0]) else []), *(piece[1:] for piece in pieces[1:])]
 
 
@@ -99,7 +104,7 @@ def _is_compressed_shard(path: Path) -> bool:
     return path.is_file() and path.name.endswith(COMPRESSED_SHARD)
 
 
-def _parts(path: Path, tokenizer: Tokenizer, advance: Advance) -> Iterator[Stream]:
+def _parts(path: Path, tokenizer: AnyTokenizer, advance: Advance) -> Iterator[Stream]:
     lengths = tokenizer.token_lengths
     shards = [] if _is_compressed_shard(path) else document_files(path)
     if _is_compressed_shard(path):
@@ -113,19 +118,19 @@ def _parts(path: Path, tokenizer: Tokenizer, advance: Advance) -> Iterator[Strea
     else:
         checked = True
         for document in read_documents(path, advance=advance):
-            tokens = tokenizer.encode(document)
-            sizes = np.concatenate(([0], spans(lengths[tokens], len(document))))
-            yield Stream(np.concatenate(([np.uint16(BOS)], tokens)), sizes)
+            own: NDArray[np.integer] = tokenizer.encode(document)
+            sizes = np.concatenate(([0], spans(lengths[own], len(document))))
+            yield Stream(np.concatenate((np.array([tokenizer.begin], own.dtype), own)), sizes)
     if not checked:
         notes.print(f"{path}: names no tokenizer; the model's tokenizer is assumed", soft_wrap=True)
 
 
-def _measured(tokens: NDArray[np.uint16], tokenizer: Tokenizer, path: Path) -> Stream:
+def _measured(tokens: NDArray[np.uint16], tokenizer: AnyTokenizer, path: Path) -> Stream:
     check_vocabulary(tokens, tokenizer.vocab_size, str(path))
     return Stream(tokens, tokenizer.token_lengths[tokens])
 
 
-def _unpacked(path: Path, tokenizer: Tokenizer) -> tuple[NDArray[np.uint16], bool]:
+def _unpacked(path: Path, tokenizer: AnyTokenizer) -> tuple[NDArray[np.uint16], bool]:
     """Read the tokens of a compressed shard; the second value is False if the shard names no tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / path.name.removesuffix(".xz")

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import codec
-from codec.text.mixed_decoder import _SLOTS, decode
 from codec.text.open_coder import make_coder
-from codec.text.solid import SolidCoder
+from codec.text.solid.coder import SolidCoder
+from codec.text.solid.mixed_decoder import _SLOTS, decode
 from tests.support.helpers import ROOT
 from trainer.data.sample import val_documents
 

@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codec.backends.cuda.backend import CudaBackend
-from codec.backends.cuda.matmul import Limbs
+from codec.backends.cuda.kernels.matmul import Limbs
 from codec.backends.cuda.slots import STEPS, CudaLanes
 from tests.codec.backends.cuda.test_backend import with_columns
 from trainer.recipe import load_recipe

@@ -12,7 +12,7 @@ from codec.console import Advance, ignore_progress
 from codec.errors import DocumentError
 from codec.text.documents import MODELLED, Record
 from codec.text.pipeline import Ahead
-from codec.text.solid import BYTES, MIXED, Payload
+from codec.text.solid.coder import BYTES, MIXED, Payload
 
 _KNOWN: dict[bytes, bytes] = {}
 
@@ -61,7 +61,7 @@ class ByHeart:
 
 
 class BlocksByHeart:
-    """A `codec.text.solid.SolidCoder`."""
+    """A `codec.text.solid.coder.SolidCoder`."""
 
     def __init__(self, kind: int):
         self._kind = kind
@@ -93,7 +93,7 @@ def by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("reader", "writer", "encode_files"):
         monkeypatch.setattr(f"codec.archive.{module}.open_coder", lambda *ignored: ByHeart())
     monkeypatch.setattr(
-        "codec.text.blocks.open_blocks", lambda pack=None, *ignored: BlocksByHeart(MIXED if pack else BYTES)
+        "codec.text.solid.blocks.open_blocks", lambda pack=None, *ignored: BlocksByHeart(MIXED if pack else BYTES)
     )
     monkeypatch.setattr("codec.archive.reader.open_pack", pack_of)
     monkeypatch.setattr("codec.open", pack_of, raising=False)

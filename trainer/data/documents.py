@@ -16,7 +16,8 @@ import zstandard
 
 from codec.console import Advance, ignore_progress, notes
 from codec.errors import CodecError, FormatError
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
+from codec.model.tokenizer import BOS
 from trainer.data.shards import Tokens, blocks, check_tokenizer, check_vocabulary, read_shard
 
 MAX_DOCUMENT_BYTES = 1 << 28
@@ -31,7 +32,7 @@ SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".jsonl.zst", ".txt", ".parquet"
 
 
 def read_documents(
-    path: str | Path, tokenizer: Tokenizer | None = None, advance: Advance = ignore_progress
+    path: str | Path, tokenizer: AnyTokenizer | None = None, advance: Advance = ignore_progress
 ) -> Iterator[bytes]:
     """Yield the documents of a file, or of all files in a folder in the order of their names.
 
@@ -212,7 +213,7 @@ def _parquet_file(path: Path, advance: Advance) -> Iterator[bytes]:
         raise FormatError(f"{path}, after row {row}: unreadable ({error}); make or download it again") from error
 
 
-def _shard_documents(paths: list[Path], tokenizer: Tokenizer | None, advance: Advance) -> Iterator[bytes]:
+def _shard_documents(paths: list[Path], tokenizer: AnyTokenizer | None, advance: Advance) -> Iterator[bytes]:
     if tokenizer is None:
         raise CodecError(
             f"{paths[0]}: a shard is text only with its own tokenizer, and none was given; pass it, or text"

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write, read_bytes
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
+from codec.model.tokenizer import BOS
 
 MAGIC = 20240520
 VERSION = 1
@@ -39,7 +40,7 @@ BLOCK = 1 << 20
 Tokens = NDArray[np.uint16]
 
 
-def write_shard(path: str | Path, tokens: NDArray[np.integer], tokenizer: Tokenizer | None = None) -> None:
+def write_shard(path: str | Path, tokens: NDArray[np.integer], tokenizer: AnyTokenizer | None = None) -> None:
     """Write tokens [N] as one shard, which says that `tokenizer` made them.
 
     Raises:
@@ -82,7 +83,7 @@ def shard_length(path: str | Path) -> int:
     return tokens
 
 
-def check_tokenizer(path: str | Path, tokenizer: Tokenizer) -> bool:
+def check_tokenizer(path: str | Path, tokenizer: AnyTokenizer) -> bool:
     """Check that a shard was made with `tokenizer`, by its header or by the tokenizer that lies beside it.
 
     Returns:
@@ -160,7 +161,7 @@ class ShardInfo:
     canonical_bytes: int | None
 
 
-def describe_shard(path: str | Path, tokenizer: Tokenizer | None = None) -> ShardInfo:
+def describe_shard(path: str | Path, tokenizer: AnyTokenizer | None = None) -> ShardInfo:
     """Count a shard's tokens, documents and, given a tokenizer, canonical bytes.
 
     Raises:
@@ -215,7 +216,7 @@ class ShardWriter:
         prefix: str,
         split: str,
         tokens_per_shard: int = TOKENS_PER_SHARD,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: AnyTokenizer | None = None,
     ):
         self._tokenizer = tokenizer
         self._name = f"{prefix}_{split}"
@@ -268,7 +269,7 @@ class ShardWriter:
             self._opened.__exit__(kind, error, at)
 
 
-def _header(tokens: int, tokenizer: Tokenizer | None) -> bytes:
+def _header(tokens: int, tokenizer: AnyTokenizer | None) -> bytes:
     if tokens > np.iinfo(np.int32).max:
         raise FormatError(f"a shard of {tokens:,} tokens, but the format counts to 2^31 - 1; write several")
     header = np.zeros(HEADER_BYTES // 4, "<i4")

@@ -19,13 +19,12 @@ from codec.console import Advance, ignore_progress, progress
 from codec.errors import FormatError
 from codec.model.bigram import bigram_rows
 from codec.model.checkpoint import Checkpoint
-from codec.model.tokenizer import BOS
 from codec.quantization.calibration import Moments
 from trainer.data.documents import read_documents
 from trainer.data.sample import train_documents
 from trainer.distributed import ALONE, World
 from trainer.fit.correct import Correction, corrected, measure, tokens_for
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel, float_network
 
 FULL_OUTPUTS = 4096
 """Outputs of a linear layer beyond which only the diagonal of their moment is kept: the full moment has 64 MiB."""
@@ -87,7 +86,7 @@ class _Table:
 class _Head:
     """Sums over the matrix of the output head: its inputs, and the Fisher information of each logit."""
 
-    def __init__(self, model: GPT):
+    def __init__(self, model: FloatModel):
         vocabulary, dim = model.head.shape
         self.inputs = model.head.new_zeros(dim, dim)
         self.chances = model.head.new_zeros(vocabulary)
@@ -118,7 +117,7 @@ def _mean(total: Tensor, count: float) -> NDArray[np.float32]:
 
 
 def calibrate(
-    model: GPT,
+    model: FloatModel,
     batches: Iterable[Tensor],
     seed: int = 0,
     advance: Advance = ignore_progress,
@@ -160,6 +159,9 @@ def calibrate(
             model.zero_grad(set_to_none=True)
             if model.lm_head is not None:
                 tables["tok_emb.weight"].visit(batch)
+            if (places := getattr(model, "pos_emb", None)) is not None:
+                rows_used = torch.arange(places.num_embeddings, device=device)[: batch.shape[1]]
+                tables["pos_emb.weight"].visit(rows_used.expand(batch.shape))
             if model.bigram is not None:
                 tables["bigram.embed.weight"].visit(bigram_rows(batch, model.config.bigram_buckets))
             if model.values is not None:
@@ -246,7 +248,7 @@ def _in_batches(rows: Tensor) -> list[Tensor]:
     return list(rows.split(max(1, BATCH_TOKENS // rows.shape[1])))
 
 
-def float_model(checkpoint: Checkpoint, device: str | torch.device) -> GPT:
+def float_model(checkpoint: Checkpoint, device: str | torch.device) -> FloatModel:
     """Make the float model of a checkpoint.
 
     Raises:
@@ -254,7 +256,7 @@ def float_model(checkpoint: Checkpoint, device: str | torch.device) -> GPT:
     """
     if checkpoint.config is None:
         raise FormatError("checkpoint: no config found; calibrate a run folder")
-    model = GPT(checkpoint.config)
+    model = float_network(checkpoint.config)
     model.load_state_dict(checkpoint.state_dict)
     return model.to(device).eval()
 
@@ -262,7 +264,7 @@ def float_model(checkpoint: Checkpoint, device: str | torch.device) -> GPT:
 def text_batches(checkpoint: Checkpoint, docs: Path | None, tokens: int) -> list[Tensor]:
     """Return about `tokens` tokens of training text as rows of the model's window, int64 [B, window] each.
 
-    Documents follow one another, each behind BOS, as in training.
+    Documents follow one another, each behind the token that begins one.
 
     Args:
         checkpoint: the model, with config and tokenizer.
@@ -278,7 +280,7 @@ def text_batches(checkpoint: Checkpoint, docs: Path | None, tokens: int) -> list
     parts: list[NDArray[np.int64]] = []
     length = 0
     for document in train_documents() if docs is None else read_documents(docs, tokenizer):
-        parts.append(np.array([BOS, *tokenizer.encode(document).tolist()], np.int64))
+        parts.append(np.array([tokenizer.begin, *tokenizer.encode(document).tolist()], np.int64))
         length += len(parts[-1])
         if length >= tokens:
             break

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.console import Advance, ignore_progress
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 from codec.model.parameters import parameters
 from codec.quantization.calibration import Moments
 from codec.quantization.quantizers import Matrix
 from codec.quantization.sensitivity import SensitivityGrid, unit_for
 from trainer.distributed import ALONE, World
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel
 
 BITS = 4.0
 """Bits a weight at which groups are measured: about those of a pack, errors small enough to add up."""
@@ -69,7 +69,7 @@ class Correction:
         return min(max(self.measured / self.predicted, 1 / LIMIT), LIMIT)
 
 
-def groups(config: ModelConfig) -> dict[str, list[str]]:
+def groups(config: AnyConfig) -> dict[str, list[str]]:
     """Return the names of a model's matrices by group; blocks that run several times have groups of their own."""
     found: dict[str, list[str]] = {}
     for name, parameter in parameters(config).items():
@@ -83,7 +83,7 @@ def groups(config: ModelConfig) -> dict[str, list[str]]:
     return found
 
 
-def tokens_for(model: GPT) -> int:
+def tokens_for(model: FloatModel) -> int:
     """Return how many tokens to measure a model on."""
     if model.tok_emb.weight.is_cuda:
         return TOKENS
@@ -92,7 +92,7 @@ def tokens_for(model: GPT) -> int:
 
 @torch.no_grad()
 def measure(
-    model: GPT,
+    model: FloatModel,
     moments: Mapping[str, Moments],
     batches: Sequence[Tensor],
     advance: Advance = ignore_progress,
@@ -161,7 +161,7 @@ def divergence(truth: Tensor, found: Tensor) -> Tensor:
     return nats.double().sum()
 
 
-def _matrix(model: GPT, name: str, moments: Moments) -> Matrix:
+def _matrix(model: FloatModel, name: str, moments: Moments) -> Matrix:
     return Matrix(name, parameters(model.config)[name].role, model.get_parameter(name).cpu().numpy(), moments)
 
 

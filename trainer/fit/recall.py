@@ -16,10 +16,9 @@ from codec.compiled import kernel
 from codec.console import Advance, ignore_progress
 from codec.exact.chunks import prefill_chunks
 from codec.exact.recall import SHAPES, UNIT, Recall
-from codec.model.tokenizer import BOS
 from codec.numerics import tables
 from codec.numerics.tables import LEVELS_PER_BIT
-from codec.numerics.widths import TOTAL_BITS
+from codec.numerics.widths import total_bits
 from codec.pack.reader import Pack
 
 _RATE = 0.1  # bits
@@ -58,11 +57,11 @@ def fit_recall(
     learned = np.zeros((sum(rows for rows, _ in shapes), shapes[0][1]))
     squares = np.ones_like(learned)
     memory = cpu_recall.new_memory(_as_tables(learned), 1, dim)
-    exp2 = tables.exp2_table(TOTAL_BITS).astype(np.int32)
+    exp2 = tables.exp2_table(total_bits(model.config.vocab_size)).astype(np.int32)
     bits, seen, size = np.zeros(2), 0, 0
     for document in documents:
         found = pack.tokenizer.encode(document).astype(np.int64)
-        stream = np.concatenate(([BOS], found, [BOS]))
+        stream = np.concatenate(([pack.tokenizer.begin], found, [pack.tokenizer.end]))
         past = model.new_past(1, window)
         for w in prefill_chunks(len(stream) - 1, window):
             inputs = torch.from_numpy(stream[None, w.start : w.end]).to(model.device)

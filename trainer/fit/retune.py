@@ -22,7 +22,7 @@ from codec.pack.change import with_vectors
 from codec.pack.vectors import HALF_LIMIT
 from trainer.fit.calibrate import float_model, text_batches
 from trainer.fit.correct import divergence
-from trainer.model.gpt import GPT
+from trainer.model.build import FloatModel
 
 LEARNING_RATE = 5e-4
 """Adam's rate at the first step, falling linearly to 0. At 1e-3 the gain at 4 bits is half as large."""
@@ -47,8 +47,8 @@ class Retuned:
 
 
 def retune(
-    reference: GPT,
-    quantized: GPT,
+    reference: FloatModel,
+    quantized: FloatModel,
     batches: Sequence[Tensor],
     held: Sequence[Tensor],
     steps: int,

@@ -47,7 +47,7 @@ def remember(new_keys, new_values, rows, value_scale, rope, cache):
 
 
 @kernel
-def _softmax(scores, scale, low, high):
+def softmax(scores, scale, limit, low, high):
     """Compute attention weights, fill in their digits `low` + 2^11 `high`, and return the sum of the weights.
 
     A weight is an entry of `tables.exp2_table`. A polynomial, shifted and rounded, gives the entry: a look-up in the
@@ -56,6 +56,7 @@ def _softmax(scores, scale, low, high):
     Args:
         scores: int32 [n].
         scale: from scores to levels.
+        limit: where levels saturate, at this and at its negative.
         low: int16 [n], filled in.
         high: int16 [n], filled in.
     """
@@ -64,9 +65,9 @@ def _softmax(scores, scale, low, high):
     for s in range(len(scores)):
         least = scores[s] if scores[s] < least else least
         most = scores[s] if scores[s] > most else most
-    top, total = np.rint(np.float64(most if scale >= 0 else least) * scale), np.int64(0)
+    top, total = min(max(np.rint(np.float64(most if scale >= 0 else least) * scale), -limit), limit), np.int64(0)
     for s in range(len(scores)):
-        below = top - np.rint(np.float64(scores[s]) * scale)
+        below = top - min(max(np.rint(np.float64(scores[s]) * scale), -limit), limit)
         index = np.int32(below if below < _LAST else _LAST)
         x = np.float64(index & (LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
         power = ((((((((a9 * x + a8) * x + a7) * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
@@ -79,7 +80,7 @@ def _softmax(scores, scale, low, high):
 
 
 @kernel
-def _weighted_sum(digits, values, base, count, sums):
+def weighted_sum(digits, values, base, count, sums):
     """Multiply digits with the values of `count` positions, and fill in the sums.
 
     Digits of 11 bits times values of 15 bits: a sum of WIDE products stays below 2^31.
@@ -158,8 +159,8 @@ def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, x
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
                 low, high, scale = digits[g, begin:count], digits[2 + g, begin:count], score_scale[h - place + g]
-                totals[g] = _softmax(scores[g, begin:count], scale, low, high)
-            _weighted_sum(digits, values[slot, kv], base, count, sums)
+                totals[g] = softmax(scores[g, begin:count], scale, np.inf, low, high)
+            weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):

@@ -4,6 +4,7 @@ The constants are those of the reference (`codec.exact.weights`). `codec.backend
 reference before the backend is used.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +26,9 @@ from codec.exact.backend import Backend
 from codec.exact.host_decoder import HostDecoder
 from codec.exact.recall import HISTORY, Recall
 from codec.exact.weights import Weights, check, check_known
-from codec.model.config import ModelConfig
+from codec.model.config import AnyConfig
 from codec.numerics import tables
-from codec.numerics.widths import TOTAL_BITS
+from codec.numerics.widths import total_bits
 
 Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -56,28 +57,37 @@ class ChunkCache:
     length: int = 0  # tokens of each document so far
 
 
-class CpuBackend(Backend):
-    """A model on a processor, as a `codec.exact.backend.Backend`.
+class CpuNetwork(Backend):
+    """Run a model of any family on a processor, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: only the reference knows an option of the model, functions are not compiled, or integers have
-            more than 16 bits. No quantizer of this package makes such integers.
+        UnsupportedError: functions are not compiled.
     """
 
-    def __init__(self, weights: Weights, recall: Recall | None = None):
-        check_known(weights.config)
+    def __init__(self, config: AnyConfig, recall: Recall | None):
         if not compiled.ENABLED:
             raise UnsupportedError("NUMBA_DISABLE_JIT is set")
-        check(weights)
-        self.config, self.network, self._recall = weights.config, cpu_network.network(weights), recall
-        name = "tok_emb.weight" if self.config.tied_head else "lm_head.weight"
-        self.head = cpu_network.linear({name: weights.matrices[name]})
-        self._embedding = Embedding(weights)
-        self._softcap = tables.softcap_table(self.config.logit_softcap).astype(np.int32)
-        self.exp2, self.octave = tables.exp2_table(TOTAL_BITS).astype(np.int32), cpu_head.octave()
-        self._lane_bytes = sum(part.nbytes for part in _cache(self.config, 1, self.config.window)[:2])
+        self.config, self._recall = config, recall
+        self.octave, self.exp2 = cpu_head.octave(), tables.exp2_table(total_bits(config.vocab_size)).astype(np.int32)
+        self._lane_bytes = sum(part.nbytes for part in _cache(config, 1, config.window)[:2])
         if recall:
-            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, self.config.model_dim))
+            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, config.model_dim))
+
+    @abstractmethod
+    def run(self, rows: Integers, cache: Cache) -> Hidden:
+        """Run rows through the network.
+
+        Args:
+            rows: int64 [4, n]: token, token before, position, slot.
+            cache: the slots' keys and values, to which the rows' own are added.
+
+        Returns:
+            The snapped last hidden states int32 [n, dim] and their steps [n].
+        """
+
+    @abstractmethod
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Compute `ExactNetwork.levels`, int32 [n, V], from the results of `run`."""
 
     def lane_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
@@ -150,7 +160,7 @@ class CpuBackend(Backend):
     def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `codec.exact.backend.Backend`; each sequence has a thread."""
         ends = np.cumsum([len(window) for window in inputs])
-        out = np.empty((ends[-1], self.config.vocab_size + 1), np.int64)
+        out = np.empty((ends[-1], len(order) + 1), np.int64)
         jobs = []
         for n, (window, end) in enumerate(zip(inputs, ends, strict=True)):
             rows = _rows([window], [n])
@@ -166,10 +176,6 @@ class CpuBackend(Backend):
             levels = self.levels(*self.run(rows[:, at : at + _CHUNK], cache))
             cpu_head.ordered_sums(levels, order, self.octave, out[at : at + _CHUNK])
 
-    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
-        """Compute `ExactModel.levels`, int32 [n, V], from the results of `run`."""
-        return cpu_head.levels(project(self.head, 0, hidden, steps), self._softcap)
-
     def recall(
         self,
         memory: cpu_recall.Memory,
@@ -182,34 +188,49 @@ class CpuBackend(Backend):
         """Raise levels by the match model, in place (`codec.backends.cpu.recall.step`)."""
         cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
 
-    def run(self, rows: Integers, cache: Cache) -> Hidden:
-        """Run rows through the network; see `codec.backends.cpu.network.run`.
-
-        Args:
-            rows: int64 [4, n]: token, token before, position, slot.
-            cache: the slots' keys and values, to which the rows' own are added.
-
-        Returns:
-            The snapped last hidden states int32 [n, dim] and their steps [n].
-        """
-        return network.run(self.network, self._embedding(*rows[:3]), rows[2], rows[3], *cache)
-
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.exact.backend.Backend`; every slot has room for a whole window."""
-        return HostDecoder(CpuLanes(self, count, window), count, data)
+        return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
 
     def distributions(self, count: int, window: int, order: Integers) -> "CpuDistributions":
         """See `codec.exact.backend.Backend`."""
         return CpuDistributions(self, count, window, order)
 
 
+class CpuBackend(CpuNetwork):
+    """Run a model of this project's own architecture on a processor.
+
+    Raises:
+        UnsupportedError: only the reference knows an option of the model, functions are not compiled, or integers have
+            more than 16 bits. No quantizer of this package makes such integers.
+    """
+
+    def __init__(self, weights: Weights, recall: Recall | None = None):
+        check_known(weights.config)
+        super().__init__(weights.config, recall)
+        check(weights)
+        self.network = cpu_network.network(weights)
+        name = "tok_emb.weight" if weights.config.tied_head else "lm_head.weight"
+        self.head = cpu_network.linear({name: weights.matrices[name]})
+        self._embedding = Embedding(weights)
+        self._softcap = tables.softcap_table(weights.config.logit_softcap).astype(np.int32)
+
+    def run(self, rows: Integers, cache: Cache) -> Hidden:
+        """See `CpuNetwork`; the loops are those of `codec.backends.cpu.network.run`."""
+        return network.run(self.network, self._embedding(*rows[:3]), rows[2], rows[3], *cache)
+
+    def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
+        """See `CpuNetwork`."""
+        return cpu_head.levels(project(self.head, 0, hidden, steps), self._softcap)
+
+
 class CpuDistributions:
     """Whole distributions behind single tokens, as `codec.exact.backend.Distributions`; a step has one thread."""
 
-    def __init__(self, model: CpuBackend, count: int, window: int, order: Integers):
+    def __init__(self, model: CpuNetwork, count: int, window: int, order: Integers):
         self._model, self._order = model, order
         self._cache = _cache(model.config, count, window)
-        self._out = np.empty((count, model.config.vocab_size + 1), np.int64)
+        self._out = np.empty((count, len(order) + 1), np.int64)
 
     def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
         """See `codec.exact.backend.Distributions`."""
@@ -222,7 +243,7 @@ class CpuDistributions:
 class CpuLanes:
     """Decoding slots on a processor, as `codec.exact.backend.Lanes`."""
 
-    def __init__(self, model: CpuBackend, count: int, window: int):
+    def __init__(self, model: CpuNetwork, count: int, window: int):
         self._model = model
         self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)
@@ -252,7 +273,7 @@ class CpuLanes:
         self._slots = self._slots[list(lanes)]
 
 
-def _cache(c: ModelConfig, slots: int, window: int, ahead: int = 0) -> Cache:
+def _cache(c: AnyConfig, slots: int, window: int, ahead: int = 0) -> Cache:
     """Create empty rings, `ahead` positions longer than a window."""
     first = len(c.schedule), slots, c.num_kv_heads, -(-(window + ahead) // WIDE)
     keys = (*first, c.head_dim // 2, WIDE, 2)

@@ -32,7 +32,7 @@ def snap(x, out):
 
 
 @kernel
-def _reciprocal_sqrt(m):
+def reciprocal_sqrt(m):
     """Compute `codec.numerics.fixed_point.reciprocal_sqrt` of one number."""
     k = (52 - math.frexp(m)[1]) >> 1
     scaled = m * math.ldexp(1.0, 2 * k)
@@ -52,7 +52,7 @@ def norm_row(x, out, scale):
     for value in out:
         squares += np.int64(value) * np.int64(value)
     mean = np.float64(squares) * step * step * (1.0 / len(x)) + NORM_EPSILON
-    return step * _reciprocal_sqrt(mean) * scale
+    return step * reciprocal_sqrt(mean) * scale
 
 
 @kernel

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.backends.cuda.attention import POSITIONS
 from codec.backends.cuda.distributions import CudaDistributions
+from codec.backends.cuda.kernels.attention import POSITIONS
+from codec.backends.cuda.kernels.matmul import padded
 from codec.backends.cuda.kv_cache import ChunkCache
-from codec.backends.cuda.matmul import padded
 from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.recall import Batch, Memory
 from codec.backends.cuda.slots import CudaLanes
 from codec.devices import fetch, send
 from codec.exact.backend import Backend, Decoder, Integers
-from codec.model.tokenizer import BOS
 
 _HEAD_ROWS = 8192  # rows of logits in memory at once
 
@@ -62,7 +61,7 @@ class CudaBackend(CudaNetwork, Backend):
     ) -> Callable[[], NDArray[np.float64]]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
-        tokens = np.full((len(inputs), length), BOS)
+        tokens = np.zeros((len(inputs), length), np.int64)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
         ends = [row * length + len(window) for row, window in enumerate(inputs)]
@@ -82,7 +81,7 @@ class CudaBackend(CudaNetwork, Backend):
             part[:, : len(index)] = operand[:, index]
             if memory:
                 measures = memory.measure(batch, max(map(len, targets)), at)
-            found = self.head.intervals(self.products(part), self.head_matrix.rows, steps[index], symbols, measures)
+            found = self.head.intervals(self.products(part), steps[index], symbols, measures)
             for n, values in enumerate(found):
                 out[n, at : at + len(index)] = values
         return fetch(out)
@@ -90,18 +89,18 @@ class CudaBackend(CudaNetwork, Backend):
     def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
-        tokens = np.full((len(inputs), length), BOS)
+        tokens = np.zeros((len(inputs), length), np.int64)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
         rows = np.concatenate([row * length + np.arange(len(window)) for row, window in enumerate(inputs)])
         wanted, symbols = send(rows, self.device), send(order, self.device)
         operands, steps = self.forward(send(tokens, self.device), past=past)
         operand, step = operands[0], steps[0]
-        out = torch.empty(len(rows), self.config.vocab_size + 1, dtype=torch.int64, device=self.device)
+        out = torch.empty(len(rows), len(order) + 1, dtype=torch.int64, device=self.device)
         for index, found in zip(wanted.split(_HEAD_ROWS), out.split(_HEAD_ROWS), strict=True):
             part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
             part[:, : len(index)] = operand[:, index]
-            self.head.ordered_sums(self.products(part), self.head_matrix.rows, step[index], symbols, found)
+            self.head.ordered_sums(self.products(part), step[index], symbols, found)
         return fetch(out)
 
     def distributions(self, count: int, window: int, order: Integers) -> CudaDistributions:

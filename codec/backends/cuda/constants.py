@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.backends.cuda.matmul import Limbs, limbs
+from codec.backends.cuda.kernels.matmul import Limbs, limbs
 from codec.errors import UnsupportedError
 from codec.exact.linear import ExactGate, ExactLinear
 from codec.exact.model import ExactLayer

@@ -23,7 +23,7 @@ class CudaDistributions:
         self._slots, self._window = torch.arange(count, device=device), window
         self._order = torch.from_numpy(order).to(device)
         self._inputs = torch.zeros(3, count, dtype=torch.int64, device=device)  # token, the one before, position
-        self._sums = torch.empty(count, model.config.vocab_size + 1, dtype=torch.int64, device=device)
+        self._sums = torch.empty(count, len(order) + 1, dtype=torch.int64, device=device)
         self._host_inputs, self._host_sums = (
             torch.zeros(part.shape, dtype=torch.int64, pin_memory=self._on_gpu) for part in (self._inputs, self._sums)
         )
@@ -45,7 +45,7 @@ class CudaDistributions:
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
         context = Steps(m.heads, self._cache, positions, self._table, self._slots, self._window)
         operands, steps = m.run(first, context)
-        m.head.ordered_sums(m.products(operands[0]), m.head_matrix.rows, steps[0], self._order, self._sums)
+        m.head.ordered_sums(m.products(operands[0]), steps[0], self._order, self._sums)
 
     def step(self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers) -> Integers:
         """See `codec.exact.backend.Distributions`."""

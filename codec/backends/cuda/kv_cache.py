@@ -10,16 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from codec.backends.cuda.attention import CACHE_POSITIONS, POSITIONS, VALUE_PLACES, attend_rows, attend_step
-from codec.backends.cuda.matmul import padded
-from codec.model.config import ModelConfig
+from codec.backends.cuda.kernels.attention import CACHE_POSITIONS, POSITIONS, VALUE_PLACES, attend_rows, attend_step
+from codec.backends.cuda.kernels.matmul import padded
+from codec.model.config import AnyConfig
 
 
 @dataclass(frozen=True)
 class Heads:
     """The facts of a model that attention needs."""
 
-    config: ModelConfig
+    config: AnyConfig
     padded: int  # D: head_dim, padded
     device: torch.device
     page: int = CACHE_POSITIONS  # places of a page of the KV cache
@@ -40,6 +40,7 @@ class Context(Protocol):
 
     rows: Tensor  # int64 [N], 0 to N - 1
     positions: Tensor  # int64 [N], positions in the documents
+    local: Tensor  # int64 [N], positions in the windows, where documents begin anew behind each
     places: Tensor  # int64 [N], places of the rows' keys and values in a slot
     slots: Tensor  # int64 [N], slots of the rows' keys and values: sequences, documents or pages
     run: int  # every block of `run` rows is in one slot, at consecutive places
@@ -105,6 +106,7 @@ class Chunks:
         self._heads, self._shape, self._past, self._begin = heads, (batch, length), past, past.length
         self.rows = torch.arange(batch * length, device=heads.device)
         self.positions = self.rows % length + past.length
+        self.local = self.positions % past.window
         self.places = self.positions % past.places
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
 
@@ -117,8 +119,10 @@ class Chunks:
         """See `Context`."""
         h, (keys, values) = self._heads, self.store(execution)
         queries = queries.view(2, *self._shape, *queries.shape[2:])
-        window = self._past.window
-        return attend_rows(queries, keys, values, self._begin, window, scales, h.config.head_dim)
+        window, since = self._past.window, 0
+        if h.config.restarts:  # windows are multiples of chunks
+            since = self._begin // window * window
+        return attend_rows(queries, keys, values, self._begin, window, scales, h.config.head_dim, since)
 
 
 class Sequences:
@@ -130,7 +134,7 @@ class Sequences:
         device = heads.device
         self._heads, self._shape = heads, (batch, length)
         self.rows = torch.arange(batch * length, device=device)
-        self.positions = self.places = self.rows % length
+        self.positions = self.local = self.places = self.rows % length
         self.slots = torch.div(self.rows, length, rounding_mode="floor")
         shape = (2, batch, heads.config.num_kv_heads)
         self._keys = torch.empty(*shape, length, heads.padded, dtype=torch.int8, device=device)
@@ -159,7 +163,8 @@ class Steps:
 
     def __init__(self, heads: Heads, cache: Cache, positions: Tensor, table: Tensor, order: Tensor, window: int):
         self._heads, self._cache, self.positions, self._table, self._order = heads, cache, positions, table, order
-        place, self._last = positions % window, positions.clamp(max=window - 1)
+        place = self.local = positions % window
+        self._last = place if heads.config.restarts else positions.clamp(max=window - 1)
         page = torch.div(place, heads.page, rounding_mode="floor")
         self.slots, self.places = table.gather(1, page[:, None])[:, 0], place % heads.page
         self.rows = torch.arange(len(table), device=table.device)

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from codec.backends.cuda.constants import Columns, CudaLayer
-from codec.backends.cuda.elementwise import (
+from codec.backends.cuda.kernels.elementwise import (
     activate_kernel,
     launch,
     mixed_kernel,
@@ -16,15 +16,15 @@ from codec.backends.cuda.elementwise import (
     turn_kernel,
     value_kernel,
 )
-from codec.backends.cuda.head import Head
+from codec.backends.cuda.kernels.head import Head
+from codec.backends.cuda.kernels.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.kv_cache import ChunkCache, Chunks, Context, Heads, Sequences
-from codec.backends.cuda.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.recall import Memory, lane_bytes
 from codec.backends.cuda.streams import side_by_side
 from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
 from codec.exact.weights import check_known
-from codec.model.config import GATE_INPUTS
+from codec.model.config import GATE_INPUTS, AnyConfig
 from codec.numerics import tables
 
 
@@ -80,7 +80,8 @@ class CudaNetwork:
 
     def __init__(self, model: ExactModel, recall: Recall | None = None):
         check_known(model.config)
-        c = self.config = model.config
+        c = model.config
+        self.config: AnyConfig = c
         self.device, self._model, self._recall = model.device, model, recall
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
         self.memory_bytes = (
@@ -89,7 +90,7 @@ class CudaNetwork:
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
         self.head_matrix, self._head_columns = limbs(model.head), Columns.of(model.head, bare=recall is not None)
-        self.head = Head(model.softcap, c.vocab_size)
+        self.head = Head(c, self.head_matrix.rows, model.softcap)
         self._layers = [CudaLayer.of(layer) for layer in model.layers]
         self._first = None
         if model.starts_alone:
@@ -116,10 +117,10 @@ class CudaNetwork:
             The head's operand and, with a match model, the hidden states: int8 [1 or 2, 2, N, K], padded, and their
             steps float64 [1 or 2, N].
         """
-        half = self.config.encoder_length
+        half = self._model.config.encoder_length
         x, skips, pending = first, [], _Pending()
-        turn = self._rotations(context.positions)
-        for n, i in enumerate(self.config.schedule):
+        turn = self._rotations_of(self._model.turns, context.positions)
+        for n, i in enumerate(self._model.config.schedule):
             layer = self._layers[i]
             pending = replace(pending, first=first, mix=layer.residual_mix)
             if 0 < n < half:
@@ -141,7 +142,7 @@ class CudaNetwork:
 
     def _skip(self, j: int, skips: list[Tensor]) -> _Skip:
         """Return the skip connection of execution j of the second half."""
-        gates = self._model.skip_gates[j] if self.config.skips == "gated" else None
+        gates = self._model.skip_gates[j] if self._model.config.skips == "gated" else None
         return _Skip(skips.pop() if j else None, self._model.skip_weights[j], gates)
 
     def _residual(self, x: Tensor, pending: _Pending, norm: Tensor, columns: Columns) -> tuple[Tensor, _Rows]:
@@ -171,9 +172,8 @@ class CudaNetwork:
         )  # fmt: skip
         return out, found
 
-    def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotations_of(self, turns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Compute cosines and sines float64 [N, pairs] of positions [N]."""
-        turns = self._model.turns
         cos, sin = torch.empty(2, len(positions), turns.shape[2], dtype=torch.float64, device=self.device)
         launch(
             turn_kernel, (len(positions),), turns, positions, cos, sin,
@@ -187,7 +187,7 @@ class CudaNetwork:
         self, layer: CudaLayer, rows: _Rows, turn: tuple[Tensor, Tensor], context: Context, n: int
     ) -> tuple[Tensor, Tensor]:
         """Compute the outputs of attention, float64 [N, dim], and the rows' own values, int16 [N, kv_dim]."""
-        c, count = self.config, len(context.rows)
+        c, count = self._model.config, len(context.rows)
         keys, _ = context.store(n)
         queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
         own = torch.empty(count, c.kv_dim, dtype=torch.int16, device=self.device)
@@ -201,12 +201,13 @@ class CudaNetwork:
 
     def _value(self, layer: CudaLayer, rows: _Rows, context: Context, n: int, own: Tensor) -> None:
         """Store the rows' values of execution `n` in `context`, and in `own`, int16 [N, kv_dim]."""
-        c, (_, values) = self.config, context.store(n)
+        c, (_, values) = self._model.config, context.store(n)
         products = multiply(rows.operands[2], layer.value)
         launch(
-            value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, rows.steps[2],
-            products.shape[1], context.places, context.slots, layer.value_scale, own, values, *values.stride()[:3],
-            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, RUN=context.run, BLOCK=self.heads.padded,
+            value_kernel, (len(own) // context.run, c.num_kv_heads), products, layer.value.rows, products,
+            rows.steps[2], products.shape[1], context.places, context.slots, layer.value_scale, own, values,
+            *values.stride()[:3],
+            HEADS=c.num_kv_heads, HEAD_DIM=c.head_dim, BIAS=False, RUN=context.run, BLOCK=self.heads.padded,
             TOGETHER=values.shape[-1], num_warps=4,
         )  # fmt: skip
 
@@ -215,7 +216,7 @@ class CudaNetwork:
         places: Tensor, axes: tuple[int, int, int | None],
     ) -> None:  # fmt: skip
         """Store queries or keys in `out`; `axes` are its axes of slots, heads and places (None without places)."""
-        c, products = self.config, multiply(rows.operands[at], matrix)
+        c, products = self._model.config, multiply(rows.operands[at], matrix)
         slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
         launch(
             rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
@@ -225,7 +226,7 @@ class CudaNetwork:
         )  # fmt: skip
 
     def _mixed(self, layer: CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        c, count, matrix = self.config, len(mixed), layer.attention_out
+        c, count, matrix = self._model.config, len(mixed), layer.attention_out
         gate = (mixed, mixed, mixed)  # placeholders that the kernel does not read
         if layer.gate is not None:
             gate = (layer.gate.linear.integers, layer.gate.linear.rows, layer.gate.table)
@@ -241,7 +242,7 @@ class CudaNetwork:
         return operand, steps
 
     def _activate(self, layer: CudaLayer, rows: int, products: Tensor, up_steps: Tensor) -> tuple[Tensor, Tensor]:
-        c, count, matrix = self.config, len(products), layer.down
+        c, count, matrix = self._model.config, len(products), layer.down
         hidden = c.mlp_mult * c.model_dim
         operand = torch.empty(matrix.operand_limbs, count, matrix.inputs, dtype=torch.int8, device=self.device)
         steps = torch.empty(count, dtype=torch.float64, device=self.device)

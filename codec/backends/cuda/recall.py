@@ -3,7 +3,7 @@
 Tokens and keys of a document are in rings: position p is at index p % size. A ring has room for the positions to look
 back at, for the new tokens of a call, and for the tokens that the oldest mask reaches back to. A call can therefore
 first add all its tokens, and then compare each token with the positions before. Masks and followers are computed from
-the tokens. Tensor cores multiply keys. `codec.backends.cuda.head` raises levels by the measures.
+the tokens. Tensor cores multiply keys. `codec.backends.cuda.kernels.head` raises levels by the measures.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from codec.backends.cuda.elementwise import launch, magnitude, reciprocal_sqrt, round_even, snap_fixed, snap_scales
-from codec.backends.cuda.matmul import padded
+from codec.backends.cuda.kernels.elementwise import (
+    launch,
+    magnitude,
+    reciprocal_sqrt,
+    round_even,
+    snap_fixed,
+    snap_scales,
+)
+from codec.backends.cuda.kernels.matmul import padded
 from codec.devices import send
 from codec.exact import recall
 from codec.exact.backend import Integers

@@ -20,7 +20,6 @@ from codec.backends.cuda.streams import side_stream
 from codec.devices import fetch, send
 from codec.entropy import range_coder
 from codec.exact.backend import Integers, States
-from codec.model.tokenizer import BOS
 
 STEPS = 4
 """Steps between two looks of the host.
@@ -71,7 +70,8 @@ class CudaLanes:
         index = self._send(np.array(lanes))
         self._states[:, index] = self._send(device_states)
         self._ends[index] = self._send(ends)
-        self._lanes[:, index] = self._send(np.array([[BOS], [BOS], [0], [1]])).expand(4, len(lanes))
+        begin = self._model.config.begin
+        self._lanes[:, index] = self._send(np.array([[begin], [begin], [0], [1]])).expand(4, len(lanes))
         self._begins[list(lanes)], self._positions[list(lanes)] = begins, 0
         self._pages.begin(lanes)
 
@@ -105,7 +105,7 @@ class CudaLanes:
             found[:, 2] -= begins
             self._flying -= 1
             self._positions += (decoded >= 0).sum(0)
-            self._pages.end(np.flatnonzero((decoded == BOS).any(0)).tolist())
+            self._pages.end(np.flatnonzero((decoded == self._model.config.end).any(0)).tolist())
             return decoded, found.astype(np.uint64)
 
         return wait
@@ -141,7 +141,7 @@ class CudaLanes:
             self._memory.take(batch, tokens, operands[-1], steps[-1])
             measures = self._memory.measure(batch, 1)
         m.head.decode(
-            m.products(operands[0]), m.head_matrix.rows, steps[0], self._lanes, runs, self._data, self._ends,
+            m.products(operands[0]), steps[0], self._lanes, runs, self._data, self._ends,
             self._states, self._history, self._counter, measures,
         )  # fmt: skip
         self._counter += 1

@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 
 from codec.entropy import frequencies
 from codec.numerics import tables
-from codec.numerics.widths import TOTAL
+from codec.numerics.widths import FEW_BITS
 
+TOTAL = 1 << FEW_BITS
 LIMIT = int(1000 / math.log(2)) * tables.LEVELS_PER_BIT  # a logit of the largest softcap
 
 LEVELS = arrays(
@@ -25,7 +26,7 @@ LEVELS = arrays(
 def reference(levels: list[int]) -> list[int]:
     """The boundaries 0 .. 2^24 between the intervals of a row."""
     top = max(levels)
-    table = tables.exp2_table(frequencies.TOTAL_BITS).tolist()
+    table = tables.exp2_table(FEW_BITS).tolist()
     weights = [table[min(top - level, len(table) - 1)] for level in levels]
     below = [sum(weights[:k]) for k in range(len(weights) + 1)]
     return [w * (TOTAL - len(levels)) // below[-1] + k for k, w in enumerate(below)]

@@ -21,7 +21,7 @@ def record(document: bytes, frequency: int = UNIFORM, model_only: bool = False) 
     """A record of a model that gives every token this frequency."""
     prepared = prepare(document, sp1024(), model_only)
     count = len(prepared.stream) - 1
-    return write_record(prepared, np.full(count, 5), np.full(count, frequency), 7.5, model_only)
+    return write_record(prepared, np.full(count, 5), np.full(count, frequency), 7.5, 24, model_only)
 
 
 def test_a_document_is_bos_tokens_bos():

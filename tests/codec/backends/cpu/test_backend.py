@@ -16,7 +16,7 @@ from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import backend as exact_cpu
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
-from codec.backends.cpu.attention import _softmax
+from codec.backends.cpu.attention import softmax
 from codec.backends.cpu.backend import CpuBackend, CpuLanes
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide, project, split_digits
 from codec.backends.select import make_backend
@@ -26,7 +26,7 @@ from codec.exact.reference import TorchBackend, TorchLanes
 from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.numerics import tables
-from codec.numerics.widths import SOFTMAX_BITS
+from codec.numerics.widths import FEW_BITS, SOFTMAX_BITS
 from codec.pack.reader import Pack
 from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
@@ -83,7 +83,7 @@ def assert_same(model: ExactModel, tokens: torch.Tensor) -> None:
     intervals = cpu_head.intervals(found_levels, targets.numpy(), fast.octave)
     assert np.array_equal(intervals[:2], expected[:2])
     assert np.abs(intervals[2] - expected[2]).max() < 1e-12
-    wanted = torch.arange(len(levels)) * 1_234_577 % frequencies.TOTAL
+    wanted = torch.arange(len(levels)) * 1_234_577 % (1 << FEW_BITS)
     symbols = torch.stack(frequencies.find(levels, wanted)).numpy()
     assert np.array_equal(cpu_head.find(found_levels, wanted.numpy(), fast.octave), symbols)
 
@@ -220,7 +220,7 @@ def test_the_head_on_any_logits(values, data):
     assert np.array_equal(found_levels, levels.numpy())
     found = cpu_head.intervals(found_levels, np.array([symbol]), octave)
     assert np.array_equal(found[:2], expected[:2])
-    target = data.draw(st.sampled_from([0, frequencies.TOTAL - 1]) | st.integers(0, frequencies.TOTAL - 1))
+    target = data.draw(st.sampled_from([0, (1 << FEW_BITS) - 1]) | st.integers(0, (1 << FEW_BITS) - 1))
     for wanted in (target, int(found[0, 0]), int(found[0, 0] + found[1, 0]) - 1):
         expected = torch.stack(frequencies.find(levels, torch.tensor([wanted]))).numpy()
         assert np.array_equal(cpu_head.find(found_levels, np.array([wanted]), octave), expected)
@@ -263,7 +263,7 @@ def test_lanes_step_as_the_reference_does(count):
             if turn % 7 == 6:
                 running[turn % 4] = [1]
             rows = [(lane, t[-1], t[-2:][0], len(t) - 1) for lane, t in running.items()]
-            targets = generator.integers(0, frequencies.TOTAL, len(rows))
+            targets = generator.integers(0, (1 << FEW_BITS), len(rows))
             found, expected = (lanes.step(*np.array(rows).T.copy(), targets) for lanes in both)
             assert np.array_equal(found, expected)
             for lane, symbol in zip(running, found[0].tolist(), strict=True):
@@ -320,7 +320,7 @@ def test_attention_weights_are_those_of_the_table():
     table, last = tables.exp2_table(SOFTMAX_BITS), tables.EXP2_LENGTH - 1
     scores = -np.arange(0, last + 5000, dtype=np.int32)
     low, high = (np.empty(len(scores), np.int16) for _ in range(2))
-    total = _softmax(scores, 1.0, low, high)
+    total = softmax(scores, 1.0, np.inf, low, high)
     expected = table[np.minimum(-scores, last)]
     assert np.array_equal(low + 2048 * high.astype(np.int64), expected)
     assert np.abs(low).max() <= 1024
@@ -329,8 +329,8 @@ def test_attention_weights_are_those_of_the_table():
 
 def test_the_coders_weights_are_those_of_the_table():
     powers = cpu_head.octave()
-    found = [cpu_head.weight(powers, below) for below in range(tables.EXP2_LENGTH)]
-    assert np.array_equal(found, tables.exp2_table(frequencies.TOTAL_BITS))
+    found = [cpu_head.weight(powers, below, FEW_BITS) for below in range(tables.EXP2_LENGTH)]
+    assert np.array_equal(found, tables.exp2_table(FEW_BITS))
 
 
 def test_tiles_are_parts_of_longer_rows():

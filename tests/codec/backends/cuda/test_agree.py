@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from codec.backends.agree import Trial, agree
-from codec.backends.cuda import attention, elementwise, head, kv_cache, network, recall, slots
+from codec.backends.cuda import kv_cache, network, recall, slots
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.constants import Columns
+from codec.backends.cuda.kernels import attention, elementwise, head
 from codec.backends.cuda.page_table import Pages
 from codec.exact.chunks import CHUNK_UNIT
 from codec.exact.model import ExactModel

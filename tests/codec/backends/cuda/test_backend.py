@@ -14,10 +14,10 @@ import triton.language as tl
 
 from codec.archive.writer import Policy
 from codec.backends.agree import TRIALS, Trial, agree
-from codec.backends.cuda.attention import VALUE_PLACES, attend_rows, attend_step
 from codec.backends.cuda.backend import CudaBackend
-from codec.backends.cuda.elementwise import launch, magnitude, round_int, to_double
-from codec.backends.cuda.matmul import limbs, multiply
+from codec.backends.cuda.kernels.attention import VALUE_PLACES, attend_rows, attend_step
+from codec.backends.cuda.kernels.elementwise import launch, magnitude, round_int, to_double
+from codec.backends.cuda.kernels.matmul import limbs, multiply
 from codec.errors import UnsupportedError
 from codec.exact.attention import attend
 from codec.exact.chunks import CHUNK_UNIT

@@ -14,7 +14,7 @@ from codec.archive.writer import Policy
 from codec.backends.agree import TRIALS, Trial, agree
 from codec.backends.cuda import slots as cuda_lanes
 from codec.backends.cuda.backend import CudaBackend
-from codec.backends.cuda.head import Head
+from codec.backends.cuda.kernels.head import Head
 from codec.backends.cuda.recall import Batch, Memory
 from codec.entropy import frequencies
 from codec.exact.chunks import CHUNK_UNIT, prefill_chunks

@@ -10,23 +10,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from codec.backends.cuda.elementwise import launch, round_int, to_double
+from codec.backends.cuda.kernels.elementwise import exponent, launch, round_int, to_double
 from codec.backends.cuda.recall import NEVER, Measures
 from codec.exact import recall
-from codec.model.tokenizer import BOS
+from codec.exact.families.weights import LEVELS_PER_NAT
+from codec.model.config import AnyConfig
 from codec.numerics import tables
-from codec.numerics.widths import TOTAL, TOTAL_BITS
+from codec.numerics.widths import LARGEST_LEVEL, PRODUCT_BITS, total_bits
 
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)
 _GRID = tl.constexpr(float(tables.LOGIT_GRID))
-_SHIFT = tl.constexpr(tables.FRACTION_BITS - TOTAL_BITS)
-_OCTAVES = tl.constexpr(62 - _SHIFT)
-_TOTAL = tl.constexpr(TOTAL)
-_TOTAL_BITS = tl.constexpr(TOTAL_BITS)
+_FRACTION_BITS = tl.constexpr(tables.FRACTION_BITS)
+_PRODUCT_BITS = tl.constexpr(PRODUCT_BITS)
+_LEVELS_PER_NAT = tl.constexpr(LEVELS_PER_NAT)
+_LARGEST = tl.constexpr(float(LARGEST_LEVEL))
 _FARTHEST = tl.constexpr(tables.EXP2_LENGTH - 1)
 _BOTTOM = tl.constexpr(1 << 48)
-_BOS = tl.constexpr(BOS)
 _LOWEST = tl.constexpr(-(1 << 30))
 _NEVER = tl.constexpr(NEVER)
 _SURPRISALS = tl.constexpr(recall.SURPRISALS)
@@ -54,17 +54,24 @@ def exp2(below, fractions, SHIFT: tl.constexpr, OCTAVES: tl.constexpr):
 
 
 @triton.jit
-def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constexpr):
-    """Rewrite a row of products as levels (`ExactModel.levels`), and return the greatest level."""
+def _make_levels(
+    row, y_rows, y_bias, step, softcap, last, vocabulary, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Rewrite a row of products as levels (`ExactNetwork.levels`), and return the greatest."""
     largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
         at = begin + tl.arange(0, BLOCK)
         inside = at < vocabulary
         product = tl.load(row + at, mask=inside, other=0)
         logit = to_double(product) * tl.load(y_rows + at, mask=inside, other=0.0) * step
-        index = round_int(tl.minimum(tl.abs(logit) * _GRID, last))
-        capped = tl.load(softcap + index)
-        level = tl.where(logit < 0, -capped, capped)
+        if BIAS:
+            logit += tl.load(y_bias + at, mask=inside, other=0.0)
+        if CAP:
+            index = round_int(tl.minimum(tl.abs(logit) * _GRID, last))
+            capped = tl.load(softcap + index)
+            level = tl.where(logit < 0, -capped, capped)
+        else:
+            level = round_int(tl.minimum(tl.maximum(logit * _LEVELS_PER_NAT, -_LARGEST), _LARGEST))
         tl.store(row + at, level.to(product.dtype), mask=inside)
         largest = tl.maximum(largest, tl.where(inside, level, _LOWEST))
     tl.debug_barrier()
@@ -72,32 +79,38 @@ def _make_levels(row, y_rows, step, softcap, last, vocabulary, BLOCK: tl.constex
 
 
 @triton.jit
-def _weights(row, begin, top, fractions, vocabulary, BLOCK: tl.constexpr):
+def _weights(row, begin, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """Compute (symbols, weights) of a block of levels; weights are int64, and 0 beyond the vocabulary."""
     at = begin + tl.arange(0, BLOCK)
     inside = at < vocabulary
     below = tl.minimum(top - tl.load(row + at, mask=inside, other=0).to(tl.int32), _FARTHEST)
-    weights = exp2(tl.maximum(below, 0), fractions, _SHIFT, _OCTAVES)
+    weights = exp2(tl.maximum(below, 0), fractions, _FRACTION_BITS - BITS, 62 - _FRACTION_BITS + BITS)
     return at, tl.where(inside, weights, 0)
 
 
 @triton.jit
-def _cumulative(below, symbol, z, vocabulary):
-    return below * (-vocabulary + _TOTAL) // z + symbol
+def _dropped(z, BITS: tl.constexpr):
+    """Bits of a sum of weights z that cumulative frequencies drop."""
+    return tl.maximum(exponent(z.to(tl.float64)) - _PRODUCT_BITS + BITS, 0)
 
 
 @triton.jit
-def _total(row, top, fractions, vocabulary, BLOCK: tl.constexpr):
+def _cumulative(below, symbol, z, vocabulary, drop, BITS: tl.constexpr):
+    return (below >> drop) * ((1 << BITS) - vocabulary) // (z >> drop) + symbol
+
+
+@triton.jit
+def _total(row, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """Sum a row's weights."""
     sums = tl.zeros((BLOCK,), tl.int64)
     for begin in range(0, vocabulary, BLOCK):
-        sums += _weights(row, begin, top, fractions, vocabulary, BLOCK)[1]
+        sums += _weights(row, begin, top, fractions, vocabulary, BITS, BLOCK)[1]
     return tl.sum(sums, 0)
 
 
 @triton.jit
 def _raise_levels(
-    row, agreement, similarity, entries, one, top, total, fractions, vocabulary, BLOCK: tl.constexpr
+    row, agreement, similarity, entries, one, top, total, fractions, vocabulary, BITS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Raise levels by the match model, clear the measures for the next row, and return the greatest level.
 
@@ -105,7 +118,7 @@ def _raise_levels(
     """
     largest = tl.full((BLOCK,), _LOWEST, tl.int32)
     for begin in range(0, vocabulary, BLOCK):
-        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BITS, BLOCK)
         inside = at < vocabulary
         mask = tl.load(agreement + at, mask=inside, other=-1)
         past = mask >= 0
@@ -135,8 +148,9 @@ def _raise_levels(
 
 @triton.jit(do_not_specialize=["count"])  # any number of rows, by one compiled kernel
 def _intervals_kernel(
-    products, y_rows, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count, stride,
-    vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
+    products, y_rows, y_bias, steps, targets, softcap, last, fractions, agreement, similarity, entries, one, out, count,
+    stride, vocabulary, RECALL: tl.constexpr, BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute (start, frequency, levels below the greatest, sum of weights) of each row's target, int64 [4, count].
 
@@ -144,27 +158,36 @@ def _intervals_kernel(
     """
     n = tl.program_id(0).to(tl.int64)
     row, target = products + n * stride, tl.load(targets + n)
-    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    top = _make_levels(row, y_rows, y_bias, tl.load(steps + n), softcap, tl.load(last), vocabulary, CAP, BIAS, BLOCK)
     if RECALL:
-        total = _total(row, top, fractions, vocabulary, BLOCK)
+        total = _total(row, top, fractions, vocabulary, BITS, BLOCK)
         tl.store(out + 2 * count + n, (top - tl.load(row + target).to(tl.int32)).to(tl.int64))
         tl.store(out + 3 * count + n, total)
         tl.debug_barrier()
         past = n * vocabulary
         top = _raise_levels(
-            row, agreement + past, similarity + past, entries, one, top, total, fractions, vocabulary, BLOCK
+            row, agreement + past, similarity + past, entries, one, top, total, fractions, vocabulary, BITS, BLOCK
         )
     sums, before = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
     for begin in range(0, vocabulary, BLOCK):
-        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BITS, BLOCK)
         sums += weights
         before += tl.where(at < target, weights, 0)
     z, below = tl.sum(sums, 0), tl.sum(before, 0)
     gap = top - tl.load(row + target).to(tl.int32)
-    own = tl.sum(exp2(tl.zeros((1,), tl.int32) + tl.minimum(gap, _FARTHEST), fractions, _SHIFT, _OCTAVES), 0)
-    start = _cumulative(below, target, z, vocabulary)
+    own = tl.sum(
+        exp2(
+            tl.zeros((1,), tl.int32) + tl.minimum(gap, _FARTHEST),
+            fractions,
+            _FRACTION_BITS - BITS,
+            62 - _FRACTION_BITS + BITS,
+        ),
+        0,
+    )
+    drop = _dropped(z, BITS)
+    start = _cumulative(below, target, z, vocabulary, drop, BITS)
     tl.store(out + n, start)
-    tl.store(out + count + n, _cumulative(below + own, target + 1, z, vocabulary) - start)
+    tl.store(out + count + n, _cumulative(below + own, target + 1, z, vocabulary, drop, BITS) - start)
     if not RECALL:
         tl.store(out + 2 * count + n, gap.to(tl.int64))
         tl.store(out + 3 * count + n, z)
@@ -172,20 +195,22 @@ def _intervals_kernel(
 
 @triton.jit(do_not_specialize=["count"])
 def _ordered_kernel(
-    products, y_rows, steps, softcap, last, fractions, order, out, count, stride, vocabulary, BLOCK: tl.constexpr
+    products, y_rows, y_bias, steps, softcap, last, fractions, order, out, count, stride, vocabulary, symbols_count,
+    BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, vocabulary + 1]."""
+    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, symbols_count + 1]."""
     n = tl.program_id(0).to(tl.int64)
-    row, found = products + n * stride, out + n * (vocabulary + 1)
-    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
+    row, found = products + n * stride, out + n * (symbols_count + 1)
+    top = _make_levels(row, y_rows, y_bias, tl.load(steps + n), softcap, tl.load(last), vocabulary, CAP, BIAS, BLOCK)
     tl.store(found, tl.zeros((), tl.int64))
     carried = tl.zeros((), tl.int64)
-    for begin in range(0, vocabulary, BLOCK):
+    for begin in range(0, symbols_count, BLOCK):
         at = begin + tl.arange(0, BLOCK)
-        inside = at < vocabulary
+        inside = at < symbols_count
         symbols = tl.load(order + at, mask=inside, other=0)
         below = tl.minimum(top - tl.load(row + symbols, mask=inside, other=0).to(tl.int32), _FARTHEST)
-        weights = tl.where(inside, exp2(tl.maximum(below, 0), fractions, _SHIFT, _OCTAVES) + 1, 0)
+        powers = exp2(tl.maximum(below, 0), fractions, _FRACTION_BITS - BITS, 62 - _FRACTION_BITS + BITS)
+        weights = tl.where(inside, powers + 1, 0)
         tl.store(found + at + 1, carried + tl.cumsum(weights, 0), mask=inside)
         carried += tl.sum(weights, 0)
 
@@ -200,46 +225,50 @@ def _take_byte(code, size, read, data, end):
 
 @triton.jit(do_not_specialize=["count"])
 def _decode_kernel(
-    products, y_rows, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data, ends,
-    states, history, counter, count, stride, vocabulary, RECALL: tl.constexpr, BLOCK: tl.constexpr,
+    products, y_rows, y_bias, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data,
+    ends, states, history, counter, count, stride, vocabulary, last_token, RECALL: tl.constexpr, BITS: tl.constexpr,
+    CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Decode the next symbol of each decoding slot, and advance the slot's range decoder and position.
 
     lanes: int64 [4, count]: the slots' token, the token before, the position, and 1 until the slot stops. runs: int64
     [count], 1 if the slot runs in this step. states: int64 [3, count]: code - low, range, and the index in `data` of
     the next byte. history: int64 [steps, count]; row `counter` gets the symbols, -1 for idle slots. A slot stops after
-    a BOS. A stopped slot has position 0, so that attention has little to do until the next document is loaded.
+    the end of a document. A stopped slot has position 0, so that attention has little to do until the next document is
+    loaded.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride
     code, size, read = tl.load(states + n), tl.load(states + count + n), tl.load(states + 2 * count + n)
-    unit = size >> _TOTAL_BITS
-    target = tl.minimum(code // unit, _TOTAL - 1)
-    top = _make_levels(row, y_rows, tl.load(steps + n), softcap, tl.load(last), vocabulary, BLOCK)
-    z = _total(row, top, fractions, vocabulary, BLOCK)
+    unit = size >> BITS
+    target = tl.minimum(code // unit, (1 << BITS) - 1)
+    top = _make_levels(row, y_rows, y_bias, tl.load(steps + n), softcap, tl.load(last), vocabulary, CAP, BIAS, BLOCK)
+    z = _total(row, top, fractions, vocabulary, BITS, BLOCK)
     if RECALL:
         past = n * vocabulary
         top = _raise_levels(
-            row, agreement + past, similarity + past, entries, one, top, z, fractions, vocabulary, BLOCK
+            row, agreement + past, similarity + past, entries, one, top, z, fractions, vocabulary, BITS, BLOCK
         )
-        z = _total(row, top, fractions, vocabulary, BLOCK)
+        z = _total(row, top, fractions, vocabulary, BITS, BLOCK)
+    drop = _dropped(z, BITS)
     symbols, starts = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
-    ends_after = tl.full((BLOCK,), _TOTAL, tl.int64)
+    ends_after = tl.full((BLOCK,), 1 << BITS, tl.int64)
     carried = tl.zeros((), tl.int64)
     for begin in range(0, vocabulary, BLOCK):
-        at, weights = _weights(row, begin, top, fractions, vocabulary, BLOCK)
-        end = _cumulative(carried + tl.cumsum(weights, 0), at.to(tl.int64) + 1, z, vocabulary)
+        at, weights = _weights(row, begin, top, fractions, vocabulary, BITS, BLOCK)
+        end = _cumulative(carried + tl.cumsum(weights, 0), at.to(tl.int64) + 1, z, vocabulary, drop, BITS)
         inside = at < vocabulary
         passed = inside & (end <= target)
         symbols += passed.to(tl.int64)
         starts = tl.maximum(starts, tl.where(passed, end, 0))
-        ends_after = tl.minimum(ends_after, tl.where(inside & (end > target), end, _TOTAL))
+        ends_after = tl.minimum(ends_after, tl.where(inside & (end > target), end, 1 << BITS))
         carried += tl.sum(weights, 0)
     symbol, start = tl.sum(symbols, 0), tl.max(starts, 0)
     frequency = tl.min(ends_after, 0) - start
 
     active = tl.load(runs + n) != 0
     code, size, end = code - unit * start, unit * frequency, tl.load(ends + n)
+    code, size, read = _take_byte(code, size, read, data, end)
     code, size, read = _take_byte(code, size, read, data, end)
     code, size, read = _take_byte(code, size, read, data, end)
     code, size, read = _take_byte(code, size, read, data, end)
@@ -250,25 +279,36 @@ def _decode_kernel(
     token, position = tl.load(lanes + n), tl.load(lanes + 2 * count + n)
     tl.store(lanes + count + n, token, mask=active)
     tl.store(lanes + n, symbol, mask=active)
-    tl.store(lanes + 2 * count + n, tl.where(symbol == _BOS, 0, position + 1), mask=active)
-    tl.store(lanes + 3 * count + n, (symbol != _BOS).to(tl.int64), mask=active)
+    tl.store(lanes + 2 * count + n, tl.where(symbol == last_token, 0, position + 1), mask=active)
+    tl.store(lanes + 3 * count + n, (symbol != last_token).to(tl.int64), mask=active)
 
 
 class Head:
     """The tables of a model's head on its device.
 
     Args:
-        softcap: `codec.numerics.tables.softcap_table` of the model, on the device.
-        vocabulary: the number of tokens.
+        config: the model's shape.
+        rows: float64 [V], the steps of the head's matrix.
+        softcap: `codec.numerics.tables.softcap_table` of the model, on the device; None without a softcap.
+        bias: float64 [V], added to products; None without one.
     """
 
-    def __init__(self, softcap: Tensor, vocabulary: int):
-        self._softcap, self._vocabulary = softcap.to(torch.int32), vocabulary
-        self._fractions = torch.from_numpy(tables.octave()).to(softcap.device)
-        self._last = torch.full((1,), float(len(softcap) - 1), dtype=torch.float64, device=softcap.device)
+    def __init__(self, config: AnyConfig, rows: Tensor, softcap: Tensor | None = None, bias: Tensor | None = None):
+        self._config, self._rows, device = config, rows, rows.device
+        self._fractions = torch.from_numpy(tables.octave()).to(device)
+        self._softcap = rows if softcap is None else softcap.to(torch.int32)  # what no kernel reads
+        self._last = torch.full((1,), float(len(self._softcap) - 1), dtype=torch.float64, device=device)
+        self._bias = rows if bias is None else bias
+        self._settings = {
+            "CAP": softcap is not None,
+            "BIAS": bias is not None,
+            "BITS": total_bits(config.vocab_size),
+            "BLOCK": _BLOCK,
+            "num_warps": 4,
+        }
 
     def intervals(
-        self, products: Tensor, rows: Tensor, steps: Tensor, targets: Tensor, measures: Measures | None = None
+        self, products: Tensor, steps: Tensor, targets: Tensor, measures: Measures | None = None
     ) -> tuple[Tensor, ...]:
         """Compute `codec.entropy.frequencies.intervals` of rows of logits: products times row steps and steps.
 
@@ -285,28 +325,30 @@ class Head:
         count = len(targets)
         out = torch.empty(4, count, dtype=torch.int64, device=products.device)
         launch(
-            _intervals_kernel, (count,), products, rows, steps, targets, self._softcap, self._last, self._fractions,
-            *(measures or (out, out, out, 1)), out, count, products.shape[1], self._vocabulary,
-            RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
+            _intervals_kernel, (count,), products, self._rows, self._bias, steps, targets, self._softcap, self._last,
+            self._fractions, *(measures or (out, out, out, 1)), out, count, products.shape[1], self._config.vocab_size,
+            RECALL=measures is not None, **self._settings,
         )  # fmt: skip
         start, frequency, below, z = out
-        return start, frequency, below.double() / tables.LEVELS_PER_BIT + (z.double() / TOTAL).log2()
+        bits = below.double() / tables.LEVELS_PER_BIT + z.double().log2() - total_bits(self._config.vocab_size)
+        return start, frequency, bits
 
-    def ordered_sums(self, products: Tensor, rows: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
-        """`codec.entropy.frequencies.ordered_sums` into `out`; products, rows and steps as of `intervals`."""
+    def ordered_sums(self, products: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
+        """`codec.entropy.frequencies.ordered_sums` into `out`; products and steps as of `intervals`."""
         launch(
-            _ordered_kernel, (len(out),), products, rows, steps, self._softcap, self._last, self._fractions, order, out,
-            len(out), products.shape[1], self._vocabulary, BLOCK=_BLOCK, num_warps=4,
+            _ordered_kernel, (len(out),), products, self._rows, self._bias, steps, self._softcap, self._last,
+            self._fractions, order, out, len(out), products.shape[1], self._config.vocab_size, len(order),
+            **self._settings,
         )  # fmt: skip
 
     def decode(
-        self, products: Tensor, rows: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
+        self, products: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
         states: Tensor, history: Tensor, counter: Tensor, measures: Measures | None = None,
     ) -> None:  # fmt: skip
         """Run one step of `_decode_kernel`."""
-        count = lanes.shape[1]
+        count, c = lanes.shape[1], self._config
         launch(
-            _decode_kernel, (count,), products, rows, steps, self._softcap, self._last, self._fractions,
-            *(measures or (lanes, lanes, lanes, 1)), lanes, runs, data, ends, states, history, counter, count,
-            products.shape[1], self._vocabulary, RECALL=measures is not None, BLOCK=_BLOCK, num_warps=4,
+            _decode_kernel, (count,), products, self._rows, self._bias, steps, self._softcap, self._last,
+            self._fractions, *(measures or (lanes, lanes, lanes, 1)), lanes, runs, data, ends, states, history, counter,
+            count, products.shape[1], c.vocab_size, c.end, RECALL=measures is not None, **self._settings,
         )  # fmt: skip

@@ -6,7 +6,8 @@ rounded as in the reference. Rounding to an integer is an addition of 1.5 * 2^52
 2^51; larger operands are clamped first.
 
 The kernels write operands of matrix products as signed 8-bit limbs: X = 256 * limb[1] + limb[0]. Rows of buffers are
-padded, so that kernels of whole tiles need no masks (`codec.backends.cuda.matmul`). No result depends on the padding.
+padded, so that kernels of whole tiles need no masks (`codec.backends.cuda.kernels.matmul`). No result depends on the
+padding.
 """
 
 from typing import Any
@@ -100,10 +101,15 @@ def magnitude(x):
 
 
 @triton.jit
+def exponent_of(largest):
+    """`codec.numerics.fixed_point.exponent`, as `snap` limits it, of the largest `magnitude` of a row, int64."""
+    return tl.minimum(tl.maximum((largest >> 20) - 1022, -64), 960).to(tl.int64)
+
+
+@triton.jit
 def snap_scales(largest):
     """Compute (the factor before rounding, the step) of a row from the row's largest `magnitude`."""
-    # As `codec.numerics.fixed_point.exponent`.
-    e = tl.minimum(tl.maximum((largest >> 20) - 1022, -64), 960).to(tl.int64)
+    e = exponent_of(largest)
     return power_of_two(-e + _HALF_BITS), power_of_two(e - _HALF_BITS)
 
 
@@ -114,7 +120,7 @@ def snap_fixed(x, scale):
 
 
 @triton.jit
-def _store_limbs(x, pointer, offsets, limb_stride, mask):
+def store_limbs(x, pointer, offsets, limb_stride, mask):
     """Store int32 x of at most 2^14 as two signed limbs."""
     tl.store(pointer + offsets, x.to(tl.int8), mask=mask)
     tl.store(pointer + limb_stride + offsets, ((x + 128) >> 8).to(tl.int8), mask=mask)
@@ -174,7 +180,7 @@ def residual_kernel(
             integers = round_even(scaled * finer)
             operand_step = step * fine_step
         tl.store(steps + i * count + row, operand_step)
-        _store_limbs(round_int(integers), operands + i * 2 * count * width, row * width + at, count * width, inside)
+        store_limbs(round_int(integers), operands + i * 2 * count * width, row * width + at, count * width, inside)
 
 
 @triton.jit
@@ -251,13 +257,14 @@ def rotate_kernel(
     turned = snap_fixed(tl.where(turns[None, :], turned, x), FRACTION)
     offsets = tl.load(slots + row) * slot_stride + tl.load(places + row) * place_stride
     offsets = offsets + heads[:, None] * head_stride + at[None, :]
-    _store_limbs(round_int(turned), out, offsets, limb_stride, heads[:, None] < HEADS)
+    store_limbs(round_int(turned), out, offsets, limb_stride, heads[:, None] < HEADS)
 
 
 @triton.jit
 def value_kernel(
-    y, y_rows, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
+    y, y_rows, y_bias, y_step, y_stride, places, slots, scales, own, out, limb_stride, slot_stride, head_stride,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BIAS: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """Snap one head's values of RUN consecutive tokens to their grid.
 
@@ -271,12 +278,14 @@ def value_kernel(
     entry = head * HEAD_DIM + at
     x = to_double(tl.load(y + (start + token)[None, :] * y_stride + entry[:, None], mask=inside, other=0))
     x = x * tl.load(y_rows + entry, mask=at < HEAD_DIM, other=0.0)[:, None] * tl.load(y_step + start + token)[None, :]
+    if BIAS:
+        x = x + tl.load(y_bias + entry, mask=at < HEAD_DIM, other=0.0)[:, None]
     value = round_int(snap_fixed(x, tl.load(scales + head)))
     tl.store(own + (start + token)[None, :] * (HEADS * HEAD_DIM) + entry[:, None], value.to(tl.int16), mask=inside)
     first = tl.load(places + start)
     block = tl.load(slots + start) * slot_stride + head * head_stride + first // TOGETHER * (TOGETHER * BLOCK)
     place = first % TOGETHER + token // TOGETHER * (TOGETHER * BLOCK) + token % TOGETHER
-    _store_limbs(value, out, block + at[:, None] * TOGETHER + place[None, :], limb_stride, None)
+    store_limbs(value, out, block + at[:, None] * TOGETHER + place[None, :], limb_stride, None)
 
 
 @triton.jit
@@ -326,7 +335,7 @@ def mixed_kernel(
         integers = round_even(scaled * finer)
         step = step * fine_step
     tl.store(steps + row, step)
-    _store_limbs(round_int(integers), operand, row * width + index, count * width, valid)
+    store_limbs(round_int(integers), operand, row * width + index, count * width, valid)
 
 
 @triton.jit
@@ -349,10 +358,10 @@ def activate_kernel(
         scaled = square * tl.load(columns + at, mask=inside, other=0.0)
         finer, fine_step = snap_scales(tl.max(magnitude(scaled)))
         step = step * fine_step
-        _store_limbs(round_int(scaled * finer), operand, offsets, limb, inside)
+        store_limbs(round_int(scaled * finer), operand, offsets, limb, inside)
     else:
         whole = round_int(square)
         low = ((whole + _PAIR // 2) & (_PAIR - 1)) - _PAIR // 2
-        _store_limbs(low, operand, offsets, limb, inside)
-        _store_limbs((whole - low) >> _PAIR_BITS, operand + 2 * limb, offsets, limb, inside)
+        store_limbs(low, operand, offsets, limb, inside)
+        store_limbs((whole - low) >> _PAIR_BITS, operand + 2 * limb, offsets, limb, inside)
     tl.store(steps + row, step)

@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from codec.backends.cuda.elementwise import TWO_52, launch, round_int, to_double
+from codec.backends.cuda.kernels.elementwise import TWO_52, launch, round_int, to_double
 from codec.numerics import tables
-from codec.numerics.widths import SOFTMAX_BITS
+from codec.numerics.widths import LARGEST_SCORE, SOFTMAX_BITS
 
 POSITIONS = 64
 """Keys that a tile of queries visits at once. Sequences are padded to multiples of this number.
@@ -41,6 +41,7 @@ costs 1 % over contiguous keys (H100).
 LOWEST = tl.constexpr(-(1 << 30))
 """A number below every score."""
 
+_LARGEST = tl.constexpr(LARGEST_SCORE)
 _SERIES = tl.constexpr(tables.exp2_series(SOFTMAX_BITS)[::-1])
 _TERMS = tl.constexpr(len(tables.exp2_series(SOFTMAX_BITS)))
 _MIDDLE = tl.constexpr(2.0**52 + tables.LEVELS_PER_BIT // 2)
@@ -58,9 +59,15 @@ def _scores(q_low, q_high, low, high):
 
 
 @triton.jit
-def _level(score, scale):
-    """Compute the level of int32 scores: score * scale, rounded to the nearest integer."""
-    return round_int(to_double(score) * scale)
+def _level(score, scale, PER_ROW: tl.constexpr):
+    """Compute the level of int32 scores: score * scale, rounded to the nearest integer.
+
+    Levels saturate where rows have their own scales.
+    """
+    level = to_double(score) * scale
+    if PER_ROW:
+        level = tl.minimum(tl.maximum(level, -_LARGEST), _LARGEST)
+    return round_int(level)
 
 
 @triton.jit
@@ -118,15 +125,15 @@ def _part(part: tl.constexpr, first, full, partial, end):
 
 @triton.jit
 def _rows_kernel(
-    q, k, v, scales, out, length, begin, window, places, q_limb, kv_limb,
+    q, k, v, scales, out, length, begin, since, window, places, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr, PER_ROW: tl.constexpr,
 ):  # fmt: skip
     """Compute attention for a tile of queries: GROUP heads (padded to GROUPS) of QUERIES positions.
 
-    The sequences begin at position `begin`. A query sees the last `window` positions, so a sum has at most `window`
-    terms. Keys and values are rings: position p is at index p % places. In both passes, tiles of keys that all queries
-    see need no mask.
+    The sequences begin at position `begin`. A query sees the last `window` positions, but none before `since`, a
+    multiple of KEYS, so a sum has at most `window` terms. Keys and values are rings: position p is at index p % places.
+    In both passes, tiles of keys that all queries see need no mask.
 
     q: int8 [2, B, length, heads, D]. k: int8 [2, B, kv_heads, places, D]. v: int8 [2, B, kv_heads, places / TOGETHER,
     D, TOGETHER]. out: float64 [B, length, heads, HEAD_DIM].
@@ -143,16 +150,16 @@ def _rows_kernel(
     at = query[:, None] * D + d[None, :]
     q_low = tl.load(q + at, mask=valid[:, None], other=0)
     q_high = tl.load(q + q_limb + at, mask=valid[:, None], other=0)
-    scale = tl.load(scales + head, mask=valid, other=0.0)
+    scale = tl.load(scales + (query if PER_ROW else head), mask=valid, other=0.0)
     keys = k + pair * places * D + key[None, :] * D + d[:, None]
     values = v + pair * places * D + d[None, :] * TOGETHER
     values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
     end = begin + (tile + 1) * QUERIES
     # The queries are at positions end - QUERIES to end - 1. All queries see the tiles of keys from `full` to `partial`;
     # a small window has no such tiles.
-    first = tl.maximum(end - QUERIES - window + 1, 0) // KEYS * KEYS
+    first = tl.maximum(end - QUERIES - window + 1, since) // KEYS * KEYS
     partial = tl.maximum((end - QUERIES + 1) // KEYS * KEYS, first)
-    full = tl.minimum(tl.cdiv(tl.maximum(end - window, 0), KEYS) * KEYS, partial)
+    full = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(end - window, 0), KEYS) * KEYS, first), partial)
     greatest = tl.full((GROUPS * QUERIES,), LOWEST, tl.int32)
     least = tl.full((GROUPS * QUERIES,), -LOWEST, tl.int32)
     for part in tl.static_range(3):
@@ -167,7 +174,7 @@ def _rows_kernel(
             greatest = tl.maximum(greatest, tl.max(high, 1))
             least = tl.minimum(least, tl.min(low, 1))
     # Levels rise or fall with scores: the greatest level belongs to the greatest or to the least score.
-    top = tl.maximum(_level(greatest, scale), _level(least, scale))
+    top = tl.maximum(_level(greatest, scale, PER_ROW), _level(least, scale, PER_ROW))
     total = tl.zeros((GROUPS * QUERIES,), tl.int64)
     sum0 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
     sum1 = tl.zeros((GROUPS * QUERIES, D), tl.int32)
@@ -178,7 +185,7 @@ def _rows_kernel(
         for start in range(from_, to, KEYS):
             place, turn = keys + start % places * D, values + start % places * D
             score = _scores(q_low, q_high, tl.load(place), tl.load(place + kv_limb))
-            below = top[:, None] - _level(score, scale[:, None])
+            below = top[:, None] - _level(score, scale[:, None], PER_ROW)
             if part == 1:
                 weights = _weights(below)
             else:
@@ -195,7 +202,7 @@ def _rows_kernel(
 def _step_kernel(
     q, k, v, positions, table, order, scales, scratch, out, pages, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LIMBS: tl.constexpr, HEAD_DIM: tl.constexpr,
-    D: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr,
+    D: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr, PER_ROW: tl.constexpr,
 ):  # fmt: skip
     """Compute attention for the queries, of one token of a decoding slot, that share keys.
 
@@ -231,9 +238,9 @@ def _step_kernel(
         greatest = tl.maximum(greatest, tl.where(seen, score, LOWEST))
         least = tl.minimum(least, tl.where(seen, score, -LOWEST))
     tl.debug_barrier()
-    scale = tl.load(scales + kv * GROUP + group, mask=group < GROUP, other=0.0)
+    scale = tl.load(scales + (head if PER_ROW else kv * GROUP) + group, mask=group < GROUP, other=0.0)
     # Levels rise or fall with scores: the greatest level belongs to the greatest or to the least score.
-    top = tl.maximum(_level(tl.max(greatest, 1), scale), _level(tl.min(least, 1), scale))
+    top = tl.maximum(_level(tl.max(greatest, 1), scale, PER_ROW), _level(tl.min(least, 1), scale, PER_ROW))
     values = v + kv * (KEYS * D) + d[None, :] * TOGETHER
     values += (key // TOGETHER * (TOGETHER * D) + key % TOGETHER)[:, None]
     total = tl.zeros((GROUPS, KEYS), tl.int32)
@@ -244,7 +251,7 @@ def _step_kernel(
         page = tl.load(table + lane * pages + start // KEYS) * (KV_HEADS * KEYS * D)
         low = tl.load(values + page, mask=there, other=0)
         high = tl.load(values + page + kv_limb, mask=there, other=0)
-        below = top[:, None] - _level(tl.load(scores + start), scale[:, None])
+        below = top[:, None] - _level(tl.load(scores + start), scale[:, None], PER_ROW)
         seen = (start + key <= position)[None, :]
         weights = tl.where(seen, _weights(below), 0)
         total += weights
@@ -260,7 +267,9 @@ def _step_kernel(
     tl.store(target, mean, mask=(group < GROUP)[:, None] & (d < HEAD_DIM)[None, :])
 
 
-def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, head_dim: int) -> Tensor:
+def attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, head_dim: int, since: int = 0
+) -> Tensor:
     """Compute attention of whole sequences or of chunks.
 
     Args:
@@ -270,8 +279,9 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
         v: int8 [2, B, kv_heads, S / 64, D, 64], a ring like `k`.
         begin: the position of the first query, a multiple of 64.
         window: positions that a query sees, its own included.
-        scales: float64 [heads], from integer scores to levels.
+        scales: float64 [heads], from integer scores to levels, or [B * T, heads].
         head_dim: the width of a head without padding.
+        since: a multiple of 64; no query sees an earlier position.
 
     Returns:
         float64 [B * T, heads * head_dim].
@@ -283,9 +293,10 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales
     queries = max(16, 128 // groups) if length % 128 == 0 else max(16, 64 // groups)
     out = torch.empty(batch * length, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
-        _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, out, length, begin, window,
+        _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, out, length, begin, since, window,
         k.shape[3], q[0].numel(), k.stride(0), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim,
-        D=dim, QUERIES=queries, KEYS=POSITIONS, TOGETHER=VALUE_PLACES, num_warps=8, num_stages=2,
+        D=dim, QUERIES=queries, KEYS=POSITIONS, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1,
+        num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
 
@@ -321,6 +332,7 @@ def attend_step(
     launch(
         _step_kernel, (lanes * kv_heads,), q, k, v, positions, table, order, scales, scratch, out, pages,
         q[0].numel(), k[0].numel(), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, LIMBS=max(4, 16 // groups),
-        HEAD_DIM=head_dim, D=dim, KEYS=places, TOGETHER=VALUE_PLACES, num_warps=4, num_stages=3,
+        HEAD_DIM=head_dim, D=dim, KEYS=places, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return out

@@ -34,7 +34,7 @@ from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Backend, Integers
 from codec.exact.chunks import CHUNK_UNIT
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer
 
 MOST_TOKENS = 2
 """For each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter behind it."""
@@ -87,7 +87,7 @@ class Mixing:
     """A model on a device, and its vocabulary in the order of bytes."""
 
     backend: Backend
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     symbols: int  # of the model: as many as the tokenizer has tokens, or more
     window: int
     threads: int
@@ -204,7 +204,7 @@ class _Encoder:
         firsts = np.array([0, *np.searchsorted(ends, shares), len(lengths)])
         self._begins = ends[firsts].tolist()
         self._slack = [begin - share for begin, share in zip(self._begins[1:-1], shares, strict=True)]
-        self.inputs = [np.concatenate(([BOS], block.tokens[a : b - 1])) for a, b in pairwise(firsts)]
+        self.inputs = [np.concatenate(([mixing.tokenizer.begin], block.tokens[a : b - 1])) for a, b in pairwise(firsts)]
         self._ranks, self._places = mixing.ranks[block.tokens], firsts[:-1].copy()
         self._state, self._out = range_coder.new_encoder(), np.zeros(line_ends.room(len(block.kinds)) + 64, np.uint8)
         self._scratch = np.zeros(len(mixing.order) + 1, np.int64)
@@ -247,7 +247,7 @@ class _Encoder:
         return head + self._out[: range_coder.finish(self._state, self._out)].tobytes()
 
 
-def _prepare(data: bytes, tokenizer: Tokenizer) -> _Prepared | None:
+def _prepare(data: bytes, tokenizer: AnyTokenizer) -> _Prepared | None:
     """None for a block that is not for the model: most of it is no text, or it is empty."""
     text, kinds = line_ends.split(data)
     tokens = tokens_of(text, tokenizer)
@@ -263,7 +263,7 @@ def _prepare(data: bytes, tokenizer: Tokenizer) -> _Prepared | None:
     return _Prepared(len(data), text, kinds, canonical, tokens, edits)
 
 
-def tokens_of(text: bytes, tokenizer: Tokenizer) -> Integers:
+def tokens_of(text: bytes, tokenizer: AnyTokenizer) -> Integers:
     """Token ids [T] of a text; where the tokenizer can, bytes that are no UTF-8 are single tokens and not lost."""
     single = {piece[0]: n for n, piece in enumerate(tokenizer.token_bytes) if len(piece) == 1 and piece[0] >= 128}
     if tokenizer.lossy or len(single) < 128:

@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec.errors import CodecError, FormatError, MismatchError
-from codec.text import mixed, mixed_decoder, solid
-from codec.text.mixed import Mixing, read_header
 from codec.text.open_coder import make_coder
-from codec.text.solid import BYTES, MIXED, SolidCoder
+from codec.text.solid import coder as solid
+from codec.text.solid import mixed, mixed_decoder
+from codec.text.solid.coder import BYTES, MIXED, SolidCoder
+from codec.text.solid.mixed import Mixing, read_header
 from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, tiny_pack
 from trainer.data.sample import val_documents
 

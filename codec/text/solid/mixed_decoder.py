@@ -1,4 +1,4 @@
-"""Decode blocks of `codec.text.mixed` side by side: the model steps once for many slots, then each decodes a token.
+"""Decode blocks of `codec.text.solid.mixed` side by side: the model steps once for many slots, each decodes a token.
 
 Slots are in groups, each with a thread, so that one group's tokens are decoded while the model steps for another; on a
 processor there is a group for each thread. A block that ends makes room for the next, the largest first.
@@ -26,8 +26,7 @@ from codec.edits import line_ends
 from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Distributions
-from codec.model.tokenizer import BOS
-from codec.text.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
+from codec.text.solid.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
 
 _SLOTS = {"cpu": 8, "cuda": 192}
 """Of a group: two tiles of a processor's matrix products, and as many as keep a GPU busy in two groups."""
@@ -155,7 +154,8 @@ class _Group:
                 self._slots = first_of(lanes[-1])
             else:
                 put_item(self._slots, at, lanes[-1])
-            self._places[at] = BOS, BOS, 0, end - begin, 0
+            first = self._mixing.tokenizer.begin
+            self._places[at] = first, first, 0, end - begin, 0
         self._active[slots] = True
         return _Running(block, slots, lanes, kinds)
 

@@ -1,6 +1,6 @@
 """Blocks of a solid stream: consecutive bytes of files, each block decoded without the others.
 
-A block is coded by context mixing, together with a model (MIXED, `codec.text.mixed`) or alone (BYTES,
+A block is coded by context mixing, together with a model (MIXED, `codec.text.solid.mixed`) or alone (BYTES,
 `codec.cm.compressor`), whichever takes fewer bytes. A quick look at a sample spares the model what it does not help.
 """
 
@@ -14,9 +14,10 @@ from codec.cm.compressor import compress, decompress
 from codec.console import Advance, ignore_progress
 from codec.devices import processors, thread_pool
 from codec.errors import FormatError, MismatchError
-from codec.text import mixed_decoder
+from codec.numerics.widths import FEW
 from codec.text.coder import Coder
-from codec.text.mixed import Mixing
+from codec.text.solid import mixed_decoder
+from codec.text.solid.mixed import Mixing
 
 MIXED, BYTES = 2, 3
 """Kinds of payloads: tags of an archive's records."""
@@ -36,7 +37,7 @@ class Payload(NamedTuple):
 
 @dataclass(frozen=True)
 class SolidCoder:
-    """Codes blocks with a model on one device; without one, all are BYTES.
+    """Codes blocks with a model on one device; without one, or with one of over FEW symbols, all are BYTES.
 
     Args:
         coder: of `codec.text.open_coder.make_coder`.
@@ -47,7 +48,7 @@ class SolidCoder:
     @cached_property
     def _mixing(self) -> Mixing | None:
         c = self.coder
-        if c is None:
+        if c is None or c.tokenizer.vocab_size > FEW:  # whose distributions would fill the memory
             return None
         return Mixing(
             c.backend,

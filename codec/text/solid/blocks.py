@@ -13,7 +13,7 @@ from codec.text.coder import Coder
 from codec.text.documents import Record
 from codec.text.open_coder import make_coder
 from codec.text.policy import Policy
-from codec.text.solid import SolidCoder
+from codec.text.solid.coder import SolidCoder
 
 _MOST_BYTES = 1 << 26
 """Bytes of a block whose record alone says how many there are, as in a damaged archive."""

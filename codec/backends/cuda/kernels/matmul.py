@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from codec.backends.cuda.elementwise import PAIR_BITS, launch
+from codec.backends.cuda.kernels.elementwise import PAIR_BITS, launch
 from codec.errors import UnsupportedError
 from codec.exact.model import ExactLinear
 from codec.numerics.widths import OPERAND
@@ -64,7 +64,7 @@ def limbs(linear: ExactLinear, operand: int = OPERAND) -> Limbs:
         UnsupportedError: integers have more than 16 bits, or the matrix has too many inputs. No quantizer of this
             package makes such integers.
     """
-    integers = linear.integers.T.to(torch.int32)
+    integers = linear.symbols.to(torch.int32)
     rows, inputs = integers.shape
     peak = int(integers.abs().amax()) if integers.numel() else 0
     if peak > _LARGEST or inputs > _MOST_INPUTS:

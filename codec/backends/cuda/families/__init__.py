@@ -1,0 +1,1 @@
+"""Run the models of the open families on a GPU."""

@@ -1,0 +1,1 @@
+"""Triton kernels of exact inference on a GPU."""

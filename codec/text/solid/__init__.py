@@ -1,0 +1,1 @@
+"""Code blocks of files as streams in which nothing starts cold: the model mixed with context mixing."""
