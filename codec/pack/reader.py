@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MAX_PARAMETERS = 5 << 27
 """Elements that a pack may claim to hold: 2.5 GiB of float32, the bound on memory for a hostile file."""
 
+MAX_ROWS = 1 << 25
+"""Rows that a pack may claim over all matrices: each has a step, even where it has no columns."""
+
 MAX_DIMENSIONS = 64
 """Of a tensor: torch's limit."""
 
@@ -230,6 +233,9 @@ def parse_header(text: bytes) -> dict[str, Any]:
         total = sum(prod(max(1, n) for n in entry["shape"]) for entry in entries)  # rows of nothing have steps, too
         if total > MAX_PARAMETERS:
             raise FormatError(f"pack: header claims {total} parameters, expected at most {MAX_PARAMETERS}")
+        rows = sum(entry["shape"][0] for entry in header["tensors"] if entry["shape"])
+        if rows > MAX_ROWS:
+            raise FormatError(f"pack: header claims {rows} rows of matrices, expected at most {MAX_ROWS}")
     except FormatError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
