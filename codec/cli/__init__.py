@@ -6,6 +6,7 @@ from codec.cli import decode, encode, pack
 
 
 def register(app: typer.Typer) -> None:
-    """Add `pack`, `unpack`, `inspect`, `encode`, `decode` and `salvage` to `app`."""
+    """Add `import`, `pack`, `unpack`, `inspect`, `encode`, `decode` and `salvage` to `app`."""
+    app.command("import")(pack.import_model)
     for command in (pack.pack, pack.unpack, pack.inspect, encode.encode, decode.decode, decode.salvage):
         app.command()(command)

@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codec.cli.options import Json, open_pack
-from codec.console import emit, notes, readable, table
+from codec.console import emit, notes, progress, readable, table
+from codec.errors import FormatError, OutputError
 
 if TYPE_CHECKING:
     from codec.pack.reader import Pack
+    from codec.pack.writer import Extras
+    from codec.quantization.calibration import Calibration
 
 
 def pack(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The pack to write.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a file of weights.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The pack to write.")] = None,
     budget: Annotated[int | None, typer.Option(min=1, help="Most bytes that the pack may have.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model, if not beside the checkpoint.")] = None,
+    calibration: Annotated[
+        str, typer.Option(help="File of second moments, or none; otherwise the one beside the checkpoint.")
+    ] = "",
+    lossless: Annotated[list[str], typer.Option(help="Tensors to keep exactly, as a pattern such as '*.bias'.")] = [],  # noqa: B006
+    skip: Annotated[list[str], typer.Option(help="Tensors to leave out, as a pattern.")] = [],  # noqa: B006
+    bits: Annotated[list[str], typer.Option(help="Bits a weight of tensors, as PATTERN=N.")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what the pack would hold; write none.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compress the weights of a checkpoint into a pack; a calibration beside it says where a budget's bits matter."""
@@ -26,22 +37,66 @@ def pack(
 
     import codec
     from codec.files import atomic_write, check_output
-    from codec.model.checkpoint import load_checkpoint
+    from codec.pack.plan import Rules
+    from codec.pack.writer import Extras, PackJob
+
+    if output is None and not dry_run:
+        raise OutputError("output: none named; pass -o NAME.pack, or --dry-run to write none")
+    if output is not None:
+        check_output(output, [checkpoint, *([tokenizer] if tokenizer else [])], force)
+    begin = time.perf_counter()
+    rules = Rules(tuple(lossless), tuple(skip), _rates(bits))
+    state, config, text_model, extras = _load(checkpoint, tokenizer)
+    moments = _moments(checkpoint, calibration)
+    if budget and config and not moments:
+        notes.print("no calibration: every weight counts alike; `underpar calibrate` makes one")
+    with progress("packing", None, "weights") as bar:
+        folder = output.parent if output is not None else None
+        job = PackJob(state, config, text_model, moments, rules, extras or Extras({}, {}), folder, bar)
+        written = job.run(budget)
+    if output is not None and not dry_run:
+        with atomic_write(output) as file:
+            written.copy_to(file)
+    opened = codec.open(output if output is not None and not dry_run else written.read())
+    result = {**describe(opened), "seconds": time.perf_counter() - begin}
+    if job.plan.skipped:
+        result["skipped"] = job.plan.skipped
+    emit(result, as_json, lambda: _shown(result))
+
+
+def _load(checkpoint: Path, tokenizer: Path | None) -> "tuple[Any, Any, Any, Extras | None]":
+    """Return the state dict; for a model of ours its config and tokenizer, else what travels with the weights."""
+    from codec.model.checkpoint import WEIGHTS, load_checkpoint
+    from codec.model.weight_files import open_weights
+    from codec.pack.writer import Extras
+
+    found = open_weights(checkpoint)
+    if "config" in found.metadata:
+        loaded = load_checkpoint(checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint, tokenizer)
+        return loaded.state_dict, loaded.config, loaded.tokenizer, None
+    return found.tensors, None, None, Extras(found.metadata, found.files)
+
+
+def _moments(checkpoint: Path, calibration: str) -> "Calibration | None":
     from codec.quantization.calibration import FILE, load_calibration
 
-    check_output(output, [checkpoint, *([tokenizer] if tokenizer else [])])
-    begin = time.perf_counter()
-    loaded = load_checkpoint(checkpoint, tokenizer)
     beside = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
-    calibration = load_calibration(beside) if beside.is_file() else None
-    if budget and not calibration:
-        notes.print(f"no {FILE} beside the checkpoint: every weight counts alike; `underpar calibrate` makes one")
-    text_model = loaded.tokenizer if loaded.config else None
-    blob = codec.compress(loaded.state_dict, loaded.config, text_model, budget, calibration)
-    with atomic_write(output) as file:
-        file.write(blob)
-    result = {**describe(codec.open(blob)), "seconds": time.perf_counter() - begin}
-    emit(result, as_json)
+    if calibration == "none" or not (calibration or beside.is_file()):
+        return None
+    return load_calibration(Path(calibration) if calibration else beside)
+
+
+def _rates(bits: list[str]) -> dict[str, float]:
+    found = {}
+    for entry in bits:
+        pattern, _, number = entry.rpartition("=")
+        try:
+            found[pattern] = float(number)
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise FormatError(f"--bits {entry}: expected PATTERN=N, such as '*.embed.*=8'")
+    return found
 
 
 def unpack(
@@ -51,38 +106,71 @@ def unpack(
         typer.Option(
             "--output",
             "-o",
-            help="The .safetensors file to write, or a folder of transformers.",
+            help="The .safetensors file to write, or a folder, which also gets the files beside the weights.",
         ),
     ],
     challenge: Annotated[bool, typer.Option(help="In the banks of the challenge's later scripts.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the weights of a pack as safetensors, and its tokenizer beside them."""
+    """Write the weights of a pack as safetensors: in a file, or in a folder with the files that came with them."""
     from safetensors.torch import save
 
-    from codec.files import atomic_write, check_output
+    from codec.files import atomic_write, check_output, new_folder
     from codec.model.banks import to_challenge
-    from codec.model.checkpoint import TOKENIZER
+    from codec.model.checkpoint import TOKENIZER, WEIGHTS
     from codec.model.families.folder import save_folder
     from codec.model.transformer import TransformerConfig
+    from codec.pack.unpack import save_tensors
 
-    check_output(output, [file])
-    check_output(output.parent / TOKENIZER, [file])
     opened = open_pack(file)
-    if isinstance(opened.config, TransformerConfig):
-        save_folder(output, opened.state_dict(), opened.config, opened.tokenizer)
-        emit({"folder": str(output), "parameters": opened.parameter_count}, as_json)
+    as_folder = output.suffix != ".safetensors"
+    if not as_folder:
+        check_output(output, [file], force)
+        if opened.tokenizer:
+            check_output(output.parent / TOKENIZER, [file], force)
+    metadata = {"config": opened.config.to_json()} if opened.config else opened.metadata
+    result: dict[str, Any] = {"output": str(output), "parameters": opened.parameter_count}
+    if as_folder:
+        with new_folder(output, WEIGHTS if force else None) as folder:
+            if isinstance(opened.config, TransformerConfig):
+                save_folder(folder, opened.state_dict(), opened.config, opened.tokenizer)
+            else:
+                save_tensors(opened, folder / WEIGHTS, metadata)
+                files = {TOKENIZER: opened.tokenizer.model} if opened.tokenizer else opened.files
+                for name, content in files.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).write_bytes(content)
+        emit(result, as_json)
         return
-    metadata = {"config": opened.config.to_json()} if opened.config else None
-    state = to_challenge(opened.state_dict()) if challenge else opened.state_dict()
-    with atomic_write(output) as stream:
-        stream.write(save(state, metadata=metadata))
-    result = {"file": str(output), "parameters": opened.parameter_count}
+    if challenge:
+        with atomic_write(output) as stream:
+            stream.write(save(to_challenge(opened.state_dict()), metadata=metadata))
+    else:
+        save_tensors(opened, output, metadata)
     if opened.tokenizer:
         with atomic_write(output.parent / TOKENIZER) as stream:
             stream.write(opened.tokenizer.model)
         result["tokenizer"] = str(output.parent / TOKENIZER)
     emit(result, as_json)
+
+
+def import_model(
+    source: Annotated[Path, typer.Argument(help="A Hugging Face folder (Llama, Qwen, GPT-2) or a GGUF file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to make.")],
+    window: Annotated[int | None, typer.Option(min=2, help="Tokens of context, at most the model's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run folder of a language model that others trained: the first step to code text with it."""
+    from codec.files import new_folder
+    from codec.model.checkpoint import WEIGHTS, save_checkpoint
+    from codec.model.families.sources import load_source
+
+    loaded = load_source(source, {"window": window} if window else None)
+    with new_folder(output, WEIGHTS) as folder:
+        save_checkpoint(folder, loaded.state_dict, loaded.config, loaded.tokenizer)
+    weights = sum(tensor.numel() for tensor in loaded.state_dict.values())
+    emit({"folder": str(output), "parameters": weights, "config": json.loads(loaded.config.to_json())}, as_json)
 
 
 def inspect(
@@ -100,30 +188,46 @@ def inspect(
             emit(describe_archive(stream), as_json)
             return
     result = describe(open_pack(file))
+    emit(result, as_json, lambda: _shown(result))
+
+
+def _shown(result: dict[str, Any]) -> Any:
+    """Make the table of a pack."""
     rows = [
-        (t["name"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
+        (t["name"], t["dtype"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
         for t in result["tensors"]
     ]
-    shown = table(["tensor", "shape", "bits a weight", "bytes"], rows)
+    shown = table(["tensor", "dtype", "shape", "bits a weight", "bytes"], rows)
     shown.caption = ", ".join(f"{k} {readable(v)}" for k, v in result.items() if not isinstance(v, (list, dict)))
-    emit(result, as_json, lambda: shown)
+    return shown
 
 
 def describe(opened: "Pack") -> dict[str, Any]:
-    """Sizes of a pack and of each of its tensors; vectors are counted uncompressed."""
+    """Return the sizes of a pack and of its tensors; those of all tensors and of the header sum to the file.
+
+    Small tensors are compressed together; each has its share by its uncompressed bytes.
+    """
+    from codec.pack.parts.dtypes import size_of
+
+    sizes = {entry["name"]: float(sum(entry["parts"])) for entry in opened.manifest["tensors"]}
+    first = 0
+    for count, length in opened.manifest["batches"]:
+        batch = opened.manifest["vectors"][first : first + count]
+        plain = {e["name"]: size_of(e.get("kept", e["dtype"]), e["shape"]) for e in batch}
+        total = sum(plain.values())
+        sizes.update({name: length * (size / total if total else 1 / count) for name, size in plain.items()})
+        first += count
+    entries = [*opened.manifest["tensors"], *opened.manifest["vectors"]]
     tensors = [
         {
             "name": e["name"],
+            "dtype": e["dtype"],
             "shape": e["shape"],
-            "bits_per_weight": e["bits"] / max(1, prod(e["shape"])),
-            "bytes": round(e["bits"] / 8),
+            "bits_per_weight": 8 * sizes[e["name"]] / max(1, prod(e["shape"])),
+            "bytes": round(sizes[e["name"]]),
         }
-        for e in opened.manifest["tensors"]
+        for e in entries
     ]
-    for entry in opened.manifest["vectors"]:
-        size = opened.vectors[entry["name"]].nbytes
-        bits = 8 * size / max(1, prod(entry["shape"]))
-        tensors.append({"name": entry["name"], "shape": entry["shape"], "bits_per_weight": bits, "bytes": size})
     return {
         "pack_bytes": opened.size,
         "parameters": opened.parameter_count,
@@ -131,4 +235,7 @@ def describe(opened: "Pack") -> dict[str, Any]:
         "sha256": opened.sha256,
         "config": json.loads(opened.config.to_json()) if opened.config else None,
         "tensors": tensors,
+        "other_bytes": opened.size - round(sum(sizes.values())),
+        "twins": opened.twins,
+        "files": {name: len(content) for name, content in opened.files.items()},
     }

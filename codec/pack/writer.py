@@ -1,5 +1,6 @@
 """Writing packs: decide what becomes of each tensor, quantize and code slabs side by side, meet a budget."""
 
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,6 +68,11 @@ class Written:
         """Return the pack's bytes."""
         self.file.seek(0)
         return self.file.read()
+
+    def copy_to(self, file: BinaryIO) -> None:
+        """Write the pack's bytes to a file, piece by piece."""
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, file)
 
 
 def compress(

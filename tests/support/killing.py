@@ -51,7 +51,7 @@ def timed(job: Callable[[], object]) -> float:
 
 
 def at_the_rename(job: Callable[[], object], after: bool) -> None:
-    """Run a job that is killed right before or after its result takes its name."""
+    """Run a job that is killed right before or after its result takes its name, a file's or a folder's."""
 
     plain = Path.replace
 
@@ -61,7 +61,7 @@ def at_the_rename(job: Callable[[], object], after: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def killed() -> None:
-        Path.replace = replace  # type: ignore[assignment, method-assign]
+        Path.replace = Path.rename = replace  # type: ignore[assignment, method-assign]
         job()
 
     assert not run(killed)

@@ -100,7 +100,7 @@ def test_threads_that_wait_do_not_spin(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert "embedded sample" in capsys.readouterr().out
+    assert "on the sample" in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -89,7 +89,7 @@ def test_pack_to_a_budget(call, folder):
     before = files(folder)
     status, out, err = call("pack", folder / "run", "-o", folder / "other.pack", "--budget", 1000)
     assert (status, out) == (2, "")  # a note that there is no calibration comes before
-    assert err.splitlines()[-1].startswith("underpar: budget of 1000 bytes: the smallest pack reached has ")
+    assert err.splitlines()[-1].startswith("underpar: budget of 1000 bytes: the smallest pack has ")
     assert files(folder) == before
 
 
@@ -109,7 +109,7 @@ def test_pack_any_safetensors(call, tmp_path):
 def test_unpack_gives_a_checkpoint_that_packs_to_the_same_bytes(call, folder):
     result = call.json("unpack", folder / "m.pack", "-o", folder / "back" / "model.safetensors")
     assert result["parameters"] == sum(t.numel() for t in random_weights(PLAIN).values())
-    state, expected = load_file(result["file"]), codec.decompress(tiny_blob(PLAIN))
+    state, expected = load_file(result["output"]), codec.decompress(tiny_blob(PLAIN))
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert Path(result["tokenizer"]).read_bytes() == sp1024().model
     call.json("pack", folder / "back", "-o", folder / "again.pack")
@@ -179,8 +179,8 @@ def test_refusals(call, folder):
     assert "existing, readable file" in call.refused("inspect", folder)
     assert "existing, readable file" in call.refused("encode", folder / "none", "-o", folder / "new", *model)
     assert "no such file" in call.refused("pack", folder / "nothing", "-o", folder / "new")
-    assert "not a safetensors file" in call.refused("pack", folder / "text.txt", "-o", folder / "new")
-    assert call("pack", folder / "run")[0] == 2  # typer: no output given
+    assert "expected .safetensors or .bin" in call.refused("pack", folder / "text.txt", "-o", folder / "new")
+    assert "pass -o NAME.pack" in call.refused("pack", folder / "run")
     assert files(folder) == before
 
 
@@ -195,3 +195,30 @@ def test_an_output_that_exists_survives_a_failure(call, folder):
 def test_folders_that_cannot_be_written(call, folder):
     message = call.refused("unpack", folder / "m.pack", "-o", folder / "text.txt" / "sub" / "w.safetensors")
     assert "check the path" in message
+
+
+def test_a_folder_of_shards_travels_with_its_files(call, tmp_path):
+    """Patterns, a dry run, a refusal to overwrite, and back into a folder: tensors, dtypes, metadata, config.json."""
+    folder, big = tmp_path / "model", torch.randn(64, 100, generator=torch.Generator().manual_seed(3))
+    folder.mkdir()
+    first, second = {"big": big.bfloat16(), "inv_freq": torch.rand(32).double()}, {"other": big.T.contiguous()}
+    save_file(first, folder / "1.safetensors", {"format": "pt"})
+    save_file(second, folder / "2.safetensors", {"format": "pt"})
+    homes = {**dict.fromkeys(first, "1.safetensors"), **dict.fromkeys(second, "2.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
+    (folder / "config.json").write_text("{}")
+    told = call.json("pack", folder, "--dry-run", "--lossless", "oth*", "--bits", "big=3")
+    assert {t["name"]: round(t["bits_per_weight"]) for t in told["tensors"] if t["name"] == "big"} == {"big": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    told = call.json("pack", folder, "-o", tmp_path / "m.pack", "--lossless", "oth*", "--bits", "big=3")
+    assert sum(t["bytes"] for t in told["tensors"]) + told["other_bytes"] == pytest.approx(told["pack_bytes"], abs=3)
+    assert told["files"] == {"config.json": 2}
+    assert "--force" in call.refused("pack", folder, "-o", tmp_path / "m.pack")
+    assert "no tensor is named like 'x*'" in call.refused("pack", folder, "--dry-run", "--skip", "x*")
+    assert "expected PATTERN=N" in call.refused("pack", folder, "--dry-run", "--bits", "big")
+    call.json("unpack", tmp_path / "m.pack", "-o", tmp_path / "back")
+    found = load_file(tmp_path / "back" / "model.safetensors")
+    assert torch.equal(found["other"], second["other"])
+    assert torch.equal(found["inv_freq"], first["inv_freq"])
+    assert found["big"].dtype == torch.bfloat16
+    assert (tmp_path / "back" / "config.json").read_text() == "{}"

@@ -1,0 +1,156 @@
+"""Weights as other projects keep them: safetensors, their shards with an index, or PyTorch's own files.
+
+Tensors are read when they are asked for, so that a checkpoint larger than memory can be packed.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from codec.errors import FormatError
+from codec.files import read_bytes
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+
+_PICKLES = (".bin", ".pt", ".pth")
+_BESIDE = (".json", ".txt", ".model", ".md", ".jinja", ".tiktoken")  # suffixes of what travels with the weights
+_MOST_BESIDE = 1 << 26  # bytes of all that
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The tensors of a checkpoint by name, its metadata, and the files beside the weights by name."""
+
+    tensors: Mapping[str, torch.Tensor]
+    metadata: dict[str, str]
+    files: dict[str, bytes]
+
+
+class Shards(Mapping[str, torch.Tensor]):
+    """The tensors of safetensors files, each read when it is asked for."""
+
+    def __init__(self, homes: Mapping[str, Path]):
+        self._homes = dict(sorted(homes.items()))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with _safe(self._homes[name]) as file:
+            found: torch.Tensor = file.get_tensor(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+def open_weights(path: str | Path) -> WeightFiles:
+    """Open the weights of a Hugging Face folder or of one file.
+
+    Args:
+        path: a folder with `model.safetensors`, its shards and their index, or `pytorch_model.bin`; or such a file.
+
+    Raises:
+        FormatError: no such file, one of another kind, shards that are missing or do not agree with their index, or a
+            pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return WeightFiles(*_read_file(path), {})
+    single, index = path / SINGLE, path / INDEX
+    if single.is_file() and index.is_file():
+        raise FormatError(f"weights {path}: both {SINGLE} and {INDEX}; remove the one that is out of date")
+    if index.is_file():
+        homes, metadata = _read_index(index)
+        return WeightFiles(Shards(homes), metadata, _beside(path))
+    if single.is_file() or (path / PICKLED).is_file():
+        return WeightFiles(*_read_file(single if single.is_file() else path / PICKLED), _beside(path))
+    raise FormatError(f"weights {path}: none of {SINGLE}, {INDEX} and {PICKLED} is there; pass the folder of a model")
+
+
+def _read_file(path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise FormatError(
+            f"checkpoint {path}: no such file; pass a run folder, a Hugging Face folder or a weights file"
+        )
+    if path.suffix == ".safetensors":
+        with _safe(path) as file:
+            return Shards(dict.fromkeys(file.keys(), path)), file.metadata() or {}
+    if path.suffix in _PICKLES:
+        return _unpickle(path), {}
+    reads = "`underpar import` reads it" if path.suffix == ".gguf" else "convert it to safetensors"
+    raise FormatError(f"checkpoint {path}: found {path.suffix or 'no suffix'}, expected .safetensors or .bin; {reads}")
+
+
+def _safe(path: Path) -> Any:
+    try:
+        return safe_open(str(path), "pt")
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"checkpoint {path}: not a safetensors file ({error})") from error
+
+
+def _read_index(path: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the file of each tensor; the index and the shards must say the same."""
+    try:
+        homes = json.loads(read_bytes(path, "index"))["weight_map"]
+        names = sorted(set(homes.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"index {path}: expected JSON with a weight_map ({error!r})") from error
+    if bad := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
+        raise FormatError(f"index {path}: shard {str(bad[0])[:80]!r}, expected a file of the index's folder")
+    if missing := [name for name in names if not (path.parent / name).is_file()]:
+        raise FormatError(f"index {path}: shard {missing[0]} is missing; download the model again")
+    found: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    for name in names:
+        with _safe(path.parent / name) as file:
+            metadata |= file.metadata() or {}
+            for tensor in file.keys():  # noqa: SIM118  # not a dict
+                if tensor in found:
+                    raise FormatError(f"index {path}: tensor {tensor} is in {found[tensor]} and in {name}")
+                found[tensor] = name
+    for tensor in sorted(set(found) | set(homes)):
+        if found.get(tensor) != homes.get(tensor):
+            raise FormatError(
+                f"index {path}: tensor {tensor} is in {found.get(tensor, 'no shard')}, the index says "
+                f"{homes.get(tensor, 'nothing')}; the index is of other shards"
+            )
+    return {tensor: path.parent / name for tensor, name in found.items()}, metadata
+
+
+def _unpickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise FormatError(
+            f"checkpoint {path}: not a PyTorch file of tensors alone ({reason}); save the state dict as safetensors"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        inside = sorted(map(str, found))[:5] if isinstance(found, dict) else type(found).__name__
+        raise FormatError(
+            f"checkpoint {path}: found {inside}, expected tensors by name; save the state dict alone as safetensors"
+        )
+    return found
+
+
+def _beside(folder: Path) -> dict[str, bytes]:
+    """Return the small files of a model's folder: config, tokenizer, card and licence."""
+    found: dict[str, bytes] = {}
+    left = _MOST_BESIDE
+    for path in sorted(folder.iterdir()):
+        wanted = path.suffix in _BESIDE or path.name in ("LICENSE", "NOTICE")
+        if not wanted or not path.is_file() or path.name.startswith(".") or path.name == INDEX:
+            continue
+        left -= path.stat().st_size
+        if left < 0:
+            raise FormatError(f"weights {folder}: more than {_MOST_BESIDE} bytes of files beside the weights")
+        found[path.name] = path.read_bytes()
+    return found
