@@ -6,7 +6,6 @@ from codec.cli import decode, encode, pack
 
 
 def register(app: typer.Typer) -> None:
-    """Add `import`, `pack`, `unpack`, `inspect`, `encode`, `decode` and `salvage` to `app`."""
-    app.command("import")(pack.import_model)
+    """Add `pack`, `unpack`, `inspect`, `encode`, `decode` and `salvage` to `app`."""
     for command in (pack.pack, pack.unpack, pack.inspect, encode.encode, decode.decode, decode.salvage):
         app.command()(command)

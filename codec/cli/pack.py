@@ -155,24 +155,6 @@ def unpack(
     emit(result, as_json)
 
 
-def import_model(
-    source: Annotated[Path, typer.Argument(help="A Hugging Face folder (Llama, Qwen, GPT-2) or a GGUF file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder to make.")],
-    window: Annotated[int | None, typer.Option(min=2, help="Tokens of context, at most the model's.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Make a run folder of a language model that others trained: the first step to code text with it."""
-    from codec.files import new_folder
-    from codec.model.checkpoint import WEIGHTS, save_checkpoint
-    from codec.model.families.sources import load_source
-
-    loaded = load_source(source, {"window": window} if window else None)
-    with new_folder(output, WEIGHTS) as folder:
-        save_checkpoint(folder, loaded.state_dict, loaded.config, loaded.tokenizer)
-    weights = sum(tensor.numel() for tensor in loaded.state_dict.values())
-    emit({"folder": str(output), "parameters": weights, "config": json.loads(loaded.config.to_json())}, as_json)
-
-
 def inspect(
     file: Annotated[Path, typer.Argument(help="A pack or an archive.")],
     as_json: Json = False,

@@ -142,7 +142,7 @@ def _check_batches(header: Mapping[str, Any]) -> None:
         batch = vectors[at : at + count] if _lengths([count, length]) else []
         kinds = {entry.get("kept", entry["dtype"]) for entry in batch}
         size = sum(prod(e["shape"]) for e in batch) * (BYTES[kinds.pop()] if len(kinds) == 1 else BATCH)
-        if not batch or len(batch) != count or kinds or size > 2 * BATCH:
+        if not batch or len(batch) != count or kinds or (count > 1 and size > 2 * BATCH):
             raise FormatError("pack: header has batches of vectors that underpar does not write")
         at += count
     if at != len(vectors):

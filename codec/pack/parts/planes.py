@@ -40,7 +40,7 @@ def encode_planes(data: NDArray[np.uint8], width: int, floating: bool) -> bytes:
         apart = b"".join(_plane(plane) for plane in _split(block, width, floating))
         if width > 1 or len(apart) < len(block):
             whole = _zstd(block)
-            if len(whole) < len(apart):
+            if len(whole) + _HEAD.size < len(apart):
                 apart = _HEAD.pack(_WHOLE, len(whole)) + whole
         parts.append(apart)
     return b"".join(parts)
@@ -56,22 +56,19 @@ def decode_planes(stream: bytes, size: int, width: int, floating: bool) -> NDArr
     for begin in range(0, size, BLOCK):
         block = min(BLOCK, size - begin)
         planes: list[NDArray[np.uint8]] = []
-        while len(planes) < width:
+        whole = False
+        while len(planes) < width and not whole:
             if at + _HEAD.size > len(stream):
                 raise FormatError(f"planes: stream of {len(stream)} bytes ends too early; the file is damaged")
             method, length = _HEAD.unpack_from(stream, at)
             at += _HEAD.size
-            count = block if method == _WHOLE else block // width
+            whole = method == _WHOLE
+            count = block if whole else block // width
             planes.append(_read(method, stream[at : at + length], length, count))
             at += length
-            if method == _WHOLE:
-                break
-        if len(planes) == width and len(planes[-1]) * width == block:
-            found[begin : begin + block] = _join(planes, width, floating)
-        elif len(planes) == 1 and len(planes[0]) == block:
-            found[begin : begin + block] = planes[0]
-        else:
+        if whole and len(planes) > 1:
             raise FormatError("planes: a block of other bytes than expected; the file is damaged")
+        found[begin : begin + block] = planes[0] if whole else _join(planes, width, floating)
     if at != len(stream):
         raise FormatError(f"planes: {len(stream) - at} bytes too many; the file is damaged")
     return found

@@ -493,3 +493,18 @@ def test_any_vectors(values):
     found = codec.decompress(codec.compress(state))
     assert set(found) == set(state)
     assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_bytes_that_repeat_come_back_whatever_their_width():
+    """Repeated rows of one, two and four bytes a number: there a block is best compressed unsplit."""
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float32, torch.int8):
+        rows = (40 * torch.randn(1, 10)).repeat(20, 1).to(dtype)
+        state = {"few": rows, "many": rows.repeat(2000, 1)}
+        back = codec.decompress(codec.compress(state, lossless=["*"]))
+        for name, tensor in state.items():
+            assert torch.equal(back[name].view(torch.uint8), tensor.view(torch.uint8)), (name, dtype)
+
+
+def test_a_long_vector_in_half_precision_opens():
+    vector = torch.randn(1_200_000)
+    assert torch.equal(codec.decompress(codec.compress({"v": vector}, vectors="float16"))["v"], vector.half().float())
