@@ -79,7 +79,7 @@ class BlocksByHeart:
 
 def pack_of(blob: bytes) -> Any:
     """What of a pack an archive wants to know."""
-    config, tokenizer = SimpleNamespace(window=32), SimpleNamespace(token_bytes=[])
+    config, tokenizer = SimpleNamespace(window=32, restarts=False), SimpleNamespace(token_bytes=[])
     return SimpleNamespace(sha256=sha256(blob).hexdigest(), for_text=lambda: (config, tokenizer), recall=None)
 
 

@@ -154,7 +154,7 @@ def test_what_is_wrong_is_found():
         ("underpar pack R -o m.pack --bugdet 5", "no option --bugdet"),
         ("underpar pack R S -o m.pack", "2 arguments"),
         ("underpar pack -o m.pack", "0 arguments"),
-        ("underpar pack R", "lacks --output"),
+        ("underpar unpack m.pack", "lacks --output"),
         ("underpar pack R -o", "lacks its value"),
         ("underpar data prepared x", "no such command"),
     ]:

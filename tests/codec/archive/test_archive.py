@@ -419,4 +419,4 @@ def test_golden_bytes():
     assert digests == GOLDEN
 
 
-GOLDEN = ["6142fd70dd178f88", "e48934d9c339a87b"]
+GOLDEN = ["c44f6dd45fb431bf", "1ff3fc6e21541ba2"]

@@ -115,7 +115,7 @@ def test_canonical_bytes_are_never_more_than_the_text_has():
         assert len(prepared.canonical) > 2 * len(document) or document == b"plain"
         ends = len(prepared.stream) - 1
         flat = np.full(ends, 1 << 10)
-        record = write_record(prepared, flat * 0, flat, 1.0, model_only=True)
+        record = write_record(prepared, flat * 0, flat, 1.0, 24, model_only=True)
         assert record.canonical_bytes == record.text_bytes == len(document)
 
 

@@ -213,7 +213,7 @@ def test_attention(length):
     positions = torch.arange(length, device=DEVICE).expand(2, length)
     for gain in (1.0, 6.0, -3.0):
         scale = torch.full((8,), gain * 1.76e-4, device=DEVICE, dtype=torch.float64)
-        expected = attend(q.view(2, 4, 2, length, 64), k, v, positions, length, scale.view(4, 2, 1, 1), exp2)
+        expected = attend(q.view(2, 4, 2, length, 64), k, v, positions - length + 1, positions, scale.view(4, 2, 1, 1), exp2)
         expected = expected.reshape(2, 8, length, 64).transpose(1, 2).reshape(2 * length, 512)
         parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, in_blocks(v)))
         limbs = (torch.stack(split(x)).to(torch.int8) for x in parts)
@@ -252,7 +252,7 @@ def test_attention_of_chunks(window, begin, length, group):
     integers = (torch.stack(split(x)).to(torch.int8) for x in parts)
     found = attend_rows(*integers, begin, window, scale, 64)
     last = torch.arange(begin, end, device=DEVICE).expand(2, length)
-    expected = attend(q.view(2, 2, group, length, 64), k, v, last, window, scale.view(2, group, 1, 1), exp2)
+    expected = attend(q.view(2, 2, group, length, 64), k, v, last - window + 1, last, scale.view(2, group, 1, 1), exp2)
     assert torch.equal(found, expected.flatten(1, 2).transpose(1, 2).reshape(2 * length, -1))
 
 
@@ -280,5 +280,5 @@ def test_attention_of_steps(group):
     for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))
-        expected = attend(q[lane, None, :, :, None], *rows, seen, window, scale.view(2, group, 1, 1), exp2)
+        expected = attend(q[lane, None, :, :, None], *rows, seen - window + 1, seen, scale.view(2, group, 1, 1), exp2)
         assert torch.equal(found[lane], expected.flatten())

@@ -60,7 +60,8 @@ class Documents:
         ]  # fmt: skip
         self.raised = torch.stack(raised, 1)
         rise = torch.arange(LEVELS + 1, device=DEVICE)  # a head whose levels are its products
-        self._head = Head(rise, vocabulary)
+        rows = torch.ones(vocabulary, dtype=torch.float64, device=DEVICE)
+        self._head = Head(replace(PLAIN, vocab_size=vocabulary), rows, rise)
 
     def check(self, memory: Memory, rows: int, runs: list[tuple[int, int, int]]) -> None:
         """Take in runs of tokens (document, first, end), and compare the intervals of what follows each.
