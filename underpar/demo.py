@@ -136,7 +136,7 @@ def demo(folder: Path, shipped: bytes, recipe: Recipe, validation: Iterable[byte
             beside = archive_bytes(opened, texts)
         with timed("report"):
             evidence = save_proof(run, blob, own, texts, trained)
-            _write(run / REPORT, report(run))
+            _write(run / REPORT, report(run, folder.name))
         rows = [
             Row(f"your pack, {own.parameter_count / 1e6:.1f} M parameters", trained.archive_bytes, own.size),
             Row(f"the shipped pack, {opened.parameter_count / 1e6:.1f} M parameters", beside, opened.size),

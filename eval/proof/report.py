@@ -30,8 +30,12 @@ from trainer.recipe import RECIPE
 from trainer.run.log import METRICS, read_metrics
 
 
-def report(run: Path) -> str:
+def report(run: Path, name: str = "") -> str:
     """Make the report of a run folder, as HTML.
+
+    Args:
+        run: the folder.
+        name: of the run, for the heading; the folder's without one.
 
     Raises:
         FormatError: the folder does not exist, holds nothing of a run, or holds a damaged file.
@@ -52,7 +56,7 @@ def report(run: Path) -> str:
         _stale_proof(run) if stale else _proof(run, evidence),
         settings,
     ]
-    name = run.resolve().name
+    name = name or run.resolve().name
     return PAGE.substitute(title=escape(f"underpar: {name}"), name=escape(name), body="\n".join(sections))
 
 

@@ -213,7 +213,8 @@ def test_attention(length):
     positions = torch.arange(length, device=DEVICE).expand(2, length)
     for gain in (1.0, 6.0, -3.0):
         scale = torch.full((8,), gain * 1.76e-4, device=DEVICE, dtype=torch.float64)
-        expected = attend(q.view(2, 4, 2, length, 64), k, v, positions - length + 1, positions, scale.view(4, 2, 1, 1), exp2)
+        first = positions - length + 1
+        expected = attend(q.view(2, 4, 2, length, 64), k, v, first, positions, scale.view(4, 2, 1, 1), exp2)
         expected = expected.reshape(2, 8, length, 64).transpose(1, 2).reshape(2 * length, 512)
         parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, in_blocks(v)))
         limbs = (torch.stack(split(x)).to(torch.int8) for x in parts)
