@@ -24,7 +24,13 @@ def run(folder: Path, code: str, **variables: str) -> subprocess.CompletedProces
 CHECK = "from codec.{room} import golden; golden.check()"
 MAKE = "from codec.{room} import golden; print({made}.hex())"
 TEXT = ("codec/entropy/mixing.py", "_STEP = 18", "_STEP = 17", "text", "golden.encode_record()")
-PACK = ("codec/entropy/range_coder.py", "1 << 48)", "1 << 47)", "pack", "golden.encode_words(golden._words())")
+PACK = (
+    "codec/entropy/range_coder.py",
+    "1 << 48)",
+    "1 << 47)",
+    "pack",
+    "golden.quantized_part(golden._matrices()['by row'])",
+)
 
 
 @pytest.mark.parametrize("case", [pytest.param(TEXT, marks=pytest.mark.long), PACK], ids=["text", "pack"])
@@ -56,7 +62,7 @@ FAULTS = {
     "codec.edits.align": {"_AGREE": "3"},
     "codec.edits.coder": {"_EDITED": "{True: 1 << 14}"},
     "codec.entropy.adaptive_table": {"INCREMENT": "33"},
-    "codec.pack.context_coder": {"_REFRESH": "15", "_PRIOR_ROWS": "9", "_TREE": "4"},
+    "codec.pack.parts.context_coder": {"_REFRESH": "15", "_PRIOR_ROWS": "9", "_MEMORY": "8"},
     "codec.quantization.trellis": {"CODES": "{8: (0o11, 0o04)}"},
 }
 """Values of constants, by module and name, that change what is coded."""
