@@ -46,7 +46,7 @@ class ExactLinear:
 
 
 def _narrow(weights: Quantized) -> bool:
-    """Whether integers have 16 bits."""
+    """Tell whether integers have 16 bits."""
     return bool(np.abs(weights.symbols).max(initial=0) < 1 << 15)
 
 

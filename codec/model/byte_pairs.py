@@ -120,7 +120,7 @@ class BytePairs:
 
     @cached_property
     def lossy(self) -> bool:
-        """Whether decoding restores less than what was encoded."""
+        """Tell whether decoding restores less than what was encoded."""
         return self.decode(self.encode(_SAMPLE)) != _SAMPLE
 
     @cached_property

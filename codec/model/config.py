@@ -141,7 +141,7 @@ class ModelConfig:
 
     @property
     def restarts(self) -> bool:
-        """Whether a document begins anew behind each window; else a token sees the last `window`."""
+        """Tell whether a document begins anew behind each window; else a token sees the last `window`."""
         return False
 
     @property

@@ -125,7 +125,7 @@ class TransformerConfig:
 
     @property
     def restarts(self) -> bool:
-        """Whether a document begins anew behind each window; else a token sees the last `window`."""
+        """Tell whether a document begins anew behind each window; else a token sees the last `window`."""
         return True
 
     @property

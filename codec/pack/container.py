@@ -62,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Section:
-    """Where a section lies."""
+    """Say where a section lies."""
 
     offset: int
     length: int

@@ -28,7 +28,7 @@ ELEMENTS_A_BYTE = 1 << 16
 """Elements that a larger pack may claim for each byte. A slab of 2^22 zeros takes 100 bytes or more."""
 
 MAX_DIMENSIONS = 64
-"""Of a tensor: torch's limit."""
+"""Most dimensions of a tensor: torch's limit."""
 
 
 def write_header(header: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""What a pack will hold of a state dict: each tensor exact, in half precision, quantized, or as another one's twin."""
+"""Plan what a pack holds of a state dict: each tensor exact, in half precision, quantized, or as another one's twin."""
 
 import json
 import sys

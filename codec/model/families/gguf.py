@@ -36,7 +36,7 @@ _WHOLE = ("llama-bpe",)  # whose words are looked up whole before they are merge
 
 @dataclass(frozen=True)
 class _Info:
-    """Where a tensor is."""
+    """Say where a tensor is."""
 
     shape: tuple[int, ...]  # rows first
     kind: int

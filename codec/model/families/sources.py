@@ -24,7 +24,7 @@ class Source:
 
 
 def is_source(path: Path) -> bool:
-    """Whether a path is a folder of transformers or a GGUF file."""
+    """Tell whether a path is a folder of transformers or a GGUF file."""
     return (path / CONFIG).is_file() or path.suffix == ".gguf"
 
 

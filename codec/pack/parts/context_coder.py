@@ -27,7 +27,7 @@ LIMIT = 1 << 23
 """Largest |q| that can be coded."""
 
 SYMBOLS = 32
-"""Of every table: integers from -16 to 15, with those beyond at the ends."""
+"""Symbols of every table: integers from -16 to 15, with those beyond at the ends."""
 
 _BINS = 64  # contexts: expected magnitudes from 2^-4 to 2^12 in quarter octaves
 _INCREMENT = 32  # added to the count of a symbol coded
@@ -56,7 +56,7 @@ _inlined = compiler(nogil=True, inline="always")
 
 
 class _Models(NamedTuple):
-    """What a stream has learnt."""
+    """Hold what a stream has learnt."""
 
     counts: NDArray[np.int32]  # [2 _BINS, SYMBOLS] of integers by context
     totals: NDArray[np.int64]  # [2 _BINS]
