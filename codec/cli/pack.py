@@ -125,6 +125,8 @@ def unpack(
 
     opened = open_pack(file)
     as_folder = output.suffix != ".safetensors"
+    if challenge and as_folder:
+        raise OutputError(f"output {output}: --challenge writes one file; pass a name that ends with .safetensors")
     if not as_folder:
         check_output(output, [file], force)
         if opened.tokenizer:

@@ -222,3 +222,6 @@ def test_a_folder_of_shards_travels_with_its_files(call, tmp_path):
     assert torch.equal(found["inv_freq"], first["inv_freq"])
     assert found["big"].dtype == torch.bfloat16
     assert (tmp_path / "back" / "config.json").read_text() == "{}"
+    assert "--challenge writes one file" in call.refused(
+        "unpack", tmp_path / "m.pack", "-o", tmp_path / "b", "--challenge"
+    )
