@@ -1,8 +1,11 @@
-"""Names of the files that a run folder and a published model hold beside the checkpoint (`codec.model.checkpoint`).
+"""Names of the files that a run folder and a published model hold.
 
 The scripts that travel with a submission (`artifacts.submission.evaluate`, `artifacts.submission.retrain`) repeat these
 names, because they do not import this module.
 """
+
+WEIGHTS = "model.safetensors"
+"""The weights of a checkpoint (`codec.model.checkpoint`), and of other projects' models."""
 
 PACK = "model.pack"
 """The packed model."""

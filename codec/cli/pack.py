@@ -1,4 +1,4 @@
-"""The codec's commands for packs: pack, unpack, inspect. Those for text are in `codec.cli.text`."""
+"""The codec's commands for packs: pack, unpack, inspect. Those for text are in `codec.cli.encode` and `decode`."""
 
 import json
 from math import prod
@@ -74,7 +74,7 @@ def _load(checkpoint: Path, tokenizer: Path | None) -> "tuple[Any, Any, Any, Ext
     if "config" in found.metadata:
         loaded = load_checkpoint(checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint, tokenizer)
         return loaded.state_dict, loaded.config, loaded.tokenizer, None
-    return found.tensors, None, None, Extras(found.metadata, found.files)
+    return found.tensors, None, None, Extras(found.metadata, found.beside())
 
 
 def _moments(checkpoint: Path, calibration: str) -> "Calibration | None":
@@ -141,7 +141,6 @@ def unpack(
                 save_tensors(opened, folder / WEIGHTS, metadata)
                 files = {TOKENIZER: opened.tokenizer.model} if opened.tokenizer else opened.files
                 for name, content in files.items():
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(content)
         emit(result, as_json)
         return

@@ -14,8 +14,8 @@ from codec.errors import FormatError
 from codec.files import atomic_write, read_bytes
 from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from codec.model.config import AnyConfig, read_config
+from codec.run_folder import WEIGHTS
 
-WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.model"
 
 

@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from codec.errors import FormatError
 from codec.files import read_bytes
+from codec.run_folder import WEIGHTS
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = WEIGHTS + ".index.json"
 PICKLED = "pytorch_model.bin"
 
 _PICKLES = (".bin", ".pt", ".pth")
@@ -26,11 +27,19 @@ _MOST_BESIDE = 1 << 26  # bytes of all that
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The tensors of a checkpoint by name, its metadata, and the files beside the weights by name."""
+    """The tensors of a checkpoint by name, its metadata, and its folder where the checkpoint is one."""
 
     tensors: Mapping[str, torch.Tensor]
     metadata: dict[str, str]
-    files: dict[str, bytes]
+    folder: Path | None
+
+    def beside(self) -> dict[str, bytes]:
+        """Read the small files of the folder by name: config, tokenizer, card and licence.
+
+        Raises:
+            FormatError: they have more than 64 MiB.
+        """
+        return _beside(self.folder) if self.folder else {}
 
 
 class Shards(Mapping[str, torch.Tensor]):
@@ -63,16 +72,16 @@ def open_weights(path: str | Path) -> WeightFiles:
     """
     path = Path(path)
     if not path.is_dir():
-        return WeightFiles(*_read_file(path), {})
-    single, index = path / SINGLE, path / INDEX
+        return WeightFiles(*_read_file(path), None)
+    single, index = path / WEIGHTS, path / INDEX
     if single.is_file() and index.is_file():
-        raise FormatError(f"weights {path}: both {SINGLE} and {INDEX}; remove the one that is out of date")
+        raise FormatError(f"weights {path}: both {WEIGHTS} and {INDEX}; remove the one that is out of date")
     if index.is_file():
         homes, metadata = _read_index(index)
-        return WeightFiles(Shards(homes), metadata, _beside(path))
+        return WeightFiles(Shards(homes), metadata, path)
     if single.is_file() or (path / PICKLED).is_file():
-        return WeightFiles(*_read_file(single if single.is_file() else path / PICKLED), _beside(path))
-    raise FormatError(f"weights {path}: none of {SINGLE}, {INDEX} and {PICKLED} is there; pass the folder of a model")
+        return WeightFiles(*_read_file(single if single.is_file() else path / PICKLED), path)
+    raise FormatError(f"weights {path}: none of {WEIGHTS}, {INDEX} and {PICKLED} is there; pass the folder of a model")
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
@@ -142,7 +151,6 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _beside(folder: Path) -> dict[str, bytes]:
-    """Return the small files of a model's folder: config, tokenizer, card and licence."""
     found: dict[str, bytes] = {}
     left = _MOST_BESIDE
     for path in sorted(folder.iterdir()):

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codec.errors import FormatError
-from codec.model.families.folder import INDEX, WEIGHTS, load_folder, save_folder
+from codec.model.families.folder import WEIGHTS, load_folder, save_folder
 from codec.model.families.registry import by_model_type
 from codec.model.families.sources import load_source
+from codec.model.weight_files import INDEX
 from codec.numerics.rope import frequencies
 from tests.support.families import FAMILIES, LLAMA, byte_pairs, family_weights
 from trainer.model.transformer import Transformer

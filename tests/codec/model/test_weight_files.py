@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from codec.errors import FormatError
-from codec.model.weight_files import INDEX, PICKLED, SINGLE, open_weights
+from codec.model.weight_files import INDEX, PICKLED, open_weights
+from codec.run_folder import WEIGHTS
 
 FIRST = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7)}
 SECOND = {"c": torch.ones(4, dtype=torch.bfloat16)}
@@ -37,15 +38,15 @@ def equal(found, expected):
 def test_shards_come_with_the_files_beside_them(sharded):
     found = open_weights(sharded)
     assert equal(dict(found.tensors), {**FIRST, **SECOND})
-    assert (found.metadata, found.files) == ({"format": "pt"}, {"config.json": b"{}"})
+    assert (found.metadata, found.beside()) == ({"format": "pt"}, {"config.json": b"{}"})
 
 
 def test_one_file_of_either_kind(tmp_path):
-    save_file(FIRST, tmp_path / SINGLE)
+    save_file(FIRST, tmp_path / WEIGHTS)
     torch.save(FIRST, tmp_path / PICKLED)
-    for path in (tmp_path, tmp_path / SINGLE, tmp_path / PICKLED):
+    for path in (tmp_path, tmp_path / WEIGHTS, tmp_path / PICKLED):
         assert equal(dict(open_weights(path).tensors), FIRST)
-    (tmp_path / SINGLE).unlink()
+    (tmp_path / WEIGHTS).unlink()
     assert equal(dict(open_weights(tmp_path).tensors), FIRST)
 
 
@@ -80,7 +81,7 @@ def test_doubled_tensors_and_doubled_weights(sharded):
     save_file({**SECOND, "a": FIRST["a"]}, sharded / "2.safetensors")
     with pytest.raises(FormatError, match=r"tensor a is in 1\.safetensors and in 2\.safetensors"):
         open_weights(sharded)
-    save_file(FIRST, sharded / SINGLE)
+    save_file(FIRST, sharded / WEIGHTS)
     with pytest.raises(FormatError, match="remove the one that is out of date"):
         open_weights(sharded)
 
