@@ -11,8 +11,9 @@ from codec.model.byte_pairs import AnyTokenizer
 from codec.model.config import AnyConfig
 from codec.model.parameters import parameters
 from codec.numerics.widths import ARITHMETIC
-from codec.pack.parts.batches import BATCH
+from codec.pack.parts.batches import BATCH, MOST_BATCH
 from codec.pack.parts.dtypes import BYTES, SLAB, slabs
+from codec.run_folder import WEIGHTS
 from codec.zstd import shrink, unshrink
 
 MAX_HEADER = 1 << 26
@@ -142,7 +143,7 @@ def _check_batches(header: Mapping[str, Any]) -> None:
         batch = vectors[at : at + count] if _lengths([count, length]) else []
         kinds = {entry.get("kept", entry["dtype"]) for entry in batch}
         size = sum(prod(e["shape"]) for e in batch) * (BYTES[kinds.pop()] if len(kinds) == 1 else BATCH)
-        if not batch or len(batch) != count or kinds or (count > 1 and size > 2 * BATCH):
+        if not batch or len(batch) != count or kinds or size > (2 * BATCH if count > 1 else MOST_BATCH):
             raise FormatError("pack: header has batches of vectors that underpar does not write")
         at += count
     if at != len(vectors):
@@ -150,5 +151,5 @@ def _check_batches(header: Mapping[str, Any]) -> None:
 
 
 def _file_name(name: str) -> bool:
-    parts = name.split("/")
-    return bool(name) and "\0" not in name and "\\" not in name and not any(p in ("", ".", "..") for p in parts)
+    """Tell whether a name is that of a file of the folder itself, and not of the weights."""
+    return name not in ("", ".", "..", WEIGHTS) and not set(name) & set("/\\\0")

@@ -14,6 +14,7 @@ from codec.errors import FormatError, MismatchError
 from codec.model.config import AnyConfig
 from codec.model.parameters import Role, parameters
 from codec.pack.header import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_HEADER, check_shapes
+from codec.pack.parts.batches import MOST_BATCH
 from codec.pack.parts.dtypes import FLOATS, size_of, slabs
 from codec.pack.parts.tensors import name_of, plain, to_bytes
 
@@ -155,7 +156,7 @@ def _item(name: str, tensor: torch.Tensor, rules: Rules) -> Item:
     if floating and not _match(name, rules.lossless):
         if rate is not None or (len(shape) > 1 and tensor.numel() >= QUANTIZED_FROM):
             return Item(name, shape, dtype, "matrix", "quantize", rate)
-        if rules.vectors == "float16":
+        if rules.vectors == "float16" and size_of("float32", shape) <= MOST_BATCH:  # what overflows is float32
             return Item(name, shape, dtype, "vector", "half")
     return Item(name, shape, dtype, "vector", "exact", None, _match(name, rules.lossless))
 

@@ -88,7 +88,7 @@ class Pack:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Return the other files of the model's folder by relative path. Raises FormatError for a damaged section."""
+        """Return the other files of the model's folder by name. Raises FormatError for a damaged section."""
         lengths: dict[str, int] = self.manifest.get("files", {})
         if not lengths:
             return {}

@@ -46,7 +46,7 @@ class Extras:
 
     Attributes:
         metadata: of the safetensors file that the weights came from.
-        files: other files of the model's folder by their relative path, such as config.json.
+        files: other files of the model's folder by their name, such as config.json.
     """
 
     metadata: Mapping[str, str]
@@ -109,7 +109,8 @@ def compress(
         lossless: shell patterns of names; these tensors come back exactly. `["*"]` keeps everything.
         skip: shell patterns of names; these tensors are left out.
         bits: about how many bits a weight, by shell pattern, whatever the budget.
-        vectors: "float16" keeps tensors that are not quantized in half precision.
+        vectors: "float16" keeps tensors that are not quantized in half precision; those of over 16 million elements
+            stay as they are.
 
     Returns:
         The pack. Without a budget it is the same bytes on every machine; error feedback sums in floating point, so with

@@ -13,6 +13,9 @@ from codec.pack.parts.part import EXACT, decode_exact, read_part
 BATCH = 1 << 20
 """Bytes of small tensors that are read together."""
 
+MOST_BATCH = 1 << 26
+"""Bytes of a tensor that is a batch of its own: the memory that a hostile header can claim for one."""
+
 
 class Kept(NamedTuple):
     """A small tensor as a batch keeps it."""

@@ -40,7 +40,7 @@ def encode_planes(data: NDArray[np.uint8], width: int, floating: bool) -> bytes:
         apart = b"".join(_plane(plane) for plane in _split(block, width, floating))
         if width > 1 or len(apart) < len(block):
             whole = _zstd(block)
-            if len(whole) + _HEAD.size < len(apart):
+            if len(whole) < len(apart):
                 apart = _HEAD.pack(_WHOLE, len(whole)) + whole
         parts.append(apart)
     return b"".join(parts)
