@@ -33,10 +33,9 @@ Device = Annotated[
 def open_pack(path: str | Path) -> "Pack":
     """Open the pack of a name in the store, or in a file. Raises FormatError that names the file."""
     import codec
-    from codec.files import read_bytes
     from codec.pack import store
 
-    return codec.open(read_bytes(store.find(path, store.FOLDERS), "pack"))
+    return codec.open(store.find(path, store.FOLDERS))
 
 
 def check_device(device: str) -> str:

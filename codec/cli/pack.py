@@ -51,7 +51,7 @@ def pack(
     if budget and config and not moments:
         notes.print("no calibration: every weight counts alike; `underpar calibrate` makes one")
     with progress("packing", None, "weights") as bar:
-        folder = output.parent if output is not None else None
+        folder = output.parent if output is not None and output.parent.is_dir() else None
         job = PackJob(state, config, text_model, moments, rules, extras or Extras({}, {}), folder, bar)
         written = job.run(budget)
     if output is not None and not dry_run:
