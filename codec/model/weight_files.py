@@ -14,11 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from codec.errors import FormatError
-from codec.files import read_bytes
+from codec.files import open_binary
 from codec.run_folder import WEIGHTS
 
 INDEX = WEIGHTS + ".index.json"
 PICKLED = "pytorch_model.bin"
+
+MAX_JSON = 1 << 26
+"""Bytes of a JSON file: the largest tokenizer.json in use has 34 million."""
 
 _PICKLES = (".bin", ".pt", ".pth")
 _BESIDE = (".json", ".txt", ".model", ".md", ".jinja", ".tiktoken")  # suffixes of what travels with the weights
@@ -108,9 +111,9 @@ def _safe(path: Path) -> Any:
 def _read_index(path: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Return the file of each tensor; the index and the shards must say the same."""
     try:
-        homes = json.loads(read_bytes(path, "index"))["weight_map"]
+        homes = read_json(path, "index")["weight_map"]
         names = sorted(set(homes.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"index {path}: expected JSON with a weight_map ({error!r})") from error
     if bad := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
         raise FormatError(f"index {path}: shard {str(bad[0])[:80]!r}, expected a file of the index's folder")
@@ -162,3 +165,18 @@ def _beside(folder: Path) -> dict[str, bytes]:
             raise FormatError(f"weights {folder}: more than {_MOST_BESIDE} bytes of files beside the weights")
         found[path.name] = path.read_bytes()
     return found
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Return a JSON object of bounded size. Raises FormatError for anything else."""
+    with open_binary(path, what) as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise FormatError(f"{what} {path}: over {MAX_JSON} bytes; no model has so much")
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} {path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise FormatError(f"{what} {path}: found a JSON {type(values).__name__}, expected an object")
+    return values

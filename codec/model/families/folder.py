@@ -7,25 +7,21 @@ folder alone, and safetensors checks its own bounds.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from codec.errors import FormatError
-from codec.files import atomic_write, open_binary
+from codec.files import atomic_write
 from codec.model.byte_pairs import AnyTokenizer, BytePairs
 from codec.model.families.links import to_ours, to_theirs
 from codec.model.families.registry import by_model_type
 from codec.model.families.tokenizer_json import from_tokenizer_json, to_tokenizer_json
 from codec.model.transformer import TransformerConfig, transformer_parameters
-from codec.model.weight_files import open_weights
+from codec.model.weight_files import open_weights, read_json
 from codec.run_folder import WEIGHTS
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-
-MAX_JSON = 1 << 26
-"""Bytes of a JSON file: the largest tokenizer.json in use has 34 million."""
 
 
 def load_folder(folder: str | Path) -> tuple[dict[str, Tensor], TransformerConfig, BytePairs]:
@@ -70,21 +66,6 @@ def save_folder(
         with atomic_write(folder / name) as file:
             file.write(content)
     return folder
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Return a JSON object of bounded size. Raises FormatError for anything else."""
-    with open_binary(path, what) as file:
-        content = file.read(MAX_JSON + 1)
-    if len(content) > MAX_JSON:
-        raise FormatError(f"{what} {path}: over {MAX_JSON} bytes; no model has so much")
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} {path}: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise FormatError(f"{what} {path}: found a JSON {type(values).__name__}, expected an object")
-    return values
 
 
 def _take(tensors: Mapping[str, Tensor], name: str, folder: Path) -> Tensor:

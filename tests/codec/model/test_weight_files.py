@@ -66,6 +66,7 @@ def test_one_file_of_either_kind(tmp_path):
         ({"a": "../1.safetensors"}, "expected a file of the index's folder"),
         ({"a": 5}, "expected a file of the index's folder"),
         ([], "expected JSON with a weight_map"),
+        ("x" * (1 << 26), "no model has so much"),
     ],
 )
 def test_an_index_that_lies(sharded, homes, told):
