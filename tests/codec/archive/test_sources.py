@@ -60,16 +60,16 @@ def test_names_of_several_inputs(tmp_path, folder, monkeypatch):
     assert total_bytes(find_sources([Path("-")])) is None
 
 
-def test_links_stay_links_and_what_is_no_file_is_left_out(folder, tmp_path):
+def test_links_stay_links_and_what_is_no_file_is_left_out(folder, tmp_path, monkeypatch):
     for name, target in (("inside", "b.txt"), ("dir", "b"), ("gone", "no where"), ("out", "/etc"), ("self", "self")):
         (folder / name).symlink_to(target)
     os.mkfifo(folder / "pipe")
     server = socket.socket(socket.AF_UNIX)
-    os.chdir(folder)  # names of sockets are short
+    monkeypatch.chdir(folder)  # names of sockets are short
     server.bind("socket")
     said: list[str] = []
     found = {s.member.name: s.member for s in find_sources([folder], note=said.append)}
-    os.chdir(tmp_path)
+    monkeypatch.undo()
     assert {name: m.target for name, m in found.items() if m.kind == Kind.LINK} == {
         "inside": "b.txt",
         "dir": "b",
