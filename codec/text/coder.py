@@ -1,11 +1,12 @@
-"""Documents through the exact model: teacher-forced batches to encode, lanes of cached steps to decode.
+"""Code documents with the exact model: batches of chunks to encode, decoding slots that step together to decode.
 
-The encoder knows every token, so it runs whole chunks in batches. The decoder runs one token of many documents at a
-time: a document is a lane of the cache, a ring that keeps the last tokens, and a finished lane takes the next document.
-Exact arithmetic makes both produce the same integers.
+The encoder knows every token, so the model runs whole chunks of many documents in a batch (chunked prefill). The
+decoder knows only the tokens decoded so far, so the model runs one token of many documents at a time. Each document has
+a decoding slot: a ring of the KV cache that keeps the last `window` tokens. A slot whose document has ended takes the
+next document (continuous batching). Exact arithmetic gives the same integers both ways.
 
-A token sees the last `window` tokens (sliding-window attention), of which nothing is computed twice; what tokens of one
-layer saw, those of the next see through them.
+A token sees the last `window` tokens (sliding-window attention). Keys and values of a token are computed once, so a
+token of the second layer sees, through the keys of the first, up to two windows back, and so on.
 """
 
 import sys
@@ -46,7 +47,8 @@ _MOST_LANES = {"cpu": 128, "cuda": 4096}
 _FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
 
 _TOKENS_A_BYTE = 2
-"""Of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with 1,024 and the pack that ships."""
+"""Tokens for each byte of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with a vocabulary of
+1,024 and with the pack that ships."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,24 @@ class Coder:
 
     @property
     def total_bits(self) -> int:
-        """The power of two that frequencies sum to."""
+        """Return the power of two that the frequencies of a distribution sum to."""
         return total_bits(self.weights.config.vocab_size)
 
     @cached_property
     def backend(self) -> Backend:
-        """Who computes what the model says; errors as of `codec.text.golden.check`."""
+        """Return the backend that runs the exact model. Raises CodecError where `codec.text.golden.check` does."""
         check_golden()
         return make_backend(self.weights, self.device, self.recall)
 
     @cached_property
     def model(self) -> "AnyExact":
-        """The reference on torch, which a fast backend does without."""
+        """Return the reference model on torch, which a fast backend does without."""
         from codec.exact.families.transformer import exact_model
 
         return exact_model(self.weights, self.device)
 
     def start(self, advance: Advance = ignore_progress) -> None:
-        """See `DocumentCoder`."""
+        """Compile, and make the backend; see `codec.text.base.DocumentCoder.start`."""
         check_golden()  # and so compile what codes edits; the backend compiles the model
         advance(0)
         _ = self.backend  # made when it is first asked for
@@ -88,21 +90,33 @@ class Coder:
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
+        """Code documents.
+
+        Args:
+            documents: any bytes.
+            model_only: code every document with the model, also where a general compressor needs fewer bytes.
+            advance: called with bytes of text that are done.
+        """
         found = [records for _, records in self.encode_groups(iter(documents), sys.maxsize, model_only, advance)]
         return found[0] if found else []
 
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
-        """Code documents in groups that end as soon as they have `limit` bytes, each as `encode` does.
+        """Code documents in groups. A group ends as soon as it has `limit` bytes; the records are those of `encode`.
 
-        While the model is at one part of them, threads prepare what follows and write the records of what it has
-        scored, across groups: it never waits for the end of one. A GPU is given a batch before the one before is waited
-        for, and documents are read while it is at one.
+        While the model runs one part of the documents, threads prepare the next part and write the records of the part
+        before. Parts cross the ends of groups, so the model never waits for a group to end. A GPU is given the next
+        batch before the result of the last one is waited for, and documents are read while the GPU runs.
+
+        Args:
+            documents: any bytes, read as they are needed.
+            limit: bytes of a group.
+            model_only: as of `encode`.
+            advance: as of `encode`.
 
         Yields:
-            each group and its records, in their order; where reading fails, all groups before that.
+            (documents, records) of each group, in order. Where reading fails, all groups before the failure come first.
         """
         running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
         begun: deque[_Group] = deque()
@@ -139,7 +153,7 @@ class Coder:
                     yield begun.popleft().result()
 
     def _prepare_ahead(self, ahead: Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
-        """Parts of the groups in turn; when one is yielded, threads are already at the next."""
+        """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next one."""
         before = None
         while documents := ahead.take():
             group = _Group(documents)
@@ -155,9 +169,9 @@ class Coder:
             raise ahead.failure
 
     def _parts(self, documents: Sequence[bytes], first: bool, last: bool) -> list[list[int]]:
-        """Numbers of documents in parts, the longest first, as `_companies` takes them.
+        """Return the numbers of a group's documents in parts, the longest document first, as `_companies` takes them.
 
-        In the first group they grow from _LEAST_BYTES to _PART_BYTES, and in the last they shrink again.
+        Parts grow from _LEAST_BYTES to _PART_BYTES in the first group, and shrink again in the last group.
         """
         sizes, device = [len(document) for document in documents], self.device
         parts: list[list[int]] = []
@@ -171,9 +185,10 @@ class Coder:
         return parts
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
-        """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.
+        """Return the intervals float64 [3, T + 1] of every document: (start, frequency, bits) of each token and the
+        end.
 
-        Those of a hopeless document are zeros. `advance` is told bytes of text.
+        The intervals of a hopeless document are zeros. `advance` is called with bytes of text.
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
         for company in self._companies(prepared):
@@ -188,9 +203,10 @@ class Coder:
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Iterator[Callable[[], None]]:
-        """Score the documents numbered `company`, the longest first, which run side by side.
+        """Score a batch of documents that run side by side: those numbered `company`, the longest first.
 
-        Yields what waits for each batch of chunks and fills in its intervals, as soon as the model is at it.
+        Yields:
+            for each launched batch of chunks, a function that waits for the scores and fills in `intervals`.
         """
         longest = len(prepared[company[0]].stream) - 1
         memory = self.backend.memory(len(company), longest + 1)
@@ -201,7 +217,10 @@ class Coder:
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
 
     def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
-        """Documents whose chunks run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
+        """Yield batches of documents whose chunks run side by side, the longest first.
+
+        A batch has at most _BATCH_TOKENS tokens in a step, or a single document.
+        """
         lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
         limit = _BATCH_TOKENS[self.device]
         company: list[int] = []
@@ -222,7 +241,7 @@ class Coder:
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Callable[[], None]:
-        """What fills in (start, frequency, bits) of the targets of the batch's chunks."""
+        """Launch a batch of chunks; return a function that waits for the scores and fills in `intervals`."""
         inputs = [prepared[n].stream[chunk.start : chunk.end] for n, chunk in batch]
         targets = [prepared[n].stream[chunk.start + 1 : chunk.end + 1] for n, chunk in batch]
         scores = self.backend.launch(inputs, targets, memory, past)
@@ -246,9 +265,9 @@ class Coder:
         """Decode modelled records.
 
         Args:
-            payloads: by document number.
-            advance: told bytes of payload.
-            sizes: bytes of each document where they are known: they bound what a damaged payload decodes to.
+            payloads: the payload of each record, by document number.
+            advance: called with bytes of payload that are done.
+            sizes: the bytes of each document, where they are known: a bound on what a damaged payload decodes to.
 
         Yields:
             (document number, original bytes), in the order in which documents end.
@@ -266,9 +285,9 @@ class Coder:
         ).documents(advance)
 
     def _lane_count(self, sizes: Sequence[int], room: int) -> int:
-        """How many lanes pay for payloads of so many bytes, and have room in so many bytes of memory.
+        """Return how many decoding slots pay for payloads of `sizes` bytes, with caches that fit into `room` bytes.
 
-        The longest document takes its time alone, so that no more lanes are needed than let the others end with it.
+        The longest document takes its time alone. So there are no more slots than let the other documents end with it.
         """
         kind = self.device
         fewest = _FEWEST_LANES[kind]
@@ -280,13 +299,13 @@ class Coder:
 
 
 def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False) -> Record:
-    """The record of a document whose tokens have the (start, frequency, bits) float64 [3, T] of `Coder.intervals`."""
+    """Return the record of a document whose tokens have the intervals float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
     return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)
 
 
 def _cache_bytes(device: str) -> int:
-    """What the lanes of a decoder may take together; a GPU keeps a fifth of what is free for a step."""
+    """Return the bytes that a decoder's KV cache may take; on a GPU a fifth of the free memory is left for the step."""
     if device == "cpu":
         return _CACHE_BYTES
     import torch

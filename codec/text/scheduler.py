@@ -1,4 +1,4 @@
-"""Documents onto lanes: a finished lane takes the next document."""
+"""Assign documents to decoding slots: a slot whose document has ended takes the next document (continuous batching)."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +20,13 @@ from codec.model.byte_pairs import AnyTokenizer
 _TOKEN = np.dtype(np.uint32)
 
 _MOST_TOKENS_A_BYTE = 16
-"""That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
+"""The most tokens for each byte of a document: normalisation makes 33 bytes of one character of 3 bytes (U+FDFA), and a
+token has at least one byte."""
 
 
 @dataclass
 class _Lane:
-    """A document being decoded."""
+    """The document in a decoding slot."""
 
     number: int  # of the document
     size: int  # of its payload
@@ -34,12 +35,12 @@ class _Lane:
 
     @property
     def count(self) -> int:
-        """How many tokens are decoded."""
+        """Return the number of tokens that are decoded."""
         return len(self.data) // _TOKEN.itemsize
 
     @property
     def tokens(self) -> Integers:
-        """What is decoded, int64 [count]."""
+        """Return the tokens that are decoded: int64 [count]."""
         return np.frombuffer(self.data, _TOKEN).astype(np.int64)
 
 
@@ -47,12 +48,14 @@ class Decoding:
     """The state of decoding documents.
 
     Args:
-        payloads: by document number, at least one.
-        window: as of `codec.text.coder.Coder`.
-        lanes: at once.
-        room: bytes that they may take, of a GPU; elsewhere each has room for its window.
-        threads: that make text of what has ended, while the lanes go on.
-        sizes: bytes of each document where they are known; one that goes on beyond is given up.
+        backend: runs the model and the range decoders of the slots.
+        tokenizer: of the model.
+        payloads: the payload of each document, by number; at least one.
+        window: tokens of context, as of `codec.text.coder.Coder`.
+        lanes: the most decoding slots.
+        room: bytes of a GPU's memory for the KV cache of all slots; elsewhere each slot has room for its window.
+        threads: how many turn tokens of ended documents into bytes, while the slots go on.
+        sizes: the bytes of each document, where they are known; a document of far more tokens is refused.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class Decoding:
         self._load(range(count))
 
     def documents(self, advance: Advance) -> Iterator[tuple[int, bytes]]:
-        """(number, original bytes) of every document, in the order in which they end; `advance` is told of payloads.
+        """Yield (number, original bytes) of every document, in the order in which documents end.
+
+        `advance` is called with bytes of payload.
 
         Raises:
             DocumentError: a payload ends before its document.
@@ -97,7 +102,7 @@ class Decoding:
                     advance(size)
 
     def _run(self) -> list[tuple[int, Integers, NDArray[np.uint64]]]:
-        """Decode a few tokens of every lane: number, tokens and range decoder of the documents that end."""
+        """Decode a few tokens in every slot; return (number, tokens, range decoder) of each document that ends."""
         self._launch()
         symbols, states = self._launched.popleft()()
         ended: dict[int, tuple[int, Integers, NDArray[np.uint64]]] = {}
@@ -117,12 +122,12 @@ class Decoding:
         return list(ended.values())
 
     def _text(self, number: int, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
-        """The original bytes of a document."""
+        """Return the original bytes of a document."""
         canonical = self._tokenizer.decode(tokens)
         return patch.take_edits(state, payload, canonical, self._tokenizer.lossy, self._sizes[number])
 
     def _load(self, lanes: "range | list[int]") -> None:
-        """Give idle lanes the next documents, as long as there are any."""
+        """Give idle slots the next documents, as long as there are any."""
         taken = []
         for n in lanes:
             number = self._waiting.pop() if self._waiting else None
@@ -139,7 +144,7 @@ class Decoding:
         return _Lane(number, len(self._payloads[number]), inf if size is None else _MOST_TOKENS_A_BYTE * (size + 1))
 
     def _failure(self, lane: _Lane, read: int) -> DocumentError:
-        """What to raise for a lane that has read so many bytes of its payload, or decoded too many tokens."""
+        """Make the error for a slot that has read `read` bytes, too many, or that has decoded too many tokens."""
         spent = read > lane.size + range_coder.CODE_BYTES
         return DocumentError(
             f"its record of {lane.size} bytes {'ends before' if spent else 'goes on after'} token {lane.count}; "
@@ -149,9 +154,9 @@ class Decoding:
         )
 
     def _launch(self) -> None:
-        """Keep as many steps launched as are worth it.
+        """Keep as many steps launched as the backend asks for.
 
-        Idle lanes are dropped once they are half of all and nothing is launched: numbers change.
+        Idle slots are dropped once they are half of all slots and no step is launched: slots then have new numbers.
         """
         active = [n for n, lane in enumerate(self._lanes) if lane is not None]
         if 2 * len(active) <= len(self._lanes):

@@ -1,12 +1,14 @@
-"""Blocks of text through the model and context mixing together, coded along their bytes.
+"""Code blocks of text with a language model and context mixing together, along the bytes of the tokens.
 
-The tokens of a long block are in several lanes of equally many bytes, each of them a document to the model, which so
-decodes a token of each in one step. Context mixing has all of them in turn: what it learns is shared.
+The tokens of a long block are cut into up to LANES segments of about equally many bytes, the block's lanes. Each lane
+is a document to the model, so one step of the model predicts a token of every lane. Context mixing codes one token of
+each lane in turn, and the lanes share what it learns.
 
-A payload is a header, then one range-coded stream: line ends that are no line feeds (`codec.edits.line_ends`), tokens
-(`codec.cm.tokens`), one of each lane in turn, and what the tokenizer lost (`codec.edits.coder`). The header is a varint
-2 n + c, where n is the size of the block less that of the tokens' bytes (zigzag), and c tells that a varint with the
-number of line ends follows; then for each lane but the first a varint with the bytes that it begins behind its share.
+A payload is a header, then one range-coded stream: line ends other than line feeds (`codec.edits.line_ends`), the
+tokens (`codec.cm.tokens`), one of each lane in turn, and what the tokenizer lost (`codec.edits.coder`). The header is a
+varint 2 n + c: n is the size of the block less that of the tokens' bytes (zigzag), and c tells whether a varint with
+the number of line ends follows. Then comes for each lane but the first a varint: by how many bytes the lane begins
+behind its share of the block.
 """
 
 import re
@@ -37,7 +39,8 @@ from codec.exact.chunks import CHUNK_UNIT
 from codec.model.byte_pairs import AnyTokenizer
 
 MOST_TOKENS = 2
-"""For each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter behind it."""
+"""The most tokens for each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter
+behind it."""
 
 _SPARE_TOKENS = 64
 _MOST_BYTES = 16  # of tokens for each byte of a block: normalisation makes 33 bytes of one character of 3 (U+FDFA)
@@ -48,13 +51,13 @@ _INVALID = re.compile("([\udc80-\udcff]+)")
 
 
 LANES, LANE_BYTES = 8, 1 << 14
-"""The most lanes of a block, and the least bytes of each where there are several. Alice in Wonderland takes 30,649
+"""The most lanes of a block, and the least bytes of each lane where there are several. Alice in Wonderland takes 30,649
 bytes in one lane, 30,835 in 4 and 30,864 in 8."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload says before its stream."""
+    """The sizes that a payload states before its stream."""
 
     begins: tuple[int, ...]  # where the tokens' bytes of each lane begin, and those of the last end
     lines: int  # line ends that are coded
@@ -62,7 +65,7 @@ class Header:
 
     @property
     def canonical(self) -> int:
-        """Bytes of the tokens."""
+        """Return the bytes of the tokens."""
         return self.begins[-1]
 
 
@@ -79,7 +82,7 @@ class _Prepared:
 
 
 _Rows = tuple[Integers, Integers]
-"""Of each lane of a block, where its distributions begin and how many they are."""
+"""For each lane of a block, its first row among the distributions, and its number of rows."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +98,26 @@ class Mixing:
 
     @cached_property
     def order(self) -> Integers:
-        """Symbols by rank, int64 [V]: tokens by their bytes, then the symbols that the tokenizer does not have."""
+        """Return the symbol of each rank, int64 [V]: tokens in the order of their bytes, then symbols without token."""
         tokens = vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
         return np.concatenate((tokens, np.arange(len(tokens), self.symbols)))
 
     @cached_property
     def ranks(self) -> Integers:
-        """Ranks by token id, int64 [V]."""
+        """Return the rank of each token id, int64 [V]."""
         return np.argsort(self.order)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary whose ids are ranks: distributions come in its order."""
+        """Return the vocabulary whose ids are ranks, the order of the model's distributions here."""
         tokens = self.tokenizer.token_bytes
         return vocabulary.sort([tokens[n] for n in self.order[: len(tokens)].tolist()])
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
-        """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
+        """Return the payload of each block; None for a block that is not for the model.
+
+        `advance` is called with bytes of text.
+        """
         prepared = [_prepare(block, self.tokenizer) for block in blocks]
         found: list[bytes | None] = [None] * len(blocks)
         ready = {n: p for n, p in enumerate(prepared) if p}
@@ -133,7 +139,7 @@ class Mixing:
         return found
 
     def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
-        """Distributions int64 [N, V + 1] of the next tokens of all lanes, and which of them are of each block."""
+        """Yield cumulative frequencies int64 [N, V + 1] of the next tokens of all lanes, and the rows of each block."""
         size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
         lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
         lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
@@ -152,7 +158,7 @@ class Mixing:
 
 @compiled
 def first_of(item):
-    """A typed list with one item."""
+    """Return a typed list with one item."""
     items = List()
     items.append(item)
     return items
@@ -168,7 +174,7 @@ def put_item(items, at, item):
 
 
 def lane_streams(begins: Sequence[int]) -> list[Stream]:
-    """A stream for each lane, where its bytes begin; all that they learn is shared."""
+    """Make a context-mixing stream for each lane, where the lane begins; all streams share what they learn."""
     whole, streams = new_tokens(begins[-1]), []
     for begin in begins[:-1]:
         own = {name: getattr(whole, name).copy() for name in ("registers", "hashes", "slots", "inputs", "sets", "sums")}
@@ -182,9 +188,16 @@ def _encode(streams, v, state, out, rows, begins, ranks, places, counts, scratch
     """Encode the next tokens of lanes, one of each in turn.
 
     Args:
-        streams: a typed list with one for each lane.
-        rows: int64 [N, V + 1]; those of a lane begin at `begins`.
-        ranks: int64 [T]; those of a lane begin at `places` and are `counts`.
+        streams: a typed list of `codec.cm.state.Stream`, one for each lane.
+        v: the Vocabulary, whose ids are ranks.
+        state: of the range coder.
+        out: uint8, the code.
+        rows: int64 [N, V + 1], cumulative frequencies.
+        begins: int64 [lanes], the first row of each lane.
+        ranks: int64 [T], the tokens of the block.
+        places: int64 [lanes], the next token of each lane in `ranks`.
+        counts: int64 [lanes], how many tokens of each lane to encode.
+        scratch: int64 [V + 1].
     """
     for t in range(counts.max()):
         for k in range(len(streams)):
@@ -217,7 +230,7 @@ class _Encoder:
         line_ends.code(self._state, self._out, block.kinds, False)
 
     def bytes_of(self, tokens: int) -> float:
-        """About how many bytes of the block so many tokens are."""
+        """Return about how many bytes of the block so many tokens are."""
         return self._block.size * tokens / len(self._ranks)
 
     def _reserve(self, count: int) -> None:
@@ -226,7 +239,7 @@ class _Encoder:
             self._out = np.concatenate((self._out, np.zeros(lacking + len(self._out), np.uint8)))
 
     def take(self, sums: Integers, begins: Integers, counts: Integers) -> None:
-        """Code the next `counts` tokens of each lane, whose distributions begin at `begins`."""
+        """Encode the next `counts` tokens of each lane, whose distributions are the rows of `sums` from `begins` on."""
         v = self._mixing.vocabulary
         self._reserve(int(counts.sum()) * room(v))
         _encode(
@@ -235,7 +248,7 @@ class _Encoder:
         self._places += counts
 
     def finish(self) -> bytes:
-        """The payload."""
+        """Return the payload."""
         block = self._block
         canonical, text = (np.frombuffer(b, np.uint8) for b in (block.canonical, block.text))
         self._reserve(patch.edits_capacity(canonical, block.edits))
@@ -248,7 +261,7 @@ class _Encoder:
 
 
 def _prepare(data: bytes, tokenizer: AnyTokenizer) -> _Prepared | None:
-    """None for a block that is not for the model: most of it is no text, or it is empty."""
+    """Tokenize a block; return None for a block that is not for the model: most of it is no text, or it is empty."""
     text, kinds = line_ends.split(data)
     tokens = tokens_of(text, tokenizer)
     lengths = tokenizer.token_lengths[tokens]
@@ -264,7 +277,11 @@ def _prepare(data: bytes, tokenizer: AnyTokenizer) -> _Prepared | None:
 
 
 def tokens_of(text: bytes, tokenizer: AnyTokenizer) -> Integers:
-    """Token ids [T] of a text; where the tokenizer can, bytes that are no UTF-8 are single tokens and not lost."""
+    """Return the token ids [T] of a text.
+
+    Where the tokenizer has a token for each byte from 128 on, a byte that is not UTF-8 becomes that token and is not
+    lost.
+    """
     single = {piece[0]: n for n, piece in enumerate(tokenizer.token_bytes) if len(piece) == 1 and piece[0] >= 128}
     if tokenizer.lossy or len(single) < 128:
         return tokenizer.encode(text).astype(np.int64)
@@ -276,7 +293,7 @@ def tokens_of(text: bytes, tokenizer: AnyTokenizer) -> Integers:
 
 
 def most_tokens(size: int, canonical: int) -> int:
-    """The most tokens that a block of so many bytes, and so many bytes of tokens, may have."""
+    """Return the most tokens of a block of `size` bytes whose tokens have `canonical` bytes."""
     return MOST_TOKENS * max(size, canonical) + _SPARE_TOKENS
 
 
@@ -285,7 +302,7 @@ def _most_bytes(size: int) -> int:
 
 
 def read_header(payload: bytes, size: int) -> Header:
-    """The header of a payload of a block of `size` bytes. Raises FormatError for one that no block has."""
+    """Read the header of a payload of a block of `size` bytes. Raises FormatError for a header that no block has."""
     value, at = _read_varint(payload, 0)
     missing = value >> 2 if value & 2 == 0 else -(value >> 2) - 1
     lines, at = _read_varint(payload, at) if value & 1 else (0, at)
@@ -305,7 +322,7 @@ def read_header(payload: bytes, size: int) -> Header:
 
 
 def lane_count(canonical: int) -> int:
-    """How many lanes a block has whose tokens have so many bytes."""
+    """Return how many lanes a block has whose tokens have `canonical` bytes."""
     return min(max(canonical // LANE_BYTES, 1), LANES)
 
 
@@ -318,7 +335,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """A varint of at most 35 bits, and where it ends."""
+    """Read a varint of at most 35 bits; return its value and where it ends."""
     value = 0
     for n, byte in enumerate(data[at : at + 5]):
         value |= (byte & 127) << (7 * n)

@@ -1,7 +1,8 @@
-"""Decode blocks of `codec.text.solid.mixed` side by side: the model steps once for many slots, each decodes a token.
+"""Decode blocks of `codec.text.solid.mixed` side by side: one step of the model serves many decoding slots.
 
-Slots are in groups, each with a thread, so that one group's tokens are decoded while the model steps for another; on a
-processor there is a group for each thread. A block that ends makes room for the next, the largest first.
+A slot decodes one lane of a block. Slots are in groups with a thread each, so that the tokens of one group are decoded
+while the model steps for another; on a processor each thread has a group. A block that ends makes room for the next,
+and larger blocks come first.
 """
 
 import threading
@@ -29,17 +30,18 @@ from codec.exact.backend import Distributions
 from codec.text.solid.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
 
 _SLOTS = {"cpu": 8, "cuda": 192}
-"""Of a group: two tiles of a processor's matrix products, and as many as keep a GPU busy in two groups."""
+"""Slots of a group: two tiles of a processor's matrix products; on a GPU, as many as keep it busy in two groups."""
 
 _GROUPS = 2  # on a GPU
 _STREAM_BYTES = {"cpu": 1 << 30, "cuda": 64 << 30}  # that the streams of all slots may take
 
 TOKEN, PREVIOUS, POSITION, LEFT, DONE = range(5)
-"""Columns of the places of slots: what runs next, bytes of tokens that are to come, and whether no more are."""
+"""Columns of `places`, one row for each slot: the token that the model runs next, the token before, its position, the
+bytes of tokens still to come, and 1 where the lane has ended."""
 
 
 class Slot(NamedTuple):
-    """What the tokens of a lane are decoded with; the state and the code are its block's."""
+    """The decoder of a lane's tokens. The state and the code belong to the whole block."""
 
     stream: Stream
     state: NDArray[np.uint64]
@@ -59,7 +61,7 @@ class _Block:
 
 @dataclass
 class _Running:
-    """A block being decoded, and what its lanes have left behind."""
+    """A block being decoded, and the results of its lanes so far."""
 
     block: _Block
     slots: list[int]
@@ -72,12 +74,13 @@ def _decode(slots, which, places, v, order, lengths, sums, scratch):
     """Decode the next token of some slots.
 
     Args:
-        slots: a list of `Slot`.
+        slots: a typed list of `Slot`.
         which: int64 [n], numbers of slots.
-        places: int64 [slots, 5].
+        places: int64 [slots, 5], see TOKEN.
         v: the Vocabulary, whose ids are ranks.
-        order, lengths: int64 [V], token ids by rank, and bytes by token id.
-        sums: int64 [n, V + 1], of each of `which`.
+        order: int64 [V], token ids by rank.
+        lengths: int64 [V], bytes by token id.
+        sums: int64 [n, V + 1], cumulative frequencies for each of `which`.
         scratch: int64 [V + 1].
     """
     for i in range(len(which)):
@@ -97,7 +100,10 @@ class _Group:
     """Slots that step together, on a thread of their own.
 
     Args:
-        threads: that decode their tokens.
+        mixing: the model and its vocabulary.
+        distributions: the model's distributions for these slots.
+        count: how many slots.
+        threads: how many decode the slots' tokens.
     """
 
     def __init__(self, mixing: Mixing, distributions: Distributions, count: int, threads: int):
@@ -109,7 +115,10 @@ class _Group:
         self._scratch = np.zeros((threads, len(mixing.order) + 1), np.int64)
 
     def run(self, waiting: "deque[_Block]", found: "SimpleQueue[Any]", stopped: threading.Event) -> None:
-        """Decode blocks until none waits; into `found` goes what makes each one's bytes, or what went wrong."""
+        """Decode blocks until none waits.
+
+        A function that makes the bytes of a decoded block goes into `found`; so does the exception of a failure.
+        """
         try:
             with thread_pool(self._threads) as pool:
                 while self._fill(waiting) and not stopped.is_set():
@@ -120,7 +129,7 @@ class _Group:
             found.put(error)
 
     def _fill(self, waiting: "deque[_Block]") -> bool:
-        """Give idle slots the lanes of blocks that wait; tells whether any slot has one."""
+        """Give idle slots the lanes of waiting blocks; return whether any slot has a block."""
         while len(self._free) >= LANES:
             try:
                 block = waiting.popleft()
@@ -141,7 +150,7 @@ class _Group:
         self._parts = [slice(a, b) for a, b in pairwise(edges)]
 
     def _begin(self, block: _Block) -> _Running:
-        """Put the lanes of a block into idle slots, in order; its line ends are decoded."""
+        """Put the lanes of a block into idle slots, in order, and decode its line ends."""
         head, state = block.header, np.zeros(3, np.uint64)
         code, kinds = np.frombuffer(block.payload, np.uint8, offset=head.end).copy(), np.zeros(head.lines, np.uint8)
         range_coder.start_decoder(state, code)
@@ -160,7 +169,7 @@ class _Group:
         return _Running(block, slots, lanes, kinds)
 
     def _end(self, found: "SimpleQueue[Any]") -> None:
-        """Let lanes rest that are done, and hand on blocks whose lanes all are."""
+        """Idle the slots of ended lanes, and hand on the blocks whose lanes have all ended."""
         done = self._places[:, DONE] > 0
         self._active[done], self._places[done, DONE] = False, 0
         for running in [r for r in self._running if not self._active[r.slots].any()]:
@@ -171,7 +180,7 @@ class _Group:
         self._order()
 
     def _step(self, pool: ThreadPoolExecutor) -> None:
-        """Decode a token of every slot that has a block."""
+        """Decode a token in every slot that has a block."""
         m, which = self._mixing, self._which
         tokens, previous, positions = self._places[which, :LEFT].T
         sums = self._distributions.step(which, tokens, previous, positions)
@@ -187,7 +196,7 @@ class _Group:
 
 
 def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int]) -> tuple[int, bytes]:
-    """The number and the bytes of a block whose tokens are decoded. Raises FormatError where they are not all."""
+    """Return the number and the bytes of a block whose tokens are decoded. Raises FormatError where some are left."""
     block, lane, tokenizer = running.block, running.lanes[0], mixing.tokenizer
     if any(left):
         raise FormatError(
@@ -204,9 +213,11 @@ def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int
 
 
 def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[tuple[int, bytes]]:
-    """Decode blocks, each a payload and the size of its bytes, by number.
+    """Decode blocks, in time and memory that the blocks' sizes bound.
 
-    Time and memory are bounded by the sizes.
+    Args:
+        mixing: the model that the blocks were coded with.
+        blocks: (payload, size of the block) by number.
 
     Yields:
         (number, bytes), in the order in which blocks end.
@@ -234,7 +245,7 @@ def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[
 
 
 def _groups(mixing: Mixing, waiting: "deque[_Block]") -> list[_Group]:
-    """As many groups and slots as pay for the blocks that wait, and have room."""
+    """Make as many groups and slots as pay for the waiting blocks and fit into memory."""
     kind, blocks, lanes = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
     stream = sum(part.nbytes for part in new_tokens(waiting[0].header.canonical))
     fit = max(1, _STREAM_BYTES[kind] // stream)
