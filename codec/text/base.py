@@ -8,8 +8,7 @@ from codec.text.documents import Record
 
 
 class DocumentCoder(Protocol):
-    """The interface of document coders: `codec.text.coder.Coder` in this process, `codec.text.workers.Workers` in
-    several.
+    """The interface of document coders: `codec.text.coder.Coder`, or `codec.text.workers.Workers` with processes.
 
     Both write the same bytes.
     """

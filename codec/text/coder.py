@@ -185,8 +185,7 @@ class Coder:
         return parts
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
-        """Return the intervals float64 [3, T + 1] of every document: (start, frequency, bits) of each token and the
-        end.
+        """Return the intervals float64 [3, T + 1] of every document: (start, frequency, bits) of tokens and the end.
 
         The intervals of a hopeless document are zeros. `advance` is called with bytes of text.
         """
