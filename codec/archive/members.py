@@ -224,8 +224,7 @@ def check_names(members: Iterable[Member]) -> None:
 
 
 def _portable(name: str) -> bool:
-    """Return whether a name is a relative path here: on Windows a backslash separates folders, a colon names a drive.
-    """
+    """Return whether a name is a relative path here; on Windows, backslashes and colons are part of no name."""
     if os.name == "nt" and set('\\:*?"<>|') & set(name):
         return False
     try:

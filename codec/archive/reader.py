@@ -209,8 +209,8 @@ class ArchiveReader:
             yield document
 
     def _chunk(self, number: int) -> tuple[int, Chunk]:
-        """Return the number and the chunk of the record that has a record's bytes: an earlier, equal one where it says
-        so.
+        """Return the number and the chunk of the record with a record's bytes: perhaps those of an earlier, equal
+        record.
         """
         chunk = read_record(self._stream, self.contents, number)
         if chunk.tag != Tag.SAME:
@@ -274,8 +274,8 @@ class ArchiveReader:
         return io.BufferedReader(_FileInArchive(self, self.find(name)), 1 << 16)
 
     def block(self, part: Part, offset: int, count: int) -> tuple[int, bytes]:
-        """Return (begin, bytes) of whole records of a part of a file: `count` bytes from `offset`, if there are so
-        many.
+        """Return (begin, bytes) of whole records of a part of a file: `count` bytes from `offset`, where there are
+        such.
 
         Raises:
             FormatError, DocumentError: as `iterate` does.

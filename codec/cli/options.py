@@ -1,4 +1,4 @@
-"""Share options between the commands of all rooms, with what they stand for."""
+"""Define the options that commands of all rooms share, and open what the options name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +47,7 @@ def check_device(device: str) -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Let work on a processor use so many threads; where None, what `codec.devices.compute_threads` says."""
+    """Set the number of threads for work on a processor; None for `codec.devices.compute_threads`."""
     import os
     import sys
 
