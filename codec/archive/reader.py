@@ -209,9 +209,7 @@ class ArchiveReader:
             yield document
 
     def _chunk(self, number: int) -> tuple[int, Chunk]:
-        """Return the number and the chunk of the record with a record's bytes: perhaps those of an earlier, equal
-        record.
-        """
+        """Return the number and the chunk of the record with a record's bytes, perhaps of an earlier, equal record."""
         chunk = read_record(self._stream, self.contents, number)
         if chunk.tag != Tag.SAME:
             return number, chunk
@@ -274,8 +272,7 @@ class ArchiveReader:
         return io.BufferedReader(_FileInArchive(self, self.find(name)), 1 << 16)
 
     def block(self, part: Part, offset: int, count: int) -> tuple[int, bytes]:
-        """Return (begin, bytes) of whole records of a part of a file: `count` bytes from `offset`, where there are
-        such.
+        """Return (begin, bytes) of whole records of a part of a file: `count` bytes from `offset`, or all the rest.
 
         Raises:
             FormatError, DocumentError: as `iterate` does.

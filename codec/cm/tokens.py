@@ -68,9 +68,7 @@ def _code_end(s, coder, code, share, end, decode):
 
 @compiled
 def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
-    """Code the next byte of a token in the interval `low` to `high`, whose tokens are longer; return a narrower
-    interval.
-    """
+    """Code the next byte of a token in the interval `low` to `high` of longer tokens; return the new interval."""
     prefix, depth = 0, s.registers[DEPTH]
     for k in range(8):
         edge = prefix | 128 >> k
