@@ -161,8 +161,7 @@ class Pack:
         return exact_model(self.weights, device)
 
     def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
-        """Return the config and the tokenizer, for coding text. Raises MismatchError for a pack that holds weights
-        only.
+        """Return the config and the tokenizer, to code text. Raises MismatchError for a pack that holds weights only.
 
         >>> import torch, codec
         >>> codec.open(codec.compress({"w": torch.eye(128)})).for_text()

@@ -28,8 +28,7 @@ def is_name(name: str) -> bool:
 
 
 def packs(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the packs in `folders` by name, sorted within each folder; a name in an earlier folder hides later ones.
-    """
+    """Return the packs in `folders` by name, sorted in each folder; a name in an earlier folder hides later ones."""
     found: dict[str, Path] = {}
     for folder in folders:
         names = {path.stem: path for path in sorted(folder.glob("*.pack"))}

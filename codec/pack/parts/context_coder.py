@@ -169,7 +169,7 @@ def _code_low(state, stream, shift, low, decode):
 
 @_beside
 def _code_digits(state, stream, words, digits, kind, counts, totals, decode):
-    """Code words of 5-bit digits. Of two digits, the second depends on the first. Three digits (float16) are
+    """Code words of 5-bit digits: of two digits, the second depends on the first; three digits (float16) are
     independent.
     """
     for i in range(words.shape[0]):
