@@ -63,7 +63,7 @@ Watch = Callable[[Tally, float], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How files become records.
+    """The settings by which files become records.
 
     Args:
         pack: the pack with the model; None codes without a model.

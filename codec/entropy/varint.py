@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from codec.errors import FormatError
 
 _MOST_BYTES = 9
-"""Of a varint: 63 bits, what an int64 holds."""
+"""The most bytes of a varint: 63 bits, what an int64 holds."""
 
 
 def varint(value: int) -> bytes:

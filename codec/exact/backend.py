@@ -19,7 +19,8 @@ class Decoder(Protocol):
     """
 
     ahead: int
-    """How many launches to queue behind the launch that the caller waits for. `load` takes effect after all of them."""
+    """The number of launches to queue behind the one that the caller waits for. `load` takes effect after all of them.
+    """
 
     def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
         """Start a document in each of some slots.

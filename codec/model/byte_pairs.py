@@ -27,7 +27,7 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\
 PATTERNS = {"llama3": _WORDS % r"\p{N}{1,3}", "qwen2": _WORDS % r"\p{N}"}
 
 SPLITS = ("gpt2", "smollm", *PATTERNS)
-"""How text is split before words are merged: GPT-2's pattern, the same behind single digits, and one pattern each."""
+"""Ways to split text before words are merged: GPT-2's pattern, the same behind single digits, and one pattern each."""
 
 _LONGEST = 1 << 10  # characters of a word
 _PIECE = 1 << 20  # characters that are tokenized at once: what `tokenizers` keeps of a token takes 100 bytes and more
@@ -130,7 +130,7 @@ class BytePairs:
 
     @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
-        """How many bytes of text each token id stands for [V]."""
+        """Return the number of bytes of text that each token id stands for, int64 [V]."""
         return np.array([len(piece) for piece in self.token_bytes], np.int64)
 
     def encode(self, document: bytes) -> NDArray[np.uint32]:

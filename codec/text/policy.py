@@ -16,7 +16,7 @@ class Adaptation(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """How the tokens of a document are predicted.
+    """The rules by which a document's tokens are predicted.
 
     Attributes:
         window: each token sees the last `window` tokens, itself included.
