@@ -31,7 +31,7 @@ from codec.model.byte_pairs import AnyTokenizer
 from codec.numerics.widths import total_bits
 from codec.text.documents import Prepared, Record, prepare, write_record
 from codec.text.golden import check as check_golden
-from codec.text.pipeline import Ahead, _Group, _Part
+from codec.text.pipeline import GroupReader, _Group, _Part
 from codec.text.scheduler import Decoding
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
-_RUNNING = 1  # batches that a GPU has not been waited for when it is given one more
+_RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
-_CACHE_BYTES = 1 << 30  # of a processor's lanes
-_MOST_LANES = {"cpu": 128, "cuda": 4096}
-_FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
+_CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
+_MOST_SLOTS = {"cpu": 128, "cuda": 4096}
+_FEWEST_SLOTS = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
 
 _TOKENS_A_BYTE = 2
 """Tokens for each byte of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with a vocabulary of
@@ -118,7 +118,8 @@ class Coder:
         Yields:
             (documents, records) of each group, in order. Where reading fails, all groups before the failure come first.
         """
-        running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
+        # In launch order: waits for batches; behind the waits of some documents, a function that writes their records.
+        running: deque[Callable[[], None]] = deque()
         begun: deque[_Group] = deque()
         with thread_pool(self.threads) as pool:
 
@@ -132,7 +133,7 @@ class Coder:
                     future = pool.submit(record_of, prepared[n], intervals[n], self.total_bits, model_only)
                     part.group.records[part.numbers[n]] = future
 
-            for part in self._prepare_ahead(Ahead(documents, limit), pool, model_only):
+            for part in self._prepare_ahead(GroupReader(documents, limit), pool, model_only):
                 if part.group not in begun:
                     begun.append(part.group)
                 prepared = [future.result() for future in part.prepared]
@@ -140,19 +141,20 @@ class Coder:
                 hopeless = [n for n, p in enumerate(prepared) if p.hopeless]
                 advance(sum(len(prepared[n].original) for n in hopeless))
                 record(part, hopeless, prepared, intervals)
-                for company in self._companies(prepared):
-                    for wait in self._launch(company, prepared, intervals, advance):
+                for members in self._batches(prepared):
+                    for wait in self._launch(members, prepared, intervals, advance):
                         running.append(wait)
                         while len(running) > _RUNNING:
                             running.popleft()()
-                    running.append(partial(record, part, company, prepared, intervals))
-                # What launches nothing, or a record that takes long, does not keep earlier groups in memory.
+                    running.append(partial(record, part, members, prepared, intervals))
+                # Drain when the input ends or many groups are open: otherwise a group that launches nothing, or one
+                # slow record, would keep finished groups in memory.
                 while running and (part.last or len(begun) > _GROUPS):
                     running.popleft()()
                 while begun and (begun[0].done or part.last or len(begun) > _GROUPS):
                     yield begun.popleft().result()
 
-    def _prepare_ahead(self, ahead: Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
+    def _prepare_ahead(self, ahead: GroupReader, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
         """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next one."""
         before = None
         while documents := ahead.take():
@@ -169,7 +171,7 @@ class Coder:
             raise ahead.failure
 
     def _parts(self, documents: Sequence[bytes], first: bool, last: bool) -> list[list[int]]:
-        """Return the numbers of a group's documents in parts, the longest document first, as `_companies` takes them.
+        """Return the numbers of a group's documents in parts, the longest document first, as `_batches` takes them.
 
         Parts grow from _LEAST_BYTES to _PART_BYTES in the first group, and shrink again in the last group.
         """
@@ -190,46 +192,46 @@ class Coder:
         The intervals of a hopeless document are zeros. `advance` is called with bytes of text.
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
-        for company in self._companies(prepared):
-            for wait in self._launch(company, prepared, intervals, advance):
+        for members in self._batches(prepared):
+            for wait in self._launch(members, prepared, intervals, advance):
                 wait()
         return intervals
 
     def _launch(
         self,
-        company: Sequence[int],
+        members: Sequence[int],
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Iterator[Callable[[], None]]:
-        """Score a batch of documents that run side by side: those numbered `company`, the longest first.
+        """Score a batch of documents that run side by side: those numbered `members`, the longest first.
 
         Yields:
             for each launched batch of chunks, a function that waits for the scores and fills in `intervals`.
         """
-        longest = len(prepared[company[0]].stream) - 1
-        memory = self.backend.memory(len(company), longest + 1)
-        past = self.backend.past(len(company), self.window) if longest > self.window else None
-        plans = [prefill_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
+        longest = len(prepared[members[0]].stream) - 1
+        memory = self.backend.memory(len(members), longest + 1)
+        past = self.backend.past(len(members), self.window) if longest > self.window else None
+        plans = [prefill_chunks(len(prepared[n].stream) - 1, self.window) for n in members]
         for turn in range(len(plans[0])):
-            batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
+            batch = [(n, plan[turn]) for n, plan in zip(members, plans, strict=True) if turn < len(plan)]
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
 
-    def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
+    def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
         """Yield batches of documents whose chunks run side by side, the longest first.
 
         A batch has at most _BATCH_TOKENS tokens in a step, or a single document.
         """
         lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
         limit = _BATCH_TOKENS[self.device]
-        company: list[int] = []
+        members: list[int] = []
         for n in sorted(lengths, key=lambda n: -lengths[n]):
-            if company and (len(company) + 1) * min(lengths[company[0]], self.window) > limit:
-                yield company
-                company = []
-            company.append(n)
-        if company:
-            yield company
+            if members and (len(members) + 1) * min(lengths[members[0]], self.window) > limit:
+                yield members
+                members = []
+            members.append(n)
+        if members:
+            yield members
 
     def _launch_batch(
         self,
@@ -278,23 +280,23 @@ class Coder:
         if not payloads:
             return
         room = _cache_bytes(self.device)
-        count = self._lane_count([len(payload) for payload in payloads.values()], room)
+        count = self._slot_count([len(payload) for payload in payloads.values()], room)
         yield from Decoding(
             self.backend, self.tokenizer, payloads, self.window, count, room, self.threads, sizes
         ).documents(advance)
 
-    def _lane_count(self, sizes: Sequence[int], room: int) -> int:
+    def _slot_count(self, sizes: Sequence[int], room: int) -> int:
         """Return how many decoding slots pay for payloads of `sizes` bytes, with caches that fit into `room` bytes.
 
         The longest document takes its time alone. So there are no more slots than let the other documents end with it.
         """
         kind = self.device
-        fewest = _FEWEST_LANES[kind]
+        fewest = _FEWEST_SLOTS[kind]
         useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
         tokens = (min(_TOKENS_A_BYTE * size + 1, self.window) for size in sorted(sizes, reverse=True))
-        taken = np.cumsum([self.backend.lane_bytes(n) for n in tokens])
+        taken = np.cumsum([self.backend.slot_bytes(n) for n in tokens])
         fit = max(1, int(np.searchsorted(taken, room, "right")))
-        return min(_MOST_LANES[kind], fit, useful, len(sizes))
+        return min(_MOST_SLOTS[kind], fit, useful, len(sizes))
 
 
 def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False) -> Record:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from codec.text.documents import Prepared, Record
 
 
-class Ahead:
+class GroupReader:
     """A reader of groups of documents: a group ends at `limit` bytes, and the next group can be read bit by bit.
 
     Attributes:

@@ -21,7 +21,7 @@ from codec.errors import WorkerError
 from codec.pack.reader import Pack
 from codec.processes import child_environment
 from codec.text.documents import Record
-from codec.text.pipeline import Ahead
+from codec.text.pipeline import GroupReader
 from codec.text.policy import Policy
 
 Requests = Mapping[int, tuple[Any, ...]]
@@ -69,7 +69,7 @@ class Workers:
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
         """Code documents in groups; see `codec.text.coder.Coder.encode_groups`. A group waits for the one before it."""
-        ahead = Ahead(documents, limit)
+        ahead = GroupReader(documents, limit)
         while group := ahead.take():
             yield group, self.encode(group, model_only, advance)
         if ahead.failure:

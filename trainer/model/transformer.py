@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from codec.errors import MismatchError
 from codec.model.transformer import TransformerConfig
 from codec.numerics.rope import frequencies
-from trainer.model.attention import Band, attend
+from trainer.model.attention import SlidingWindow, attend
 from trainer.model.gpt import Reduction, token_loss
 from trainer.model.layers import rotate
 
@@ -132,10 +132,10 @@ class Transformer(nn.Module):
         logits = self.logits(self.hidden(tokens))
         return logits if targets is None else token_loss(logits, targets, reduction)
 
-    def hidden(self, tokens: Tensor, band: Band | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, sliding: SlidingWindow | None = None) -> Tensor:
         """Return the last hidden state behind its norm [B, T, D], for `logits`; arguments and errors as of `forward`.
 
-        Chunks of a `band` are whole windows, and a document begins anew behind each: nothing is taken from it.
+        Chunks of a `sliding` are whole windows, and a document begins anew behind each: nothing is taken from it.
         """
         length = tokens.shape[1]
         if length > self.config.window:

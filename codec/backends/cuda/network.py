@@ -19,7 +19,7 @@ from codec.backends.cuda.kernels.elementwise import (
 from codec.backends.cuda.kernels.head import Head
 from codec.backends.cuda.kernels.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.kv_cache import ChunkCache, Chunks, Context, Heads, Sequences
-from codec.backends.cuda.recall import Memory, lane_bytes
+from codec.backends.cuda.recall import Memory, slot_bytes
 from codec.backends.cuda.streams import side_by_side
 from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
@@ -85,7 +85,7 @@ class CudaNetwork:
         self.device, self._model, self._recall = model.device, model, recall
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
         self.memory_bytes = (
-            lane_bytes(c.model_dim, c.vocab_size) if recall else 0
+            slot_bytes(c.model_dim, c.vocab_size) if recall else 0
         )  # bytes of each decoding slot, beside its pages
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)

@@ -1,14 +1,14 @@
 """Code blocks of text with a language model and context mixing together, along the bytes of the tokens.
 
-The tokens of a long block are cut into up to LANES segments of about equally many bytes, the block's lanes. Each lane
-is a document to the model, so one step of the model predicts a token of every lane. Context mixing codes one token of
-each lane in turn, and the lanes share what it learns.
+The tokens of a long block are cut into up to SEGMENTS segments of about equally many bytes. Each segment is a document
+to the model, so one step of the model predicts a token of every segment. Context mixing codes one token of each segment
+in turn, and the segments share what it learns.
 
 A payload is a header, then one range-coded stream: line ends other than line feeds (`codec.edits.line_ends`), the
-tokens (`codec.cm.tokens`), one of each lane in turn, and what the tokenizer lost (`codec.edits.coder`). The header is a
-varint 2 n + c: n is the size of the block less that of the tokens' bytes (zigzag), and c tells whether a varint with
-the number of line ends follows. Then comes for each lane but the first a varint: by how many bytes the lane begins
-behind its share of the block.
+tokens (`codec.cm.tokens`), one of each segment in turn, and what the tokenizer lost (`codec.edits.coder`). The header
+is a varint 2 n + c: n is the size of the block less that of the tokens' bytes (zigzag), and c tells whether a varint
+with the number of line ends follows. Then comes for each segment but the first a varint: by how many bytes the segment
+begins behind its share of the block.
 """
 
 import re
@@ -44,22 +44,22 @@ behind it."""
 
 _SPARE_TOKENS = 64
 _MOST_BYTES = 16  # of tokens for each byte of a block: normalisation makes 33 bytes of one character of 3 (U+FDFA)
-_CHUNK = 256  # tokens of each lane whose distributions are in memory: 4 MiB of a vocabulary of 2,048
+_CHUNK = 256  # tokens of each segment whose distributions are in memory: 4 MiB of a vocabulary of 2,048
 _SIDE_BY_SIDE = {"cpu": 2, "cuda": 64}  # blocks that are encoded together
 _HOPELESS_EDITS = 4  # a block of which every 4th byte must be edited is not for the model
 _INVALID = re.compile("([\udc80-\udcff]+)")
 
 
-LANES, LANE_BYTES = 8, 1 << 14
-"""The most lanes of a block, and the least bytes of each lane where there are several. Alice in Wonderland takes 30,649
-bytes in one lane, 30,835 in 4 and 30,864 in 8."""
+SEGMENTS, SEGMENT_BYTES = 8, 1 << 14
+"""The most segments of a block, and the least bytes of each segment where there are several. Alice in Wonderland takes
+30,649 bytes in one segment, 30,835 in 4 and 30,864 in 8."""
 
 
 @dataclass(frozen=True)
 class Header:
     """The sizes that a payload states before its stream."""
 
-    begins: tuple[int, ...]  # where the tokens' bytes of each lane begin, and those of the last end
+    begins: tuple[int, ...]  # where the tokens' bytes of each segment begin, and those of the last end
     lines: int  # line ends that are coded
     end: int  # bytes that the header takes
 
@@ -82,7 +82,7 @@ class _Prepared:
 
 
 _Rows = tuple[Integers, Integers]
-"""For each lane of a block, its first row among the distributions, and its number of rows."""
+"""For each segment of a block, its first row among the distributions, and its number of rows."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +139,21 @@ class Mixing:
         return found
 
     def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
-        """Yield cumulative frequencies int64 [N, V + 1] of the next tokens of all lanes, and the rows of each block."""
+        """Yield cumulative frequencies int64 [N, V + 1] of the next tokens of all segments, and each block's rows."""
         size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
-        lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
-        lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
-        past = self.backend.past(len(lanes), self.window)
-        for at in range(0, len(lanes[0][2]), size):
-            running = [(n, k, lane[at : at + size]) for n, k, lane in lanes if len(lane) > at]
+        segments = [(n, k, segment) for n, block in enumerate(blocks) for k, segment in enumerate(block.inputs)]
+        segments.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
+        past = self.backend.past(len(segments), self.window)
+        for at in range(0, len(segments[0][2]), size):
+            running = [(n, k, segment[at : at + size]) for n, k, segment in segments if len(segment) > at]
             parts: dict[int, tuple[Integers, Integers]] = {}
             begin = 0
-            for n, k, lane in running:
+            for n, k, segment in running:
                 none = np.zeros((2, len(blocks[n].inputs)), np.int64)
                 begins, counts = parts.setdefault(n, (none[0], none[1]))
-                begins[k], counts[k] = begin, len(lane)
-                begin += len(lane)
-            yield self.backend.ordered_sums([lane for _, _, lane in running], self.order, past)(), parts
+                begins[k], counts[k] = begin, len(segment)
+                begin += len(segment)
+            yield self.backend.ordered_sums([segment for _, _, segment in running], self.order, past)(), parts
 
 
 @compiled
@@ -173,8 +173,8 @@ def put_item(items, at, item):
         items.append(item)
 
 
-def lane_streams(begins: Sequence[int]) -> list[Stream]:
-    """Make a context-mixing stream for each lane, where the lane begins; all streams share what they learn."""
+def segment_streams(begins: Sequence[int]) -> list[Stream]:
+    """Make a context-mixing stream for each segment, where the segment begins; all streams share what they learn."""
     whole, streams = new_tokens(begins[-1]), []
     for begin in begins[:-1]:
         own = {name: getattr(whole, name).copy() for name in ("registers", "hashes", "slots", "inputs", "sets", "sums")}
@@ -185,18 +185,18 @@ def lane_streams(begins: Sequence[int]) -> list[Stream]:
 
 @compiler(nogil=True)
 def _encode(streams, v, state, out, rows, begins, ranks, places, counts, scratch):
-    """Encode the next tokens of lanes, one of each in turn.
+    """Encode the next tokens of segments, one of each in turn.
 
     Args:
-        streams: a typed list of `codec.cm.state.Stream`, one for each lane.
+        streams: a typed list of `codec.cm.state.Stream`, one for each segment.
         v: the Vocabulary, whose ids are ranks.
         state: of the range coder.
         out: uint8, the code.
         rows: int64 [N, V + 1], cumulative frequencies.
-        begins: int64 [lanes], the first row of each lane.
+        begins: int64 [segments], the first row of each segment.
         ranks: int64 [T], the tokens of the block.
-        places: int64 [lanes], the next token of each lane in `ranks`.
-        counts: int64 [lanes], how many tokens of each lane to encode.
+        places: int64 [segments], the next token of each segment in `ranks`.
+        counts: int64 [segments], how many tokens of each segment to encode.
         scratch: int64 [V + 1].
     """
     for t in range(counts.max()):
@@ -212,8 +212,8 @@ class _Encoder:
         self._mixing, self._block = mixing, block
         lengths = mixing.tokenizer.token_lengths[block.tokens]
         ends = np.concatenate(([0], lengths.cumsum()))
-        lanes = lane_count(len(block.canonical))
-        shares = [len(block.canonical) * k // lanes for k in range(1, lanes)]
+        segments = segment_count(len(block.canonical))
+        shares = [len(block.canonical) * k // segments for k in range(1, segments)]
         firsts = np.array([0, *np.searchsorted(ends, shares), len(lengths)])
         self._begins = ends[firsts].tolist()
         self._slack = [begin - share for begin, share in zip(self._begins[1:-1], shares, strict=True)]
@@ -222,7 +222,7 @@ class _Encoder:
         self._state, self._out = range_coder.new_encoder(), np.zeros(line_ends.room(len(block.kinds)) + 64, np.uint8)
         self._scratch = np.zeros(len(mixing.order) + 1, np.int64)
         self._streams: Any = None
-        for k, stream in enumerate(lane_streams(self._begins)):
+        for k, stream in enumerate(segment_streams(self._begins)):
             if k:
                 put_item(self._streams, k, stream)
             else:
@@ -239,7 +239,7 @@ class _Encoder:
             self._out = np.concatenate((self._out, np.zeros(lacking + len(self._out), np.uint8)))
 
     def take(self, sums: Integers, begins: Integers, counts: Integers) -> None:
-        """Encode the next `counts` tokens of each lane, whose distributions are the rows of `sums` from `begins` on."""
+        """Encode the next `counts` tokens of each segment, whose distributions are rows of `sums` from `begins` on."""
         v = self._mixing.vocabulary
         self._reserve(int(counts.sum()) * room(v))
         _encode(
@@ -311,19 +311,19 @@ def read_header(payload: bytes, size: int) -> Header:
         raise FormatError(
             f"block of {size} bytes: tokens of {canonical} bytes and {lines} line ends; the archive is damaged"
         )
-    begins, lanes = [0], lane_count(canonical)
-    for k in range(1, lanes):
+    begins, segments = [0], segment_count(canonical)
+    for k in range(1, segments):
         slack, at = _read_varint(payload, at)
-        begins.append(canonical * k // lanes + slack)
+        begins.append(canonical * k // segments + slack)
     begins.append(canonical)
     if any(a >= b for a, b in pairwise(begins)):
-        raise FormatError(f"block of {size} bytes: its lanes begin at {begins}; the archive is damaged")
+        raise FormatError(f"block of {size} bytes: its segments begin at {begins}; the archive is damaged")
     return Header(tuple(begins), lines, at)
 
 
-def lane_count(canonical: int) -> int:
-    """Return how many lanes a block has whose tokens have `canonical` bytes."""
-    return min(max(canonical // LANE_BYTES, 1), LANES)
+def segment_count(canonical: int) -> int:
+    """Return how many segments a block has whose tokens have `canonical` bytes."""
+    return min(max(canonical // SEGMENT_BYTES, 1), SEGMENTS)
 
 
 def _varint(value: int) -> bytes:

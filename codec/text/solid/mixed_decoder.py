@@ -1,8 +1,8 @@
 """Decode blocks of `codec.text.solid.mixed` side by side: one step of the model serves many decoding slots.
 
-A slot decodes one lane of a block. Slots are in groups with a thread each, so that the tokens of one group are decoded
-while the model steps for another; on a processor each thread has a group. A block that ends makes room for the next,
-and larger blocks come first.
+A slot decodes one segment of a block. Slots are in groups with a thread each, so that the tokens of one group are
+decoded while the model steps for another; on a processor each thread has a group. A block that ends makes room for the
+next, and larger blocks come first.
 """
 
 import threading
@@ -27,7 +27,16 @@ from codec.edits import line_ends
 from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Distributions
-from codec.text.solid.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
+from codec.text.solid.mixed import (
+    SEGMENTS,
+    Header,
+    Mixing,
+    first_of,
+    most_tokens,
+    put_item,
+    read_header,
+    segment_streams,
+)
 
 _SLOTS = {"cpu": 8, "cuda": 192}
 """Slots of a group: two tiles of a processor's matrix products; on a GPU, as many as keep it busy in two groups."""
@@ -37,11 +46,11 @@ _STREAM_BYTES = {"cpu": 1 << 30, "cuda": 64 << 30}  # that the streams of all sl
 
 TOKEN, PREVIOUS, POSITION, LEFT, DONE = range(5)
 """Columns of `places`, one row for each slot: the token that the model runs next, the token before, its position, the
-bytes of tokens still to come, and 1 where the lane has ended."""
+bytes of tokens still to come, and 1 where the segment has ended."""
 
 
 class Slot(NamedTuple):
-    """The decoder of a lane's tokens. The state and the code belong to the whole block."""
+    """The decoder of a segment's tokens. The state and the code belong to the whole block."""
 
     stream: Stream
     state: NDArray[np.uint64]
@@ -61,11 +70,11 @@ class _Block:
 
 @dataclass
 class _Running:
-    """A block being decoded, and the results of its lanes so far."""
+    """A block being decoded, and the results of its segments so far."""
 
     block: _Block
     slots: list[int]
-    lanes: list[Slot]
+    segments: list[Slot]
     kinds: NDArray[np.uint8]  # of line ends
 
 
@@ -129,20 +138,20 @@ class _Group:
             found.put(error)
 
     def _fill(self, waiting: "deque[_Block]") -> bool:
-        """Give idle slots the lanes of waiting blocks; return whether any slot has a block."""
-        while len(self._free) >= LANES:
+        """Give idle slots the segments of waiting blocks; return whether any slot has a block."""
+        while len(self._free) >= SEGMENTS:
             try:
                 block = waiting.popleft()
             except IndexError:  # another group may have taken the last
                 break
             running = self._begin(block)
             self._running.append(running)
-            self._free = self._free[len(running.lanes) :]
+            self._free = self._free[len(running.segments) :]
             self._order()
         return bool(self._running)
 
     def _order(self) -> None:
-        """List the active slots block by block, and share the blocks among the threads: a block's lanes take turns."""
+        """List the active slots block by block, and share the blocks among threads: a block's segments take turns."""
         slots = [[n for n in running.slots if self._active[n]] for running in self._running]
         self._which = np.array([n for part in slots for n in part], np.int64)
         ends = np.cumsum([0, *map(len, slots)])
@@ -150,26 +159,26 @@ class _Group:
         self._parts = [slice(a, b) for a, b in pairwise(edges)]
 
     def _begin(self, block: _Block) -> _Running:
-        """Put the lanes of a block into idle slots, in order, and decode its line ends."""
+        """Put the segments of a block into idle slots, in order, and decode its line ends."""
         head, state = block.header, np.zeros(3, np.uint64)
         code, kinds = np.frombuffer(block.payload, np.uint8, offset=head.end).copy(), np.zeros(head.lines, np.uint8)
         range_coder.start_decoder(state, code)
         line_ends.code(state, code, kinds, True)
-        lanes, slots = [], self._free[: len(head.begins) - 1]
-        for at, stream, (begin, end) in zip(slots, lane_streams(head.begins), pairwise(head.begins), strict=True):
+        segments, slots = [], self._free[: len(head.begins) - 1]
+        for at, stream, (begin, end) in zip(slots, segment_streams(head.begins), pairwise(head.begins), strict=True):
             tokens = np.zeros(most_tokens(block.size, head.canonical), np.uint16)
-            lanes.append(Slot(stream, state, code, tokens))
+            segments.append(Slot(stream, state, code, tokens))
             if self._slots is None:
-                self._slots = first_of(lanes[-1])
+                self._slots = first_of(segments[-1])
             else:
-                put_item(self._slots, at, lanes[-1])
+                put_item(self._slots, at, segments[-1])
             first = self._mixing.tokenizer.begin
             self._places[at] = first, first, 0, end - begin, 0
         self._active[slots] = True
-        return _Running(block, slots, lanes, kinds)
+        return _Running(block, slots, segments, kinds)
 
     def _end(self, found: "SimpleQueue[Any]") -> None:
-        """Idle the slots of ended lanes, and hand on the blocks whose lanes have all ended."""
+        """Idle the slots of ended segments, and hand on the blocks whose segments have all ended."""
         done = self._places[:, DONE] > 0
         self._active[done], self._places[done, DONE] = False, 0
         for running in [r for r in self._running if not self._active[r.slots].any()]:
@@ -197,15 +206,15 @@ class _Group:
 
 def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int]) -> tuple[int, bytes]:
     """Return the number and the bytes of a block whose tokens are decoded. Raises FormatError where some are left."""
-    block, lane, tokenizer = running.block, running.lanes[0], mixing.tokenizer
+    block, segment, tokenizer = running.block, running.segments[0], mixing.tokenizer
     if any(left):
         raise FormatError(
-            f"block {block.number}: lanes of {counts} tokens lack {left} bytes; the archive is damaged or was made "
+            f"block {block.number}: segments of {counts} tokens lack {left} bytes; the archive is damaged or was made "
             "with another pack"
         )
-    tokens = np.concatenate([lane.tokens[:count] for lane, count in zip(running.lanes, counts, strict=True)])
+    tokens = np.concatenate([segment.tokens[:count] for segment, count in zip(running.segments, counts, strict=True)])
     canonical = tokenizer.decode(tokens.astype(np.int64))
-    text = patch.take_edits(lane.state, lane.code, canonical, tokenizer.lossy, most=block.size)
+    text = patch.take_edits(segment.state, segment.code, canonical, tokenizer.lossy, most=block.size)
     data = line_ends.join(text, running.kinds)
     if len(data) != block.size:
         raise FormatError(f"block {block.number} has {len(data)} bytes, expected {block.size}; the archive is damaged")
@@ -246,11 +255,11 @@ def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[
 
 def _groups(mixing: Mixing, waiting: "deque[_Block]") -> list[_Group]:
     """Make as many groups and slots as pay for the waiting blocks and fit into memory."""
-    kind, blocks, lanes = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
+    kind, blocks, segments = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
     stream = sum(part.nbytes for part in new_tokens(waiting[0].header.canonical))
     fit = max(1, _STREAM_BYTES[kind] // stream)
     groups = min(mixing.threads if kind == "cpu" else _GROUPS, blocks, fit)
-    count = max(LANES, min(_SLOTS[kind], -(-lanes // groups), LANES * fit // groups))
+    count = max(SEGMENTS, min(_SLOTS[kind], -(-segments // groups), SEGMENTS * fit // groups))
     threads = 1 if kind == "cpu" else max(1, mixing.threads // groups)
     return [
         _Group(mixing, mixing.backend.distributions(count, mixing.window, mixing.order), count, threads)
