@@ -66,6 +66,14 @@ def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
     return places // VALUE_PLACES, dim, VALUE_PLACES
 
 
+def strides(rows: Tensor) -> tuple[int, int, int]:
+    """Return the strides of slots, heads and places: keys int8 [2, slots, heads, places, D].
+
+    The stride of places is 0 in queries int8 [2, N, heads, D], which have no places.
+    """
+    return rows.stride(1), rows.stride(2), rows.stride(3) if rows.dim() == 5 else 0
+
+
 class Cache:
     """The paged KV cache: for each execution keys int8 [2, pages, kv_heads, S, D] and values (`value_blocks`)."""
 
