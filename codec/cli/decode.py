@@ -39,7 +39,7 @@ def decode(
     test: Annotated[bool, typer.Option("--test", "-t", help="Decode, and write nothing.")] = False,
     listing: Annotated[bool, typer.Option("--list", "-l", help="List files and sizes; nothing is decoded.")] = False,
     file: Annotated[str | None, typer.Option("--file", help="Decode this file of the archive alone.")] = None,
-    byte_range: Annotated[str | None, typer.Option("--bytes", metavar="A:B", help="Its bytes from A up to B.")] = None,
+    byte_range: Annotated[str | None, typer.Option("--bytes", metavar="A:B", help="Of FILE, bytes A to B.")] = None,
     document: Annotated[
         list[int] | None, typer.Option(help="Decode this document alone (counted from 0); repeat it for several.")
     ] = None,

@@ -49,15 +49,15 @@ def encode(
     remove: Remove = False,
     model: Model = "small",
     append: Annotated[bool, typer.Option("--append", help="Add the inputs to the archive that is there.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     adapt: Adapt = Adaptation.NONE,
     independent: Annotated[
-        bool, typer.Option(help="Keep every line and piece decodable alone, though less would be smaller.")
+        bool, typer.Option(help="Make every line and piece decodable alone, at the cost of size.")
     ] = False,
     include_model: Annotated[
-        bool, typer.Option(help="Put the pack into the archive, which then needs no other.")
+        bool, typer.Option(help="Put the pack into the archive: decoding needs no other file.")
     ] = False,
-    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach one of them.")] = 1
+    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach any of them.")] = 1
     << 20,
     device: Device = "cpu",
     threads: Threads = None,

@@ -21,12 +21,14 @@ Stdout = Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard 
 Threads = Annotated[
     int | None, typer.Option("--threads", "-T", min=1, help="Threads of the processor; by default all.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what becomes of each input.")]
-Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print what becomes of each input.")]
+Adapt = Annotated[Adaptation, typer.Option(help="What the model learns from a document while coding it.")]
 Device = Annotated[
     str,
-    typer.Option(help="cpu, cuda (all GPUs), cuda:N, or several with commas (cpu,cpu), a process each; same bytes."),
+    typer.Option(
+        help="cpu, cuda (all GPUs), cuda:N, or several with commas (cpu,cpu), a process each; the bytes are the same."
+    ),
 ]
 
 

@@ -67,11 +67,11 @@ class CudaSlots:
             range_coder.start_decoder(state, self._host_data[begin:end])
         device_states = states.astype(np.int64).T
         device_states[2] += begins
-        index, state = self._send(np.array(slots)), self._state
-        state.states[:, index] = self._send(device_states)
-        state.ends[index] = self._send(ends)
+        index, on_device = self._send(np.array(slots)), self._state
+        on_device.states[:, index] = self._send(device_states)
+        on_device.ends[index] = self._send(ends)
         begin = self._model.config.begin
-        state.inputs[:, index] = self._send(np.array([[begin], [begin], [0], [1]])).expand(4, len(slots))
+        on_device.inputs[:, index] = self._send(np.array([[begin], [begin], [0], [1]])).expand(4, len(slots))
         self._begins[list(slots)], self._positions[list(slots)] = begins, 0
         self._pages.begin(slots)
 
