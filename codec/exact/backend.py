@@ -169,4 +169,4 @@ class Backend(Protocol):
         """
 
     def distributions(self, count: int, window: int, order: Integers) -> Distributions:
-        """`count` idle slots; each token sees the last `window` of its slot, itself included."""
+        """Make `count` idle slots; each token sees the last `window` tokens of its slot, itself included."""

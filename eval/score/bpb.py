@@ -64,7 +64,7 @@ class Score:
 
     @property
     def loss_nats(self) -> float:
-        """Mean cross-entropy in nats per token."""
+        """Return the mean cross-entropy in nats per token."""
         return self.nats / self.tokens
 
     @property

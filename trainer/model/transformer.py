@@ -124,7 +124,7 @@ class Transformer(nn.Module):
             self.register_buffer("sin", -angles.sin().float(), persistent=False)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-        """Logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
+        """Return the logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
 
         Raises:
             MismatchError: T is greater than the config's window.
@@ -156,13 +156,13 @@ class Transformer(nn.Module):
 
     @property
     def head(self) -> Tensor:
-        """The matrix of the last layer, [V, D]."""
+        """Return the matrix of the last layer, [V, D]."""
         return (self.lm_head or self.tok_emb).weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, float32 [..., V], of what `hidden` returned."""
+        """Return the logits, float32 [..., V], of hidden states of `hidden`."""
         return F.linear(hidden, self.head.to(hidden.dtype)).float()
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """`token_loss` of the model's own logits of tokens int64 [B, T]."""
+        """Return `token_loss` of the model's own logits of tokens int64 [B, T]."""
         return self(tokens, targets, reduction)

@@ -26,7 +26,7 @@ class Heads:
 
     @property
     def page_bytes(self) -> int:
-        """The bytes of a page, over all executions."""
+        """Return the bytes of a page, over all executions."""
         c = self.config
         return 4 * len(c.schedule) * c.num_kv_heads * self.padded * self.page
 

@@ -149,7 +149,7 @@ class CudaTransformer(CudaBackend):
     def _attention_of(
         self, layer: _Layer, rows: _Rows, turn: tuple[Tensor, Tensor] | None, context: Context, n: int
     ) -> Tensor:
-        """Compute what attention mixes, float64 [N, q_dim]."""
+        """Compute the outputs of all heads, float64 [N, q_dim]."""
         c, count = self.config, len(context.rows)
         keys, _ = context.store(n)
         queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)

@@ -92,7 +92,7 @@ def _weights(row, begin, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: 
 
 @triton.jit
 def _dropped(z, BITS: tl.constexpr):
-    """Bits of a sum of weights z that cumulative frequencies drop."""
+    """Return how many low bits of a sum of weights z cumulative frequencies drop."""
     return tl.maximum(exponent(z.to(tl.float64)) - _PRODUCT_BITS + BITS, 0)
 
 
@@ -200,7 +200,7 @@ def _ordered_kernel(
     products, y_rows, y_bias, steps, softcap, last, fractions, order, out, count, stride, vocabulary, symbols_count,
     BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, symbols_count + 1]."""
+    """Compute `codec.entropy.frequencies.ordered_sums` of each row into `out`, int64 [count, symbols_count + 1]."""
     n = tl.program_id(0).to(tl.int64)
     row, found = products + n * stride, out + n * (symbols_count + 1)
     top = _make_levels(row, y_rows, y_bias, tl.load(steps + n), softcap, tl.load(last), vocabulary, CAP, BIAS, BLOCK)
@@ -345,7 +345,7 @@ class Head:
         return start, frequency, bits
 
     def ordered_sums(self, products: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
-        """`codec.entropy.frequencies.ordered_sums` into `out`; products and steps as of `intervals`."""
+        """Compute `codec.entropy.frequencies.ordered_sums` into `out`; products and steps as of `intervals`."""
         launch(
             _ordered_kernel, (len(out),), products, self._rows, self._bias, steps, self._softcap, self._last,
             self._fractions, order, out, len(out), products.shape[1], self._config.vocab_size, len(order),
