@@ -7,7 +7,7 @@ class CodecError(ValueError):
     """Bad input of any kind; the command line exits with status 2."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as it is: a constructor that makes its message from arguments is not called again."""
+        """Pickle the error as it is: a constructor that makes the message from arguments is not called again."""
         return _without_constructor, (type(self), *self.args), self.__dict__
 
 

@@ -50,7 +50,7 @@ def _same_file(path: Path, other: Path) -> bool:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is that of a device, FIFO or socket, also where a link leads, as `/dev/stdout` does."""
+    """Return whether a path leads to a device, FIFO or socket, perhaps through a link, as `/dev/stdout` does."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -57,7 +57,8 @@ KERNELS = ("heads", "loss", "mlp", "xsa")
 """The kernels of `trainer.kernels` that a recipe may switch on: modules `heads`, `loss`, `mlp` and `xsa`."""
 
 COMPILING = ("quick", "tuned", "searched")
-"""How long the compiler searches for faster kernels: not, a minute for its own, minutes with matrix products."""
+"""The ways to compile on a GPU: without a search for faster kernels, with a minute's search among the compiler's own,
+or with minutes more over kernels for matrix products."""
 
 QAT = ("int8", "int6", "int5", "int4", "ternary", "binary", "grid3", "grid4")
 """Quantizers of quantization-aware training (`trainer.model.qat`)."""

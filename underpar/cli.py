@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _leave_pipe() -> None:
-    """End silently when nobody reads what this process writes; 141 is what a shell says of SIGPIPE."""
+    """End silently because nobody reads this process's output; 141 is the status that a shell gives SIGPIPE."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # for what is flushed at the end of Python
     sys.exit(141)

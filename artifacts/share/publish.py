@@ -1,4 +1,4 @@
-"""From a finished training run to a publishable run: a pack, and the proof of its bits per byte."""
+"""Make a publishable run of a finished training run: add a pack, and the proof of its bits per byte."""
 
 from collections.abc import Sequence
 from pathlib import Path

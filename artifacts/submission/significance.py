@@ -31,7 +31,7 @@ class Record:
 
     @property
     def required(self) -> float:
-        """The improvement that the rule asks for, in bits per byte."""
+        """Return the improvement that the rule asks for, in bits per byte."""
         return REQUIRED_NATS / math.log(2) / self.bytes_per_token
 
 

@@ -55,12 +55,12 @@ class Run:
 
     @property
     def bpb(self) -> float:
-        """Bits really written over canonical bytes, the challenge's denominator."""
+        """Return the bits really written over canonical bytes, the challenge's denominator."""
         return float(self.figures["bpb_canonical"])
 
     @property
     def loss(self) -> float:
-        """Nats really written for each token that the model coded, ends of documents included."""
+        """Return the nats really written for each token that the model coded, ends of documents included."""
         return float(self.figures["val_loss"])
 
 

@@ -1,8 +1,8 @@
-"""An archive back into files, in bounded memory: a file, a tree below one new folder, or a stream.
+"""Restore the files of an archive in bounded memory: a file, a tree below one new folder, or a stream.
 
-What is decoded is checked before it is written, and takes its name only when all of it is there: a file or folder that
-exists is never half of one. A tree is made below a new folder, in which nobody else has put a link; its own links come
-last, so that nothing is written through one.
+Decoded bytes are checked before they are written. A file or folder takes its name only when it is complete: whatever
+has a name is never half restored. A tree is made below a new folder, in which nobody else has put a link. The links of
+the tree come last, so that nothing is written through a link.
 """
 
 import os
@@ -24,15 +24,16 @@ _BLOCK = 1 << 20
 def decode_files(
     reader: ArchiveReader, output: Path | BinaryIO, special: bool = False, advance: Advance = ignore_progress
 ) -> int:
-    """Decode an archive.
+    """Restore all files of an archive.
 
     Args:
+        reader: of the archive.
         output: the file or, for a tree, the folder to make; or a stream, which gets all files one after the other.
         special: restore setuid, setgid and sticky bits, too.
-        advance: told bytes of payload.
+        advance: called with bytes of payload.
 
     Returns:
-        Bytes of all files.
+        the bytes of all files.
 
     Raises:
         FormatError: the archive is damaged, has file names that lead out of the folder, or the folder is not empty.
@@ -58,12 +59,15 @@ def decode_files(
 def decode_documents(
     reader: ArchiveReader, numbers: Sequence[int], output: Path | BinaryIO, advance: Advance = ignore_progress
 ) -> int:
-    """Decode some documents of an archive, one after the other; returns their bytes. Errors as of `decode_files`."""
+    """Write some documents of an archive to a file or a stream, one after the other; return their bytes.
+
+    Errors are those of `decode_files`.
+    """
     return _documents(reader, numbers, output, advance)
 
 
 def decode_file(reader: ArchiveReader, name: str, begin: int, end: int | None, output: Path | BinaryIO) -> int:
-    """Decode bytes `begin` to `end` of a file of an archive; only records with these bytes are decoded."""
+    """Write bytes `begin` to `end` of one file of an archive; only the records that hold these bytes are decoded."""
     with reader.open(name) as file:
         size = file.seek(0, os.SEEK_END)
         end = size if end is None else end
@@ -100,7 +104,7 @@ def _copy(blocks: Iterator[bytes], out: BinaryIO) -> int:
 
 
 class _Content:
-    """The bytes of files, in their order: each record is decoded once."""
+    """The bytes of an archive's files, in order; each record is decoded once."""
 
     def __init__(self, reader: ArchiveReader, advance: Advance):
         self._reader, self._advance = reader, advance
@@ -109,7 +113,7 @@ class _Content:
         self._record = 0  # that is next in the stream
 
     def file(self, entry: Entry) -> Iterator[bytes]:
-        """The bytes of a file, in pieces; a copy is decoded apart."""
+        """Yield the bytes of a file, in pieces. The records of a copy are decoded once more."""
         if entry.member.back:
             with self._reader.open(entry.member.name) as file:
                 while block := file.read(_BLOCK):
@@ -140,7 +144,7 @@ class _Content:
 
 
 def _write_tree(folder: Path, entries: Sequence[Entry], content: _Content, special: bool) -> int:
-    """Make all files, then links, then give folders their modes and times, the deepest first."""
+    """Make all files, then all links, then set modes and times of folders, the deepest folder first."""
     size = 0
     written: dict[tuple[Part, ...], Path] = {}  # what copies are made of
     for entry in entries:
@@ -175,7 +179,7 @@ def _path(folder: Path, member: Member) -> Path:
 
 
 def _create(path: Path, member: Member) -> BinaryIO:
-    """A new file that nobody else can read yet. Raises FormatError where the disk has one of that name."""
+    """Make a new file that nobody else can read yet. Raises FormatError where the disk has a file of that name."""
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     except FileExistsError as error:
@@ -186,7 +190,7 @@ def _create(path: Path, member: Member) -> BinaryIO:
 
 
 def _restore_status(path: Path, member: Member, special: bool) -> None:
-    """Give a file or folder the permissions and time that it had; the umask takes some of the former."""
+    """Set the permissions and time that a file or folder had; the umask takes permissions away."""
     umask = os.umask(0)
     os.umask(umask)
     folder = member.kind == Kind.FOLDER

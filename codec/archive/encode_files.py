@@ -1,12 +1,12 @@
-"""Files into an archive, in bounded memory: part by part, committed to a journal.
+"""Code files into an archive in bounded memory, part by part, each part committed to a journal.
 
-A part is up to 64 MiB of a file, or many small files together. A general compressor has all of it, the model has its
-pieces or the texts of its lines, and the smaller of both is kept.
+A part is up to 64 MiB of a file, or many small files together. A general compressor codes the whole part, the model
+codes the part's pieces or the texts of its lines, and the smaller result is kept.
 
-The journal, `TARGET.partial`, has every record that is done. When all are, they are written behind a header, or
-behind the archive that they are appended to, and the result takes its name at once: a target is whole or not there,
-and the one before it stays until then. An interrupted job that goes on reads the input again, but codes only what the
-journal lacks; the archive is the same to the byte.
+The journal, `TARGET.partial`, has every record that is done. When all records are done, they are written behind a
+header, or behind the archive that they are appended to. Then the result takes its name at once: a target is complete or
+absent, and an older target stays until then. An interrupted job that is resumed reads the input again, but codes only
+what the journal lacks. The archive is the same to the byte.
 """
 
 import json
@@ -41,10 +41,10 @@ _BLOCK = 1 << 20
 
 @dataclass
 class Tally:
-    """What a job has done, in bytes; `resumed` of `text_bytes` were done before it began.
+    """The progress of a job, in bytes. `resumed` of the `text_bytes` were done before the job began.
 
-    What is not resumed has `tokens` that the model coded, the ends of documents included, and took `seconds` once the
-    model was ready.
+    For the rest, `tokens` counts the tokens that the model coded, ends of documents included, and `seconds` the time
+    since the model was ready.
     """
 
     documents: int = 0
@@ -58,18 +58,20 @@ class Tally:
 
 
 Watch = Callable[[Tally, float], None]
-"""Told what is done, and how many bytes of text since the last call."""
+"""A function that is called with the progress so far, and with the bytes of text done since the last call."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How files become records.
+    """The settings by which files become records.
 
     Args:
-        pack: whose model codes what it is good at; None codes without a model.
-        independent: keep every line and piece decodable alone, whatever that costs.
-        included: the bytes of the pack, where the archive is to hold them.
-        block: bytes of a block of a solid stream: what is decoded to reach any byte of it.
+        pack: the pack with the model; None codes without a model.
+        adaptation: what the model learns from a document on the way.
+        device: where the model runs, as of `codec.devices.find_devices`.
+        independent: make every line and piece decodable alone, whatever that costs.
+        included: the bytes of the pack, for an archive that holds its pack.
+        block: bytes of a block of a solid stream, all of which are decoded to reach any byte of the block.
     """
 
     pack: Pack | None = None
@@ -81,7 +83,7 @@ class Settings:
 
 
 def partial(target: Path) -> Path:
-    """The journal of a job that makes `target`."""
+    """Return the path of the journal of a job that makes `target`."""
     return target.with_name(f"{target.name}.partial")
 
 
@@ -94,13 +96,16 @@ def encode_files(
     force: bool = False,
     watch: Watch = lambda tally, amount: None,
 ) -> Tally:
-    """Encode files into the archive `target`.
+    """Code files into the archive `target`.
 
     Args:
         sources: what `codec.archive.sources.find_sources` found.
-        append: add them to the archive that is there.
-        resume: go on with what an interrupted job has left, if anything.
-        force: leave what an interrupted job has left, and begin again.
+        target: the archive to make.
+        settings: how files become records.
+        append: add the files to the archive that is there.
+        resume: continue an interrupted job, if its journal is there.
+        force: discard the journal of an interrupted job, and begin again.
+        watch: called with progress.
 
     Raises:
         FormatError: an input cannot be read, the archive is damaged, or it has a file of the same name.
@@ -129,7 +134,7 @@ def encode_files(
 def encode_stream(
     sources: Sequence[Source], out: BinaryIO, settings: Settings, watch: Watch = lambda tally, amount: None
 ) -> Tally:
-    """Encode files into an archive on a stream that need not seek; errors as of `encode_files`."""
+    """Code files into an archive on a stream that need not seek; errors as of `encode_files`."""
     chunks = _begin(out, settings, None)
     members: list[Member] = []
     waiting: list[bytes] = []
@@ -155,7 +160,7 @@ def _code(
     commit: Callable[[bytes], None],
     watch: Watch,
 ) -> Tally:
-    """Code all parts, and add their members to `members`."""
+    """Code all parts, and add the parts' members to `members`."""
     tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
     count = len(before.contents.sizes) if before else 0
     coder = PartCoder(
@@ -188,7 +193,7 @@ def _code(
 def _opener(
     settings: Settings, before: "_Before | None", tally: Tally, watch: Watch
 ) -> Callable[[], DocumentCoder] | None:
-    """What opens the coder when it is first needed."""
+    """Return a function that opens the coder of documents at its first call; None where there is no model."""
     pack = settings.pack
     if pack is None:
         return None
@@ -208,7 +213,7 @@ def _opener(
 def _solid_opener(
     settings: Settings, before: "_Before | None", opener: Callable[[], DocumentCoder] | None
 ) -> "Callable[[], SolidCoder]":
-    """Return a function that opens what codes blocks of solid streams at its first call."""
+    """Return a function that opens the coder of blocks of solid streams at its first call."""
 
     @cache
     def opened() -> "SolidCoder":
@@ -223,7 +228,7 @@ def _solid_opener(
 
 
 def _begin(out: BinaryIO, settings: Settings, before: "_Before | None") -> ChunkWriter:
-    """A writer of chunks behind a new header, or behind the archive that is appended to."""
+    """Return a writer of chunks behind a new header, or behind the archive that is appended to."""
     if before:
         before.copy(out)
         chunks = ChunkWriter(out, before.header, before.contents)
@@ -237,7 +242,7 @@ def _begin(out: BinaryIO, settings: Settings, before: "_Before | None") -> Chunk
 
 
 def _model(settings: Settings) -> dict[str, object]:
-    """What of the settings decides the archive's bytes."""
+    """Return the settings that decide the archive's bytes, as the journal states them."""
     return {
         "pack": settings.pack and settings.pack.sha256,
         "adaptation": settings.adaptation,
@@ -248,7 +253,7 @@ def _model(settings: Settings) -> dict[str, object]:
 
 
 def _mode(sources: Sequence[Source]) -> int:
-    """The mode of an archive, which nobody may read who may not read all that is in it."""
+    """Return the mode of an archive: nobody may read the archive who may not read all of its files."""
     return reduce(and_, [source.member.mode | 0o600 for source in sources if source.member.mode is not None], 0o666)
 
 
@@ -271,14 +276,14 @@ class _Before:
             self.policy = self.header.policy(self.policy.window)
 
     def copy(self, out: BinaryIO) -> None:
-        """Raises MismatchError if the archive has changed."""
+        """Copy the archive. Raises MismatchError if the archive has changed."""
         with open_binary(self._path, "archive") as stream:
             if _transfer(stream, out) != (self.size, self.crc):
                 raise MismatchError(f"{self._path}: changed while files were coded to append; append again")
 
 
 def _transfer(stream: BinaryIO, out: BinaryIO | None) -> tuple[int, int]:
-    """Copy all of a stream; its size and CRC-32."""
+    """Copy a whole stream to `out`, unless None; return the stream's size and CRC-32."""
     crc = stream.seek(0)
     while block := stream.read(_BLOCK):
         crc = zlib.crc32(block, crc)

@@ -1,5 +1,4 @@
-"""Write and read the bytes of an archive (`.upz`): header, chunks, footer. `docs/formats.md` describes them for
-others.
+"""Write and read the bytes of an archive (`.upz`): header, chunks, footer (`docs/formats.md`).
 
 All numbers are little-endian; a varint has seven bits a byte, the lowest first, and the highest bit set in all bytes
 but the last. The layout is
@@ -33,7 +32,7 @@ from codec.zstd import shrink, unshrink
 MAGIC, END_MAGIC = b"UPZ", b"Z"
 VERSION = 1
 PACK_HASH = 8
-"""Bytes of a pack's SHA-256 that name the pack: two of a million packs are taken for one another at odds of 2^-25."""
+"""Bytes of a pack's SHA-256 that name the pack. Two of a million packs share a name with a probability of 2^-25."""
 
 _MODEL, _RECALL, _WINDOW = 16, 32, 64  # flags of the header
 _ONE_RECORD, _ONE_MEMBER, _APPENDED, _SHRUNK, _NAMED = 1, 2, 4, 8, 16  # flags of the footer
@@ -43,12 +42,12 @@ _LEAST_RECORD = 5  # bytes of a chunk: a head of one byte and a CRC-32
 _MAX_RECORD = 1 << 30  # original bytes, which are in memory together
 _BLOCK = 1 << 24
 _INDEX_BYTES = (1 << 16, 16)
-"""An index may have so many bytes, and so many more for each byte of the archive: names alike shrink to a tenth."""
+"""The most bytes of an index: a constant, and a number for each byte of the archive. Names alike shrink to a tenth."""
 _MEMBERS = 1 << 10  # and so many members, and one more for each byte of the archive
 
 
 class Tag(IntEnum):
-    """What a chunk holds."""
+    """The kinds of chunks."""
 
     STORED = 0  # original bytes, under a general compressor (`codec.text.stored`)
     MODELLED = 1  # an independent document: tokens of the model, then edits
@@ -64,14 +63,14 @@ RECORDS = (Tag.STORED, Tag.MODELLED, Tag.MIXED, Tag.BYTES, Tag.SAME)
 
 @dataclass(frozen=True)
 class Header:
-    """What an archive says of the model it was made with: nothing where it needs none."""
+    """The model that an archive was made with; empty where no record needs a model."""
 
     pack: bytes | None = None  # the first bytes of the pack's SHA-256
     adaptation: Adaptation = Adaptation.NONE
     window: int | None = None  # tokens, where it is not the model's own
 
     def policy(self, window: int) -> Policy:
-        """The policy of an archive whose model has a window of so many tokens."""
+        """Return the context policy, given the window of the archive's model in tokens."""
         return Policy(self.window or window, self.adaptation)
 
 
@@ -86,7 +85,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Index:
-    """What header and footer say."""
+    """The contents of an archive's header and footer."""
 
     opening: Header  # what the file begins with
     header: Header  # the same, or what the footer says in its place
@@ -94,12 +93,12 @@ class Index:
     sizes: NDArray[np.int64]  # [records]: original bytes of each
     members: list[Member]
     gaps: list[tuple[int, int]]
-    """(record, bytes): what stands before a record beside other records: a pack, footers that appends replaced."""
+    """(record, bytes) for bytes before a record that are no records: a pack, or footers that appends have replaced."""
 
 
 @dataclass(frozen=True)
 class Contents(Index):
-    """An index and where everything is."""
+    """An index, with the offsets of everything in the file."""
 
     first: int  # offset behind the header
     offsets: NDArray[np.int64]  # [records]: where each chunk begins
@@ -107,7 +106,7 @@ class Contents(Index):
 
 
 def write_header(header: Header) -> bytes:
-    """Write the header of an archive.
+    """Return the header of an archive.
 
     >>> write_header(Header())
     b'UPZ\\x01'
@@ -128,12 +127,12 @@ def _write_model(header: Header) -> bytes:
 
 
 def write_chunk(tag: Tag, crc: int, payload: bytes) -> bytes:
-    """Write a record or a pack, of which `crc` is the CRC-32 of the original bytes."""
+    """Return the chunk of a record or a pack; `crc` is the CRC-32 of the original bytes."""
     return varint(8 * len(payload) + tag) + _U32.pack(crc) + payload
 
 
 def write_footer(contents: Index) -> bytes:
-    """Write the footer of an archive with these records and members."""
+    """Return the footer of an archive with these records and members."""
     count, one_member = len(contents.sizes), len(contents.members) == 1
     flags = (
         (_ONE_RECORD if count == 1 else 0) | (_ONE_MEMBER if one_member else 0) | (_APPENDED if contents.gaps else 0)
@@ -156,7 +155,7 @@ def write_footer(contents: Index) -> bytes:
 
 
 def _with_own(size: int) -> int:
-    """`size` and the bytes that a varint of the sum takes."""
+    """Return `size` plus the bytes of a varint that states this sum."""
     own = 1
     while len(varint(size + own)) > own:
         own += 1
@@ -164,7 +163,7 @@ def _with_own(size: int) -> int:
 
 
 def read_contents(stream: BinaryIO) -> Contents:
-    """Read header and footer of a seekable archive; the records are not read.
+    """Read header and footer of a seekable archive, without reading the records.
 
     Raises:
         FormatError: not an archive, of another version, truncated or damaged.
@@ -196,7 +195,7 @@ def read_contents(stream: BinaryIO) -> Contents:
 def _place(
     first: int, end: int, count: int, lengths: NDArray[np.int64], gaps: Sequence[tuple[int, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each record begins, and its bytes. Raises FormatError where they do not fit the file."""
+    """Return where each record begins, and its bytes. Raises FormatError where the records do not fit the file."""
     before = np.zeros(count + 1, np.int64)
     for n, size in gaps:
         if n > count or size > end:
@@ -214,7 +213,7 @@ def _place(
 
 
 def read_header(stream: BinaryIO) -> Header:
-    """Read the header. Raises FormatError for what is none, or of another version."""
+    """Read the header. Raises FormatError for something else, or for another version."""
     head = stream.read(len(MAGIC) + 1)
     if head[: len(MAGIC)] != MAGIC:
         raise FormatError(f"archive: begins with {head!r}, expected {MAGIC!r}; this is not a .upz file")
@@ -242,7 +241,7 @@ def _read_model(head: int, take: Callable[[int], bytes], number: Callable[[], in
 
 
 def _read_footer(stream: BinaryIO, header: Header, first: int) -> tuple[int, int, bytes]:
-    """(offset, flags, index) of the footer of an archive whose chunks begin at offset `first`."""
+    """Return (offset, flags, index) of the footer of an archive whose chunks begin at offset `first`."""
     size = stream.seek(0, 2)
     stream.seek(max(first, size - 12))
     tail = stream.read(12)
@@ -281,7 +280,7 @@ def read_record(stream: BinaryIO, contents: Contents, number: int) -> Chunk:
 
 
 def embedded_pack(stream: BinaryIO, contents: Contents) -> bytes | None:
-    """The pack that an archive holds, None where it holds none. Raises FormatError where it is damaged."""
+    """Return the pack that an archive holds; None where it holds none. Raises FormatError for a damaged pack."""
     if not contents.gaps or contents.gaps[0][0] != 0:
         return None
     stream.seek(contents.first)
@@ -294,9 +293,9 @@ def embedded_pack(stream: BinaryIO, contents: Contents) -> bytes | None:
 
 
 def read_chunk(stream: BinaryIO) -> Chunk | None:
-    """Read the chunk that begins here, None at the end of the stream.
+    """Read the chunk that begins here; return None at the end of the stream.
 
-    A footer's payload is its index, and what follows the index is skipped.
+    The payload of a footer is its index; the rest of the footer is skipped.
 
     Raises:
         FormatError: there is no whole chunk.
@@ -323,7 +322,7 @@ def read_chunk(stream: BinaryIO) -> Chunk | None:
 
 
 def scan(stream: BinaryIO) -> Iterator[tuple[int, Chunk]]:
-    """(offset, chunk) of every whole chunk behind the header, without the index: what a damaged archive still holds."""
+    """Yield (offset, chunk) of every whole chunk behind the header, read without the index, as of a damaged archive."""
     stream.seek(0)
     read_header(stream)
     while True:

@@ -1,8 +1,8 @@
-"""A journal: what an interrupted job has done, in a file beside its target; it never looks like the target.
+"""Keep a journal of an interruptible job: a file beside the target with what is done, never to be taken for the target.
 
-Behind `UPZJ` come frames, one after the other: u32 length, u32 CRC-32, then so many bytes, little-endian. The first
-frame says what the job is. A frame counts once it is there as a whole; whatever a kill or a power cut left behind the
-last whole frame is cut off when the job goes on.
+Behind `UPZJ` come frames, one after the other: u32 length, u32 CRC-32, then `length` bytes, little-endian. The first
+frame describes the job. A frame counts once it is complete. Whatever a kill or a power cut has left behind the last
+whole frame is cut off when the job is resumed.
 """
 
 import os
@@ -28,15 +28,15 @@ class Journal:
     """The journal of a job, open and locked.
 
     Args:
-        path: where it is.
-        job: what it is about; a journal of another job does not go on.
-        resume: go on where the journal ends, if there is one.
-        force: begin a new journal in the place of one that is there.
+        path: of the file.
+        job: a description of the job; only a job of the same description can be resumed.
+        resume: continue behind the frames that are there, if there is a journal.
+        force: replace a journal that is there by a new one.
 
     Raises:
-        FormatError: what is there is no journal.
-        MismatchError: the journal is of another job, or of one that could go on.
-        CodecError: another process is at the job.
+        FormatError: the file that is there is no journal.
+        MismatchError: the journal is of another job, or of one that could be resumed.
+        CodecError: another process works on the job.
     """
 
     def __init__(self, path: Path, job: bytes, resume: bool, force: bool = False):
@@ -70,7 +70,7 @@ class Journal:
         self._stream.truncate()
 
     def _read(self) -> Iterator[tuple[int, bytes]]:
-        """Whole frames and where they end."""
+        """Return the whole frames, and where the last one ends."""
         self._stream.seek(len(_MAGIC))
         while len(head := self._stream.read(_FRAME.size)) == _FRAME.size:
             length, crc = _FRAME.unpack(head)
@@ -80,11 +80,11 @@ class Journal:
             yield self._stream.tell(), frame
 
     def __len__(self) -> int:
-        """Frames that have been added."""
+        """Return the number of frames."""
         return max(0, len(self._ends) - 1)
 
     def add(self, frame: bytes) -> None:
-        """Commit a frame of at least a byte; it is on the disk when this returns."""
+        """Commit a frame of at least one byte; the frame is on the disk when this returns."""
         self._stream.seek(self._ends[-1] if self._ends else len(_MAGIC))
         self._stream.write(_FRAME.pack(len(frame), zlib.crc32(frame)) + frame)
         self._stream.flush()
@@ -92,7 +92,7 @@ class Journal:
         self._ends.append(self._stream.tell())
 
     def frames(self) -> Iterator[bytes]:
-        """The frames that have been added, in turn. Raises FormatError if someone else changed the file."""
+        """Yield the frames in order. Raises FormatError if somebody else changed the file."""
         for count, end in enumerate(self._ends[1:], 1):
             self._stream.seek(self._ends[count - 1])
             head = self._stream.read(_FRAME.size)
@@ -102,19 +102,19 @@ class Journal:
             yield frame
 
     def close(self) -> None:
-        """Leave it for a job that goes on; remove it if nothing has been added."""
+        """Leave the journal for a job that is resumed; remove a journal without frames."""
         if not len(self):
             self.path.unlink(missing_ok=True)
         self._stream.close()
 
     def remove(self) -> None:
-        """Close and remove it: the job is done."""
+        """Close and remove the journal of a job that is done."""
         self.path.unlink(missing_ok=True)
         self._stream.close()
 
 
 def _open(path: Path) -> BinaryIO:
-    """A regular file, made if it is not there, never through a link, locked."""
+    """Open and lock a regular file, made if there is none, never through a link."""
     try:
         number = os.open(
             path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600

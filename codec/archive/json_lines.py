@@ -1,8 +1,8 @@
 r"""Take the texts out of JSON Lines, and put them back to the byte.
 
-What is left is the *frame*: the file with the literal of each line's top-level `text` replaced by a byte 0xFF and a
-byte that says how the text was escaped. A line that is no object with such a text stays in the frame as it is, its
-bytes 0xFF doubled. Where a literal is escaped in no usual way, the exceptions follow in the frame.
+The *frame* is the file without the texts: the literal of each line's top-level `text` is replaced by a byte 0xFF and a
+byte that says how the text was escaped. A line that is no object with such a text stays in the frame as it is, with
+each of its bytes 0xFF doubled. Where a literal is escaped in no usual way, the exceptions follow in the frame.
 
 >>> split(b'{"id": 7, "text": "a\\n"}\r\nno JSON')
 ([b'a\n'], b'{"id": 7, "text": \xff\x00}\r\nno JSON')
@@ -24,13 +24,13 @@ _DECODER = json.JSONDecoder()
 
 
 def literal(text: str, style: int) -> str:
-    r"""The JSON literal of a text: 0 as it is, 1 in ASCII, 2 and 3 the same with `\/` for `/`."""
+    r"""Return the JSON literal of a text: style 0 as it is, 1 in ASCII, 2 and 3 the same with `\/` for `/`."""
     found = json.dumps(text, ensure_ascii=bool(style & 1))
     return found.replace("/", "\\/") if style & 2 else found
 
 
 def split(data: bytes) -> tuple[list[bytes], bytes]:
-    """The texts of lines, and the frame."""
+    """Return the texts of the lines of a file, and the frame."""
     texts: list[bytes] = []
     frame: list[bytes] = []
     for line in data.splitlines(True) if b"\r" not in data else _lines(data):
@@ -52,7 +52,7 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 
 def _split_line(line: bytes) -> tuple[bytes, bytes] | None:
-    """The text of a line and the line's part of the frame, None where the line stays as it is."""
+    """Return the text of a line and the line's part of the frame; None where the line stays as it is."""
     try:
         string = line.decode()
         span = _find_text(string)
@@ -69,7 +69,7 @@ def _split_line(line: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _find_text(line: str) -> tuple[str, int, int] | None:
-    """(text, begin, end) of the last literal of a top-level `text`, as readers of JSON take it.
+    """Return (text, begin, end) of the last literal of a top-level `text`, the one that readers of JSON take.
 
     Raises:
         ValueError, IndexError, RecursionError: not JSON.
@@ -111,7 +111,7 @@ def _skip(line: str, at: int) -> int:
 
 
 def _code(text: str, written: str) -> bytes | None:
-    """How the frame says that `text` is written so; None where that takes more than half of it."""
+    """Return how the frame says that `text` is written so; None where that takes more than half of `written`."""
     for style in range(_ODD):
         if written == literal(text, style):
             return bytes([style])
@@ -143,7 +143,7 @@ def _odd_literal(text: str, style: int, fields: Fields, count: int) -> str:
 
 
 def join(texts: Iterator[bytes], frame: bytes, size: int) -> Iterator[bytes]:
-    """The file of `size` bytes that `split` took apart, in pieces.
+    """Put together the file of `size` bytes that `split` took apart; yield pieces.
 
     Raises:
         FormatError: texts and frame do not make up a file of this size.

@@ -1,9 +1,9 @@
 """Describe the files in an archive: names, kinds, sizes, modes and times, and how the records make up the files.
 
-Members take the original bytes of the records in turn. A file has the next `size` bytes, from whatever records they
-are in. JSON Lines have the next `documents` whole records, which are the texts of lines, and one more record, which
-is the rest of these lines (`codec.archive.json_lines`). Folders, links and copies have no bytes. A member that goes
-on with the file before it has no name: a large file is several members, and some of JSON Lines may be plain.
+Members take the original bytes of the records in turn. A file has the next `size` bytes, whichever records hold them. A
+file of JSON Lines has the next `documents` whole records, the texts of its lines, and one more record, the rest of
+these lines (`codec.archive.json_lines`). Folders, links and copies have no bytes. A member that continues the file
+before it has no name: a large file is several members, and some members of JSON Lines may be plain.
 """
 
 import os
@@ -19,7 +19,7 @@ from codec.entropy.varint import Fields, varint
 from codec.errors import FormatError
 
 ROOT = "."
-"""The name of the folder itself, where an archive is that of a folder."""
+"""The name of the folder itself, in the archive of a single folder."""
 
 _MTIME = struct.Struct("<q")
 _MODES = (None, 0o644, 0o755)
@@ -30,7 +30,7 @@ _TIMED, _REST, _COPY, _MORE = 16, 32, 64, 128  # flags: has a time; takes all by
 
 
 class Kind(IntEnum):
-    """What a member is."""
+    """The kinds of members."""
 
     FILE = 0
     JSON_LINES = 1
@@ -40,7 +40,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Member:
-    """A file, a part of one, a folder or a link in an archive."""
+    """A file, a part of a file, a folder or a link in an archive."""
 
     name: str  # with "/" between folders; bytes that are no UTF-8 as surrogates (`os.fsdecode`)
     kind: Kind = Kind.FILE
@@ -54,7 +54,7 @@ class Member:
 
 
 def write_members(members: Sequence[Member]) -> bytes:
-    """Write what an archive says of its members, without their number."""
+    """Return the members' part of an index, without the number of members."""
     parts = []
     for n, member in enumerate(members):
         mode = _MODES.index(member.mode) if member.mode in _MODES else _OTHER_MODE
@@ -85,10 +85,10 @@ def _write_name(name: str) -> bytes:
 
 
 def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[Member]:
-    """Read `count` members of records with so many original bytes each.
+    """Read `count` members, given the original bytes of each record.
 
     Raises:
-        FormatError: what follows is no list of members, the members do not fit the records, or a name is refused by
+        FormatError: the bytes are no list of members, the members do not fit the records, or a name is refused by
             `check_names`.
     """
     cursor = _Cursor(sizes)
@@ -130,7 +130,7 @@ def read_members(fields: Fields, count: int, sizes: NDArray[np.int64]) -> list[M
 
 
 class _Cursor:
-    """Where in the records the next member begins."""
+    """The place in the records where the next member begins."""
 
     def __init__(self, sizes: NDArray[np.int64]):
         self._ends: NDArray[np.int64] = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
@@ -138,11 +138,11 @@ class _Cursor:
 
     @property
     def left(self) -> int:
-        """Original bytes that no member has taken."""
+        """Return the original bytes that no member has taken."""
         return int(self._ends[-1]) - self.at
 
     def take(self, member: Member) -> None:
-        """Pass a member. Raises FormatError where the records do not have what it takes."""
+        """Move past a member. Raises FormatError where the records lack the bytes of the member."""
         if member.kind == Kind.JSON_LINES:
             end = self.record + member.documents + 1
             if end >= len(self._ends) or self._ends[self.record] != self.at:
@@ -160,7 +160,7 @@ class _Cursor:
 
 @dataclass(frozen=True)
 class Part:
-    """A member of a file, and where it is."""
+    """A member of a file, and its place in the records."""
 
     member: Member
     begin: int  # offset in the original bytes of all records
@@ -169,7 +169,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder or link with all its parts; those of a copy are the parts of what it copies."""
+    """A file, folder or link with all its parts; a copy has the parts of the file that it copies."""
 
     member: Member  # the first, which has name, mode and time
     size: int
@@ -177,7 +177,7 @@ class Entry:
 
 
 def entries(members: Sequence[Member], sizes: NDArray[np.int64]) -> list[Entry]:
-    """Group members that `read_members` has checked by the files that they make up."""
+    """Group members, checked by `read_members`, into files, folders and links."""
     cursor, groups = _Cursor(sizes), []
     copied: dict[int, list[Part]] = {}
     for n, member in enumerate(members):
@@ -193,16 +193,16 @@ def entries(members: Sequence[Member], sizes: NDArray[np.int64]) -> list[Entry]:
 
 
 def is_tree(members: Sequence[Member]) -> bool:
-    """Whether an archive is restored to a folder: not that of a single file."""
+    """Return whether an archive is restored to a folder, unlike an archive of a single file."""
     return len([m for m in members if not m.more]) != 1 or members[0].kind in (Kind.FOLDER, Kind.LINK)
 
 
 def check_names(members: Iterable[Member]) -> None:
-    """Check that the names of members can stand beside each other below one folder.
+    """Check that members can stand beside each other below one folder.
 
     Raises:
-        FormatError: a name is absolute, has `..`, can be no file's on some system, is there twice, or is below a name
-            that is no folder.
+        FormatError: a name is absolute, has `..`, is no file's name on some system, occurs twice, or lies below a name
+            that is no folder's.
     """
     members = list(members)
     folders: set[str] = set()
@@ -224,7 +224,7 @@ def check_names(members: Iterable[Member]) -> None:
 
 
 def _portable(name: str) -> bool:
-    """Whether a name is a relative path here: on Windows a backslash separates folders and a colon names a drive."""
+    """Return whether a name is a relative path here; on Windows, backslashes and colons are part of no name."""
     if os.name == "nt" and set('\\:*?"<>|') & set(name):
         return False
     try:

@@ -1,9 +1,8 @@
-"""Code parts of files: each under a general compressor as a whole, or by documents with the model, whichever is
-smaller.
+"""Code parts of files: a whole part under a general compressor, or its documents with the model, in fewest bytes.
 
-Every step is committed as a *frame*: `D` and records as they are coded, then `K` where those of a part are kept, or
-`S` and the records that take their place. A job that goes on is given the frames it committed before, and goes on
-behind them.
+Every step is committed to the journal as a *frame*: `D` and records as they are coded; then `K` where the records of
+the part are kept, or `S` and the records that take their place. A resumed job is given the frames that it committed
+before, and continues behind them.
 """
 
 import zlib
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from codec.text.solid.coder import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 16, "cuda": 1 << 24}
-"""Bytes of text for each device that are coded together and committed: a second or two of a slow processor."""
+"""Bytes of text that a device codes together and commits: a second or two of a slow processor."""
 
 _BLOCKS = {"cpu": 2, "cuda": 256}  # of a solid stream that a device codes side by side
 _PIECE = 1 << 13  # bytes of text that the model codes alone: about its window, and enough to fill the decoder's slots
@@ -48,17 +47,17 @@ _NO_TEXT = 4  # as is that of which every 4th byte is no UTF-8
 
 
 class PartCoder:
-    """Codes parts in turn.
+    """A coder of parts of files, in turn.
 
     Args:
-        coder: opens what codes documents with the model when it is first needed; None where there is no model.
-        solid: opens what codes blocks of solid streams, likewise.
-        device: that the model runs on.
-        independent: keep all records that decode alone, though others would be smaller together.
-        block: bytes of a block of a solid stream: what is decoded to reach any byte of it.
-        records: how many the archive has already.
-        done: frames of the job that goes on.
-        commit: is given every new frame.
+        coder: opens the coder of documents when it is first needed; None where there is no model.
+        solid: opens the coder of blocks of solid streams when it is first needed.
+        device: where the model runs.
+        independent: keep records that decode alone, even where other records would be smaller together.
+        block: bytes of a block of a solid stream, all of which are decoded to reach any byte of the block.
+        records: how many records the archive already has.
+        done: frames of the job that is resumed.
+        commit: called with every new frame.
     """
 
     def __init__(
@@ -83,10 +82,10 @@ class PartCoder:
         self.tokens = 0  # that the model coded
 
     def code(self, part: Part, advance: Advance) -> tuple[list[Member], list[Record]]:
-        """The members and records of a part; `advance` is told bytes of the part.
+        """Return the members and the records of a part; `advance` is called with bytes of the part.
 
         Raises:
-            MismatchError: the part is not the one that the given frames are of.
+            MismatchError: the frames of the resumed job are of another part.
         """
         if not part.data:
             return _plain(part.members), []
@@ -112,14 +111,14 @@ class PartCoder:
         return [replace(member, documents=lines) for member in part.members], records
 
     def _take(self, kind: bytes) -> list[Record] | None:
-        """The records of the next given frame, if it is of this kind."""
+        """Return the records of the next frame of the resumed job, if the frame is of this kind."""
         if self._frame is None or self._frame[:1] != kind:
             return None
         frame, self._frame = self._frame, next(self._done, None)
         return read_records(frame)
 
     def _resume(self, texts: Sequence[bytes], advance: Advance) -> list[Record]:
-        """Records of the texts that the given frames have."""
+        """Return the records that the frames of the resumed job have for these texts."""
         records: list[Record] = []
         while (found := self._take(b"D")) is not None:
             for record in found:
@@ -147,7 +146,7 @@ class PartCoder:
         )
 
     def _numbers(self, texts: Sequence[bytes]) -> list[int]:
-        """The number of each text's record, or of the first record that is equal to it."""
+        """Return for each text the number of its record, or the number of the first record with an equal text."""
         numbers, here = [], dict[bytes, int]()
         for number, text in enumerate(texts, self._count):
             key = _key(text) if len(text) >= _LEAST_SAME else b""
@@ -166,7 +165,7 @@ class PartCoder:
     def _code(
         self, part: Part, texts: list[bytes], numbers: list[int], records: list[Record], advance: Advance
     ) -> list[Record]:
-        """Add the records that `records` lacks; return the records to take in their place, if those are smaller."""
+        """Add the missing records to `records`; return the records to keep in their place, if those are smaller."""
         done = sum(record.text_bytes for record in records)
         if self._independent and self._open is None:
             new = [_stored(text) for text in texts[len(records) :]]
@@ -196,7 +195,7 @@ class PartCoder:
         whole: "Future[Record]",
         advance: Advance,
     ) -> None:
-        """Code documents with the model, where that may pay."""
+        """Code documents with the model, where the model may pay."""
         done = sum(record.text_bytes for record in records)
         share = (len(part.data) - done) / max(1, sum(map(len, texts)) - done)  # bytes of the part for each of texts
         if self._open is None or not (records or self._independent or self._hopeful(part, texts, whole)):
@@ -209,7 +208,7 @@ class PartCoder:
             self._add((found for _, found in coding), texts, numbers, records, lambda n: advance(share * n))
 
     def _hopeful(self, part: Part, texts: Sequence[bytes], whole: "Future[Record]") -> bool:
-        """Whether it may pay to code all texts with the model: a look at the bytes, then at excerpts."""
+        """Return whether coding all texts with the model may pay, by a look at the bytes and a trial on excerpts."""
         quick = len(zstandard.ZstdCompressor(level=3).compress(part.data))
         wrong = part.data.decode("utf-8", "replace").count("\ufffd") - part.data.count("\ufffd".encode())
         if quick * _REPETITION < len(part.data) or wrong * _NO_TEXT > len(part.data):
@@ -224,7 +223,7 @@ class PartCoder:
         return coded / max(1, sum(map(len, excerpts))) * text + frame < _HOPE * _cost([whole.result()])
 
     def _blocks(self, blocks: Sequence[bytes], advance: Advance) -> Iterator[list[Record]]:
-        """Code blocks, as many side by side as the device is worth."""
+        """Code blocks, as many side by side as pay on the device."""
         from codec.text.solid.blocks import encode_blocks  # compiled code, which lines do without
 
         for at in range(0, len(blocks), self._side_by_side):
@@ -238,7 +237,7 @@ class PartCoder:
         records: list[Record],
         advance: Advance,
     ) -> None:
-        """Add and commit groups of records; a text that equals an earlier one becomes a reference to that one's."""
+        """Add and commit groups of records; a text that equals an earlier text becomes a reference to its record."""
         base = self._count
 
         def add(found: Iterator[Record]) -> None:
@@ -261,10 +260,10 @@ class PartCoder:
 
 
 def split(data: bytes) -> list[bytes]:
-    """Cut a file into pieces of _PIECE / 2 to _PIECE bytes (the last of fewer).
+    """Cut a file into pieces of _PIECE / 2 to _PIECE bytes, the last one of fewer.
 
-    They end behind the last line end that allows it, or behind a space, or between two characters. Where the first
-    _PIECE bytes have a zero byte, the piece is one of _BINARY_PIECE bytes.
+    A piece ends behind the last line end that allows such a length, or behind a space, or between two characters. Where
+    the first _PIECE bytes have a zero byte, the piece has _BINARY_PIECE bytes.
     """
     found, begin = [], 0
     while begin < len(data):
@@ -275,7 +274,7 @@ def split(data: bytes) -> list[bytes]:
 
 
 def _piece(data: bytes, begin: int) -> int:
-    """Bytes of the piece that begins at `begin`, which may be more than there are."""
+    """Return the bytes of the piece that begins at `begin`, perhaps more than there are."""
     half, end = begin + _PIECE // 2, begin + _PIECE
     if data.find(b"\0", begin, end) >= 0:
         return _BINARY_PIECE
@@ -304,7 +303,7 @@ def _stored(data: bytes) -> Record:
 
 
 def _may_mix(data: bytes) -> bool:
-    """Tell whether context mixing may make fewer bytes than a general compressor: not of noise, nor of repetition."""
+    """Return whether context mixing may need fewer bytes than a general compressor: not for noise or repetition."""
     quick = len(zstandard.ZstdCompressor(level=3).compress(data))
     return len(data) < _LOOKED_AT or len(data) / _REPEATED < quick < _NOISE * len(data)
 
@@ -314,7 +313,7 @@ def _cost(records: Sequence[Record]) -> int:
 
 
 def write_records(records: Sequence[Record]) -> bytes:
-    """Records as a frame has them."""
+    """Return records as a frame has them."""
     return b"".join(
         varint(record.mode)
         + varint(record.text_bytes)
@@ -326,7 +325,7 @@ def write_records(records: Sequence[Record]) -> bytes:
 
 
 def read_records(frame: bytes) -> list[Record]:
-    """The records of a frame, without what they cost the model."""
+    """Return the records of a frame; their costs under the model are not kept, and 0."""
     fields, records = Fields(frame[1:], "journal"), []
     while fields.left:
         mode, size, crc = fields.number(), fields.number(), fields.number()
@@ -335,7 +334,7 @@ def read_records(frame: bytes) -> list[Record]:
 
 
 def kept_records(frames: Iterable[bytes]) -> Iterator[Record]:
-    """The records of all parts of a job that is done."""
+    """Yield the records of all parts of a job that is done."""
     waiting: list[Record] = []
     for frame in frames:
         if frame[:1] == b"D":

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from codec.text.solid.coder import SolidCoder
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Bytes of documents, as they are in an archive, that a device decodes together: many for each of a coder's slots."""
+"""Bytes of coded documents that a device decodes together: many documents for each of a coder's slots."""
 
 _GROUP_TEXT = 1 << 26
-"""Original bytes that are in memory together at most, unless a single record has more."""
+"""The most original bytes that are in memory together, unless a single record has more."""
 
 
 def check_pack(contents: Contents, pack: Pack) -> None:
-    """Raises MismatchError for an archive that was made with another pack."""
+    """Raise MismatchError if an archive was made with another pack."""
     wanted = contents.header.pack
     if wanted is not None and wanted != bytes.fromhex(pack.sha256)[:PACK_HASH]:
         raise MismatchError(
@@ -46,18 +46,18 @@ def check_pack(contents: Contents, pack: Pack) -> None:
 
 
 class ArchiveReader:
-    """Reads an archive from a seekable stream; several threads may use it at once.
+    """A reader of an archive on a seekable stream; several threads may use it at once.
 
     Args:
         stream: open for binary reading, or the path of a file.
-        pack: the pack that the archive was made with; not needed for one that holds the pack itself, or to look at what
-            does not need the model.
+        pack: the pack that the archive was made with. An archive that holds its pack needs none, nor does looking at
+            records without the model.
         device: where the model runs, as of `codec.devices.find_devices`.
-        most_bytes: that all files and documents may have together.
+        most_bytes: the most bytes of all files and documents together.
 
     Raises:
-        MismatchError: made with another pack.
-        FormatError: not an archive, of a later version, truncated, damaged, or of over `most_bytes`.
+        MismatchError: the archive was made with another pack.
+        FormatError: the file is no archive, of a later version, truncated, damaged, or of over `most_bytes`.
 
     >>> import io
     >>> from pathlib import Path
@@ -93,14 +93,14 @@ class ArchiveReader:
 
     @cached_property
     def coder(self) -> DocumentCoder:
-        """What decodes records that need the model."""
+        """Return the decoder of records that need the model."""
         if self.contents.header.pack is None:
             raise FormatError("archive: a record needs a model, which the archive does not name; it is damaged")
         return open_coder(self._opened(), self.policy, self._device)
 
     @cached_property
     def solid(self) -> "SolidCoder":
-        """What decodes blocks of solid streams; it has a model where the archive names a pack."""
+        """Return the decoder of blocks of solid streams, with a model where the archive names a pack."""
         from codec.text.solid.blocks import open_blocks  # compiled code, which archives without blocks do without
 
         if self.contents.header.pack is None:
@@ -108,7 +108,7 @@ class ArchiveReader:
         return open_blocks(self._opened(), self.policy, self._device, self.coder)
 
     def _opened(self) -> Pack:
-        """The pack that was given, or that the archive holds."""
+        """Return the pack that was given, or the pack that the archive holds."""
         if self._pack is None:
             blob = embedded_pack(self._stream, self.contents)
             if blob is None:
@@ -121,18 +121,18 @@ class ArchiveReader:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all files, or of all documents where there are no files."""
+        """Return the bytes of all files, or of all documents where there are no files."""
         if self.entries:
             return sum(entry.size for entry in self.entries)
         return int(self.contents.sizes.sum())
 
     @property
     def is_tree(self) -> bool:
-        """Whether the archive is restored to a folder."""
+        """Return whether the archive is restored to a folder."""
         return bool(self.entries) and is_tree(self.contents.members)
 
     def __len__(self) -> int:
-        """Documents: records that decode alone. A block of a solid stream is one of them."""
+        """Return the number of documents: records that decode alone. A block of a solid stream is a document, too."""
         return len(self._documents)
 
     def __enter__(self) -> "ArchiveReader":
@@ -148,22 +148,23 @@ class ArchiveReader:
 
     @property
     def policy(self) -> Policy:
-        """Return how the archive was coded; an `ArchiveWriter` of this policy codes the same."""
+        """Return how the archive was coded; an `ArchiveWriter` with this policy codes the same way."""
         return self.contents.header.policy(default_policy(self._opened()).window)
 
     def decode(self, documents: Sequence[int] | None = None, advance: Advance = ignore_progress) -> list[bytes]:
-        """The documents numbered `documents` (all of them where None), in that order; errors as of `iterate`."""
+        """Return the documents numbered `documents`, in that order, or all documents; errors as of `iterate`."""
         return list(self.iterate(documents, advance))
 
     def iterate(self, documents: Sequence[int] | None = None, advance: Advance = ignore_progress) -> Iterator[bytes]:
-        """The documents numbered `documents` (all of them where None), one after the other, decoded in groups.
+        """Yield the documents numbered `documents`, in that order, or all documents; they are decoded in groups.
 
         Args:
-            advance: told bytes of payload.
+            documents: numbers; None for all.
+            advance: called with bytes of payload.
 
         Raises:
             FormatError: a record is damaged, or there is no such document.
-            DocumentError: what was decoded is not what was encoded.
+            DocumentError: decoding gave other bytes than were encoded.
         """
         wanted = range(len(self)) if documents is None else documents
         for number in wanted:
@@ -172,12 +173,12 @@ class ArchiveReader:
         return self.records([int(self._documents[number]) for number in wanted], advance)
 
     def records(self, numbers: Sequence[int], advance: Advance = ignore_progress) -> Iterator[bytes]:
-        """The original bytes of records, frames of JSON Lines among them; otherwise as `iterate`."""
+        """Yield the original bytes of records, frames of JSON Lines among them; otherwise as `iterate`."""
         for group in self._groups(numbers):
             yield from self._decode(group, advance)
 
     def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """`wanted` cut where GROUP_BYTES of chunks or _GROUP_TEXT of original bytes are full."""
+        """Cut `wanted` into groups: at GROUP_BYTES of chunks, or at _GROUP_TEXT of original bytes."""
         limit = group_bytes(GROUP_BYTES, self._device)
         group: list[int] = []
         size = text = 0
@@ -208,7 +209,7 @@ class ArchiveReader:
             yield document
 
     def _chunk(self, number: int) -> tuple[int, Chunk]:
-        """The chunk that has a record's bytes, and its number: another one's where the record says that it is equal."""
+        """Return the number and the chunk of the record with a record's bytes, perhaps of an earlier, equal record."""
         chunk = read_record(self._stream, self.contents, number)
         if chunk.tag != Tag.SAME:
             return number, chunk
@@ -252,11 +253,11 @@ class ArchiveReader:
             raise FormatError(f"document {number}: {error}") from error
 
     def names(self) -> list[str]:
-        """Names of all files, in the archive's order."""
+        """Return the names of all files, in the archive's order."""
         return [entry.member.name for entry in self.entries if entry.member.kind in (Kind.FILE, Kind.JSON_LINES)]
 
     def find(self, name: str) -> Entry:
-        """The file of a name. Raises FormatError where there is none."""
+        """Return the file of a name. Raises FormatError where there is none."""
         for entry in self.entries:
             if entry.member.name == name and entry.member.kind in (Kind.FILE, Kind.JSON_LINES):
                 return entry
@@ -271,7 +272,7 @@ class ArchiveReader:
         return io.BufferedReader(_FileInArchive(self, self.find(name)), 1 << 16)
 
     def block(self, part: Part, offset: int, count: int) -> tuple[int, bytes]:
-        """(begin, bytes) of whole records of a part of a file, with `count` bytes from `offset` where it has them.
+        """Return (begin, bytes) of whole records of a part of a file: `count` bytes from `offset`, or all the rest.
 
         Raises:
             FormatError, DocumentError: as `iterate` does.
@@ -292,7 +293,7 @@ def _is_lines(part: Part) -> bool:
 
 
 class _FileInArchive(io.RawIOBase):
-    """A file of an archive; the records that were read last are kept."""
+    """A file of an archive, open for reading; the records that were read last are kept."""
 
     def __init__(self, reader: ArchiveReader, entry: Entry):
         self._reader, self._entry, self._at = reader, entry, 0
@@ -305,7 +306,7 @@ class _FileInArchive(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset, as files do."""
+        """Move to an offset; as for any file."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._entry.size}[whence]
         if base + offset < 0:
             raise ValueError(f"offset {base + offset}: expected at least 0")
@@ -316,7 +317,7 @@ class _FileInArchive(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the records go that the offset is in."""
+        """Fill a buffer up to the end of the records at the current offset."""
         if not self._begin <= self._at < self._begin + len(self._block):
             self._begin, self._block = self._read_block(len(buffer))
         start = self._at - self._begin
@@ -346,7 +347,7 @@ def _check(number: int, document: bytes, crc: int) -> None:
 
 
 def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, device: str = "cpu") -> list[bytes]:
-    """The documents of an archive, or those numbered `documents`.
+    """Decode an archive: return its documents, or the documents numbered `documents`.
 
     Raises:
         MismatchError: the archive was made with another pack.
@@ -363,7 +364,7 @@ def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, d
 
 
 def describe(archive: bytes | BinaryIO) -> dict[str, Any]:
-    """What an archive says of itself, without its pack. Raises FormatError as `ArchiveReader` does."""
+    """Return the description of an archive that needs no pack. Raises FormatError as `ArchiveReader` does."""
     stream = BytesIO(archive) if isinstance(archive, bytes) else archive
     contents = read_contents(stream)
     tags = [read_record(stream, contents, n).tag for n in range(len(contents.sizes))]

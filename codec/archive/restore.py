@@ -1,7 +1,7 @@
-"""The decoder of a proof, run as a process of its own: `python -m codec.archive.restore PACK ARCHIVE OUTPUT [DEVICE]`.
+"""Decode for a proof, in a process of its own: `python -m codec.archive.restore PACK ARCHIVE OUTPUT [DEVICE]`.
 
-It is given a pack and an archive and nothing else, writes the documents one after the other to OUTPUT, and prints one
-JSON object: the length of each document, the seconds it took, and the size of the source it had to import.
+The process is given a pack and an archive and nothing else. It writes the documents one after the other to OUTPUT, and
+prints one JSON object: the length of each document, the seconds, and the bytes of source that were imported.
 """
 
 import json
@@ -15,7 +15,9 @@ from codec.errors import DocumentError
 
 
 def restore(pack: Path, archive: Path, output: Path, device: str) -> dict[str, object]:
-    """Decode a whole archive; where a document fails, `failed` is its number and what it decoded to is written alone.
+    """Decode a whole archive into `output`; where a document fails, write only what that document decoded to.
+
+    Then `failed` of the result is the document's number.
 
     Raises:
         CodecError: the archive or the pack is damaged.

@@ -1,4 +1,4 @@
-"""Take out of a damaged archive what is whole."""
+"""Restore the undamaged files and records of a damaged archive."""
 
 import shutil
 import tempfile
@@ -21,7 +21,7 @@ from codec.text.stored import unstore
 
 @dataclass
 class Salvaged:
-    """What was found in a damaged archive."""
+    """The finds in a damaged archive."""
 
     files: list[str] = field(default_factory=list)  # restored as they were
     records: int = 0  # restored under their numbers, since no index says whose they are
@@ -30,15 +30,16 @@ class Salvaged:
 
 
 def salvage(stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cpu") -> Salvaged:
-    """Restore the files of an archive that are whole, and the records behind its last whole index one by one.
+    """Restore the undamaged files of an archive, and one by one the records behind its last undamaged index.
 
     Args:
-        stream: seekable, the archive.
-        pack: the pack that the archive was made with, if it needs one.
-        output: a new folder. A record without a file is `record-000000` and so on.
+        stream: the archive; must be seekable.
+        pack: the pack that the archive was made with, if its records need one.
+        output: a new folder. A record without a file becomes `record-000000` and so on.
+        device: where the model runs, as of `codec.devices.find_devices`.
 
     Raises:
-        FormatError: there is not even a header.
+        FormatError: the file has not even a header.
         OutputError: the folder is there and not empty.
     """
     stream.seek(0)
@@ -69,7 +70,7 @@ def salvage(stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cp
 
 
 def _open(stream: BinaryIO, copy: BinaryIO, pack: Pack | None, device: str) -> ArchiveReader | None:
-    """A reader of what ends where `stream` is, None where that has no index."""
+    """Return a reader of the bytes before the position of `stream`; None where they do not end in an index."""
     end = stream.tell()
     copy.seek(0)
     copy.truncate()
@@ -85,7 +86,7 @@ def _open(stream: BinaryIO, copy: BinaryIO, pack: Pack | None, device: str) -> A
 
 
 def _files(reader: ArchiveReader, folder: Path, found: Salvaged) -> None:
-    """Restore files and documents one by one."""
+    """Restore files, or documents where there are no files, one by one."""
     for entry in reader.entries:
         name = entry.member.name
         if entry.member.kind not in (Kind.FILE, Kind.JSON_LINES):

@@ -1,4 +1,4 @@
-"""Find the files, folders and links that an archive is to hold, and read them part by part."""
+"""Find the files, folders and links to archive, and read them part by part."""
 
 import os
 import stat
@@ -21,15 +21,15 @@ PART = 1 << 26
 """Bytes of a file that are coded together: 64 MiB, the dictionary of `xz -9`."""
 
 RUN = 1 << 24
-"""Bytes of small files that are coded together; reading one of them may cost decoding all."""
+"""Bytes of small files that are coded together. Reading one of these files may cost decoding all of them."""
 
 JSON_LINES = (".jsonl", ".ndjson")
-"""Ends of names, in any case, of files that are taken apart by lines."""
+"""Endings of the names, in any case, of files whose texts are coded line by line."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Something to archive: a member as yet without size, and where to read it."""
+    """A file, folder or link to archive: a member without its size, and the path to read."""
 
     member: Member
     path: Path
@@ -37,7 +37,7 @@ class Source:
     identity: tuple[int, int] | None = None  # device and inode of a file that has other names
 
     def open(self) -> BinaryIO:
-        """Open the file, or standard input. Raises FormatError where it cannot be read."""
+        """Open the file, or standard input. Raises FormatError where that fails."""
         if str(self.path) == STANDARD:
             return sys.stdin.buffer
         return open_binary(self.path, "text")
@@ -55,14 +55,16 @@ class Part:
 def find_sources(
     inputs: Sequence[Path], target: Path | None = None, note: Callable[[str], None] = lambda message: None
 ) -> list[Source]:
-    """Find what `inputs` stand for: folders first, then files sorted by kind and name, links last.
+    """Return what to archive for `inputs`: folders first, then files sorted by kind and name, links last.
 
-    `-` is standard input, and a folder stands for all below it. The names below a single folder are relative to it; of
-    several inputs they begin with the inputs' own last names, or with their whole paths where these are not distinct.
+    `-` is standard input. A folder stands for everything below it. Names below a single folder are relative to the
+    folder. The names of several inputs begin with the inputs' own last names, or with their whole paths where last
+    names are equal.
 
     Args:
-        target: the archive to write, which must not be in a folder that is archived.
-        note: told of what is left out: FIFOs, sockets and devices in folders.
+        inputs: paths.
+        target: the archive to write, which must not lie in a folder that is archived.
+        note: called with a sentence on each FIFO, socket or device in a folder, which is left out.
 
     Raises:
         FormatError: an input cannot be read, two names are equal, or `target` is in a folder.
@@ -90,7 +92,7 @@ def find_sources(
 
 
 def _names(inputs: Sequence[Path]) -> list[str]:
-    """Names of inputs in an archive; a single standard input has none."""
+    """Return the names of inputs in an archive; the only input has none where it is standard input."""
     if len(inputs) == 1:
         return ["" if str(inputs[0]) == STANDARD else inputs[0].name or ROOT]
     names = [
@@ -110,7 +112,7 @@ def _kind_and_name(name: str) -> tuple[bytes, bytes]:
 
 
 def _source(path: Path, name: str, found: os.stat_result) -> Source:
-    """The source of a file or folder; of a FIFO or device the mode and time say nothing."""
+    """Return the source of a file or folder; the mode and time of a FIFO or a device are not kept."""
     mode, mtime = stat.S_IMODE(found.st_mode), found.st_mtime_ns
     if stat.S_ISDIR(found.st_mode):
         return Source(Member(name, Kind.FOLDER, mode=mode, mtime=mtime), path)
@@ -142,7 +144,7 @@ def _below(folder: Path, prefix: str, note: Callable[[str], None]) -> Iterator[S
 
 
 def total_bytes(sources: Sequence[Source]) -> int | None:
-    """Bytes of all files, None where one of them is no regular file."""
+    """Return the bytes of all files; None where one of them is no regular file."""
     files = [source for source in sources if source.member.kind in (Kind.FILE, Kind.JSON_LINES)]
     if any(source.member.mtime is None for source in files):
         return None
@@ -150,7 +152,7 @@ def total_bytes(sources: Sequence[Source]) -> int | None:
 
 
 class PartReader:
-    """Reads sources in parts of at most PART bytes; small files are read into one part together."""
+    """A reader of sources in parts of at most PART bytes; small files share a part."""
 
     def __init__(self, sources: Sequence[Source], members: int = 0):
         self._sources = sources
@@ -160,7 +162,7 @@ class PartReader:
         self._same: dict[bytes | tuple[int, int], int] = {}  # numbers of files by inode or hash
 
     def parts(self) -> Iterator[Part]:
-        """Parts with all members in turn. Raises FormatError where a file cannot be read."""
+        """Yield the parts, with all members in turn. Raises FormatError where a file cannot be read."""
         for source in self._sources:
             if source.member.kind in (Kind.FOLDER, Kind.LINK):
                 self._add(source.member, b"")
@@ -189,7 +191,7 @@ class PartReader:
             self._same[source.identity] = number
 
     def _large(self, member: Member, data: bytes, stream: BinaryIO) -> Iterator[Part]:
-        """Parts of a file that begins with `data` and goes on with what `stream` has."""
+        """Yield the parts of a file that begins with `data` and continues with the bytes of `stream`."""
         lines = member.kind == Kind.JSON_LINES
         while True:
             cut = _cut(data, lines)
@@ -202,7 +204,7 @@ class PartReader:
             member = Member(member.name, member.kind, more=True)
 
     def _is_copy(self, member: Member, key: bytes | tuple[int, int] | None) -> bool:
-        """Whether a file of the same inode or bytes has been read; then it is added as a copy."""
+        """Return whether a file of the same inode or bytes has been read; if so, add the member as a copy."""
         if key is None or not member.name:
             return False
         number = self._same.get(key)
@@ -224,7 +226,7 @@ class PartReader:
 
 
 def _read(stream: BinaryIO, count: int) -> bytes:
-    """`count` bytes, or what there is: pipes give less at a time."""
+    """Read `count` bytes, or all that there are: pipes give less at a time."""
     blocks = []
     while count and (block := stream.read(count)):
         blocks.append(block)
@@ -233,7 +235,7 @@ def _read(stream: BinaryIO, count: int) -> bytes:
 
 
 def _cut(data: bytes, lines: bool) -> int:
-    """Where a part of a file ends that begins with `data`."""
+    """Return where to cut `data`, the beginning of a file: the length of its first part."""
     if len(data) <= PART:
         return len(data)
     return (lines and data.rfind(b"\n", 0, PART) + 1) or PART

@@ -33,20 +33,20 @@ _NEEDS_MODEL = (Tag.MODELLED, Tag.MIXED)
 
 
 def header_of(pack: Pack, policy: Policy) -> Header:
-    """What an archive says of the model it is made with."""
+    """Return the header of an archive that is made with a pack."""
     window = policy.window if policy.window != default_policy(pack).window else None
     return Header(bytes.fromhex(pack.sha256)[:PACK_HASH], policy.adaptation, window)
 
 
 class ChunkWriter:
-    """Header, records and footer onto a stream that need not seek.
+    """A writer of header, records and footer to a stream that need not seek.
 
     The header is written with the first record, and names the model only if that record needs the model. Where a later
-    record is the first to need it, the footer names it.
+    record is the first to need the model, the footer names it.
 
     Args:
         stream: open for binary writing, at the end of `before` where that is given.
-        header: what the archive says if any record needs the model.
+        header: the model and its use, for the case that any record needs the model.
         before: contents of the archive that records are added to.
     """
 
@@ -60,7 +60,7 @@ class ChunkWriter:
         self.framing_bytes = 0
 
     def gap(self, size: int) -> None:
-        """Say that `size` bytes stand before the next record which are no record: the footer that is replaced."""
+        """Note that `size` bytes before the next record are no record: the footer that is replaced."""
         self._gaps.append((len(self._sizes), size))
 
     def add(self, record: Record) -> None:
@@ -75,7 +75,7 @@ class ChunkWriter:
         self._sizes.append(record.text_bytes)
 
     def add_pack(self, blob: bytes) -> None:
-        """Write the pack itself, so that a decoder needs nothing else."""
+        """Write the pack, so that a decoder needs nothing beside the archive."""
         self._header = self._model
         self._open()
         chunk = write_chunk(Tag.PACK, zlib.crc32(blob), blob)
@@ -99,20 +99,21 @@ class ChunkWriter:
 
 
 class ArchiveWriter:
-    """Writes an archive to a stream, each document on its own.
+    """A writer of documents to an archive on a stream, each document on its own.
 
     Args:
         stream: open for binary writing; for `append` also readable and seekable.
         pack: the opened pack that provides the probabilities.
         policy: context policy of a new archive.
         device: where the model runs, as of `codec.devices.find_devices`; the bytes do not depend on it.
-        append: the stream holds an archive to which documents are added.
+        append: add documents to the archive that the stream holds.
 
     Raises:
         MismatchError: the archive to append to was made with another pack.
-        FormatError: it is damaged.
+        FormatError: the archive to append to is damaged.
 
-    An archive is complete when `close` has written its footer; leaving a `with` block closes it unless by an error.
+    An archive is complete when `close` has written its footer. Leaving a `with` block closes the archive, unless an
+    error ends the block.
 
     >>> import io
     >>> from pathlib import Path
@@ -145,18 +146,18 @@ class ArchiveWriter:
 
     @property
     def framing_bytes(self) -> int:
-        """Bytes that have been written beside payloads."""
+        """Return the bytes written so far that are no payload."""
         return self._chunks.framing_bytes
 
     def append(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """Code documents and write them; returns what each cost. They are coded together, so give many at a time.
+        """Code documents and write their records; return the records. Pass many documents: they are coded together.
 
         Args:
             documents: any bytes, empty ones too.
-            model_only: never store a document under a general compressor instead.
-            advance: told bytes of text.
+            model_only: code every document with the model, also where a general compressor needs fewer bytes.
+            advance: called with bytes of text.
 
         Raises:
             MismatchError: the archive has files, to which documents cannot be added (`codec.archive.encode_files`).
@@ -183,7 +184,7 @@ class ArchiveWriter:
 def encode(
     model: Pack, documents: Sequence[bytes], device: str = "cpu", adaptation: Adaptation = Adaptation.NONE
 ) -> bytes:
-    """Code documents (any bytes) with a pack; returns an archive.
+    """Code documents (any bytes) with a pack; return an archive.
 
     Raises:
         MismatchError: the pack holds weights only, or not what the adaptation needs.

@@ -1,4 +1,4 @@
-"""The commands that read archives: decode and salvage."""
+"""Define the commands that read archives: decode and salvage."""
 
 import sys
 import tempfile
@@ -39,7 +39,7 @@ def decode(
     test: Annotated[bool, typer.Option("--test", "-t", help="Decode, and write nothing.")] = False,
     listing: Annotated[bool, typer.Option("--list", "-l", help="List files and sizes; nothing is decoded.")] = False,
     file: Annotated[str | None, typer.Option("--file", help="Decode this file of the archive alone.")] = None,
-    byte_range: Annotated[str | None, typer.Option("--bytes", metavar="A:B", help="Its bytes from A up to B.")] = None,
+    byte_range: Annotated[str | None, typer.Option("--bytes", metavar="A:B", help="Of FILE, bytes A to B.")] = None,
     document: Annotated[
         list[int] | None, typer.Option(help="Decode this document alone (counted from 0); repeat it for several.")
     ] = None,
@@ -85,7 +85,7 @@ def decode(
 
 
 def _target(path: Path, single: bool) -> Path:
-    """Where an archive is decoded to, if nothing else is said."""
+    """Return the path that an archive is decoded to, if no output is named."""
     if path == STANDARD or single:
         return STANDARD
     if path.suffix != SUFFIX or not path.stem:
@@ -163,10 +163,10 @@ def _reader(path: Path, model: str | None, device: str) -> Iterator["ArchiveRead
 
 
 def find_pack(stream: BinaryIO, path: Path, model: str | None) -> "Pack | None":
-    """Open the pack that an archive needs, None where the archive needs none or holds the pack itself.
+    """Open the pack that an archive needs; None where the archive needs no pack or holds its pack.
 
     Raises:
-        MismatchError: the pack is nowhere.
+        MismatchError: no folder has the pack.
     """
     import codec
     from codec.archive.format import embedded_pack, read_contents

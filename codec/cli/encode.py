@@ -1,4 +1,4 @@
-"""The command that makes archives: encode."""
+"""Define the command that makes archives: encode."""
 
 import io
 import sys
@@ -49,15 +49,15 @@ def encode(
     remove: Remove = False,
     model: Model = "small",
     append: Annotated[bool, typer.Option("--append", help="Add the inputs to the archive that is there.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     adapt: Adapt = Adaptation.NONE,
     independent: Annotated[
-        bool, typer.Option(help="Keep every line and piece decodable alone, though less would be smaller.")
+        bool, typer.Option(help="Make every line and piece decodable alone, at the cost of size.")
     ] = False,
     include_model: Annotated[
-        bool, typer.Option(help="Put the pack into the archive, which then needs no other.")
+        bool, typer.Option(help="Put the pack into the archive: decoding needs no other file.")
     ] = False,
-    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach one of them.")] = 1
+    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach any of them.")] = 1
     << 20,
     device: Device = "cpu",
     threads: Threads = None,
@@ -99,7 +99,7 @@ def encode(
 
 
 def _jobs(paths: list[Path], output: Path | None) -> list[tuple[list[Path], Path]]:
-    """What goes into which archive."""
+    """Return the inputs of each archive, and its path."""
     if output is not None:
         return [(paths, output)]
     if paths == [STANDARD]:
@@ -112,7 +112,7 @@ def _jobs(paths: list[Path], output: Path | None) -> list[tuple[list[Path], Path
 def _settings(
     model: str, adapt: Adaptation, device: str, independent: bool, include: bool, block: int
 ) -> tuple["Settings", list[Path]]:
-    """How files are coded, and the file of the pack."""
+    """Return how files are coded, and the path of the pack."""
     import codec
     from codec.archive.encode_files import Settings
     from codec.files import read_bytes
@@ -179,7 +179,7 @@ def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Counting:
-    """A stream that counts what is written."""
+    """A stream that counts the bytes that are written."""
 
     def __init__(self, stream: BinaryIO):
         self._stream, self.size = stream, 0
@@ -195,7 +195,7 @@ class _Counting:
 
 @contextmanager
 def opened(target: Path) -> Iterator[BinaryIO]:
-    """Open standard output, or a file that appears whole."""
+    """Open standard output, or a file that appears complete or not at all."""
     from codec.files import atomic_write
 
     if target != STANDARD:

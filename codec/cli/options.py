@@ -1,4 +1,4 @@
-"""Share options between the commands of all rooms, with what they stand for."""
+"""Define the options that commands of all rooms share, and open what the options name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,12 +21,14 @@ Stdout = Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard 
 Threads = Annotated[
     int | None, typer.Option("--threads", "-T", min=1, help="Threads of the processor; by default all.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what becomes of each input.")]
-Adapt = Annotated[Adaptation, typer.Option(help="What learns from a document while it is coded.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print what becomes of each input.")]
+Adapt = Annotated[Adaptation, typer.Option(help="What the model learns from a document while coding it.")]
 Device = Annotated[
     str,
-    typer.Option(help="cpu, cuda (all GPUs), cuda:N, or several with commas (cpu,cpu), a process each; same bytes."),
+    typer.Option(
+        help="cpu, cuda (all GPUs), cuda:N, or several with commas (cpu,cpu), a process each; the bytes are the same."
+    ),
 ]
 
 
@@ -47,7 +49,7 @@ def check_device(device: str) -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Let work on a processor use so many threads; where None, what `codec.devices.compute_threads` says."""
+    """Set the number of threads for work on a processor; None for `codec.devices.compute_threads`."""
     import os
     import sys
 

@@ -1,4 +1,4 @@
-"""The codec's commands for packs: pack, unpack, inspect. Those for text are in `codec.cli.encode` and `decode`."""
+"""Define the commands for packs: pack, unpack, inspect. Those for text are in `codec.cli.encode` and `decode`."""
 
 import json
 from math import prod
@@ -65,7 +65,7 @@ def pack(
 
 
 def _load(checkpoint: Path, tokenizer: Path | None) -> "tuple[Any, Any, Any, Extras | None]":
-    """Return the state dict; for a model of ours its config and tokenizer, else what travels with the weights."""
+    """Return the state dict, and either config and tokenizer, of a model of ours, or the files beside the weights."""
     from codec.model.checkpoint import WEIGHTS, load_checkpoint
     from codec.model.weight_files import open_weights
     from codec.pack.writer import Extras
@@ -175,7 +175,7 @@ def inspect(
 
 
 def _shown(result: dict[str, Any]) -> Any:
-    """Make the table of a pack."""
+    """Format the description of a pack as a table."""
     rows = [
         (t["name"], t["dtype"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
         for t in result["tensors"]
@@ -186,9 +186,9 @@ def _shown(result: dict[str, Any]) -> Any:
 
 
 def describe(opened: "Pack") -> dict[str, Any]:
-    """Return the sizes of a pack and of its tensors; those of all tensors and of the header sum to the file.
+    """Return the sizes of a pack and of its tensors; the sizes of all tensors and of the header sum to the file's.
 
-    Small tensors are compressed together; each has its share by its uncompressed bytes.
+    Small tensors are compressed together; each is given a share by its uncompressed bytes.
     """
     from codec.pack.parts.dtypes import size_of
 

@@ -1,7 +1,7 @@
-"""Bytes without a language model: what they look like decides the contexts and the primer.
+"""Code bytes without a language model; the kind of the bytes decides the contexts and the primer.
 
-A payload is a byte for the kind of data, the length of its records in two bytes (little-endian) where it has them, and
-the code. No bytes have an empty payload.
+A payload is a byte for the kind of data, the length of the data's records in two bytes (little-endian) where there are
+records, and the code. The payload of no bytes is empty.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ from codec.entropy.adaptive_bit import code_bit
 from codec.errors import FormatError
 
 PRIMERS = ("prose", "c", "html", "lisp", "man", "python")
-"""Texts that a stream has seen before its first byte; the kinds of data 1 to 6."""
+"""Texts, one of which a stream sees before its first byte; the kinds of data 1 to 6."""
 
 PLAIN, RECORDS = 0, 255
 """Kinds: text without a primer, and records."""
@@ -36,7 +36,7 @@ _BYTE_ROOM = 16  # bytes that a byte may add to a code: two a bit
 
 @compiled
 def _code(s, coder, code, data, decode):
-    """Code bytes into, or from, a range coder's code."""
+    """Encode bytes into the code of a range coder, or decode bytes from the code into `data`."""
     for n in range(len(data)):
         byte, wanted = 0, np.int64(data[n])
         for k in range(8):
@@ -47,7 +47,11 @@ def _code(s, coder, code, data, decode):
 
 
 def compress(data: bytes, kind: int | None = None) -> bytes:
-    """The payload of any bytes; `kind` is chosen unless given.
+    """Return the payload of any bytes.
+
+    Args:
+        data: any bytes.
+        kind: of PRIMERS, PLAIN or RECORDS; the kind that makes the fewest bytes of the beginning, if None.
 
     >>> decompress(compress(b"to be or not to be"), 18)
     b'to be or not to be'
@@ -72,7 +76,7 @@ def compress(data: bytes, kind: int | None = None) -> bytes:
 
 
 def decompress(payload: bytes, size: int) -> bytes:
-    """The `size` bytes of a payload; time and memory are bounded by `size`. Raises FormatError for other payloads."""
+    """Return the `size` bytes of a payload, in time and memory that `size` bounds. Raises FormatError for any other."""
     if not size and not payload:
         return b""
     kind = payload[0] if payload else -1
@@ -93,13 +97,13 @@ def decompress(payload: bytes, size: int) -> bytes:
 
 @lru_cache
 def primer(name: str) -> bytes:
-    """A text that is part of this package."""
+    """Read a primer, a text that is part of this package."""
     return files("codec.cm").joinpath("primers", f"{name}.txt").read_bytes()
 
 
 @lru_cache(maxsize=_LIKELY + 1)
 def _primed(kind: int, bits: int) -> Stream:
-    """A stream that has seen a primer, for text of up to 2^bits bytes."""
+    """Make a stream that has seen a primer, for text of up to 2^bits bytes."""
     text = np.frombuffer(primer(PRIMERS[kind - 1]), np.uint8).copy()
     s = new_stream(1 << bits)
     start_byte(s)
@@ -116,8 +120,9 @@ def _stream(kind: int, record: int, size: int) -> Stream:
 
 
 def _kinds_of(data: bytes) -> list[int]:
-    """Return the kinds that data may be: records, by control characters; or also text, of those primers of which
-    zstandard makes most.
+    """Return the kinds that data may be: only RECORDS where there are many control characters, else some text, too.
+
+    The text is PLAIN or has a primer, one of those with which zstandard makes fewest bytes of the data.
     """
     head = np.frombuffer(data[:_LOOK], np.uint8)
     control = (head < 32) & (head != 9) & (head != 10) & (head != 13) & (head != 12)
@@ -132,7 +137,10 @@ def _kinds_of(data: bytes) -> list[int]:
 
 
 def _record_length(data: bytes) -> int:
-    """The shortest distance at which nearly as many bytes, 0 and 255 aside, are equal as at the best."""
+    """Return the shortest distance at which nearly as many bytes are equal as at the best distance.
+
+    Bytes 0 and 255 do not count.
+    """
     values: NDArray[np.uint8] = np.frombuffer(data[:_LOOK], np.uint8)
     telling = (values != 0) & (values != 255)
     distances = range(1, min(LONGEST_RECORD, len(values) - 1) + 1)

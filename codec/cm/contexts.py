@@ -1,4 +1,4 @@
-"""What the contexts of a byte are: hashes of the text before, or of the bytes above and before in records."""
+"""Hash the contexts of a byte: the text before the byte or, in records, the bytes above and before."""
 
 import numpy as np
 
@@ -30,8 +30,8 @@ _SHAPES = np.array(
     ],
     np.int64,
 )
-"""Classes of bytes: letters, digits, parts of other characters, spaces; several classes of marks and
-controls. Classes up to `_RUNS` count once in a row."""
+"""Classes of bytes: letters, digits, parts of other characters, spaces; several classes of marks and of controls. Of
+equal classes in a row, those up to `_RUNS` count once."""
 
 
 @compiled
@@ -57,7 +57,7 @@ def _take_text(s, byte):
 
 @compiled
 def _hash_text(s):
-    """Hash orders 0 to 6, words, pairs of words, the byte above, indentation and shapes; return how many."""
+    """Hash orders 0 to 6, words, pairs of words, the byte above, indentation and shapes; return how many contexts."""
     r, h, history = s.registers, s.hashes, s.history
     last, above = r[LAST], r[LINE1] + r[PLACE] - r[LINE]
     up = np.int64(history[above & (len(history) - 1)]) if above < r[LINE] else 0
@@ -76,7 +76,7 @@ def _hash_text(s):
 
 @compiled
 def _take_record(s, byte):
-    """Take a byte behind those that it followed."""
+    """Note a byte as the last one that followed the byte and the two bytes before."""
     before = s.registers[LAST] >> 8
     for at in (before & 0xFF, 256 + (before & 0xFFFF)):
         s.following[at] = np.uint32((np.int64(s.following[at]) << 8 | byte) & 0xFFFFFF)
@@ -84,7 +84,7 @@ def _take_record(s, byte):
 
 @compiled
 def _hash_record(s):
-    """Orders 0 to 4 and 6, bytes above, columns, differences, sparse and indirect contexts; returns how many."""
+    """Hash orders 0 to 4 and 6, bytes above, columns, differences, sparse and indirect contexts; return how many."""
     r, h, history, mask = s.registers, s.hashes, s.history, len(s.history) - 1
     last, place, length = r[LAST], r[PLACE], r[RECORD]
     up, up2 = np.int64(history[(place - length) & mask]), np.int64(history[(place - 2 * length) & mask])
@@ -115,7 +115,7 @@ def _hash_record(s):
 
 @compiled
 def take_byte(s, byte):
-    """Take a byte that `LAST` already has."""
+    """Take a byte that register LAST already has into the other registers."""
     if s.registers[KIND]:
         _take_record(s, byte)
     else:

@@ -1,4 +1,4 @@
-"""Where the last bytes have been before, and what followed there: a match model of two lengths."""
+"""Find where the last bytes occurred before, and what followed: a match model of two lengths."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from codec.cm.state import BITS, EXPECTED, LAST, LENGTH, MATCH_LENGTHS, MATCH_MA
 from codec.cm.tables import STRETCH
 
 LEAST = np.array([6, 14])
-"""Bytes that a match begins with: 6 find much, 14 seldom err."""
+"""Bytes that a match begins with: 6 find many matches, 14 seldom err."""
 
 _LONGEST, _LOOKED_AT = 400, 32
 
 
 @compiled
 def _look_up(s, which):
-    """Enter the present place, and find an earlier one with the same last bytes where no match goes on."""
+    """Enter the current place in the table; where no match goes on, find an earlier place with the same last bytes."""
     r, history, mask = s.registers, s.history, len(s.history) - 1
     place, least = r[PLACE], LEAST[which]
     if place < least:
@@ -51,7 +51,7 @@ def follow(s):
 
 @compiled
 def predict(s, k):
-    """Fill in four inputs from `k` on; returns how much the first match is to be relied on, 0 to 15."""
+    """Fill in four inputs from `k` on; return how reliable the first match is, 0 to 15."""
     r, x = s.registers, s.inputs
     trust = 0
     for which in range(2):
@@ -73,7 +73,7 @@ def predict(s, k):
 
 @compiled
 def learn(s, bit):
-    """Learn whether the matches were right."""
+    """Learn whether the matches predicted the bit."""
     for which in range(2):
         at = s.registers[MATCHED + which]
         if at >= 0:

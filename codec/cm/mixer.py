@@ -1,4 +1,4 @@
-"""Two layers of weights and two adaptive probability maps: many odds become one probability.
+"""Mix many odds into one probability: two layers of weights, then two adaptive probability maps.
 
 Logistic mixing (Mattern 2012; Mahoney 2005), and secondary symbol estimation (Mahoney 2005).
 """
@@ -18,20 +18,20 @@ _REMEMBERED = 255  # decisions, by an adaptive probability map
 
 @compiled
 def knot(odds):
-    """Where odds lie in an adaptive probability map: the knot below, and how far behind it, 0 to 127."""
+    """Return the place of odds in an adaptive probability map: the knot below, and the distance behind it, 0 to 127."""
     y = min(max(odds + 2048, 0), 4095)
     return y >> 7, y & 127
 
 
 @compiled
 def between(maps, at, rest):
-    """The probability, 22 bits, between a map's knot `at` and the next."""
+    """Interpolate a map between knot `at` and the next: return a probability in units of 2^-22."""
     return (np.int64(maps[at] >> 10) * (128 - rest) + np.int64(maps[at + 1] >> 10) * rest) >> 7
 
 
 @compiled
 def mix(s):
-    """The probability of a one in units of 2^-16 by `s.inputs` and `s.sets`, from 1 to 2^16 - 1."""
+    """Mix `s.inputs` with the weights of `s.sets`: return the probability of a one in units of 2^-16, 1 to 2^16 - 1."""
     r, x, row = s.registers, s.inputs, s.registers[FINAL_ROW]
     vectors = (r[INPUT_COUNT] + LANES - 1) // LANES
     for j in range(r[INPUT_COUNT], vectors * LANES):
@@ -57,7 +57,7 @@ def mix(s):
 
 @compiled
 def correct(s, bit):
-    """Move the weights after `mix` by what was wrong with each sum."""
+    """Move the weights that `mix` used, each by the error of its sum; `bit` is the decision that was coded."""
     r, x, row = s.registers, s.inputs, s.registers[FINAL_ROW]
     vectors, goal = (r[INPUT_COUNT] + LANES - 1) // LANES, 65536 if bit else 0
     rate = _RATE + _FIRST_RATE * _FALL // (_FALL + r[DECISIONS])

@@ -1,4 +1,4 @@
-"""One decision: odds from contexts, matches and a language model, mixed; then what happened is learned."""
+"""Predict one decision from contexts, matches and a language model, and learn from the outcome."""
 
 import numpy as np
 
@@ -28,10 +28,10 @@ from codec.cm.tables import STRETCH
 from codec.cm.vectors import prefetch
 
 NONE = 1 << 20
-"""In place of a language model's odds."""
+"""The value in place of a language model's odds where there is none."""
 
 CONFIDENCE = np.array([0] + [min(64, 20 + 64 * n // (n + 4)) for n in range(1, 256)], np.int32)
-"""By how many 64ths odds count that come of so many decisions."""
+"""Weight of odds in 64ths, by the number of decisions that the odds come from."""
 
 _ORDERS = 7  # contexts, from the first on, that tell how much is known
 _MOST = 1023  # decisions that maps remember
@@ -39,7 +39,7 @@ _MOST = 1023  # decisions that maps remember
 
 @compiled
 def _inputs_of_slots(s, k, used, node, base):
-    """Two inputs of each of the first `used` contexts; returns how many of the lower orders have been here before."""
+    """Fill in two inputs for each of the first `used` contexts; return how many lower orders have seen this node."""
     x, slots, hits = s.inputs, s.slots, 0
     for i in range(used):
         at = slots[0, i] + node
@@ -58,7 +58,7 @@ def _inputs_of_slots(s, k, used, node, base):
 
 @compiled
 def _inputs_of_model(s, odds, row):
-    """A language model's odds, and what such odds have meant so far in a row of maps; returns the next input."""
+    """Fill in a language model's odds, and what they have stood for so far in a row of maps; return the next input."""
     if odds == NONE:
         s.registers[MODELLED] = -1
         return 0
@@ -72,9 +72,10 @@ def _inputs_of_model(s, odds, row):
 
 @compiled
 def predict_bit(s, odds):
-    """The probability (2^-16) of a one as the next bit of a byte.
+    """Return the probability (2^-16) that the next bit of a byte is a one.
 
     Args:
+        s: a stream.
         odds: the language model's, or NONE.
     """
     r, sets = s.registers, s.sets
@@ -99,7 +100,7 @@ def predict_bit(s, odds):
 
 @compiled
 def predict_end(s, used, node, odds):
-    """The probability (2^-16) that a token ends here, by `used` buckets in `s.slots` and a language model's odds."""
+    """Return the probability (2^-16) that a token ends here, by `used` buckets in `s.slots` and a model's odds."""
     r, sets = s.registers, s.sets
     k = _inputs_of_model(s, odds, 32 + min(r[DEPTH], 7))
     hits = _inputs_of_slots(s, k, used, node, END_MAPS)
@@ -116,7 +117,7 @@ def predict_end(s, used, node, odds):
 
 @compiled
 def learn(s, used, bit):
-    """Learn from a decision that `used` contexts had a part in."""
+    """Learn from a decision that `used` contexts predicted."""
     for i in range(used):
         at, m = s.slots[1, i], s.slots[2, i]
         s.nodes[at] = np.uint32(learned(np.int64(s.nodes[at]), bit))
@@ -129,7 +130,7 @@ def learn(s, used, bit):
 
 @compiled
 def learn_bit(s, bit):
-    """Learn from the bit that `predict_bit` was asked for, and go on to the next."""
+    """Learn from the bit that `predict_bit` predicted, and move to the next bit."""
     match.learn(s, bit)
     learn(s, s.registers[USED], bit)
     advance(s, bit)
@@ -137,7 +138,7 @@ def learn_bit(s, bit):
 
 @compiled
 def pass_bit(s, bit):
-    """Go on behind a bit that cannot have been another one: contexts learn, weights do not."""
+    """Move past a bit that could not have been another one: contexts learn, weights do not."""
     node = _node(s.registers[PARTIAL], s.registers[BITS])
     for i in range(s.registers[USED]):
         at = s.slots[0, i] + node
@@ -147,13 +148,13 @@ def pass_bit(s, bit):
 
 @compiled
 def _node(partial, bits):
-    """The node of a bucket for the next bit."""
+    """Return the node of a bucket that predicts the next bit."""
     return partial if bits < 4 else (partial & ((1 << (bits - 4)) - 1)) | (1 << (bits - 4))
 
 
 @compiled
 def advance(s, bit):
-    """Take a bit; behind a nibble, look up the contexts' next buckets."""
+    """Take a bit; behind a nibble, look up the next buckets of all contexts."""
     r = s.registers
     r[PARTIAL] = r[PARTIAL] << 1 | bit
     r[BITS] += 1
@@ -175,7 +176,7 @@ def advance(s, bit):
 
 @compiled
 def start_byte(s):
-    """Look up the buckets of the next byte's contexts; also before the first byte."""
+    """Look up the buckets of the next byte's contexts; called before the first byte, too."""
     r = s.registers
     r[PARTIAL], r[BITS] = 1, 0
     hash_contexts(s)

@@ -1,6 +1,6 @@
-"""Hashed slots: what each context has seen, by nibbles, in one cache line each.
+"""Keep in hashed slots what each context has seen: a nibble's decisions in one cache line.
 
-A bucket is 16 uint32. Entry 0 is a check of the context's hash, entries 1 to 15 are the nodes of a nibble's binary
+A bucket is 16 uint32. Entry 0 is a check of the context's hash. Entries 1 to 15 are the nodes of a nibble's binary
 tree. A node is a probability (16 bits), a count of decisions (8 bits) and a history, the last seven decisions behind a
 leading one (8 bits). Node 0 has seen nothing.
 """
@@ -14,7 +14,7 @@ WIDTH = 16
 """Entries of a bucket."""
 
 HISTORIES = 640
-"""Of `history_index`: histories below 128 are whole, those above are told apart by four ranges of counts."""
+"""Values of `history_index`: histories below 128 have one each, those above have four each, by ranges of counts."""
 
 _MOST = 250  # decisions that a probability remembers
 _A, _B = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D  # odd multipliers
@@ -22,7 +22,7 @@ _A, _B = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D  # odd multipliers
 
 @compiled
 def mixed(a, b):
-    """A hash (int64) of two integers."""
+    """Return a hash (int64) of two integers."""
     h = (a + 0x1F3D5B79) * _A
     h ^= (h >> 29) & 0x7FFFFFFFF
     h = (h + b) * _B
@@ -37,9 +37,9 @@ def bucket(nodes, hashed):
 
 @compiled
 def find(nodes, hashed):
-    """The index of the bucket of a context's hash (int64).
+    """Return the index of the bucket of a context's hash (int64).
 
-    Where it has none, it takes the least used of three buckets, empty.
+    For a hash without a bucket, empty the least used of three buckets and return its index.
     """
     at = bucket(nodes, hashed)
     check = (hashed & 0xFFFFF) + 1
@@ -60,14 +60,14 @@ def find(nodes, hashed):
 
 @compiled
 def history_index(node):
-    """The number of a node's history, 0 to HISTORIES - 1."""
+    """Return the number of a node's history, 0 to HISTORIES - 1."""
     history, count = node & 255, (node >> 8) & 255
     return history + (history >> 7) * (((count >= 12) + (count >= 24) + (count >= 80)) << 7)
 
 
 @compiled
 def learned(node, bit):
-    """A node after one more decision."""
+    """Return a node after one more decision."""
     history, count, p = node & 255, (node >> 8) & 255, node >> 16
     if count == 0:
         history, p = 1, 32768

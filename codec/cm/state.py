@@ -1,7 +1,7 @@
-"""The state of a stream: arrays of integers, which compiled functions change in place.
+"""Define the state of a stream: arrays of integers, which compiled functions change in place.
 
-A stream of n bytes takes about 2 n + 2^14 buckets of 64 bytes, but at most 2^BUCKET_BITS (64 MiB), a megabyte of
-weights, and for adaptive probability maps and its history up to 17 and 4 MB.
+A stream of n bytes takes about 2 n + 2^14 buckets of 64 bytes, at most 2^BUCKET_BITS (64 MiB); a megabyte of weights;
+up to 17 MB of adaptive probability maps; and up to 4 MB of history.
 """
 
 from typing import NamedTuple
@@ -13,25 +13,26 @@ from codec.cm.slots import HISTORIES, WIDTH
 from codec.cm.tables import LIMIT, SQUASH
 
 CONTEXTS = 24
-"""The most of a kind of data."""
+"""The most contexts of a kind of data."""
 
 INPUTS = 48
-"""Two for each context and for each match, a constant, and two of the language model."""
+"""The most inputs: two for each context and for each match, a constant, and two of the language model."""
 
 SELECTORS, SETS = 5, 1024
-"""Sets of weights: one of each selector's is used for a decision."""
+"""Selectors, and the sets of weights of each; a decision uses one set of each selector."""
 
 END_SETS = 768
-"""From this set on, those of ends of tokens."""
+"""The first set of the weights for ends of tokens."""
 
 BUCKET_BITS, HISTORY_BITS, HEAD_BITS, ROW_BITS = 20, 22, 18, 17
-"""The most buckets, bytes of history, entries of the match model's tables, and adaptive probability maps."""
+"""Binary logarithms of the most buckets, bytes of history, entries of the match model's tables, and adaptive
+probability maps."""
 
 KNOTS = 33
-"""Of an adaptive probability map: odds from -8 to 8 nats, half a nat apart."""
+"""Knots of an adaptive probability map: odds from -8 to 8 nats, half a nat apart."""
 
 END_MAPS = CONTEXTS * HISTORIES
-"""Where the maps of histories begin that decide on ends of tokens; those of bytes begin at 0."""
+"""The first map of histories for ends of tokens; the maps for bytes begin at 0."""
 
 MATCH_MAPS = 2 * CONTEXTS * HISTORIES
 MATCH_LENGTHS = 32
@@ -39,19 +40,19 @@ MODEL_MAPS = MATCH_MAPS + 2 * MATCH_LENGTHS
 MODEL_ROWS = 40  # by place in a byte and depth in a token, and of ends by depth
 
 PLACE, LAST, WORD, WORD1, WORD2, MARK, LINE, LINE1, INDENT, SHAPE = range(10)
-"""Registers of text: bytes so far, the last seven, hashes of the present and past words, the last other character,
-where this line and the one before begin, the spaces that this line begins with, and the classes of the last characters,
-runs as one."""
+"""Registers of text: bytes so far; the last seven bytes; hashes of the current word and of the words before; the last
+other character; where this line and the line before begin; the spaces that this line begins with; and the classes of
+the last characters, where a run counts once."""
 
 KIND, RECORD, USED, PARTIAL, BITS, DEPTH, DECISIONS = range(10, 17)
-"""Registers: text or records, their length, contexts, the bits of the present byte behind a one, their number, bytes of
-the present token, and decisions so far."""
+"""Registers: text or records; the length of records; contexts; the bits of the current byte behind a one; their number;
+bytes of the current token; and decisions so far."""
 
 LENGTH, POINTER, EXPECTED = 17, 19, 21
-"""Registers of two matches each: their length, the place and the byte that is expected."""
+"""Registers of two matches each: length, place, and the byte that is expected."""
 
 INPUT_COUNT, FINAL_ROW, MODELLED, MATCHED, REFINED = 23, 24, 25, 26, 28
-"""Registers between a prediction and what is learned from it, of matches and refinements two each."""
+"""Registers that carry a prediction to what is learned from the prediction; two each of matches and refinements."""
 
 REGISTERS = 30
 
@@ -61,7 +62,7 @@ _MAP_COUNT, _MODEL_COUNT, _ROW_COUNT = 4, 255, 60  # decisions that first probab
 
 
 class Stream(NamedTuple):
-    """What a stream's decisions adapt."""
+    """The arrays that the decisions of a stream adapt."""
 
     nodes: NDArray[np.uint32]  # `codec.cm.slots`
     maps: NDArray[np.uint32]  # adaptive probabilities: 22 bits, and 10 of a count
@@ -81,12 +82,12 @@ class Stream(NamedTuple):
 
 
 def new_stream(size: int, record: int = 0, modelled: bool = False) -> Stream:
-    """A stream that has seen nothing.
+    """Make a stream that has seen nothing.
 
     Args:
-        size: bytes that it will have, or more; decides on memory.
+        size: bytes that the stream will have, or more; decides on memory.
         record: bytes of a record; 0 for text.
-        modelled: a language model will predict tokens.
+        modelled: whether a language model will predict tokens.
     """
     bits = size.bit_length()
     side = min(max(bits, 8), HISTORY_BITS)
@@ -114,12 +115,12 @@ def new_stream(size: int, record: int = 0, modelled: bool = False) -> Stream:
 
 
 def copy(stream: Stream) -> Stream:
-    """A stream that goes on from where another is."""
+    """Copy a stream, so that both continue from the same state."""
     return Stream._make(part.copy() for part in stream)
 
 
 def _first_maps(knots: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Maps of histories by the bits in them, the newer ones of more weight; of matches by their length."""
+    """Return the first probabilities: of histories by their bits, newer bits weighing more; of matches by length."""
     histories = np.array([_guess(min(k, 128 + (k & 127))) for k in range(HISTORIES)], np.int64) << 10 | _MAP_COUNT
     matches = ((1 << 22) - (1 << 22) // (np.arange(MATCH_LENGTHS) + 3)) << 10 | _MAP_COUNT
     parts = [np.tile(histories, 2 * CONTEXTS), np.tile(matches, 2), np.tile(knots | _MODEL_COUNT, MODEL_ROWS)]
@@ -127,7 +128,7 @@ def _first_maps(knots: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 
 def _guess(history: int) -> int:
-    """The probability of a one, in units of 2^-22, behind a history of up to seven decisions."""
+    """Return the probability of a one, in units of 2^-22, behind a history of up to seven decisions."""
     counts = [102, 102]  # in units of 1/256: 0.4 each
     for bit in bin(history)[3:]:
         counts[int(bit)] += 256
@@ -137,7 +138,7 @@ def _guess(history: int) -> int:
 
 
 def _first_weights(modelled: bool) -> NDArray[np.int32]:
-    """Return equal weights, flat; with a language model, nearly all is given to the model's odds."""
+    """Return equal weights, flat; with a language model, nearly all weight is given to the model's odds."""
     weights = np.full((SELECTORS, SETS, INPUTS), 0 if modelled else _FIRST_WEIGHT, np.int32)
     if modelled:
         weights[:, :, 1::2] = _BESIDE_WEIGHT

@@ -1,9 +1,10 @@
-"""Tokens of a language model, coded along their bytes under its probabilities and the contexts of the text so far.
+"""Code tokens of a language model along their bytes, under the model's probabilities and the text's contexts.
 
-The tokens whose bytes agree so far are an interval of the sorted vocabulary (`codec.cm.vocabulary`). At each byte there
-are up to nine decisions: whether the token ends here, where one does and others go on, and the byte's bits, each
-dividing the interval. The model's probability of each is a quotient of exact sums of its frequencies. Its odds and
-those of the contexts are mixed. Control tokens have no bytes: they end before the first one.
+The tokens that agree with the bytes so far are an interval of the sorted vocabulary (`codec.cm.vocabulary`). Each byte
+takes up to nine decisions, each of which divides the interval. The first one is whether the token ends here, where one
+token does and others go on; the others are the byte's bits. The model's probability of a decision is a quotient of
+exact sums of the model's frequencies. The odds of the model and of the contexts are mixed. Control tokens have no
+bytes: they end before the first byte.
 """
 
 import numpy as np
@@ -23,27 +24,27 @@ _END_MARK = 7777  # tells their hashes from those of bytes
 
 
 def new_tokens(size: int) -> Stream:
-    """A stream for the tokens of about `size` bytes of text."""
+    """Make a stream for the tokens of about `size` bytes of text."""
     s = new_stream(size, modelled=True)
     start_byte(s)
     return s
 
 
 def room(v: Vocabulary) -> int:
-    """Bytes that a token can add to a code: two for each decision."""
+    """Return the most bytes that a token adds to a code: two for each decision."""
     longest = int(np.diff(v.begins).max())
     return 2 * (9 * (longest + 1) + len(v.tokens).bit_length()) + range_coder.MAX_SYMBOL_BYTES
 
 
 @compiled
 def _share(part, whole):
-    """A quotient as a probability in units of 2^-16."""
+    """Return a quotient as a probability in units of 2^-16."""
     return min(max((part << 16) // whole, 1), 65535)
 
 
 @compiled
 def _end_slots(s):
-    """Put the buckets of bytes aside, and look up those of ends."""
+    """Put the buckets of bytes aside, and look up the buckets of ends."""
     r, mask = s.registers, len(s.history) - 1
     ended = np.int64(s.ends[(r[POINTER] - 1) & mask]) if r[LENGTH] > 0 else 2
     for i in range(_END_USED):
@@ -55,7 +56,7 @@ def _end_slots(s):
 
 @compiled
 def _code_end(s, coder, code, share, end, decode):
-    """Code whether a token ends behind the bytes so far; returns that."""
+    """Code whether a token ends behind the bytes so far; return the decision."""
     _end_slots(s)
     p = predict_end(s, _END_USED, min(s.registers[DEPTH], 15), np.int64(STRETCH_FINE[share]))
     end = code_bit(coder, code, p, end, decode)
@@ -67,7 +68,7 @@ def _code_end(s, coder, code, share, end, decode):
 
 @compiled
 def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
-    """Code the next byte of a token between `low` and `high`, all longer than that; returns the narrower interval."""
+    """Code the next byte of a token in the interval `low` to `high` of longer tokens; return the new interval."""
     prefix, depth = 0, s.registers[DEPTH]
     for k in range(8):
         edge = prefix | 128 >> k
@@ -95,15 +96,17 @@ def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
 
 @compiled
 def code_token(s, v, coder, code, row, sums, token, decode):
-    """Code one token; returns it.
+    """Code one token; return the token.
 
     Args:
-        s: a stream, of `new_tokens`.
-        v: a Vocabulary.
-        coder, code: of `codec.entropy.range_coder`; an encoder needs `room` bytes more in `code`.
+        s: a stream of `new_tokens`.
+        v: the Vocabulary.
+        coder: the state of `codec.entropy.range_coder`.
+        code: uint8; an encoder needs `room` bytes more.
         row: int64 [V + 1], cumulative frequencies by id, each token's at least 1.
         sums: int64 [V + 1], scratch; sums[0] is 0.
-        token: its id; when decoding, any.
+        token: the token's id; when decoding, any.
+        decode: whether to decode.
     """
     r, count, total = s.registers, len(v.tokens), 0
     for k in range(count):
@@ -152,5 +155,5 @@ def encode_tokens(s, v, coder, code, rows, tokens, sums):
 
 @compiled
 def decode_token(s, v, coder, code, row, sums):
-    """The next token; see `code_token`."""
+    """Decode and return the next token; see `code_token`."""
     return code_token(s, v, coder, code, row, sums, 0, True)

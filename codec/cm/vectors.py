@@ -1,7 +1,7 @@
-"""Products of weights and inputs in vectors of 32-bit integers, and memory that is asked for ahead of its use.
+"""Multiply weights and inputs in vectors of 32-bit integers, and load memory ahead of its use.
 
-Sums and products are taken modulo 2^32, on every machine alike. Numba alone would compute with 64 bits, four times as
-slowly.
+Sums and products are taken modulo 2^32, the same on every machine. Numba alone would compute with 64 bits, four times
+as slowly.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
-"""Inputs are a multiple of so many."""
+"""Integers of a vector; inputs are a multiple of this number."""
 
 _INT32, _INT64, _POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 _VECTOR = ir.VectorType(_INT32, LANES)
@@ -34,7 +34,7 @@ def _vector(builder: Any, place: Any, index: Any) -> Any:
 
 @intrinsic
 def dot(typing: Any, weights: Any, at: Any, inputs: Any, vectors: Any) -> Any:
-    """dot(weights, at, inputs, vectors): the sum of products of int32 weights from an index on and int32 inputs."""
+    """Return the sum of products of int32 weights, from index `at` on, and int32 inputs, over `vectors` vectors."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds, (w, start, x, count) = signature.args, arguments
@@ -53,7 +53,7 @@ def dot(typing: Any, weights: Any, at: Any, inputs: Any, vectors: Any) -> Any:
 
 @intrinsic
 def move(typing: Any, weights: Any, at: Any, inputs: Any, vectors: Any, factor: Any) -> Any:
-    """move(weights, at, inputs, vectors, factor): add to each weight its input times the factor / 2^14, rounded."""
+    """Add to each weight from index `at` on its input times the factor / 2^14, rounded, over `vectors` vectors."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds, (w, start, x, count, factor) = signature.args, arguments
@@ -71,7 +71,7 @@ def move(typing: Any, weights: Any, at: Any, inputs: Any, vectors: Any, factor: 
 
 @intrinsic
 def prefetch(typing: Any, array: Any, at: Any) -> Any:
-    """prefetch(array, at): have an element's cache line loaded while other work goes on."""
+    """Load the cache line of an element of an array while other work goes on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.bitcast(_place(context, builder, signature.args[0], *arguments), _POINTER)

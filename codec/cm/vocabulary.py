@@ -1,4 +1,4 @@
-"""The tokens of a language model as byte strings in order: all with the same first bytes are an interval."""
+"""Sort the tokens of a language model by their bytes, so that all tokens with the same first bytes are an interval."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class Vocabulary(NamedTuple):
-    """Tokens in the order of their bytes; of equal ones, by id."""
+    """Tokens in the order of their bytes; tokens with equal bytes, in the order of ids."""
 
     tokens: NDArray[np.int32]  # [V]: ids
     ranks: NDArray[np.int32]  # [V]: where an id is among them
@@ -17,7 +17,7 @@ class Vocabulary(NamedTuple):
 
 
 def sort(token_bytes: Sequence[bytes]) -> Vocabulary:
-    """Sort tokens by their bytes, of which control tokens have none.
+    """Sort tokens by their bytes; control tokens have none.
 
     >>> sort([b"", b"a", b"the", b"th"]).tokens.tolist()
     [0, 1, 3, 2]

@@ -1,8 +1,8 @@
-"""Line ends apart from text: a model sees line feeds only, and which of them are others is coded beside its tokens.
+"""Code line ends apart from text: the model sees line feeds only, and the other line ends are coded beside the tokens.
 
-The line ends of a text are LF, CRLF and CR. Each is coded as up to two binary decisions, whether it is as the one
-before and otherwise which of the other two, under adaptive probabilities chosen by the last two line ends. So a text
-whose line ends are all the same costs a few bits, and a rare exception costs some 20.
+The line ends of a text are LF, CRLF and CR. Each line end is coded as up to two binary decisions: whether it is the
+same as the one before, and otherwise which of the other two. The probabilities adapt, and are chosen by the last two
+line ends. So a text whose line ends are all the same costs a few bits, and a rare exception costs some 20.
 """
 
 import re
@@ -43,7 +43,7 @@ def join(text: bytes, kinds: NDArray[np.uint8]) -> bytes:
 
 
 def room(count: int) -> int:
-    """Bytes that `code` may add to a code for so many line ends."""
+    """Return the most bytes that `code` adds to a code for `count` line ends."""
     return _ROOM * count
 
 
@@ -64,5 +64,5 @@ def _code(state, stream, kinds, probabilities, counts, decode):
 
 
 def code(state: State, stream: NDArray[np.uint8], kinds: NDArray[np.uint8], decode: bool) -> None:
-    """Encode kinds into, or decode them from, a range coder's stream."""
+    """Encode the kinds of line ends into a range coder's stream, or decode them in place."""
     _code(state, stream, kinds, np.full(18, EVEN, np.int64), np.zeros(18, np.int64), decode)

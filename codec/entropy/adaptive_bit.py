@@ -62,7 +62,7 @@ def code_bit(state, stream, ones, bit, decode):
 
 @compiler(inline="always")
 def code_adaptive(state, stream, probabilities, counts, slot, bit, most, decode):
-    """Code one bit under a slot, which learns from it; returns the bit."""
+    """Code one bit under a slot, let the slot learn the bit, and return the bit."""
     bit = code_bit(state, stream, share(probabilities[slot]), bit, decode)
     learn(probabilities, counts, slot, bit, most)
     return bit

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from codec.errors import FormatError
 
 _MOST_BYTES = 9
-"""Of a varint: 63 bits, what an int64 holds."""
+"""The most bytes of a varint: 63 bits, what an int64 holds."""
 
 
 def varint(value: int) -> bytes:
@@ -55,11 +55,11 @@ class Fields:
 
     @property
     def left(self) -> int:
-        """Bytes that have not been read."""
+        """Return the number of bytes that have not been read."""
         return len(self._data) - self._at
 
     def take(self, count: int) -> bytes:
-        """Read so many bytes. Raises FormatError where there are fewer."""
+        """Read `count` bytes. Raises FormatError where there are fewer."""
         if count > self.left:
             raise FormatError(f"{self._what}: {self.left} bytes left, expected {count}; the file is damaged")
         self._at += count
@@ -82,7 +82,7 @@ class Fields:
         return value
 
     def array(self, count: int) -> NDArray[np.int64]:
-        """Read so many varints, int64 [count]. Raises FormatError where there are fewer."""
+        """Read `count` varints, int64 [count]. Raises FormatError where there are fewer."""
         if count < 16:
             return np.array([self.number() for _ in range(count)], np.int64)
         data = np.frombuffer(self._data, np.uint8, offset=self._at)[: count * _MOST_BYTES]

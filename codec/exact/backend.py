@@ -19,13 +19,14 @@ class Decoder(Protocol):
     """
 
     ahead: int
-    """How many launches to queue behind the launch that the caller waits for. `load` takes effect after all of them."""
+    """The number of launches to queue behind the one that the caller waits for. `load` takes effect after all of them.
+    """
 
-    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+    def load(self, slots: Sequence[int], begins: Integers, ends: Integers) -> None:
         """Start a document in each of some slots.
 
         Args:
-            lanes: numbers of the slots [n].
+            slots: numbers of the slots [n].
             begins: int64 [n], where each document's payload begins in the data.
             ends: int64 [n], where each payload ends.
         """
@@ -38,20 +39,20 @@ class Decoder(Protocol):
             are -1 from the step on at which the slot is idle.
         """
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """Drop all slots but these, and renumber them in this order. No launch may be under way."""
 
 
-class Lanes(Protocol):
+class Slots(Protocol):
     """Decoding slots, numbered from 0, each with a sequence that grows by single tokens."""
 
     def step(
-        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+        self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
         """Run one more token in some slots, and find the symbol that follows each token.
 
         Args:
-            lanes: int64 [n], numbers of the slots. A slot that is left out must begin at position 0 when it runs again.
+            slots: int64 [n], numbers of the slots. A slot that is left out must begin at position 0 when it runs again.
             tokens: int64 [n], the token that each slot runs. A token sees the last `window` tokens of its sequence.
             previous: int64 [n], the token before each of the tokens (any value at position 0).
             positions: int64 [n], the positions of the tokens in their sequences.
@@ -61,7 +62,7 @@ class Lanes(Protocol):
             (symbol, start, frequency) int64 [3, n] of the interval that contains each target.
         """
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """Drop all slots but these, and renumber them in this order."""
 
 
@@ -85,7 +86,7 @@ class Distributions(Protocol):
 class Backend(Protocol):
     """A model with the operations that the coder needs."""
 
-    def lane_bytes(self, tokens: int) -> int:
+    def slot_bytes(self, tokens: int) -> int:
         """Return the bytes that a decoding slot takes while it has a document of `tokens` tokens."""
 
     def memory(self, documents: int, tokens: int) -> Any:
@@ -168,4 +169,4 @@ class Backend(Protocol):
         """
 
     def distributions(self, count: int, window: int, order: Integers) -> Distributions:
-        """`count` idle slots; each token sees the last `window` of its slot, itself included."""
+        """Make `count` idle slots; each token sees the last `window` tokens of its slot, itself included."""

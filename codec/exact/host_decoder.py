@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from codec.compiled import compiled
 from codec.entropy import range_coder
-from codec.exact.backend import Integers, Lanes, States
+from codec.exact.backend import Integers, Slots, States
 from codec.model.config import AnyConfig
 from codec.numerics.widths import total_bits
 
@@ -17,67 +17,67 @@ class HostDecoder:
 
     Args:
         config: the model's shape.
-        lanes: the model's decoding slots, empty.
+        slots: the model's decoding slots, empty.
         count: how many slots there are.
         data: uint8, the payloads of all documents.
     """
 
     ahead = 0
 
-    def __init__(self, config: AnyConfig, lanes: Lanes, count: int, data: NDArray[np.uint8]):
-        self._lanes, self._data = lanes, data
+    def __init__(self, config: AnyConfig, slots: Slots, count: int, data: NDArray[np.uint8]):
+        self._slots, self._data = slots, data
         self._begin, self._end, self._bits = config.begin, config.end, total_bits(config.vocab_size)
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
         self._next = np.zeros((3, count), np.int64)  # the token that runs next, the token before, the position
         self._runs = np.zeros(count, np.bool_)
 
-    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+    def load(self, slots: Sequence[int], begins: Integers, ends: Integers) -> None:
         """See `Decoder`."""
-        index = list(lanes)
+        index = list(slots)
         self._bounds[index] = np.stack((begins, ends), 1)
-        for lane, begin, end in zip(lanes, begins, ends, strict=True):
-            range_coder.start_decoder(self._states[lane], self._data[begin:end])
+        for slot, begin, end in zip(slots, begins, ends, strict=True):
+            range_coder.start_decoder(self._states[slot], self._data[begin:end])
         self._next[:, index] = np.array([[self._begin], [self._begin], [0]])
         self._runs[index] = True
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
         """See `Decoder`."""
         out = np.full((1, len(self._runs)), -1)
-        if len(lanes := np.flatnonzero(self._runs)):
-            out[0, lanes] = self._step(lanes)
+        if len(slots := np.flatnonzero(self._runs)):
+            out[0, slots] = self._step(slots)
         states = self._states.copy()
         return lambda: (out, states)
 
-    def _step(self, lanes: Integers) -> Integers:
+    def _step(self, slots: Integers) -> Integers:
         """Decode the next symbol of each of some slots [n]."""
-        tokens, previous, positions = self._next[:, lanes]
-        targets = _targets(self._states, lanes, self._bits)
-        symbols, starts, sizes = self._lanes.step(lanes, tokens, previous, positions, targets)
-        _advance(self._states, lanes, self._data, self._bounds, starts, sizes, self._bits)
-        self._next[:, lanes] = symbols, tokens, positions + 1
-        self._runs[lanes] = symbols != self._end
+        tokens, previous, positions = self._next[:, slots]
+        targets = _targets(self._states, slots, self._bits)
+        symbols, starts, sizes = self._slots.step(slots, tokens, previous, positions, targets)
+        _advance(self._states, slots, self._data, self._bounds, starts, sizes, self._bits)
+        self._next[:, slots] = symbols, tokens, positions + 1
+        self._runs[slots] = symbols != self._end
         return symbols
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """See `Decoder`."""
-        self._lanes.keep(lanes)
-        index = list(lanes)
+        self._slots.keep(slots)
+        index = list(slots)
         self._bounds, self._states = self._bounds[index], self._states[index]
         self._next, self._runs = self._next[:, index], self._runs[index]
 
 
 @compiled
-def _targets(states: States, lanes: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+def _targets(states: States, slots: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Return the cumulative frequency that each slot's stream points at, int64 [n] in [0, 2^bits)."""
-    out = np.empty(len(lanes), np.int64)
-    for i, lane in enumerate(lanes):
-        out[i] = range_coder.target(states[lane], states[lane, 1] >> np.uint64(bits), 1 << bits)
+    out = np.empty(len(slots), np.int64)
+    for i, slot in enumerate(slots):
+        out[i] = range_coder.target(states[slot], states[slot, 1] >> np.uint64(bits), 1 << bits)
     return out
 
 
 @compiled
-def _advance(states, lanes, data, bounds, starts, sizes, bits):
-    for i, lane in enumerate(lanes):
-        payload = data[bounds[lane, 0] : bounds[lane, 1]]
-        range_coder.take(states[lane], payload, starts[i], sizes[i], states[lane, 1] >> np.uint64(bits))
+def _advance(states, slots, data, bounds, starts, sizes, bits):
+    for i, slot in enumerate(slots):
+        payload = data[bounds[slot, 0] : bounds[slot, 1]]
+        range_coder.take(states[slot], payload, starts[i], sizes[i], states[slot, 1] >> np.uint64(bits))

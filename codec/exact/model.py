@@ -179,7 +179,7 @@ class ExactModel(ExactNetwork):
 
     @property
     def starts_alone(self) -> bool:
-        """True if `start` depends on nothing but the token itself."""
+        """Return whether `start` depends on nothing but the token itself."""
         return not (self.config.bigram_buckets or self.config.smear_gate)
 
     @torch.inference_mode()

@@ -152,14 +152,14 @@ class ExactNetwork(ABC):
     def levels(self, hidden: Tensor, step: Tensor) -> Tensor:
         """Compute logits in 1/LEVELS_PER_BIT bit, int64 [..., V], from what `forward` or `step` returned."""
 
-    def new_cache(self, lanes: int, window: int) -> Cache:
+    def new_cache(self, slots: int, window: int) -> Cache:
         """Create an empty KV cache of decoding slots.
 
         Args:
-            lanes: how many slots there are.
+            slots: how many slots there are.
             window: how many tokens a token sees, itself included.
         """
-        return Cache(self._caches(lanes, window), self._caches(lanes, window), self.config.restarts)
+        return Cache(self._caches(slots, window), self._caches(slots, window), self.config.restarts)
 
     def new_past(self, documents: int, window: int) -> ChunkCache:
         """Create an empty KV cache for chunked prefill.

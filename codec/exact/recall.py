@@ -69,7 +69,7 @@ class Recall:
 
     @cached_property
     def tables(self) -> NDArray[np.int32]:
-        """The rows of all tables, one table below the other, int32 [rows, columns]."""
+        """Return the rows of all tables, one table below the other, int32 [rows, columns]."""
         return np.concatenate([getattr(self, field.name) for field in fields(self)]).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:

@@ -29,35 +29,35 @@ class Memory:
 
     Args:
         recall: the tables.
-        lanes: how many slots there are.
+        slots: how many slots there are.
         dim: the width of hidden states.
         device: where to compute.
         history: how many positions to look back at.
     """
 
     def __init__(
-        self, recall: Recall, lanes: int, dim: int, device: torch.device | str = "cpu", history: int = HISTORY
+        self, recall: Recall, slots: int, dim: int, device: torch.device | str = "cpu", history: int = HISTORY
     ):
         self._tables = torch.from_numpy(recall.tables * UNIT).to(device, torch.int64)
         counts = [n.bit_count() for n in range(1 << REST_BITS)]
         self._counts = torch.tensor(counts, device=device)
-        self.tokens = torch.full((lanes, history), -1, device=device)
+        self.tokens = torch.full((slots, history), -1, device=device)
         self.followers = torch.full_like(self.tokens, -1)
         self.masks = torch.zeros_like(self.tokens)
-        self.keys = torch.zeros(lanes, history, dim, dtype=torch.int8, device=device)
-        self.sums = torch.zeros(lanes, dim, dtype=torch.float64, device=device)  # of a document's hidden states
-        self.places = torch.zeros(lanes, dtype=torch.int64, device=device)
+        self.keys = torch.zeros(slots, history, dim, dtype=torch.int8, device=device)
+        self.sums = torch.zeros(slots, dim, dtype=torch.float64, device=device)  # of a document's hidden states
+        self.places = torch.zeros(slots, dtype=torch.int64, device=device)
 
-    def keep(self, lanes: Tensor) -> None:
+    def keep(self, slots: Tensor) -> None:
         """Drop all slots but these, int64 [n]."""
         for name in ("tokens", "followers", "masks", "keys", "sums", "places"):
-            setattr(self, name, getattr(self, name)[lanes])
+            setattr(self, name, getattr(self, name)[slots])
 
-    def step(self, lanes: Tensor, positions: Tensor, tokens: Tensor, hidden: tuple[Tensor, Tensor], levels: Tensor):
+    def step(self, slots: Tensor, positions: Tensor, tokens: Tensor, hidden: tuple[Tensor, Tensor], levels: Tensor):
         """Add one more token to each of some slots, and raise the levels of the tokens that may follow.
 
         Args:
-            lanes: int64 [n], numbers of the slots.
+            slots: int64 [n], numbers of the slots.
             positions: int64 [n], the positions of the tokens. Position 0 begins a document.
             tokens: int64 [n].
             hidden: the model's snapped last hidden states at the tokens and their steps, float64 [n, dim] and [n, 1].
@@ -66,28 +66,28 @@ class Memory:
         Returns:
             The raised levels, int64 [n, V].
         """
-        new = lanes[positions == 0]
+        new = slots[positions == 0]
         self.tokens[new], self.followers[new], self.masks[new] = -1, -1, 0
         self.sums[new], self.places[new] = 0.0, 0
-        place, history = self.places[lanes], self.tokens.shape[1]
-        slot, used = place % history, min(int(place.max()) + 1, history)
-        self.followers[lanes, (place - 1) % history] = torch.where(place > 0, tokens, -1)
-        equal = (self.tokens[lanes, :used] == tokens[:, None]).to(torch.int64)
-        masks = (self.masks[lanes, :used].roll(1, 1) >> 1) | equal << (PATTERN_BITS + REST_BITS - 1)
-        key = self._key(lanes, *hidden)
+        place, history = self.places[slots], self.tokens.shape[1]
+        index, used = place % history, min(int(place.max()) + 1, history)
+        self.followers[slots, (place - 1) % history] = torch.where(place > 0, tokens, -1)
+        equal = (self.tokens[slots, :used] == tokens[:, None]).to(torch.int64)
+        masks = (self.masks[slots, :used].roll(1, 1) >> 1) | equal << (PATTERN_BITS + REST_BITS - 1)
+        key = self._key(slots, *hidden)
         # A key's square is below 272 a dimension: products are exact in float32, in any order.
-        similarities = (self.keys[lanes, :used].float() @ key.float()[:, :, None])[:, :, 0].to(torch.int64)
-        levels = self._raised(levels, self.followers[lanes, :used], masks, similarities, key.shape[1])
-        self.tokens[lanes, slot], self.followers[lanes, slot] = tokens, -1
-        self.masks[lanes, :used], self.keys[lanes, slot] = masks, key
-        self.places[lanes] = place + 1
+        similarities = (self.keys[slots, :used].float() @ key.float()[:, :, None])[:, :, 0].to(torch.int64)
+        levels = self._raised(levels, self.followers[slots, :used], masks, similarities, key.shape[1])
+        self.tokens[slots, index], self.followers[slots, index] = tokens, -1
+        self.masks[slots, :used], self.keys[slots, index] = masks, key
+        self.places[slots] = place + 1
         return levels
 
-    def _key(self, lanes: Tensor, hidden: Tensor, step: Tensor) -> Tensor:
+    def _key(self, slots: Tensor, hidden: Tensor, step: Tensor) -> Tensor:
         """Compute keys int8 [n, dim]: hidden states minus the document's mean so far, scaled to unit mean square."""
         fixed = snap_fixed(hidden * step, HIDDEN_FRACTION)
-        self.sums[lanes] += fixed
-        centred, step = snap(fixed * (self.places[lanes, None] + 1.0) - self.sums[lanes])
+        self.sums[slots] += fixed
+        centred, step = snap(fixed * (self.places[slots, None] + 1.0) - self.sums[slots])
         squares = (centred * centred).sum(-1, keepdim=True)
         mean = squares * step * step * (1.0 / hidden.shape[1]) + NORM_EPSILON
         unit = centred * (step * reciprocal_sqrt(mean))

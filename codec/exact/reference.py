@@ -23,13 +23,13 @@ class TorchBackend(Backend):
     def __init__(self, model: ExactNetwork, recall: Recall | None = None):
         self._model, self._recall = model, recall
         c = model.config
-        self._lane_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
+        self._slot_bytes = 2 * len(c.schedule) * c.kv_dim * c.window * 8
         if recall:
-            self._lane_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 bits during products
+            self._slot_bytes += HISTORY * (5 * c.model_dim + 64)  # keys of 8 bits, and of 32 bits during products
 
-    def lane_bytes(self, tokens: int) -> int:
+    def slot_bytes(self, tokens: int) -> int:
         """See `Backend`."""
-        return self._lane_bytes
+        return self._slot_bytes
 
     def memory(self, documents: int, tokens: int) -> Memory | None:
         """See `Backend`."""
@@ -91,10 +91,10 @@ class TorchBackend(Backend):
             places = [position - firsts[n] for n in running]
             following = [targets[n][place] for n, place in zip(running, places, strict=True)]
             tokens = self._tensor(np.array([inputs[n][position] for n in running]))
-            lanes = self._tensor(np.array(running))
-            here = hidden[0][lanes * longest + position], hidden[1][lanes * longest + position]
+            slots = self._tensor(np.array(running))
+            here = hidden[0][slots * longest + position], hidden[1][slots * longest + position]
             levels = memory.step(
-                lanes, torch.full_like(lanes, begin + position), tokens, here, self._model.levels(*here)
+                slots, torch.full_like(slots, begin + position), tokens, here, self._model.levels(*here)
             )
             found = torch.stack(frequencies.intervals(levels, self._tensor(np.array(following)))[:2])
             out[:, begins[running] + places] = found.cpu().numpy()
@@ -102,8 +102,8 @@ class TorchBackend(Backend):
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `Backend`; every slot has room for a whole window."""
-        lanes = TorchLanes(self._model, count, window, self.memory(count, HISTORY))
-        return HostDecoder(self._model.config, lanes, count, data)
+        slots = TorchSlots(self._model, count, window, self.memory(count, HISTORY))
+        return HostDecoder(self._model.config, slots, count, data)
 
     def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
         """See `Backend`."""
@@ -145,35 +145,35 @@ class TorchDistributions:
         return frequencies.ordered_sums(self._model.levels(hidden, step)[:, 0], self._order).cpu().numpy()[slots]
 
 
-class TorchLanes:
-    """Decoding slots of a `TorchBackend` (`codec.exact.backend.Lanes`). A step runs all slots, the idle ones too."""
+class TorchSlots:
+    """Decoding slots of a `TorchBackend` (`codec.exact.backend.Slots`). A step runs all slots, the idle ones too."""
 
     def __init__(self, model: ExactNetwork, count: int, window: int, memory: Memory | None):
         self._model, self._count, self._memory = model, count, memory
         self._cache = model.new_cache(count, window)
 
     def step(
-        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+        self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.exact.backend.Lanes`."""
+        """See `codec.exact.backend.Slots`."""
         device = self._model.device
         inputs = np.zeros((4, self._count), np.int64)
-        inputs[:, lanes] = tokens, previous, positions, targets
+        inputs[:, slots] = tokens, previous, positions, targets
         all_tokens, all_previous, all_positions, all_targets = torch.from_numpy(inputs).to(device)
         hidden, step = self._model.step(all_tokens, all_previous, all_positions, self._cache)
         levels = self._model.levels(hidden, step)[:, 0]
         if self._memory:
-            index = torch.from_numpy(lanes).to(device)
+            index = torch.from_numpy(slots).to(device)
             here = hidden[index, 0], step[index, 0]
             raised = self._memory.step(index, all_positions[index], all_tokens[index], here, levels[index])
             levels = levels.index_copy(0, index, raised)
         found = torch.stack(frequencies.find(levels, all_targets))
-        return found.cpu().numpy()[:, lanes]
+        return found.cpu().numpy()[:, slots]
 
-    def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.backend.Lanes`."""
-        index = torch.tensor(lanes, device=self._model.device)
-        self._count = len(lanes)
+    def keep(self, slots: Sequence[int]) -> None:
+        """See `codec.exact.backend.Slots`."""
+        index = torch.tensor(slots, device=self._model.device)
+        self._count = len(slots)
         if self._memory:
             self._memory.keep(index)
         self._cache = replace(

@@ -27,7 +27,7 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\
 PATTERNS = {"llama3": _WORDS % r"\p{N}{1,3}", "qwen2": _WORDS % r"\p{N}"}
 
 SPLITS = ("gpt2", "smollm", *PATTERNS)
-"""How text is split before words are merged: GPT-2's pattern, the same behind single digits, and one pattern each."""
+"""Ways to split text before words are merged: GPT-2's pattern, the same behind single digits, and one pattern each."""
 
 _LONGEST = 1 << 10  # characters of a word
 _PIECE = 1 << 20  # characters that are tokenized at once: what `tokenizers` keeps of a token takes 100 bytes and more
@@ -115,7 +115,7 @@ class BytePairs:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the serialized model."""
+        """Return the SHA-256 of the serialized model in hex."""
         return hashlib.sha256(self.model).hexdigest()
 
     @cached_property
@@ -125,16 +125,16 @@ class BytePairs:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each token id; empty for control tokens."""
+        """Return the bytes of each token id; empty for control tokens."""
         return [b"" if word is None else bytes(_BYTES[c] for c in word) for word in self.words]
 
     @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
-        """How many bytes of text each token id stands for [V]."""
+        """Return the number of bytes of text that each token id stands for, int64 [V]."""
         return np.array([len(piece) for piece in self.token_bytes], np.int64)
 
     def encode(self, document: bytes) -> NDArray[np.uint32]:
-        """Token ids [T] of a document, without the tokens that begin and end one.
+        """Return the token ids [T] of a document, without the tokens that begin and end a document.
 
         Bytes that have no token of their own are left out.
         """
@@ -148,7 +148,7 @@ class BytePairs:
         return np.array(found, np.uint32)
 
     def _merged(self, text: str) -> list[int]:
-        """Token ids of text, piece by piece; a piece ends behind a line where it can."""
+        """Tokenize text piece by piece; a piece ends behind a line where possible. Return token ids."""
         found: list[int] = []
         while text:
             cut = len(text) if len(text) <= _PIECE else text.rfind("\n", 0, _PIECE) + 1 or _PIECE
@@ -190,11 +190,7 @@ def serialize(
     begin: int,
     end: int,
 ) -> bytes:
-    """Canonical JSON of a tokenizer; what is in `controls` is no word.
-
-    Raises:
-        FormatError: ids that are not those of a vocabulary, or a merge that makes no word.
-    """
+    """Return the canonical JSON of a tokenizer; ids in `controls` are no words."""
     ids = [*words.values(), *controls]
     if not all(type(n) is int and 0 <= n < MAX_VOCABULARY for n in ids):
         raise FormatError(f"tokenizer: token ids up to {max(ids, default=0)!r}, expected less than {MAX_VOCABULARY}")

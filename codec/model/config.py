@@ -131,12 +131,12 @@ class ModelConfig:
 
     @property
     def begin(self) -> int:
-        """The token before a document: `codec.model.tokenizer.BOS`."""
+        """Return the token before a document: `codec.model.tokenizer.BOS`."""
         return 1
 
     @property
     def end(self) -> int:
-        """The token behind a document."""
+        """Return the token behind a document."""
         return 1
 
     @property

@@ -99,28 +99,28 @@ class TransformerConfig:
 
     @property
     def q_dim(self) -> int:
-        """Entries of all heads' queries."""
+        """Return the number of entries of all heads' queries."""
         return self.num_heads * self.head_dim
 
     @property
     def kv_dim(self) -> int:
-        """Entries of all heads' keys, or values."""
+        """Return the number of entries of all heads' keys, or values."""
         return self.num_kv_heads * self.head_dim
 
     @property
     def up_dim(self) -> int:
-        """Outputs of an MLP's first matrix: with SwiGLU gates come first."""
+        """Return the number of outputs of an MLP's first matrix; with SwiGLU, gates come first."""
         return (2 if self.activation == "swiglu" else 1) * self.hidden_dim
 
     @property
     def rope(self) -> tuple[float, int, str, float, float, float, int]:
-        """The arguments of `codec.numerics.rope.frequencies`."""
+        """Return the arguments of `codec.numerics.rope.frequencies`."""
         scaled = self.rope_factor, self.rope_low, self.rope_high, self.rope_trained
         return self.rope_base, self.head_dim, self.rope_scaling, *scaled
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """The layer of each block execution."""
+        """Return the layer of each block execution."""
         return tuple(range(self.num_layers))
 
     @property
@@ -130,7 +130,7 @@ class TransformerConfig:
 
     @property
     def logit_softcap(self) -> float:
-        """None: infinity."""
+        """Return infinity: these models have no softcap."""
         return math.inf
 
     def to_json(self) -> str:
@@ -146,7 +146,7 @@ class TransformerConfig:
 
 
 def transformer_parameters(config: TransformerConfig) -> dict[str, Parameter]:
-    """Every tensor of the model of `config`, in the order packs keep them."""
+    """Return every tensor of the model of `config`, in the order in which packs keep tensors."""
     c, dim = config, config.model_dim
     found = {"tok_emb.weight": Parameter((c.vocab_size, dim), "embedding")}
     if c.positions == "learned":

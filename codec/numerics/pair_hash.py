@@ -4,5 +4,7 @@ from typing import Any
 
 
 def pair_hash(tokens: Any, before: Any, rows: int) -> Any:
-    """Rows of a table of the pairs (t, p) of integers: (36313 t XOR 27191 p) mod rows, the challenge's function."""
+    """Return the rows of a table for pairs (t, p) of integers: (36313 t XOR 27191 p) mod rows, the challenge's
+    function.
+    """
     return ((36313 * tokens) ^ (27191 * before)) % rows

@@ -17,7 +17,7 @@ def frequencies(
     high: float = 4.0,
     trained: int = 8192,
 ) -> tuple[Decimal, ...]:
-    """Angles by which pairs of dimensions turn from one position to the next.
+    """Return the angles by which pairs of dimensions turn from one position to the next.
 
     Pair i turns by base^(-2 i / dims). `linear` divides all by `factor` (Chen et al. 2023). `llama3` divides those that
     turn at most `low` times in a window of `trained` positions, keeps those that turn at least `high` times, and goes

@@ -177,7 +177,7 @@ def rope_turns(base: float, dims: int, length: int, yarn: float = 1.0) -> NDArra
 
 @lru_cache
 def turn_table(angles: tuple[Decimal, ...], low: int = TURN_ROWS) -> NDArray[np.int64]:
-    """`rope_turns` of pairs that turn by `angles` from one position to the next, with `low` first rows."""
+    """Compute `rope_turns` of pairs that turn by `angles` from one position to the next, with `low` first rows."""
     turns, shift = np.empty((2, low + TURN_LEVELS * TURN_DIGITS, len(angles)), np.int64), 160 - TURN_BITS
     for i, angle in enumerate(angles):
         step, row = _cos_sin(angle), 0

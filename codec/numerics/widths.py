@@ -41,7 +41,7 @@ LIMB_BITS = TURN_BITS // 2
 
 ROUND_SHIFT = TURN_BITS - ROPE_BITS
 ROUND_HALF = 1 << (ROUND_SHIFT - 1)
-"""What a rotation is shifted by, and what is added before, to round to ROPE_BITS."""
+"""The shift of a rotation that rounds to ROPE_BITS, and the summand before the shift."""
 
 
 def total_bits(vocabulary: int) -> int:

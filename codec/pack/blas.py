@@ -1,4 +1,4 @@
-"""One thread for BLAS while several threads of ours call it."""
+"""Limit BLAS to one thread while several threads of this package call it."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ _limits: threadpool_limits | None = None
 def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread while the block runs: threads that wait for each other made packing 7 times slower.
 
-    The setting is the process's. The first of overlapping blocks makes it and the last one restores what was before.
+    The limit holds for the process. The first of overlapping blocks sets the limit, and the last block restores what
+    was before.
     """
     global _users, _limits
     with _lock:

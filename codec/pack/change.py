@@ -1,4 +1,4 @@
-"""Other vectors or tables in a pack whose integers stay as they are."""
+"""Replace vectors or tables of a pack; the integers of the matrices stay as they are."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,14 @@ from codec.pack.vectors import batches
 
 
 def with_vectors(blob: bytes, vectors: Mapping[str, torch.Tensor]) -> bytes:
-    """Return the pack `blob` with other vectors, in half precision: everything that is not quantized.
+    """Return the pack `blob` with other vectors, the tensors that are not quantized, in half precision.
+
+    Args:
+        blob: the bytes of a pack.
+        vectors: by name, exactly the pack's.
 
     Raises:
-        MismatchError: not exactly the pack's vectors, or of other shapes.
+        MismatchError: other names than the pack's, or other shapes.
         FormatError: not a pack, or values that are not finite.
     """
     sections, header = _opened(blob)
@@ -37,7 +41,7 @@ def with_vectors(blob: bytes, vectors: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def with_recall(blob: bytes, recall: Recall) -> bytes:
-    """Return the pack `blob` with these tables of recall. Raises FormatError for what is no pack."""
+    """Return the pack `blob` with these tables of recall. Raises FormatError for bytes that are no pack."""
     sections, header = _opened(blob)
     header["recall"] = recall.to_json()
     return write_container({**sections, "header": write_header(header)})

@@ -1,4 +1,4 @@
-"""The outside of a pack: magic, version, named sections, a table of them with CRC-32 each, and a SHA-256.
+"""Read and write the container of a pack: magic, version, named sections, a table with CRC-32 of each, and a SHA-256.
 
 Layout, little-endian: `UPAK`, u16 version; the sections without gaps; the table, for each section its name (12 bytes,
 padded with zeros), u64 length and u32 CRC-32; u16 number of sections, u32 CRC-32 of the table; then 32 bytes of SHA-256
@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """A file or bytes that are read in pieces. Of a file only the path is kept, so that a source can be copied."""
+    """A file or bytes to read in pieces. Of a file only the path is kept, so that a source can be copied."""
 
     content: bytes | Path
 
@@ -50,7 +50,7 @@ class Source:
             return file.read(length)
 
     def chunks(self, length: int) -> Iterator[bytes]:
-        """Return the first `length` bytes in pieces."""
+        """Yield the first `length` bytes in pieces."""
         if isinstance(self.content, bytes):
             yield self.content[:length]
             return
@@ -62,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Section:
-    """Say where a section lies."""
+    """The place of a section in a container, and its checksum."""
 
     offset: int
     length: int
@@ -75,7 +75,7 @@ def write_container(sections: dict[str, bytes]) -> bytes:
 
 
 def container_chunks(sections: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[bytes]:
-    """Yield the bytes of a file whose sections come in pieces."""
+    """Yield the bytes of a container, given the sections' names and pieces in order."""
     digest, table = hashlib.sha256(), b""
 
     def counted(data: bytes) -> bytes:
@@ -96,7 +96,7 @@ def container_chunks(sections: Iterable[tuple[str, Iterable[bytes]]]) -> Iterato
 
 
 def read_table(source: Source) -> dict[str, Section]:
-    """Return where the sections of a container lie; what is in them is not looked at.
+    """Return where the sections of a container lie, without reading the sections.
 
     Raises:
         FormatError: not a pack, of another version, truncated, or with a damaged table.
@@ -129,10 +129,10 @@ def read_table(source: Source) -> dict[str, Section]:
 
 
 def read_section(source: Source, sections: dict[str, Section], name: str) -> bytes:
-    """Return a section.
+    """Return the bytes of a section.
 
     Raises:
-        FormatError: the section is missing or its CRC-32 wrong.
+        FormatError: the section is missing, or its CRC-32 is wrong.
     """
     if name not in sections:
         raise FormatError(f"pack: sections [{name!r}] are missing; the file was not written by underpar")
@@ -179,13 +179,13 @@ def read_container(blob: bytes) -> dict[str, bytes]:
 
 
 def open_source(source: Any) -> Source:
-    """Return the bytes of a pack, or the path of a large file.
+    """Open a pack: read it, or keep the path of a file larger than IN_MEMORY.
 
     Args:
         source: bytes, a path, or a file that is open for reading.
 
     Raises:
-        FormatError: no such file, or something else.
+        FormatError: there is no such file, or `source` is something else.
     """
     if isinstance(source, (str, Path)):
         try:

@@ -1,6 +1,6 @@
 """Compare golden parts of a pack with what this machine makes of their integers and bytes.
 
-`codec.text.golden` says why, and is the same for archives.
+`codec.text.golden` does the same for archives, and says why.
 """
 
 from functools import cache
@@ -47,7 +47,7 @@ PARTS = {
         "e07703803e6267f75b02f0743900520a42c1db5c"
     ),
 }
-"""Parts of `_matrices` and of `_numbers`."""
+"""The golden bytes of the parts of `_matrices` and of `_numbers`."""
 
 
 def _matrices() -> dict[str, Quantized]:
@@ -67,14 +67,14 @@ def _matrices() -> dict[str, Quantized]:
 
 
 def _numbers() -> NDArray[np.uint8]:
-    """Make 256 float32 whose exponents are worth a table."""
+    """Make 256 float32 numbers whose exponents are worth a table."""
     wide = np.arange(256, dtype=np.uint32) * np.uint32(2_654_435_761)
     return ((wide >> 9) | (np.uint32(120) + (wide >> 5) % 5 * (wide >> 7) % 3) << 23).astype("<u4").view(np.uint8)
 
 
 @cache
 def check() -> None:
-    """Encode and decode the golden parts, once a process.
+    """Encode and decode the golden parts, once in each process.
 
     Raises:
         CodecError: other bytes or integers come out than this version pins.

@@ -1,4 +1,4 @@
-"""The header of a pack: JSON that says which tensors there are and how long their parts are."""
+"""Read and write the header of a pack: JSON that lists the tensors and the lengths of their parts."""
 
 import json
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from codec.run_folder import WEIGHTS
 from codec.zstd import shrink, unshrink
 
 MAX_HEADER = 1 << 26
-"""Bytes of the header: a million tensors of short names."""
+"""The most bytes of a header: a million tensors with short names."""
 
 MAX_ELEMENTS = 1 << 40
-"""Elements that a pack may claim to hold at all."""
+"""The most elements that any pack may claim to hold."""
 
 ELEMENTS = 1 << 28
-"""Elements that a pack may claim however small the file is: 1 GiB of float32."""
+"""The most elements that a pack may claim however small the file is: 1 GiB of float32."""
 
 ELEMENTS_A_BYTE = 1 << 16
-"""Elements that a larger pack may claim for each byte. A slab of 2^22 zeros takes 100 bytes or more."""
+"""The most elements that a larger pack may claim for each byte. A slab of 2^22 zeros takes 100 bytes or more."""
 
 MAX_DIMENSIONS = 64
-"""Most dimensions of a tensor: torch's limit."""
+"""The most dimensions of a tensor: torch's limit."""
 
 
 def write_header(header: Mapping[str, Any]) -> bytes:
@@ -45,10 +45,10 @@ def write_header(header: Mapping[str, Any]) -> bytes:
 
 
 def read_header(section: bytes, size: int) -> dict[str, Any]:
-    """Return the header of a pack of `size` bytes, every field that is used later checked.
+    """Return the header of a pack of `size` bytes, with every field checked that is used later.
 
     Raises:
-        FormatError: not a header that underpar writes.
+        FormatError: a header that underpar does not write.
     """
     header = parse_header(unshrink(section, MAX_HEADER, "pack: header"))
     most = max(ELEMENTS, ELEMENTS_A_BYTE * size)
@@ -99,12 +99,12 @@ def parse_header(text: bytes) -> dict[str, Any]:
 
 
 def most_of(header: Mapping[str, Any]) -> int:
-    """Return the most elements of a slab: where the header says `whole`, as for models, tensors are never cut."""
+    """Return the most elements of a slab; where the header says `whole`, as for models, tensors are never cut."""
     return MAX_ELEMENTS if header.get("whole") is True else SLAB
 
 
 def check_vocabulary(config: AnyConfig, tokenizer: AnyTokenizer) -> None:
-    """Raise MismatchError for a tokenizer of more tokens than the model has."""
+    """Raise MismatchError for a tokenizer with more tokens than the model has."""
     if tokenizer.vocab_size > config.vocab_size:
         raise MismatchError(
             f"tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; pass the model's tokenizer"
@@ -112,7 +112,7 @@ def check_vocabulary(config: AnyConfig, tokenizer: AnyTokenizer) -> None:
 
 
 def check_shapes(config: AnyConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise MismatchError for names or shapes other than the config's."""
+    """Raise MismatchError for names or shapes that are not the config's."""
     expected = {name: parameter.shape for name, parameter in parameters(config).items()}
     for name in sorted(set(expected) | set(found)):
         if expected.get(name) != found.get(name):
@@ -137,7 +137,7 @@ def _lengths(values: Any) -> bool:
 
 
 def _check_batches(header: Mapping[str, Any]) -> None:
-    """Raise FormatError unless the batches cover the vectors, each of one kept dtype and not too large."""
+    """Raise FormatError unless the batches cover the vectors, each batch of one kept dtype and not too large."""
     at, vectors = 0, header["vectors"]
     for count, length in header["batches"]:
         batch = vectors[at : at + count] if _lengths([count, length]) else []
@@ -151,5 +151,5 @@ def _check_batches(header: Mapping[str, Any]) -> None:
 
 
 def _file_name(name: str) -> bool:
-    """Tell whether a name is that of a file of the folder itself, and not of the weights."""
+    """Return whether a name is that of a file in the folder itself, and not of the weights."""
     return name not in ("", ".", "..", WEIGHTS) and not set(name) & set("/\\\0")

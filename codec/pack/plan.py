@@ -1,4 +1,4 @@
-"""Plan what a pack holds of a state dict: each tensor exact, in half precision, quantized, or as another one's twin."""
+"""Plan what a pack holds of a state dict: each tensor exact, in half precision, quantized, or as a twin of another."""
 
 import json
 import sys
@@ -19,14 +19,14 @@ from codec.pack.parts.dtypes import FLOATS, size_of, slabs
 from codec.pack.parts.tensors import name_of, plain, to_bytes
 
 QUANTIZED_FROM = 1024
-"""In a plain state dict, floating tensors of two dimensions and of this many elements are quantized. The steps and the
-header of smaller ones would eat up what they save."""
+"""The least elements of a tensor that is quantized, in a state dict without config. The tensor is floating and has two
+dimensions or more. The steps and the header of a smaller tensor would use up what quantization saves."""
 
 OWN_PART = 1 << 16
-"""Bytes from which an exact tensor is a part of its own, so that it can be read alone."""
+"""The least bytes of an exact tensor with a part of its own, which can be read alone."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "_forward_module.")
-"""What wrappers (DDP, torch.compile, trainers) put before the names of a model's tensors."""
+"""Prefixes that wrappers (DDP, torch.compile, trainers) put before the names of a model's tensors."""
 
 Vectors = Literal["exact", "float16"]
 How = Literal["exact", "half", "quantize"]
@@ -34,13 +34,13 @@ How = Literal["exact", "half", "quantize"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the caller wants of tensors by their names: shell patterns (`*`, `?`, `[...]`), each of which must match.
+    """The caller's wishes by names of tensors: shell patterns (`*`, `?`, `[...]`), each of which must match a name.
 
     Attributes:
-        lossless: tensors that come back as they are.
-        skip: tensors that are left out.
-        bits: bits a weight, about, by pattern; the last that matches counts.
-        vectors: how tensors that are not quantized are kept.
+        lossless: tensors to keep exactly.
+        skip: tensors to leave out.
+        bits: about how many bits a weight, by pattern; the last pattern that matches counts.
+        vectors: how to keep tensors that are not quantized.
     """
 
     lossless: Sequence[str] = ()
@@ -68,16 +68,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Item:
-    """A tensor to be coded.
+    """A tensor to code.
 
     Attributes:
-        name: of the tensor.
-        shape: of the tensor.
-        dtype: as headers name dtypes.
+        name: the tensor's.
+        shape: the tensor's.
+        dtype: by the name that headers have.
         role: as of `codec.model.parameters`.
-        how: what becomes of the tensor.
-        bits: a rate that was asked for.
-        listed: whether it was asked for that the tensor stay as it is, whatever is in it.
+        how: quantized, in half precision, or exact.
+        bits: the rate that was asked for, if any.
+        listed: whether the caller asked for an exact tensor, whatever the values are.
     """
 
     name: str
@@ -90,13 +90,13 @@ class Item:
 
     @property
     def own_part(self) -> bool:
-        """Return whether the tensor is read by itself; others are read in batches."""
+        """Return whether the tensor has parts of its own; other tensors share batches."""
         return self.how == "quantize" or (self.how == "exact" and size_of(self.dtype, self.shape) >= OWN_PART)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The tensors in the order of the pack, names that stand for another tensor, and names that are left out."""
+    """The tensors in the order of the pack, the names of twins, and the names left out."""
 
     items: list[Item]
     twins: dict[str, str]
@@ -104,21 +104,26 @@ class Plan:
 
     @property
     def parts(self) -> list[Item]:
-        """Return the tensors that are read alone."""
+        """Return the tensors with parts of their own."""
         return [item for item in self.items if item.own_part]
 
     @property
     def vectors(self) -> list[Item]:
-        """Return the tensors that are read in batches."""
+        """Return the tensors in batches."""
         return [item for item in self.items if not item.own_part]
 
 
 def make_plan(state: Mapping[str, torch.Tensor], config: AnyConfig | None, rules: Rules) -> Plan:
-    """Decide what becomes of every tensor, and refuse what could not be read again.
+    """Decide what becomes of every tensor, and refuse what no reader could restore.
+
+    Args:
+        state: tensors by name.
+        config: of the model; None for weights only.
+        rules: the caller's wishes.
 
     Raises:
-        FormatError: an entry that is no tensor or that packs do not keep; more than a pack can hold.
-        MismatchError: tensors that the config does not have; a pattern that matches nothing.
+        FormatError: an entry is no tensor, or none that packs keep; or there is more than a pack can hold.
+        MismatchError: the config does not have a tensor, or a pattern matches nothing.
     """
     if not isinstance(state, Mapping):
         raise FormatError(f"state dict: a {type(state).__name__}, expected names and tensors; pass model.state_dict()")
@@ -169,7 +174,7 @@ def _model_item(name: str, tensor: torch.Tensor, role: Role) -> Item:
 
 
 def _check_config(config: AnyConfig, state: Mapping[str, torch.Tensor]) -> None:
-    """Raise MismatchError if names or shapes are not the config's; a wrapper's prefix is named."""
+    """Raise MismatchError if names or shapes are not the config's, with the prefix of a wrapper if there is one."""
     expected = set(parameters(config))
     for prefix in PREFIXES:
         if expected == {name.removeprefix(prefix) for name in state} and all(n.startswith(prefix) for n in state):
@@ -208,7 +213,7 @@ def _check_sizes(items: Sequence[Item]) -> None:
 
 
 def _twins(state: Mapping[str, torch.Tensor], items: Sequence[Item]) -> dict[str, str]:
-    """Return the tensors that are another's equal, by name: large ones, and small ones in the same memory."""
+    """Return the tensors that equal another, with its name: large tensors, and small tensors in the same memory."""
     first: dict[object, str] = {}
     found = {}
     for item, key in _keys(state, items):
@@ -220,7 +225,7 @@ def _twins(state: Mapping[str, torch.Tensor], items: Sequence[Item]) -> dict[str
 
 
 def _keys(state: Mapping[str, torch.Tensor], items: Sequence[Item]) -> Iterator[tuple[Item, object]]:
-    """Yield what tensors must have in common to be stored once; contents are hashed only where a sample is equal."""
+    """Yield the keys of tensors; equal keys mean equal tensors. Contents are hashed only where samples are equal."""
     samples: dict[object, list[Item]] = {}
     for item in items:
         tensor = state[item.name]

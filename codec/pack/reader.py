@@ -1,4 +1,4 @@
-"""Reading packs: a pack is a compressed model in one self-contained file (`codec.pack.writer` writes it)."""
+"""Read packs: a pack is a compressed model in one self-contained file (`codec.pack.writer` writes packs)."""
 
 import mmap
 from collections.abc import Iterator, Mapping
@@ -34,12 +34,12 @@ if TYPE_CHECKING:  # coding text needs no torch, which takes seconds to import
     from codec.exact.families.transformer import AnyExact
 
 MAX_TEXT = 1 << 24
-"""Bytes of a config or of a tokenizer."""
+"""The most bytes of a config or a tokenizer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """An opened pack. Tensors are decoded when asked for; packs are equal if their files are.
+    """An opened pack. Tensors are decoded when they are asked for; packs are equal if their files are equal.
 
     >>> import torch, codec
     >>> pack = codec.open(codec.compress({"w": torch.eye(128), "b": torch.zeros(128)}))
@@ -78,7 +78,7 @@ class Pack:
 
     @property
     def twins(self) -> dict[str, str]:
-        """Return the tensors that are stored once, as another one, by name."""
+        """Return the name of the stored tensor for each tensor that is stored as another one."""
         return cast(dict[str, str], self.manifest.get("twins", {}))
 
     @property
@@ -102,11 +102,11 @@ class Pack:
         return found
 
     def tensor(self, name: str) -> "torch.Tensor":
-        """Decode one tensor, in the dtype that it had.
+        """Decode a tensor, in the dtype that it had.
 
         Raises:
-            KeyError: no tensor of this name.
-            FormatError: a damaged part.
+            KeyError: there is no tensor of this name.
+            FormatError: a part is damaged.
 
         >>> import torch, codec
         >>> codec.open(codec.compress({"w": torch.eye(128), "n": torch.tensor([3])})).tensor("n")
@@ -120,10 +120,10 @@ class Pack:
         return self._small(entries, offset, length)[name]
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """Decode all tensors, in the dtypes that they had; twins share their memory. Each call makes new tensors.
+        """Decode all tensors, in the dtypes that they had. Twins share their memory. Each call makes new tensors.
 
         Raises:
-            FormatError: a damaged part.
+            FormatError: a part is damaged.
 
         >>> import torch, codec
         >>> state = codec.open(codec.compress({"w": torch.eye(128), "n": torch.tensor([3])})).state_dict()
@@ -139,16 +139,16 @@ class Pack:
 
     @property
     def weights(self) -> AnyWeights:
-        """Return what the exact model that codes text is made of.
+        """Return the integers, steps and vectors that exact models are made of.
 
         Raises:
             MismatchError: the pack holds weights only.
-            FormatError: a damaged part.
+            FormatError: a part is damaged.
         """
         return weights_of(self.for_text()[0], self.matrices, self.vectors, self.sha256)
 
     def exact(self, device: "torch.device | str" = "cpu") -> "AnyExact":
-        """Make the exact model that codes text, on torch. Raises MismatchError for a pack that holds weights only.
+        """Make the exact model on torch, which codes text. Raises MismatchError for a pack that holds weights only.
 
         >>> from pathlib import Path
         >>> import codec
@@ -161,7 +161,7 @@ class Pack:
         return exact_model(self.weights, device)
 
     def for_text(self) -> tuple[AnyConfig, AnyTokenizer]:
-        """Return what text coding needs beside weights. Raises MismatchError for a pack that holds weights only.
+        """Return the config and the tokenizer, to code text. Raises MismatchError for a pack that holds weights only.
 
         >>> import torch, codec
         >>> codec.open(codec.compress({"w": torch.eye(128)})).for_text()
@@ -176,10 +176,10 @@ class Pack:
 
     @cached_property
     def matrices(self) -> dict[str, Quantized]:
-        """Return the integers and steps of the tensors that are quantized in one piece.
+        """Return the integers and steps of tensors that are quantized in one piece, by name.
 
         Raises:
-            FormatError: a damaged part.
+            FormatError: a part is damaged.
         """
         names = [entry["name"] for entry in self.manifest["tensors"] if len(entry["parts"]) == 1]
         with ThreadPoolExecutor(numba.get_num_threads()) as pool:
@@ -188,10 +188,10 @@ class Pack:
 
     @cached_property
     def vectors(self) -> dict[str, NDArray[Any]]:
-        """Return the tensors that are not parts of their own, as they were kept; bfloat16 and narrower as float32.
+        """Return the tensors of batches as they were kept, by name; bfloat16 and narrower dtypes as float32.
 
         Raises:
-            FormatError: a damaged part; of a model, values that are not finite.
+            FormatError: a part is damaged, or a model has values that are not finite.
         """
         found: dict[str, NDArray[Any]] = {}
         for entries, offset, length in self._batches:
@@ -203,12 +203,12 @@ class Pack:
 
     @cached_property
     def recall(self) -> Recall | None:
-        """Return the tables of `codec.exact.recall`, if the pack has any."""
+        """Return the tables of `codec.exact.recall`; None if the pack has none."""
         return read_recall(self.manifest["recall"]) if "recall" in self.manifest else None
 
     @cached_property
     def parameter_count(self) -> int:
-        """Return the number of elements of all tensors, twins counted once."""
+        """Return the number of elements of all tensors; twins count once."""
         return sum(prod(entry["shape"]) for entry in self._entries)
 
     @property
@@ -217,7 +217,7 @@ class Pack:
 
     @cached_property
     def _places(self) -> dict[str, tuple[dict[str, Any], int]]:
-        """The header's entry and the offset of each tensor that is a part, or several, of its own."""
+        """Return the header's entry and the offset of each tensor with parts of its own, by name."""
         found, at = {}, 0
         for entry in self.manifest["tensors"]:
             found[entry["name"]] = entry, at
@@ -226,7 +226,7 @@ class Pack:
 
     @cached_property
     def _batches(self) -> list[tuple[list[dict[str, Any]], int, int]]:
-        """The entries, offset and length of each batch."""
+        """Return the entries, offset and length of each batch."""
         found, first = [], 0
         at = sum(sum(entry["parts"]) for entry in self.manifest["tensors"])
         for count, length in self.manifest["batches"]:
@@ -242,10 +242,10 @@ class Pack:
         return self.source.read(self.sections["tensors"].offset + offset, length)
 
     def slabs(self, name: str) -> "Iterator[torch.Tensor]":
-        """Decode a tensor in slabs, in the order of its elements: [rows, columns] each.
+        """Yield a tensor in slabs [rows, columns], in the order of its elements.
 
         Raises:
-            FormatError: a damaged part.
+            FormatError: a part is damaged.
         """
         name = self.twins.get(name, name)
         if name not in self._places:
@@ -307,7 +307,7 @@ class Pack:
 
 
 class _named:
-    """Puts a tensor's name before the FormatErrors of a block."""
+    """A context that puts a tensor's name before the message of a FormatError."""
 
     def __init__(self, name: str):
         self._name = name
@@ -321,11 +321,14 @@ class _named:
 
 
 def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | BinaryIO) -> Pack:
-    """Read a pack: bytes, a path, or a file that is open for reading.
+    """Open a pack.
+
+    Args:
+        source: bytes, a path, or a file that is open for reading.
 
     Raises:
-        FormatError: no such file; not a pack, of another version, truncated or damaged. Of a file larger than
-            `codec.pack.container.IN_MEMORY` only the header is checked here, and each tensor when asked for.
+        FormatError: there is no such file, or it is no pack, of another version, truncated or damaged. Of a file larger
+            than `codec.pack.container.IN_MEMORY` only the header is checked here, and each tensor when it is asked for.
         CodecError: see `codec.pack.golden.check`.
 
     >>> import torch, codec
@@ -373,7 +376,7 @@ def decompress(source: bytes | str | Path | BinaryIO) -> "dict[str, torch.Tensor
 
 
 def _check_model(config: AnyConfig, manifest: Mapping[str, Any]) -> None:
-    """Raise MismatchError or FormatError unless the tensors are the config's, and matrices are parts of their own."""
+    """Raise MismatchError or FormatError unless the tensors are the config's, and each matrix has a part of its own."""
     entries = manifest["tensors"] + manifest["vectors"]
     check_shapes(config, {e["name"]: tuple(e["shape"]) for e in entries})
     kept = {entry["name"] for entry in manifest["vectors"]}

@@ -1,4 +1,4 @@
-"""One slab of a tensor, quantized or exact, as a part."""
+"""Code a slab of a tensor as a part, quantized or exact."""
 
 from dataclasses import dataclass
 
@@ -18,12 +18,12 @@ from codec.quantization.quantizers import Matrix, Quantizer
 from codec.quantization.sensitivity import SensitivityGrid, unit_for
 
 LEAST, MOST = 2.0**-100, 2.0**120
-"""Largest weights of a slab that is quantized lie between these: steps then are normal float32 numbers."""
+"""Bounds on the largest weight of a slab that is quantized: between these, all steps are normal float32 numbers."""
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Elements of a tensor: rows * columns of them from `first` on."""
+    """A run of a tensor's elements: rows * columns of them, from `first` on."""
 
     item: Item
     first: int
@@ -31,13 +31,13 @@ class Slab:
     columns: int
 
     def of(self, flat: torch.Tensor) -> torch.Tensor:
-        """Return the slab [rows, columns] of a tensor's elements [n]."""
+        """Return the slab [rows, columns], given all elements [n] of the tensor."""
         return flat[self.first : self.first + self.rows * self.columns].view(self.rows, self.columns)
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A part, and its squared error over the mean square of the tensor, by the weight."""
+    """A part, and the squared error of its weights over the mean square of the tensor."""
 
     part: bytes
     error: float
@@ -45,14 +45,14 @@ class Coded:
 
 @dataclass(frozen=True)
 class SlabCoder:
-    """Codes slabs with a quantizer.
+    """A coder of slabs with a quantizer.
 
     Attributes:
         quantizer: for slabs without a rate of their own.
         calibration: second moments by tensor name.
-        scales: root mean squares by tensor name; errors without a calibration are relative to these.
-        may_be_exact: whether a slab stays as it is where that takes fewer bytes.
-        must_quantize: whether a slab that cannot be quantized is an error, as for models that compute with integers.
+        scales: root mean squares by tensor name; without a calibration, errors count relative to these.
+        may_be_exact: whether a slab is kept exactly where that takes fewer bytes.
+        must_quantize: whether a slab that cannot be quantized is an error, as in models that compute with integers.
     """
 
     quantizer: Quantizer
@@ -65,7 +65,7 @@ class SlabCoder:
         """Code the slab `tensor` [rows, columns].
 
         Raises:
-            FormatError: weights that are not finite where only finite weights can be kept.
+            FormatError: weights are not finite, and only finite weights can be kept.
         """
         item, width, floating = slab.item, width_of(slab.item.dtype), slab.item.dtype in FLOATS
         data = to_bytes(tensor)
@@ -88,7 +88,7 @@ class SlabCoder:
         return Coded(part, float(np.square(quantized.dequantize() - weights, dtype=np.float64).sum()) / scale**2)
 
     def _weights(self, slab: Slab, tensor: torch.Tensor) -> NDArray[np.float32] | None:
-        """Return the weights of a slab, or None where they have to stay as they are."""
+        """Return the weights of a slab; None where the slab has to be kept exactly."""
         weights = tensor.float().numpy()
         finite = np.isfinite(weights)
         if self.must_quantize and not finite.all():
@@ -104,7 +104,7 @@ class SlabCoder:
 
 
 def matrix_of(slab: Slab, weights: NDArray[np.float32], calibration: Calibration | None, scale: float | None) -> Matrix:
-    """Return the input of a quantizer: a slab's weights with its share of the tensor's moments."""
+    """Return the input of a quantizer: the weights of a slab, with the slab's share of the tensor's moments."""
     item = slab.item
     if calibration is None:
         moments = moments_of(None, item.name, (slab.rows, slab.columns))

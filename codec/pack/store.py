@@ -1,4 +1,4 @@
-"""Finding packs by name or by hash in folders.
+"""Find packs in folders by name or hash.
 
 A folder may hold packs as `NAME.pack`, and published models as `OWNER/NAME/model.pack` (`artifacts.share.store`).
 """
@@ -12,14 +12,14 @@ from codec.errors import FormatError
 from codec.run_folder import PACK
 
 FOLDERS: list[Path] = []
-"""Where commands look for packs; `underpar` adds the folder of the packs that ship and that of the user."""
+"""Folders where commands look for packs; `underpar` adds the folder of the packs that ship and the user's folder."""
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 
 
 def is_name(name: str) -> bool:
-    """Tell whether `name` is `owner/name`.
+    """Return whether `name` is of the form `owner/name`.
 
     >>> is_name("owner/small.2"), is_name("../small"), is_name("small")
     (True, False, False)
@@ -28,7 +28,7 @@ def is_name(name: str) -> bool:
 
 
 def packs(folders: Sequence[Path]) -> dict[str, Path]:
-    """List the packs in `folders` by name, each folder's in order of its names; an earlier folder's name wins."""
+    """Return the packs in `folders` by name, sorted in each folder; a name in an earlier folder hides later ones."""
     found: dict[str, Path] = {}
     for folder in folders:
         names = {path.stem: path for path in sorted(folder.glob("*.pack"))}
@@ -41,10 +41,10 @@ def packs(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def find(name: str | Path, folders: Sequence[Path]) -> Path:
-    """Find the file of a pack by its name in `folders`, or by its path.
+    """Return the path of a pack, given its name in `folders` or its path.
 
     Raises:
-        FormatError: no folder has a pack of this name, and no file is there.
+        FormatError: no folder has a pack of this name, and there is no such file.
     """
     known = packs(folders)
     path = known.get(str(name), Path(name))
@@ -54,7 +54,7 @@ def find(name: str | Path, folders: Sequence[Path]) -> Path:
 
 
 def find_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
-    """Find the pack whose file's SHA-256 (hex) begins with `sha256` in `folders`; None where there is none."""
+    """Return the pack in `folders` whose file's SHA-256 (hex) begins with `sha256`; None where there is none."""
     for path in packs(folders).values():
         with path.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest().startswith(sha256):

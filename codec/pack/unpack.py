@@ -1,6 +1,6 @@
 """Write the tensors of a pack as a safetensors file, slab by slab, so that a pack larger than memory can be unpacked.
 
-The layout is that of the safetensors format: u64 length, that many bytes of JSON, then the tensors' bytes.
+The format is that of safetensors: u64 length, `length` bytes of JSON, then the tensors' bytes.
 """
 
 import json
@@ -27,11 +27,11 @@ def save_tensors(pack: Pack, path: Path, metadata: Mapping[str, str] | None) -> 
 
     Args:
         pack: an opened pack.
-        path: of the file, which is replaced once everything is written.
-        metadata: of the file.
+        path: the file to write; an older file is replaced once the new one is complete.
+        metadata: for the file.
 
     Raises:
-        FormatError: a damaged part, or a dtype that safetensors files do not have.
+        FormatError: a part is damaged, or safetensors files do not have a tensor's dtype.
     """
     entries: dict[str, dict[str, Any]] = {e["name"]: e for e in pack.manifest["tensors"] + pack.manifest["vectors"]}
     entries |= {name: entries[other] for name, other in pack.twins.items()}

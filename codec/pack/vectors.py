@@ -1,4 +1,4 @@
-"""Batches of small tensors: those of one dtype lie together, compressed together."""
+"""Write batches of small tensors: the tensors of one dtype lie together and are compressed together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from codec.pack.parts.tensors import name_of, plain, to_bytes
 from codec.pack.plan import Item
 
 HALF_LIMIT = 65_504
-"""Float16's largest number: vectors with entries from here on are kept as float32."""
+"""Float16's largest number: a vector with an entry of this size or more is kept as float32."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A part with its entries in the header's list of vectors."""
+    """A part, with the entries that the header's list of vectors has for it."""
 
     entries: list[dict[str, Any]]
     part: bytes
@@ -30,12 +30,12 @@ def batches(items: Sequence[Item], state: Mapping[str, torch.Tensor], any_value:
     """Return the batches of small tensors.
 
     Args:
-        items: the tensors.
-        state: their values.
-        any_value: whether infinities may be kept; NaN is, where it was asked for.
+        items: the tensors to keep.
+        state: their values by name.
+        any_value: whether to keep infinities, and NaN where the caller asked for an exact tensor.
 
     Raises:
-        FormatError: values that may not be kept.
+        FormatError: a value that may not be kept.
     """
     kept = [(item, _kept(item, plain(item.name, state[item.name]), any_value)) for item in items]
     kept.sort(key=lambda found: name_of(found[1].dtype))
@@ -67,10 +67,10 @@ def _batch(group: Sequence[tuple[Item, torch.Tensor]]) -> Batch:
 
 
 def half(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a vector in half precision, in float32 where float16 would overflow.
+    """Return a vector in half precision, or in float32 where float16 would overflow.
 
     Raises:
-        FormatError: values that are not finite or too large for float32.
+        FormatError: a value is not finite, or too large for float32.
     """
     if not bool(torch.isfinite(tensor.double()).all()):
         raise FormatError(f"tensor {name}: not all values are finite; repair the checkpoint")

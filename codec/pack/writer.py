@@ -1,4 +1,4 @@
-"""Writing packs: decide what becomes of each tensor, quantize and code slabs side by side, meet a budget."""
+"""Write packs: decide what becomes of each tensor, quantize and code slabs side by side, meet a budget."""
 
 import shutil
 import tempfile
@@ -32,7 +32,7 @@ from codec.quantization.sensitivity import SensitivityGrid, unit_for
 from codec.zstd import shrink
 
 FINEST_RATE = 12.0
-"""Bits a weight beyond which no budget buys anything: rounding is then finer than bfloat16's."""
+"""Bits a weight beyond which a budget buys nothing: rounding is then finer than bfloat16's."""
 
 _DEFAULT_BITS = 8
 _IN_MEMORY = 1 << 26  # bytes of a pack that wait in memory; a larger one waits in a file
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Extras:
-    """What a pack carries along with the weights.
+    """Files and metadata that a pack carries along with the weights.
 
     Attributes:
         metadata: of the safetensors file that the weights came from.
@@ -55,7 +55,7 @@ class Extras:
 
 @dataclass(frozen=True)
 class Written:
-    """A pack in a temporary file that is gone when nobody refers to it."""
+    """A pack in a temporary file, which is deleted when the last reference to it is gone."""
 
     file: BinaryIO
     size: int
@@ -133,7 +133,7 @@ def compress(
 
 
 class PackJob:
-    """The work of `compress`, whose result may be too large for memory."""
+    """The work of `compress`, with a result that may be too large for memory."""
 
     def __init__(
         self,
@@ -146,21 +146,21 @@ class PackJob:
         folder: Path | None = None,
         advance: Advance = ignore_progress,
     ):
-        """Check what goes into the pack, and plan.
+        """Check the contents of the pack, and plan.
 
         Args:
             state: as for `compress`; tensors are read on access, several times each.
             config: as for `compress`.
             tokenizer: as for `compress`.
             calibration: as for `compress`.
-            rules: what becomes of which tensors.
-            extras: what the pack carries along.
-            folder: of the temporary file.
+            rules: the caller's wishes by names of tensors.
+            extras: files and metadata to carry along.
+            folder: the folder of the temporary file; the system's if None.
             advance: called with the number of elements done.
 
         Raises:
-            FormatError: an argument of another kind, or what a pack cannot hold.
-            MismatchError: things that do not belong together.
+            FormatError: an argument of another type, or something that a pack cannot hold.
+            MismatchError: arguments that do not belong together.
         """
         if config is not None and not hasattr(config, "to_json"):
             raise FormatError(f"config: a {type(config).__name__}, expected a ModelConfig; pass ModelConfig(...)")
@@ -183,7 +183,7 @@ class PackJob:
 
     @property
     def weights(self) -> int:
-        """Return how many weights a budget's unit applies to."""
+        """Return the number of weights that a budget decides on."""
         return sum(int(np.prod(i.shape)) for i in self.plan.parts if i.how == "quantize" and i.bits is None)
 
     def run(
@@ -225,7 +225,7 @@ class PackJob:
         return f"{said}, or name in `bits` what is kept exactly: {size} bytes, the largest is {kept[0].name}"
 
     def _slabs(self, kinds: Callable[[Item], bool]) -> Iterator[tuple[Slab, torch.Tensor]]:
-        """Yield the slabs of the tensors that are parts, with their elements."""
+        """Yield the slabs of the tensors with parts of their own, and the slabs' elements."""
         for item in filter(kinds, self.plan.parts):
             flat = plain(item.name, self._state[item.name]).reshape(-1)
             for place in slabs(item.shape, MAX_ELEMENTS if self._config else SLAB):
@@ -257,7 +257,7 @@ class PackJob:
         return list(_ahead(self._slabs(lambda item: item.how == "quantize" and item.bits is None), rate))
 
     def _build(self, quantizer: Quantizer, may_be_exact: bool) -> Written:
-        """Write a pack with a quantizer."""
+        """Write a pack with a quantizer; slabs may stay exact where that is shorter, if `may_be_exact`."""
         if self._calibration is None and not self._scales:
             self._measure(RowAbsmax(8))
         coder = SlabCoder(
@@ -325,7 +325,7 @@ def _finite_square(work: tuple[Slab, torch.Tensor]) -> tuple[str, float]:
 def _ahead(
     works: Iterable[tuple[Slab, torch.Tensor]], function: Callable[[tuple[Slab, torch.Tensor]], T]
 ) -> Iterator[T]:
-    """Yield a function's results in order, computed on all cores; few slabs lie in memory at a time."""
+    """Yield a function's results in order, computed on all cores; only few slabs are in memory at a time."""
     threads = torch.get_num_threads()
     waiting: deque[Future[T]] = deque()
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:

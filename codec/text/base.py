@@ -1,4 +1,4 @@
-"""Say what codes documents: one device here, or several in processes of their own."""
+"""Define the interface of document coders, on one device here or on several in processes of their own."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -8,20 +8,26 @@ from codec.text.documents import Record
 
 
 class DocumentCoder(Protocol):
-    """Who codes documents: a `Coder` here, or `codec.text.workers.Workers` on several devices, to the same bytes."""
+    """The interface of document coders: `codec.text.coder.Coder`, or `codec.text.workers.Workers` with processes.
+
+    Both write the same bytes.
+    """
 
     def start(self, advance: Advance = ignore_progress) -> None:
-        """Compile and compare what the first document would wait for; `advance` is told of nothing, now and then."""
+        """Do ahead what the first document would wait for: compile, and compare a backend with the reference.
+
+        `advance` is called with 0 now and then, so that a caller can notice an interrupt.
+        """
 
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """See `Coder`."""
+        """Code documents; see `codec.text.coder.Coder.encode`."""
 
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
-        """See `Coder`."""
+        """Code documents in groups; see `codec.text.coder.Coder.encode_groups`."""
 
     def decode(
         self,
@@ -29,4 +35,4 @@ class DocumentCoder(Protocol):
         advance: Advance = ignore_progress,
         sizes: Mapping[int, int] | None = None,
     ) -> Iterator[tuple[int, bytes]]:
-        """See `Coder`."""
+        """Decode records; see `codec.text.coder.Coder.decode`."""

@@ -1,11 +1,12 @@
-"""Documents through the exact model: teacher-forced batches to encode, lanes of cached steps to decode.
+"""Code documents with the exact model: batches of chunks to encode, decoding slots that step together to decode.
 
-The encoder knows every token, so it runs whole chunks in batches. The decoder runs one token of many documents at a
-time: a document is a lane of the cache, a ring that keeps the last tokens, and a finished lane takes the next document.
-Exact arithmetic makes both produce the same integers.
+The encoder knows every token, so the model runs whole chunks of many documents in a batch (chunked prefill). The
+decoder knows only the tokens decoded so far, so the model runs one token of many documents at a time. Each document has
+a decoding slot: a ring of the KV cache that keeps the last `window` tokens. A slot whose document has ended takes the
+next document (continuous batching). Exact arithmetic gives the same integers both ways.
 
-A token sees the last `window` tokens (sliding-window attention), of which nothing is computed twice; what tokens of one
-layer saw, those of the next see through them.
+A token sees the last `window` tokens (sliding-window attention). Keys and values of a token are computed once, so a
+token of the second layer sees, through the keys of the first, up to two windows back, and so on.
 """
 
 import sys
@@ -30,7 +31,7 @@ from codec.model.byte_pairs import AnyTokenizer
 from codec.numerics.widths import total_bits
 from codec.text.documents import Prepared, Record, prepare, write_record
 from codec.text.golden import check as check_golden
-from codec.text.pipeline import Ahead, _Group, _Part
+from codec.text.pipeline import GroupReader, _Group, _Part
 from codec.text.scheduler import Decoding
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
-_RUNNING = 1  # batches that a GPU has not been waited for when it is given one more
+_RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
-_CACHE_BYTES = 1 << 30  # of a processor's lanes
-_MOST_LANES = {"cpu": 128, "cuda": 4096}
-_FEWEST_LANES = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
+_CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
+_MOST_SLOTS = {"cpu": 128, "cuda": 4096}
+_FEWEST_SLOTS = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
 
 _TOKENS_A_BYTE = 2
-"""Of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with 1,024 and the pack that ships."""
+"""Tokens for each byte of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with a vocabulary of
+1,024 and with the pack that ships."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,24 @@ class Coder:
 
     @property
     def total_bits(self) -> int:
-        """The power of two that frequencies sum to."""
+        """Return the power of two that the frequencies of a distribution sum to."""
         return total_bits(self.weights.config.vocab_size)
 
     @cached_property
     def backend(self) -> Backend:
-        """Who computes what the model says; errors as of `codec.text.golden.check`."""
+        """Return the backend that runs the exact model. Raises CodecError where `codec.text.golden.check` does."""
         check_golden()
         return make_backend(self.weights, self.device, self.recall)
 
     @cached_property
     def model(self) -> "AnyExact":
-        """The reference on torch, which a fast backend does without."""
+        """Return the reference model on torch, which a fast backend does without."""
         from codec.exact.families.transformer import exact_model
 
         return exact_model(self.weights, self.device)
 
     def start(self, advance: Advance = ignore_progress) -> None:
-        """See `DocumentCoder`."""
+        """Compile, and make the backend; see `codec.text.base.DocumentCoder.start`."""
         check_golden()  # and so compile what codes edits; the backend compiles the model
         advance(0)
         _ = self.backend  # made when it is first asked for
@@ -88,23 +90,36 @@ class Coder:
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """Code documents; `advance` is told bytes of text. `model_only` stores nothing."""
+        """Code documents.
+
+        Args:
+            documents: any bytes.
+            model_only: code every document with the model, also where a general compressor needs fewer bytes.
+            advance: called with bytes of text that are done.
+        """
         found = [records for _, records in self.encode_groups(iter(documents), sys.maxsize, model_only, advance)]
         return found[0] if found else []
 
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
-        """Code documents in groups that end as soon as they have `limit` bytes, each as `encode` does.
+        """Code documents in groups. A group ends as soon as it has `limit` bytes; the records are those of `encode`.
 
-        While the model is at one part of them, threads prepare what follows and write the records of what it has
-        scored, across groups: it never waits for the end of one. A GPU is given a batch before the one before is waited
-        for, and documents are read while it is at one.
+        While the model runs one part of the documents, threads prepare the next part and write the records of the part
+        before. Parts cross the ends of groups, so the model never waits for a group to end. A GPU is given the next
+        batch before the result of the last one is waited for, and documents are read while the GPU runs.
+
+        Args:
+            documents: any bytes, read as they are needed.
+            limit: bytes of a group.
+            model_only: as of `encode`.
+            advance: as of `encode`.
 
         Yields:
-            each group and its records, in their order; where reading fails, all groups before that.
+            (documents, records) of each group, in order. Where reading fails, all groups before the failure come first.
         """
-        running: deque[Callable[[], None]] = deque()  # waits for batches; behind those of a company, its records
+        # In launch order: waits for batches; behind the waits of some documents, a function that writes their records.
+        running: deque[Callable[[], None]] = deque()
         begun: deque[_Group] = deque()
         with thread_pool(self.threads) as pool:
 
@@ -118,7 +133,7 @@ class Coder:
                     future = pool.submit(record_of, prepared[n], intervals[n], self.total_bits, model_only)
                     part.group.records[part.numbers[n]] = future
 
-            for part in self._prepare_ahead(Ahead(documents, limit), pool, model_only):
+            for part in self._prepare_ahead(GroupReader(documents, limit), pool, model_only):
                 if part.group not in begun:
                     begun.append(part.group)
                 prepared = [future.result() for future in part.prepared]
@@ -126,20 +141,21 @@ class Coder:
                 hopeless = [n for n, p in enumerate(prepared) if p.hopeless]
                 advance(sum(len(prepared[n].original) for n in hopeless))
                 record(part, hopeless, prepared, intervals)
-                for company in self._companies(prepared):
-                    for wait in self._launch(company, prepared, intervals, advance):
+                for members in self._batches(prepared):
+                    for wait in self._launch(members, prepared, intervals, advance):
                         running.append(wait)
                         while len(running) > _RUNNING:
                             running.popleft()()
-                    running.append(partial(record, part, company, prepared, intervals))
-                # What launches nothing, or a record that takes long, does not keep earlier groups in memory.
+                    running.append(partial(record, part, members, prepared, intervals))
+                # Drain when the input ends or many groups are open: otherwise a group that launches nothing, or one
+                # slow record, would keep finished groups in memory.
                 while running and (part.last or len(begun) > _GROUPS):
                     running.popleft()()
                 while begun and (begun[0].done or part.last or len(begun) > _GROUPS):
                     yield begun.popleft().result()
 
-    def _prepare_ahead(self, ahead: Ahead, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
-        """Parts of the groups in turn; when one is yielded, threads are already at the next."""
+    def _prepare_ahead(self, ahead: GroupReader, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
+        """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next one."""
         before = None
         while documents := ahead.take():
             group = _Group(documents)
@@ -155,9 +171,9 @@ class Coder:
             raise ahead.failure
 
     def _parts(self, documents: Sequence[bytes], first: bool, last: bool) -> list[list[int]]:
-        """Numbers of documents in parts, the longest first, as `_companies` takes them.
+        """Return the numbers of a group's documents in parts, the longest document first, as `_batches` takes them.
 
-        In the first group they grow from _LEAST_BYTES to _PART_BYTES, and in the last they shrink again.
+        Parts grow from _LEAST_BYTES to _PART_BYTES in the first group, and shrink again in the last group.
         """
         sizes, device = [len(document) for document in documents], self.device
         parts: list[list[int]] = []
@@ -171,47 +187,51 @@ class Coder:
         return parts
 
     def intervals(self, prepared: Sequence[Prepared], advance: Advance = ignore_progress) -> list[NDArray[np.float64]]:
-        """(start, frequency, bits) float64 [3, T + 1] of every token of each document, its end included.
+        """Return the intervals float64 [3, T + 1] of every document: (start, frequency, bits) of tokens and the end.
 
-        Those of a hopeless document are zeros. `advance` is told bytes of text.
+        The intervals of a hopeless document are zeros. `advance` is called with bytes of text.
         """
         intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
-        for company in self._companies(prepared):
-            for wait in self._launch(company, prepared, intervals, advance):
+        for members in self._batches(prepared):
+            for wait in self._launch(members, prepared, intervals, advance):
                 wait()
         return intervals
 
     def _launch(
         self,
-        company: Sequence[int],
+        members: Sequence[int],
         prepared: Sequence[Prepared],
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Iterator[Callable[[], None]]:
-        """Score the documents numbered `company`, the longest first, which run side by side.
+        """Score a batch of documents that run side by side: those numbered `members`, the longest first.
 
-        Yields what waits for each batch of chunks and fills in its intervals, as soon as the model is at it.
+        Yields:
+            for each launched batch of chunks, a function that waits for the scores and fills in `intervals`.
         """
-        longest = len(prepared[company[0]].stream) - 1
-        memory = self.backend.memory(len(company), longest + 1)
-        past = self.backend.past(len(company), self.window) if longest > self.window else None
-        plans = [prefill_chunks(len(prepared[n].stream) - 1, self.window) for n in company]
+        longest = len(prepared[members[0]].stream) - 1
+        memory = self.backend.memory(len(members), longest + 1)
+        past = self.backend.past(len(members), self.window) if longest > self.window else None
+        plans = [prefill_chunks(len(prepared[n].stream) - 1, self.window) for n in members]
         for turn in range(len(plans[0])):
-            batch = [(n, plan[turn]) for n, plan in zip(company, plans, strict=True) if turn < len(plan)]
+            batch = [(n, plan[turn]) for n, plan in zip(members, plans, strict=True) if turn < len(plan)]
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
 
-    def _companies(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
-        """Documents whose chunks run side by side, the longest first: at most _BATCH_TOKENS tokens at a time."""
+    def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
+        """Yield batches of documents whose chunks run side by side, the longest first.
+
+        A batch has at most _BATCH_TOKENS tokens in a step, or a single document.
+        """
         lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
         limit = _BATCH_TOKENS[self.device]
-        company: list[int] = []
+        members: list[int] = []
         for n in sorted(lengths, key=lambda n: -lengths[n]):
-            if company and (len(company) + 1) * min(lengths[company[0]], self.window) > limit:
-                yield company
-                company = []
-            company.append(n)
-        if company:
-            yield company
+            if members and (len(members) + 1) * min(lengths[members[0]], self.window) > limit:
+                yield members
+                members = []
+            members.append(n)
+        if members:
+            yield members
 
     def _launch_batch(
         self,
@@ -222,7 +242,7 @@ class Coder:
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Callable[[], None]:
-        """What fills in (start, frequency, bits) of the targets of the batch's chunks."""
+        """Launch a batch of chunks; return a function that waits for the scores and fills in `intervals`."""
         inputs = [prepared[n].stream[chunk.start : chunk.end] for n, chunk in batch]
         targets = [prepared[n].stream[chunk.start + 1 : chunk.end + 1] for n, chunk in batch]
         scores = self.backend.launch(inputs, targets, memory, past)
@@ -246,9 +266,9 @@ class Coder:
         """Decode modelled records.
 
         Args:
-            payloads: by document number.
-            advance: told bytes of payload.
-            sizes: bytes of each document where they are known: they bound what a damaged payload decodes to.
+            payloads: the payload of each record, by document number.
+            advance: called with bytes of payload that are done.
+            sizes: the bytes of each document, where they are known: a bound on what a damaged payload decodes to.
 
         Yields:
             (document number, original bytes), in the order in which documents end.
@@ -260,33 +280,33 @@ class Coder:
         if not payloads:
             return
         room = _cache_bytes(self.device)
-        count = self._lane_count([len(payload) for payload in payloads.values()], room)
+        count = self._slot_count([len(payload) for payload in payloads.values()], room)
         yield from Decoding(
             self.backend, self.tokenizer, payloads, self.window, count, room, self.threads, sizes
         ).documents(advance)
 
-    def _lane_count(self, sizes: Sequence[int], room: int) -> int:
-        """How many lanes pay for payloads of so many bytes, and have room in so many bytes of memory.
+    def _slot_count(self, sizes: Sequence[int], room: int) -> int:
+        """Return how many decoding slots pay for payloads of `sizes` bytes, with caches that fit into `room` bytes.
 
-        The longest document takes its time alone, so that no more lanes are needed than let the others end with it.
+        The longest document takes its time alone. So there are no more slots than let the other documents end with it.
         """
         kind = self.device
-        fewest = _FEWEST_LANES[kind]
+        fewest = _FEWEST_SLOTS[kind]
         useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
         tokens = (min(_TOKENS_A_BYTE * size + 1, self.window) for size in sorted(sizes, reverse=True))
-        taken = np.cumsum([self.backend.lane_bytes(n) for n in tokens])
+        taken = np.cumsum([self.backend.slot_bytes(n) for n in tokens])
         fit = max(1, int(np.searchsorted(taken, room, "right")))
-        return min(_MOST_LANES[kind], fit, useful, len(sizes))
+        return min(_MOST_SLOTS[kind], fit, useful, len(sizes))
 
 
 def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False) -> Record:
-    """The record of a document whose tokens have the (start, frequency, bits) float64 [3, T] of `Coder.intervals`."""
+    """Return the record of a document whose tokens have the intervals float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
     return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)
 
 
 def _cache_bytes(device: str) -> int:
-    """What the lanes of a decoder may take together; a GPU keeps a fifth of what is free for a step."""
+    """Return the bytes that a decoder's KV cache may take; on a GPU a fifth of the free memory is left for the step."""
     if device == "cpu":
         return _CACHE_BYTES
     import torch

@@ -1,8 +1,8 @@
-"""A document as the coder sees it: tokens for the model, edits for what the tokenizer loses, or stored bytes.
+"""Prepare a document for the coder, and write its record: tokens and edits under the model, or stored bytes.
 
-A document is coded on its own: the model sees the token that begins one and the document's earlier tokens, a token
-ends it, and the edits (`codec.edits.coder`) follow in the same range-coded stream. Where a general compressor needs
-fewer bytes it is stored instead (`codec.text.stored`).
+A document is coded on its own. The model sees the token that begins the document and the document's earlier tokens;
+another token ends it. The edits, which restore what the tokenizer loses (`codec.edits.coder`), follow in the same
+range-coded stream. Where a general compressor needs fewer bytes, the document is stored instead (`codec.text.stored`).
 """
 
 import zlib
@@ -52,7 +52,13 @@ class Prepared:
 
 
 def prepare(document: bytes, tokenizer: AnyTokenizer, model_only: bool = False) -> Prepared:
-    """Tokenize a document; `model_only` never calls it hopeless."""
+    """Tokenize a document and find its edits.
+
+    Args:
+        document: any bytes.
+        tokenizer: of the model.
+        model_only: call no document hopeless: the model codes it, whatever that costs.
+    """
     stored = zstandard.ZstdCompressor(level=19).compress(document) if document else b""
     empty = np.zeros((0, 4), np.int64)
     begin, end = tokenizer.begin, tokenizer.end
@@ -73,7 +79,7 @@ def prepare(document: bytes, tokenizer: AnyTokenizer, model_only: bool = False) 
 
 
 def _undecodable(document: bytes) -> int:
-    """How many edits it takes at least to restore what is no UTF-8."""
+    """Return the least number of edits that restore the bytes which are not UTF-8."""
     return document.decode("utf-8", "replace").count("\ufffd") - document.count("\ufffd".encode())
 
 
@@ -85,9 +91,15 @@ def write_record(
     total_bits: int,
     model_only: bool = False,
 ) -> Record:
-    """Code a document whose tokens have the intervals `starts`, `frequencies` [T + 1] of 2^total_bits.
+    """Code a prepared document under the model's intervals; return the smaller of the modelled and the stored record.
 
-    The smaller of the modelled and the stored record is returned; `model_only` always returns the former.
+    Args:
+        document: as `prepare` made it.
+        starts: int64 [T + 1], cumulative frequencies below the document's tokens and below the token that ends it.
+        frequencies: int64 [T + 1], of the same tokens, of a total of 2^total_bits.
+        exact_bits: cross-entropy of the exact model, for the report.
+        total_bits: see `frequencies`.
+        model_only: return the modelled record even where the stored one is smaller.
     """
     crc, size = zlib.crc32(document.original), len(document.original)
     if document.hopeless:

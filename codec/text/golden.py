@@ -1,7 +1,8 @@
 """Compare a golden record with what this machine makes of its document: intervals and edits in one range-coded stream.
 
-Encoder and decoder repeat each other's mistakes, so a round trip shows nothing about compiled code that does not do
-what its source says. The record's bytes are pinned here. `codec.pack.golden` is the same for packs.
+An encoder and a decoder of the same machine repeat each other's mistakes. So a round trip says nothing about compiled
+code that does not do what its source says. The bytes of the golden record are pinned here instead. `codec.pack.golden`
+is the same for packs.
 """
 
 from functools import cache
@@ -41,7 +42,8 @@ RECORD = bytes.fromhex(
     "af216f77df286f79b68e41c7419545ebdbc0b46995396339e0cf302a95ddf14e09cd8aec564b61908e36045f5a4be2f728e24d32fd8966f5"
     "79dcb1cd5dad35ae"
 )
-"""Changed with every change of what the coder of intervals or edits writes, together with the formats' versions."""
+"""The bytes of the golden record. Any change of what the coder of intervals or of edits writes changes them, together
+with the formats' versions."""
 
 
 def encode_record() -> bytes:

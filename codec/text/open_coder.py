@@ -9,22 +9,25 @@ from codec.text.coder import Coder
 from codec.text.policy import Adaptation, Policy
 
 _MOST_THREADS = 6
-"""That prepare text for a GPU: more keep the one that launches kernels from the interpreter. Beside an H100, 5, 6 and 7
-encoded 472,000, 488,000 and 461,000 tokens/s; beside an H200, 24 of 64 processors 428,000, 6 of 16 502,000."""
+"""Threads that prepare text for a GPU. More of them keep the thread that launches kernels from the interpreter: beside
+an H100, 5, 6 and 7 encoded 472,000, 488,000 and 461,000 tokens/s; beside an H200, 24 of 64 processors encoded 428,000
+and 6 of 16 encoded 502,000."""
 
 
 def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Policy:
-    """The model's window. Raises MismatchError for a pack that holds weights only."""
+    """Return the policy of the model's whole window. Raises MismatchError for a pack that holds weights only."""
     return Policy(pack.for_text()[0].window, adaptation)
 
 
 def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
-    """Who codes with a pack on all devices of a name, by default with `default_policy`.
+    """Open the coder of a pack on all devices of a name.
 
-    A processor, or a GPU that is the only one, is used from here; any others have a process each.
+    A processor, or a GPU that is the only one, is used from this process. Several devices have a process each.
 
     Args:
-        device: as of `codec.devices.find_devices`.
+        pack: an opened pack with a model.
+        policy: what documents are predicted from, by default `default_policy`.
+        device: a name as of `codec.devices.find_devices`.
 
     Raises:
         MismatchError: the pack holds weights only, or no tables for the recall that the policy asks for.
@@ -41,12 +44,14 @@ def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") ->
 
 
 def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", threads: int | None = None) -> Coder:
-    """The coder of a pack in this process; errors as of `open_coder`.
+    """Make the coder of a pack in this process; errors as of `open_coder`.
 
     Args:
+        pack: an opened pack with a model.
+        policy: what documents are predicted from, by default `default_policy`.
         device: cpu, or cuda for torch's current GPU.
-        threads: of the model and of what prepares text on a processor, by default `compute_threads`. Beside a GPU,
-            by default one for each processor, of which three of eight prepare text, but not more than _MOST_THREADS.
+        threads: of the model and of the preparation of text on a processor, by default `compute_threads`. With a GPU,
+            the number of processors to count with, by default all: three of eight prepare text, at most _MOST_THREADS.
     """
     if device not in ("cpu", "cuda"):
         raise CodecError(f"device {device!r}: expected cpu or cuda, of which CUDA_VISIBLE_DEVICES chooses one")

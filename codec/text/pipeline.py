@@ -1,4 +1,4 @@
-"""Read documents ahead in groups, and keep track of what of them is prepared and coded."""
+"""Read documents ahead in groups, and keep track of which documents are prepared and coded."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from codec.text.documents import Prepared, Record
 
 
-class Ahead:
-    """Documents in groups of `limit` bytes, of which the next may be read bit by bit.
+class GroupReader:
+    """A reader of groups of documents: a group ends at `limit` bytes, and the next group can be read bit by bit.
 
     Attributes:
-        ended: whether no more can be read.
-        failure: why, where reading has failed; what was read of the group is dropped.
+        ended: whether there is nothing more to read.
+        failure: the error, where reading has failed; the documents read of an unfinished group are dropped.
     """
 
     def __init__(self, documents: Iterator[bytes], limit: int):
@@ -22,7 +22,7 @@ class Ahead:
         self.failure: Exception | None = None
 
     def read(self, amount: int) -> None:
-        """Read so many bytes more of the next group, or what it lacks."""
+        """Read `amount` bytes more of the next group, or as many as the group still lacks."""
         goal = min(self._size + amount, self._limit)
         while self._size < goal and not self.ended:
             try:
@@ -36,7 +36,7 @@ class Ahead:
                 self._size += len(document)
 
     def take(self) -> list[bytes]:
-        """The next group, read to its end; empty behind the last."""
+        """Return the next group, read to its end; an empty list behind the last group."""
         self.read(self._limit)
         group, self._group, self._size = self._group, [], 0
         return group
@@ -44,24 +44,24 @@ class Ahead:
 
 @dataclass(eq=False)
 class _Group:
-    """Documents, and the records of those that have been scored, by their numbers."""
+    """Documents, and the records of the scored documents, by number."""
 
     documents: list[bytes]
     records: dict[int, Future[Record]] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
-        """Whether all records are written."""
+        """Return whether all records are written."""
         return len(self.records) == len(self.documents) and all(future.done() for future in self.records.values())
 
     def result(self) -> tuple[list[bytes], list[Record]]:
-        """The documents and their records; waits for them."""
+        """Wait for the records; return the documents and their records."""
         return self.documents, [self.records[n].result() for n in range(len(self.documents))]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Documents of a group, by their numbers, that are prepared together."""
+    """Documents of a group that are prepared together, by their numbers in the group."""
 
     group: _Group
     numbers: Sequence[int]
@@ -70,7 +70,7 @@ class _Part:
 
 
 def groups(documents: Iterator[bytes], limit: int) -> Iterator[list[bytes]]:
-    """`documents` in lists that end as soon as they have `limit` bytes."""
+    """Yield `documents` in lists; a list ends as soon as it has `limit` bytes."""
     group: list[bytes] = []
     size = 0
     for document in documents:

@@ -1,11 +1,14 @@
-"""What an archive may learn from a document while it codes it; the decoder repeats it, token by token."""
+"""Define the context policy of an archive: the window, and what the coder learns from a document on the way.
+
+The decoder learns the same, token by token. Each document is still decodable without the others.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Adaptation(StrEnum):
-    """Each document is still decodable without the others."""
+    """The ways to learn from the tokens of a document while they are coded."""
 
     NONE = "none"
     RECALL = "recall"  # `codec.exact.recall`, with the tables of the pack
@@ -13,9 +16,11 @@ class Adaptation(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """What a document's tokens are predicted from.
+    """The rules by which a document's tokens are predicted.
 
-    Each token sees the last `window` tokens, itself included. `adaptation` is what is learned from tokens on the way.
+    Attributes:
+        window: each token sees the last `window` tokens, itself included.
+        adaptation: what is learned from tokens on the way.
     """
 
     window: int

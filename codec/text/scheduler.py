@@ -1,4 +1,4 @@
-"""Documents onto lanes: a finished lane takes the next document."""
+"""Assign documents to decoding slots: a slot whose document has ended takes the next document (continuous batching)."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +20,13 @@ from codec.model.byte_pairs import AnyTokenizer
 _TOKEN = np.dtype(np.uint32)
 
 _MOST_TOKENS_A_BYTE = 16
-"""That a document has: normalisation makes 33 bytes of one character of 3 (U+FDFA), and a token has a byte at least."""
+"""The most tokens for each byte of a document: normalisation makes 33 bytes of one character of 3 bytes (U+FDFA), and a
+token has at least one byte."""
 
 
 @dataclass
-class _Lane:
-    """A document being decoded."""
+class _Slot:
+    """The document in a decoding slot."""
 
     number: int  # of the document
     size: int  # of its payload
@@ -34,12 +35,12 @@ class _Lane:
 
     @property
     def count(self) -> int:
-        """How many tokens are decoded."""
+        """Return the number of tokens that are decoded."""
         return len(self.data) // _TOKEN.itemsize
 
     @property
     def tokens(self) -> Integers:
-        """What is decoded, int64 [count]."""
+        """Return the tokens that are decoded: int64 [count]."""
         return np.frombuffer(self.data, _TOKEN).astype(np.int64)
 
 
@@ -47,12 +48,14 @@ class Decoding:
     """The state of decoding documents.
 
     Args:
-        payloads: by document number, at least one.
-        window: as of `codec.text.coder.Coder`.
-        lanes: at once.
-        room: bytes that they may take, of a GPU; elsewhere each has room for its window.
-        threads: that make text of what has ended, while the lanes go on.
-        sizes: bytes of each document where they are known; one that goes on beyond is given up.
+        backend: runs the model and the range decoders of the slots.
+        tokenizer: of the model.
+        payloads: the payload of each document, by number; at least one.
+        window: tokens of context, as of `codec.text.coder.Coder`.
+        slots: the most decoding slots.
+        room: bytes of a GPU's memory for the KV cache of all slots; elsewhere each slot has room for its window.
+        threads: how many turn tokens of ended documents into bytes, while the slots go on.
+        sizes: the bytes of each document, where they are known; a document of far more tokens is refused.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Decoding:
         tokenizer: AnyTokenizer,
         payloads: Mapping[int, bytes],
         window: int,
-        lanes: int,
+        slots: int,
         room: int,
         threads: int,
         sizes: Mapping[int, int] | None = None,
@@ -72,92 +75,94 @@ class Decoding:
         self._waiting = sorted(payloads, key=lambda number: len(payloads[number]))  # the longest is taken first
         ends = np.cumsum([len(payload) for payload in payloads.values()])
         self._ends = dict(zip(payloads, ends.tolist(), strict=True))  # in the data of all
-        count = min(lanes, len(payloads))
+        count = min(slots, len(payloads))
         data: NDArray[np.uint8] = np.frombuffer(b"".join(payloads.values()), np.uint8)
         self._decoder = backend.decoder(count, data, window, room)
-        self._lanes: list[_Lane | None] = [None] * count
+        self._slots: list[_Slot | None] = [None] * count
         self._launched: deque[Callable[[], tuple[Integers, States]]] = deque()
         self._load(range(count))
 
     def documents(self, advance: Advance) -> Iterator[tuple[int, bytes]]:
-        """(number, original bytes) of every document, in the order in which they end; `advance` is told of payloads.
+        """Yield (number, original bytes) of every document, in the order in which documents end.
+
+        `advance` is called with bytes of payload.
 
         Raises:
             DocumentError: a payload ends before its document.
         """
         with thread_pool(self._threads) as pool:
             ending: deque[tuple[int, int, Future[bytes]]] = deque()
-            while any(self._lanes) or ending:
-                for number, tokens, state in self._run() if any(self._lanes) else ():
+            while any(self._slots) or ending:
+                for number, tokens, state in self._run() if any(self._slots) else ():
                     payload = self._payloads.pop(number)
                     ending.append((number, len(payload), pool.submit(self._text, number, payload, tokens, state)))
-                while ending and (ending[0][2].done() or not any(self._lanes)):
+                while ending and (ending[0][2].done() or not any(self._slots)):
                     number, size, text = ending.popleft()
                     yield number, text.result()
                     advance(size)
 
     def _run(self) -> list[tuple[int, Integers, NDArray[np.uint64]]]:
-        """Decode a few tokens of every lane: number, tokens and range decoder of the documents that end."""
+        """Decode a few tokens in every slot; return (number, tokens, range decoder) of each document that ends."""
         self._launch()
         symbols, states = self._launched.popleft()()
         ended: dict[int, tuple[int, Integers, NDArray[np.uint64]]] = {}
         counts, width = (symbols >= 0).sum(0), len(symbols) * _TOKEN.itemsize
-        last = symbols[counts - 1, np.arange(len(counts))].tolist()  # -1 where a lane was idle
+        last = symbols[counts - 1, np.arange(len(counts))].tolist()  # -1 where a slot was idle
         sizes, read = (counts * _TOKEN.itemsize).tolist(), states[:, 2].tolist()
-        data = symbols.T.astype(_TOKEN).tobytes()  # of each lane in turn; there may be thousands
-        for n, lane in enumerate(self._lanes):
-            if lane is None or not sizes[n]:  # idle: what it does came after these steps were launched, or it waits
+        data = symbols.T.astype(_TOKEN).tobytes()  # of each slot in turn; there may be thousands
+        for n, slot in enumerate(self._slots):
+            if slot is None or not sizes[n]:  # idle: what it does came after these steps were launched, or it waits
                 continue
-            lane.data += data[n * width : n * width + sizes[n]]
-            if read[n] > lane.size + range_coder.CODE_BYTES or lane.count > lane.most_tokens:
-                raise self._failure(lane, read[n])
+            slot.data += data[n * width : n * width + sizes[n]]
+            if read[n] > slot.size + range_coder.CODE_BYTES or slot.count > slot.most_tokens:
+                raise self._failure(slot, read[n])
             if last[n] == self._tokenizer.end:
-                ended[n] = lane.number, lane.tokens[:-1], states[n].copy()
+                ended[n] = slot.number, slot.tokens[:-1], states[n].copy()
         self._load(list(ended))
         return list(ended.values())
 
     def _text(self, number: int, payload: NDArray[np.uint8], tokens: Integers, state: NDArray[np.uint64]) -> bytes:
-        """The original bytes of a document."""
+        """Return the original bytes of a document."""
         canonical = self._tokenizer.decode(tokens)
         return patch.take_edits(state, payload, canonical, self._tokenizer.lossy, self._sizes[number])
 
-    def _load(self, lanes: "range | list[int]") -> None:
-        """Give idle lanes the next documents, as long as there are any."""
+    def _load(self, slots: "range | list[int]") -> None:
+        """Give idle slots the next documents, as long as there are any."""
         taken = []
-        for n in lanes:
+        for n in slots:
             number = self._waiting.pop() if self._waiting else None
-            self._lanes[n] = None if number is None else self._lane(number)
-            if (lane := self._lanes[n]) is not None:
-                taken.append((n, lane))
+            self._slots[n] = None if number is None else self._slot(number)
+            if (slot := self._slots[n]) is not None:
+                taken.append((n, slot))
         if taken:
-            ends = np.array([self._ends[lane.number] for _, lane in taken])
-            sizes = np.array([lane.size for _, lane in taken])
+            ends = np.array([self._ends[slot.number] for _, slot in taken])
+            sizes = np.array([slot.size for _, slot in taken])
             self._decoder.load([n for n, _ in taken], ends - sizes, ends)
 
-    def _lane(self, number: int) -> _Lane:
+    def _slot(self, number: int) -> _Slot:
         size = self._sizes[number]
-        return _Lane(number, len(self._payloads[number]), inf if size is None else _MOST_TOKENS_A_BYTE * (size + 1))
+        return _Slot(number, len(self._payloads[number]), inf if size is None else _MOST_TOKENS_A_BYTE * (size + 1))
 
-    def _failure(self, lane: _Lane, read: int) -> DocumentError:
-        """What to raise for a lane that has read so many bytes of its payload, or decoded too many tokens."""
-        spent = read > lane.size + range_coder.CODE_BYTES
+    def _failure(self, slot: _Slot, read: int) -> DocumentError:
+        """Make the error for a slot that has read `read` bytes, too many, or that has decoded too many tokens."""
+        spent = read > slot.size + range_coder.CODE_BYTES
         return DocumentError(
-            f"its record of {lane.size} bytes {'ends before' if spent else 'goes on after'} token {lane.count}; "
+            f"its record of {slot.size} bytes {'ends before' if spent else 'goes on after'} token {slot.count}; "
             "the archive is damaged or was made with another pack",
-            lane.number,
-            self._tokenizer.decode(lane.tokens),
+            slot.number,
+            self._tokenizer.decode(slot.tokens),
         )
 
     def _launch(self) -> None:
-        """Keep as many steps launched as are worth it.
+        """Keep as many steps launched as the backend asks for.
 
-        Idle lanes are dropped once they are half of all and nothing is launched: numbers change.
+        Idle slots are dropped once they are half of all slots and no step is launched: slots then have new numbers.
         """
-        active = [n for n, lane in enumerate(self._lanes) if lane is not None]
-        if 2 * len(active) <= len(self._lanes):
+        active = [n for n, slot in enumerate(self._slots) if slot is not None]
+        if 2 * len(active) <= len(self._slots):
             if self._launched:
                 return  # and let that run out first
             self._decoder.keep(active)
-            self._lanes = [self._lanes[n] for n in active]
+            self._slots = [self._slots[n] for n in active]
         while len(self._launched) <= self._decoder.ahead:
             self._launched.append(self._decoder.launch())

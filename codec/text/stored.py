@@ -1,8 +1,8 @@
-"""Bytes under a general compressor, whichever makes fewest: none, zstandard, LZMA2 or PPMd.
+"""Store bytes under the general compressor that makes fewest of them: none, zstandard, LZMA2 or PPMd.
 
-A payload is a byte for the method, what its decoder has to know besides, and the data. The size of the original
-bounds what a decoder does; for LZMA2 and PPMd a varint of it stands before the rest. No bytes at all have an empty
-payload.
+A payload is a byte for the method, what the method's decoder needs to know, and the data. For LZMA2 and PPMd the size
+of the original comes first, as a varint: a size that the caller knows, or a bound on it, limits what a decoder does.
+The payload of no bytes is empty.
 """
 
 import lzma
@@ -15,7 +15,7 @@ from codec.errors import FormatError
 
 
 class Method(IntEnum):
-    """How a payload is compressed."""
+    """The compressor of a payload."""
 
     RAW = 0
     ZSTD = 1
@@ -34,6 +34,7 @@ def store(data: bytes, zstd: bytes | None = None) -> bytes:
     """Compress bytes with the method that makes fewest of them.
 
     Args:
+        data: any bytes.
         zstd: `data` under zstandard's level 19, where the caller has that already.
 
     >>> store(b"ab")
@@ -65,13 +66,17 @@ def _ppmd(data: bytes) -> list[bytes]:
 
 
 def _filters(size: int) -> list[dict[str, int]]:
-    """LZMA2 for so many bytes; encoder and decoder agree on the dictionary without a word in the file."""
+    """Return LZMA2's filters for `size` bytes. The size alone gives the dictionary, so the file need not name it."""
     bits = min(max((size - 1).bit_length(), _DICTIONARY[0]), _DICTIONARY[1])
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << bits}]
 
 
 def unstore(payload: bytes, size: int | None = None) -> bytes:
-    """The `size` bytes of a payload, in memory that `size` bounds; where it is None, as many as the payload says.
+    """Return the bytes of a payload, in memory that is bounded by `size`.
+
+    Args:
+        payload: of `store`.
+        size: the bytes that the payload must have; None to believe the payload, up to a bound.
 
     Raises:
         FormatError: the payload does not have `size` bytes, or is damaged.
@@ -89,7 +94,7 @@ def unstore(payload: bytes, size: int | None = None) -> bytes:
 
 
 def _decompress(payload: bytes, size: int | None) -> bytes:
-    """At most as many bytes as are stated, or an error of the library that is used."""
+    """Return at most as many bytes as the payload states, or raise the error of the library that decodes it."""
     method, data = payload[0], payload[1:]
     if method == Method.RAW:
         return data

@@ -1,8 +1,8 @@
-"""A process of `codec.text.workers`, run as `python -m codec.text.worker FD`: it codes what it is sent on a device of
-its own.
+"""Run a process of `codec.text.workers`, started as `python -m codec.text.worker FD`: code documents on one device.
 
-Through the connection come the pack and how to use it, then requests: to get ready, to encode or to decode documents.
-Answers go back one by one, each behind its kind, "done" behind the last; an error takes the place of the rest.
+Through the connection come first the pack and how to use it, then requests: to get ready, to encode documents, or to
+decode them. Each answer goes back as (kind, content), and "done" follows the last answer of a request. An error takes
+the place of the answers that are left.
 """
 
 import os
@@ -25,7 +25,7 @@ _TELL_SECONDS = 0.1  # between two words of progress
 
 
 class _Progress:
-    """An `Advance` that is told on now and then."""
+    """An `Advance` that sends progress on from time to time, not at every call."""
 
     def __init__(self, send: Callable[[tuple[str, Any]], None]):
         self._send, self._amount, self._told = send, 0.0, time.monotonic()
@@ -36,13 +36,13 @@ class _Progress:
             self.flush()
 
     def flush(self) -> None:
-        """Tell what has not been told."""
+        """Send the progress that has not been sent."""
         self._send(("advance", self._amount))
         self._amount, self._told = 0.0, time.monotonic()
 
 
 def _listen(connection: Connection, requests: "SimpleQueue[bytes]") -> None:
-    """Take requests until whoever sends them is gone; then nobody waits for what this process is at."""
+    """Queue requests until the connection closes; then end the process, since nobody waits for its answers."""
     try:
         while True:
             requests.put(connection.recv_bytes())
@@ -64,7 +64,7 @@ def _answer(coder: Coder, request: tuple[Any, ...], send: Callable[[tuple[str, A
 
 
 def serve(connection: Connection) -> None:
-    """Answer all requests; does not return."""
+    """Answer requests until the connection closes; never return."""
 
     def send(answer: tuple[str, Any]) -> None:
         try:

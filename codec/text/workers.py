@@ -1,7 +1,7 @@
-"""Documents shared out to processes, each with a device of its own (`codec.text.worker` is their side).
+"""Share documents out to processes, each with a device of its own (`codec.text.worker` is the code of such a process).
 
-Every document is coded alone, so that the bytes are those of one process. Workers start when there is work for them and
-end with their coder, on any error and on an interrupt; should this process be killed, they end by themselves.
+Every document is coded alone, so the bytes are those of one process. Workers start when there is work for them. They
+end with their coder, on any error and on an interrupt; if this process is killed, they end by themselves.
 """
 
 import heapq
@@ -21,11 +21,11 @@ from codec.errors import WorkerError
 from codec.pack.reader import Pack
 from codec.processes import child_environment
 from codec.text.documents import Record
-from codec.text.pipeline import Ahead
+from codec.text.pipeline import GroupReader
 from codec.text.policy import Policy
 
 Requests = Mapping[int, tuple[Any, ...]]
-"""What workers are asked, by their numbers; see `codec.text.worker`."""
+"""A request for each worker, by the worker's number; see `codec.text.worker`."""
 
 _POLL_SECONDS = 0.2  # after which a caller without news may look for an interrupt
 
@@ -33,10 +33,13 @@ _POLL_SECONDS = 0.2  # after which a caller without news may look for an interru
 class Workers:
     """Processes that code documents together, as a `codec.text.base.DocumentCoder`.
 
-    Args:
-        devices: one for each process, as of `codec.devices.find_devices`.
+    Its methods raise WorkerError where a process dies, and what a `codec.text.coder.Coder` raises in one of the
+    processes.
 
-    Its methods raise WorkerError for a process that dies, and what a `codec.text.coder.Coder` raises in one of them.
+    Args:
+        pack: sent to every process.
+        policy: sent to every process.
+        devices: one for each process, as of `codec.devices.find_devices`.
     """
 
     def __init__(self, pack: Pack, policy: Policy, devices: Sequence[str]):
@@ -45,7 +48,7 @@ class Workers:
         weakref.finalize(self, _stop, self._idle)
 
     def start(self, advance: Advance = ignore_progress) -> None:
-        """See `codec.text.base.DocumentCoder`."""
+        """Start all processes, and make them ready; see `codec.text.base.DocumentCoder.start`."""
         requests = dict.fromkeys(range(len(self._devices)), ("start", (), None))
         with closing(self._answers(requests, advance)) as answers:
             list(answers)
@@ -53,7 +56,7 @@ class Workers:
     def encode(
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
-        """See `codec.text.coder.Coder`."""
+        """Code documents; see `codec.text.coder.Coder.encode`."""
         parts = portions([len(document) for document in documents], len(self._devices))
         requests = {n: ("encode", [documents[i] for i in part], model_only) for n, part in enumerate(parts)}
         found: dict[int, Record] = {}
@@ -65,8 +68,8 @@ class Workers:
     def encode_groups(
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
-        """See `codec.text.coder.Coder`; a group is shared out when the one before is done."""
-        ahead = Ahead(documents, limit)
+        """Code documents in groups; see `codec.text.coder.Coder.encode_groups`. A group waits for the one before it."""
+        ahead = GroupReader(documents, limit)
         while group := ahead.take():
             yield group, self.encode(group, model_only, advance)
         if ahead.failure:
@@ -78,7 +81,7 @@ class Workers:
         advance: Advance = ignore_progress,
         sizes: Mapping[int, int] | None = None,
     ) -> Iterator[tuple[int, bytes]]:
-        """See `codec.text.coder.Coder`."""
+        """Decode records; see `codec.text.coder.Coder.decode`."""
         numbers = list(payloads)
         parts = portions([len(payload) for payload in payloads.values()], len(self._devices))
         shares = [{numbers[i]: payloads[numbers[i]] for i in part} for part in parts]
@@ -91,9 +94,9 @@ class Workers:
                 yield document
 
     def _answers(self, requests: Requests, advance: Advance) -> Generator[tuple[int, Any], None, None]:
-        """(worker, answer) to a request of each worker, as they come.
+        """Send each worker a request; yield (worker, answer) as answers come.
 
-        Workers that are left in the middle of something, for whatever reason, are stopped.
+        Workers that are in the middle of a request when this generator ends, for whatever reason, are stopped.
         """
         team: dict[int, _Worker] = {}
         try:
@@ -111,7 +114,7 @@ class Workers:
 
 
 class _Worker:
-    """A process, and a connection to it."""
+    """A process, and the connection to it."""
 
     def __init__(self, name: str, device: str):
         self.name = name
@@ -131,14 +134,14 @@ class _Worker:
             )
 
     def send(self, request: tuple[Any, ...]) -> None:
-        """Raises WorkerError if the process has ended."""
+        """Send a request. Raises WorkerError if the process has ended."""
         try:
             self.connection.send(request)
         except OSError as error:
             raise self._died() from error
 
     def receive(self) -> tuple[str, Any]:
-        """What an answer is, and the answer. Raises WorkerError if the process has ended, or says that it failed."""
+        """Return the kind of the next answer, and the answer. Raises WorkerError if the process has ended or failed."""
         try:
             kind, answer = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -167,7 +170,7 @@ def _stop(team: dict[int, _Worker]) -> None:
 
 
 def _exchange(team: Mapping[int, _Worker], requests: Requests, advance: Advance) -> Iterator[tuple[int, Any]]:
-    """Send workers their requests; (worker, answer) until all are done.
+    """Send workers their requests; yield (worker, answer) until all requests are done.
 
     Raises:
         WorkerError: a process has ended or failed.
@@ -194,7 +197,9 @@ def _exchange(team: Mapping[int, _Worker], requests: Requests, advance: Advance)
 
 
 def portions(sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Indices of `sizes` in at most `count` lists of about the same sum, none empty: the longest first, to the least.
+    """Distribute items over at most `count` lists of about the same sum of sizes, none empty; return indices.
+
+    The longest item goes first, to the list with the least sum.
 
     >>> portions([1, 5, 3, 4], 2)
     [[1, 0], [3, 2]]

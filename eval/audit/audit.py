@@ -64,12 +64,12 @@ class Audit:
 
     @property
     def failed(self) -> list[str]:
-        """Names of the conditions that failed."""
+        """Return the names of the conditions that failed."""
         return [condition.name for condition in self.conditions if condition.ok is False]
 
     @property
     def unchecked(self) -> list[str]:
-        """Names of the conditions that could not be checked."""
+        """Return the names of the conditions that could not be checked."""
         return [condition.name for condition in self.conditions if condition.ok is None]
 
     def to_json(self) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Claim:
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of the text that all rows stand for."""
+        """Return the bytes of the text that all rows stand for."""
         return int(self.row_bytes.sum())
 
     def real_bytes(self, row: int) -> int:

@@ -24,7 +24,7 @@ LEAST = 2.0**-40
 """The least probability: smaller probabilities are raised to this value. The least frequency stands for 2^-24."""
 
 NORMALISED = 1e-4
-"""How far a sum of probabilities may be from 1: 0.00014 bits a token, a fiftieth of a record's margin."""
+"""The largest distance of a sum of probabilities from 1: 0.00014 bits a token, a fiftieth of a record's margin."""
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,12 @@ class Bytes260:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each token; empty for the four special tokens."""
+        """Return the bytes of each token; empty for the four special tokens."""
         return [b""] * 4 + [bytes([i]) for i in range(256)]
 
     @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
-        """Bytes of each token, int64 [V]: 1 for a byte, 0 for a special token."""
+        """Return the number of bytes of each token, int64 [V]: 1 for a byte, 0 for a special token."""
         return np.array([len(piece) for piece in self.token_bytes], np.int64)
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:

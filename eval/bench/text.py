@@ -1,4 +1,4 @@
-"""This project's archive beside general-purpose compressors (baselines), on the same text in the same run.
+"""Compare this project's archive with general-purpose compressors (baselines), on the same text in the same run.
 
 Measured are bytes, and speed both ways. A baseline compresses all documents as one stream, without separators. The
 archive codes each document alone and keeps the boundaries, which favours the baselines. Every result is decompressed

@@ -64,7 +64,7 @@ class Agreement:
 
     @property
     def differences(self) -> int:
-        """Tokens that differ, summed over all passes."""
+        """Return the number of tokens that differ, summed over all passes."""
         return sum(p.differences for p in self.passes)
 
     def to_json(self) -> dict[str, Any]:

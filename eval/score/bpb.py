@@ -23,7 +23,7 @@ from codec.errors import CodecError
 from codec.model.byte_pairs import AnyTokenizer
 from eval.score.streams import documents_of
 from eval.score.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
-from trainer.model.attention import Band
+from trainer.model.attention import SlidingWindow
 from trainer.model.build import FloatModel
 
 MAX_LOGITS = 1 << 24
@@ -64,7 +64,7 @@ class Score:
 
     @property
     def loss_nats(self) -> float:
-        """Mean cross-entropy in nats per token."""
+        """Return the mean cross-entropy in nats per token."""
         return self.nats / self.tokens
 
     @property
@@ -250,19 +250,21 @@ def band_nats(
     most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
     count = max(1, most // (window * model.config.vocab_size))
     longest_first = sorted(rows, key=lambda row: -len(row.tokens))
-    for company in (longest_first[at : at + count] for at in range(0, len(longest_first), count)):
-        band = Band(window)
-        for begin in range(0, len(company[0].tokens) - 1, window):
-            running = [row for row in company if len(row.tokens) - 1 > begin]
+    for documents in (longest_first[at : at + count] for at in range(0, len(longest_first), count)):
+        sliding = SlidingWindow(window)
+        for begin in range(0, len(documents[0].tokens) - 1, window):
+            running = [row for row in documents if len(row.tokens) - 1 > begin]
             batch = [Row(row.tokens[begin : begin + window + 1], 0, row.owner) for row in running]
-            for row, nats in zip(batch, _batch_nats(model, batch, len(batch[0].tokens) - 1, band), strict=True):
+            for row, nats in zip(batch, _batch_nats(model, batch, len(batch[0].tokens) - 1, sliding), strict=True):
                 totals[row.owner] += nats
             advance(sum(len(row.tokens) - 1 for row in batch))
     return totals
 
 
 @torch.inference_mode()
-def _batch_nats(model: FloatModel, rows: Sequence[Row], length: int, band: Band | None = None) -> list[float]:
+def _batch_nats(
+    model: FloatModel, rows: Sequence[Row], length: int, sliding: SlidingWindow | None = None
+) -> list[float]:
     tokens = np.zeros((len(rows), length + 1), np.int64)
     counted = np.zeros((len(rows), length), np.bool_)
     for i, row in enumerate(rows):
@@ -270,7 +272,7 @@ def _batch_nats(model: FloatModel, rows: Sequence[Row], length: int, band: Band 
         counted[i, row.skip : len(row.tokens) - 1] = True
     device = model.tok_emb.weight.device
     on_device, mask = torch.from_numpy(tokens).to(device), torch.from_numpy(counted).to(device)
-    logits = model.logits(model.hidden(on_device[:, :-1], band))
+    logits = model.logits(model.hidden(on_device[:, :-1], sliding))
     losses = F.cross_entropy(logits[mask], on_device[:, 1:][mask], reduction="none").double()
     owner = mask.nonzero()[:, 0]
     return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()

@@ -1,4 +1,4 @@
-"""One run of a screen in its own process: train, then score the validation shards, flat and by documents.
+"""Execute one run of a screen in its own process: train, then score the validation shards, flat and by documents.
 
 Run as `python -m eval.screen.run FOLDER`, with the recipe as JSON on standard input. The score appears in `score.json`.
 """

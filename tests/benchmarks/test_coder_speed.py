@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import codec
-from codec.backends.cpu.backend import CpuLanes
+from codec.backends.cpu.backend import CpuSlots
 from codec.exact.reference import TorchBackend
 from codec.text.coder import Coder
 from codec.text.open_coder import make_coder
@@ -18,12 +18,12 @@ PACK = Path(__file__).resolve().parents[2] / "artifacts" / "models" / "small.pac
 
 
 def step_seconds(coder: Coder, count: int) -> float:
-    """The least time of a step of `count` lanes that are at their 200th token."""
-    lanes, generator = CpuLanes(coder.backend, count, coder.window), np.random.default_rng(0)
+    """The least time of a step of `count` slots that are at their 200th token."""
+    slots, generator = CpuSlots(coder.backend, count, coder.window), np.random.default_rng(0)
     row, times = generator.integers(2, 2048, count), []
     for _ in range(10):
         begin = time.perf_counter()
-        lanes.step(np.arange(count), row, row, np.full(count, 200), row)
+        slots.step(np.arange(count), row, row, np.full(count, 200), row)
         times.append(time.perf_counter() - begin)
     return min(times)
 
@@ -64,5 +64,5 @@ def test_coder_speed():
     ratios = [a / b for a, b in zip(rates[1], rates[2], strict=True)]
     print(f"times the reference: encode {ratios[0]:.1f}, decode {ratios[1]:.1f}")
     for count in (1, 12, 64, 128):
-        print(f"a step of {count:3} lanes: {1000 * step_seconds(fast, count):.2f} ms")
+        print(f"a step of {count:3} slots: {1000 * step_seconds(fast, count):.2f} ms")
     assert min(ratios) > 2

@@ -4,7 +4,7 @@
         tests/codec/backends/cuda/test_families.py tests/benchmarks/test_gpu_families.py
 
 Without FAMILY_PACK the model has the shape of SmolLM2-135M and random weights; without FAMILY_TEXT texts are random
-tokens. Prints tokens a second of scoring and of lanes that decode, and how many intervals of 100,000 tokens differ from
+tokens. Prints tokens a second of scoring and of slots that decode, and how many intervals of 100,000 tokens differ from
 those of the reference on the GPU, and of fewer from those of a processor.
 """
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.gpu
 
 CHECKED = 100_000  # tokens of each family
 SCORED = 1 << 19
-LANES, STEPS = 2048, 128
+SLOTS, STEPS = 2048, 128
 
 
 def smollm(device: str) -> ExactTransformer:
@@ -88,15 +88,15 @@ def test_the_real_shape():
         fast.launch(batch, batch)()
         done += 32 * length
     print(f"\nscored {done / (time.perf_counter() - begin):,.0f} tokens a second, windows of {length}")
-    data = generator.integers(0, 256, LANES * 4096).astype(np.uint8)
-    decoder = fast.decoder(LANES, data, length)
-    starts = np.arange(LANES) * 4096
-    decoder.load(range(LANES), starts, starts + 4096)
+    data = generator.integers(0, 256, SLOTS * 4096).astype(np.uint8)
+    decoder = fast.decoder(SLOTS, data, length)
+    starts = np.arange(SLOTS) * 4096
+    decoder.load(range(SLOTS), starts, starts + 4096)
     decoder.launch()()
     begin, done = time.perf_counter(), 0
-    while done < LANES * STEPS:
+    while done < SLOTS * STEPS:
         done += int((decoder.launch()()[0] >= 0).sum())
-    print(f"decoded {done / (time.perf_counter() - begin):,.0f} tokens a second, {LANES} lanes from position 0")
+    print(f"decoded {done / (time.perf_counter() - begin):,.0f} tokens a second, {SLOTS} slots from position 0")
 
 
 def test_texts_come_back():

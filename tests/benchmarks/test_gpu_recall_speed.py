@@ -9,8 +9,8 @@ import torch
 
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.recall import Memory
-from codec.backends.cuda.slots import STEPS, CudaLanes
-from tests.benchmarks.test_gpu_speed import DATA, LANES, kernels, seconds
+from codec.backends.cuda.slots import STEPS, CudaSlots
+from tests.benchmarks.test_gpu_speed import DATA, SLOTS, kernels, seconds
 from tests.codec.backends.cuda.test_backend import with_columns
 from tests.codec.exact.test_recall import TABLES
 from trainer.recipe import load_recipe
@@ -19,7 +19,7 @@ ROWS = ((256, 256, 128), (64, 1024, 512), (32, 2048, 9000))
 """Documents, tokens of their windows, of which the second half is scored, and the place where that begins."""
 
 POSITIONS = ((512, 512), (1024, 1024), (1500, 9000))
-"""Of lanes in their windows and in their documents."""
+"""Of slots in their windows and in their documents."""
 
 
 def fill(memory: Memory | None, words: torch.Tensor, places: int) -> None:
@@ -46,23 +46,23 @@ def score(model: CudaBackend, words: torch.Tensor) -> None:
 def decode(model: CudaBackend, words: torch.Tensor) -> None:
     """Print the speed of steps over keys and values of zero."""
     torch.cuda.empty_cache()
-    count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
+    count = min(SLOTS, torch.cuda.mem_get_info()[0] * 9 // 10 // model.slot_bytes(model.config.window))
     data = np.random.default_rng(0).integers(0, 256, DATA * count).astype(np.uint8)
-    lanes, begins = CudaLanes(model, count, data, model.config.window), DATA * np.arange(count)
+    slots, begins = CudaSlots(model, count, data, model.config.window), DATA * np.arange(count)
 
     def start(position: int, places: int) -> None:
-        lanes.load(range(count), begins, begins + DATA)
-        lanes._lanes[2] = position
-        lanes._positions[:] = position
-        lanes._reach()
-        lanes._counter.zero_()  # a step writes to the history where this says
-        fill(lanes._memory, words, places)
+        slots.load(range(count), begins, begins + DATA)
+        slots._state.inputs[2] = position
+        slots._positions[:] = position
+        slots._reach()
+        slots._state.counter.zero_()  # a step writes to the history where this says
+        fill(slots._memory, words, places)
 
     for at in POSITIONS:
-        taken = seconds(lambda: lanes.launch()(), lambda at=at: start(*at)) / STEPS
-        print(f"{count} lanes at {at[1]}: {count / taken:,.0f} tokens/s, {1e3 * taken:.2f} ms a step")
+        taken = seconds(lambda: slots.launch()(), lambda at=at: start(*at)) / STEPS
+        print(f"{count} slots at {at[1]}: {count / taken:,.0f} tokens/s, {1e3 * taken:.2f} ms a step")
     start(*POSITIONS[-1])
-    kernels(lanes._step, 12)
+    kernels(slots._step, 12)
 
 
 @pytest.mark.benchmark
@@ -71,7 +71,7 @@ def decode(model: CudaBackend, words: torch.Tensor) -> None:
 @pytest.mark.parametrize("recall", [None, TABLES], ids=["without", "with"])
 def test_recall_speed(recall):
     config = load_recipe("record").model
-    words = np.random.default_rng(0).zipf(1.2, (LANES, 12_000)) % config.vocab_size
+    words = np.random.default_rng(0).zipf(1.2, (SLOTS, 12_000)) % config.vocab_size
     model = CudaBackend(with_columns(config, "cuda"), recall)
     print(f"\n{torch.cuda.get_device_name()}, {'with' if recall else 'without'} recall")
     score(model, torch.from_numpy(words).to("cuda", torch.int32))

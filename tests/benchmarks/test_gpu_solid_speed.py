@@ -23,7 +23,7 @@ from trainer.data.sample import val_documents
 PACK = ROOT / "artifacts" / "models" / "small.pack"
 
 BLOCKS, SIZE = 48, 1 << 17
-"""Eight lanes each: 384 streams."""
+"""Eight segments each: 384 streams."""
 
 STEPS = 200
 

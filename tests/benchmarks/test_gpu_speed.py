@@ -18,15 +18,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.kernels.matmul import Limbs
-from codec.backends.cuda.slots import STEPS, CudaLanes
+from codec.backends.cuda.slots import STEPS, CudaSlots
 from tests.codec.backends.cuda.test_backend import with_columns
 from trainer.recipe import load_recipe
 
 ROWS = ((256, 256), (64, 1024), (32, 2048))
 POSITIONS = (64, 512, 1024, 1500)
-LANES = 2048
+SLOTS = 2048
 DATA = 1024
-"""Bytes that each lane has: some hundred steps of them."""
+"""Bytes that each slot has: some hundred steps of them."""
 
 ATTENTION = ("_rows_kernel", "_step_kernel")
 
@@ -129,29 +129,29 @@ def score(model: CudaBackend, card: Card) -> None:
 def decode(model: CudaBackend, card: Card) -> None:
     """Print the speed of steps, over keys and values of any value."""
     torch.cuda.empty_cache()
-    count = min(LANES, torch.cuda.mem_get_info()[0] * 9 // 10 // model.lane_bytes(model.config.window))
+    count = min(SLOTS, torch.cuda.mem_get_info()[0] * 9 // 10 // model.slot_bytes(model.config.window))
     data = np.random.default_rng(0).integers(0, 256, DATA * count).astype(np.uint8)
-    lanes, begins = CudaLanes(model, count, data, model.config.window), DATA * np.arange(count)
-    for part in (*lanes._cache.keys, *lanes._cache.values):
+    slots, begins = CudaSlots(model, count, data, model.config.window), DATA * np.arange(count)
+    for part in (*slots._cache.keys, *slots._cache.values):
         part[0].random_(-128, 128)
         part[1].random_(-8, 8)  # about as long as keys are: sums of products stay within 32 bits
 
     def start(position: int) -> None:
-        lanes.load(range(count), begins, begins + DATA)
-        lanes._lanes[2] = position
-        lanes._positions[:] = position
-        lanes._reach()
-        lanes._counter.zero_()  # a step writes to the history where this says
+        slots.load(range(count), begins, begins + DATA)
+        slots._state.inputs[2] = position
+        slots._positions[:] = position
+        slots._reach()
+        slots._state.counter.zero_()  # a step writes to the history where this says
 
     for position in POSITIONS:
-        taken = seconds(lambda: lanes.launch()(), lambda position=position: start(position)) / STEPS
+        taken = seconds(lambda: slots.launch()(), lambda position=position: start(position)) / STEPS
         keys = count * (position + STEPS // 2)
         start(position)
-        share = kernels(lanes._step)
-        print(f"{count} lanes at position {position}: {count / taken:,.0f} tokens/s, {1e3 * taken:.2f} ms a step")
+        share = kernels(slots._step)
+        print(f"{count} slots at position {position}: {count / taken:,.0f} tokens/s, {1e3 * taken:.2f} ms a step")
         print(f"    attention {share:.0%}, {work(model, count, keys, keys).compare(card, taken)}")
     start(POSITIONS[-1])
-    kernels(lanes._step, 12)
+    kernels(slots._step, 12)
 
 
 @pytest.mark.benchmark

@@ -11,7 +11,7 @@ import pytest
 from codec.console import Advance, ignore_progress
 from codec.errors import DocumentError
 from codec.text.documents import MODELLED, Record
-from codec.text.pipeline import Ahead
+from codec.text.pipeline import GroupReader
 from codec.text.solid.coder import BYTES, MIXED, Payload
 
 _KNOWN: dict[bytes, bytes] = {}
@@ -40,7 +40,7 @@ class ByHeart:
         self, documents: Iterator[bytes], limit: int, model_only: bool = False, advance: Advance = ignore_progress
     ) -> Generator[tuple[list[bytes], list[Record]], None, None]:
         """See `encode`."""
-        ahead = Ahead(documents, limit)
+        ahead = GroupReader(documents, limit)
         while group := ahead.take():
             yield group, self.encode(group, model_only, advance)
         if ahead.failure:

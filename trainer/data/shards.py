@@ -26,7 +26,7 @@ MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 1024
 TOKENIZER_AT = 12
-"""Where in the header the 32 bytes of the tokenizer's SHA-256 are."""
+"""The place in the header of the 32 bytes of the tokenizer's SHA-256."""
 
 TOKENIZER = "tokenizer.model"
 """The tokenizer of the shards in the same folder."""

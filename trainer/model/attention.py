@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from codec.model.tokenizer import BOS
 
 
-class Band:
+class SlidingWindow:
     """Sliding-window attention over documents in chunks: each token sees the last `window` tokens, itself included.
 
     The first chunks are of all documents. Later chunks are of the documents that go on, which come first and are as
@@ -41,7 +41,7 @@ class Band:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1])
 
 
-Mask = Tensor | BlockMask | Band
+Mask = Tensor | BlockMask | SlidingWindow
 """Which keys a query sees: bool [B, 1, T, T], the mask of flex attention's kernel, or a sliding window."""
 
 
@@ -57,7 +57,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
     Returns:
         [B, H, T, d].
     """
-    if isinstance(mask, Band):
+    if isinstance(mask, SlidingWindow):
         return mask.attend(q, k, v)
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):

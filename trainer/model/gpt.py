@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from codec.errors import MismatchError
 from codec.model.config import GATE_INPUTS, ModelConfig
 from trainer.kernels.fusion import PLAIN, Fusion
-from trainer.model.attention import Band, Mask, attend, document_mask
+from trainer.model.attention import Mask, SlidingWindow, attend, document_mask
 from trainer.model.cross_entropy import softcapped_cross_entropy
 from trainer.model.embeddings import Bigram, Smear, Values
 from trainer.model.layers import EPS, Linear, RandomMap, rms_norm, rope_tables, rotate
@@ -224,21 +224,21 @@ class GPT(nn.Module):
         """Switch the config's loops on, or off: then each layer runs once."""
         self.schedule = self.config.schedule if on else tuple(range(self.config.num_layers))
 
-    def hidden(self, tokens: Tensor, band: Band | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, sliding: SlidingWindow | None = None) -> Tensor:
         """Return the normalised last hidden state [B, T, D] of tokens int64 [B, T], the input of `logits`.
 
         Args:
-            tokens: a row of at most the config's window, or with `band` the next chunks, of any length.
-            band: the sliding window of the documents; None: rows are independent.
+            tokens: a row of at most the config's window, or with `sliding` the next chunks, of any length.
+            sliding: the sliding window of the documents; None: rows are independent.
 
         Raises:
-            MismatchError: without `band`, T is greater than the config's window.
+            MismatchError: without `sliding`, T is greater than the config's window.
         """
         length = tokens.shape[1]
-        mask: Mask | None = band
-        if band is not None:
-            x = self.embed(band.enter(tokens))[:, -length:]
-            cos, sin = (part.to(tokens.device) for part in rope_tables(self.config, length, band.begin))
+        mask: Mask | None = sliding
+        if sliding is not None:
+            x = self.embed(sliding.enter(tokens))[:, -length:]
+            cos, sin = (part.to(tokens.device) for part in rope_tables(self.config, length, sliding.begin))
         else:
             if length > self.config.window:
                 raise MismatchError(

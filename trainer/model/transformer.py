@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from codec.errors import MismatchError
 from codec.model.transformer import TransformerConfig
 from codec.numerics.rope import frequencies
-from trainer.model.attention import Band, attend
+from trainer.model.attention import SlidingWindow, attend
 from trainer.model.gpt import Reduction, token_loss
 from trainer.model.layers import rotate
 
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
             self.register_buffer("sin", -angles.sin().float(), persistent=False)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-        """Logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
+        """Return the logits, float32 [B, T, V], of tokens int64 [B, T]; given targets, their `token_loss`.
 
         Raises:
             MismatchError: T is greater than the config's window.
@@ -132,10 +132,10 @@ class Transformer(nn.Module):
         logits = self.logits(self.hidden(tokens))
         return logits if targets is None else token_loss(logits, targets, reduction)
 
-    def hidden(self, tokens: Tensor, band: Band | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, sliding: SlidingWindow | None = None) -> Tensor:
         """Return the last hidden state behind its norm [B, T, D], for `logits`; arguments and errors as of `forward`.
 
-        Chunks of a `band` are whole windows, and a document begins anew behind each: nothing is taken from it.
+        Chunks of a `sliding` are whole windows, and a document begins anew behind each: nothing is taken from it.
         """
         length = tokens.shape[1]
         if length > self.config.window:
@@ -156,13 +156,13 @@ class Transformer(nn.Module):
 
     @property
     def head(self) -> Tensor:
-        """The matrix of the last layer, [V, D]."""
+        """Return the matrix of the last layer, [V, D]."""
         return (self.lm_head or self.tok_emb).weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, float32 [..., V], of what `hidden` returned."""
+        """Return the logits, float32 [..., V], of hidden states of `hidden`."""
         return F.linear(hidden, self.head.to(hidden.dtype)).float()
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """`token_loss` of the model's own logits of tokens int64 [B, T]."""
+        """Return `token_loss` of the model's own logits of tokens int64 [B, T]."""
         return self(tokens, targets, reduction)

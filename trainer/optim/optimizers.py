@@ -1,4 +1,4 @@
-"""From the gradients of each process to new weights: Muon for the matrices, AdamW for all other parameters."""
+"""Turn the gradients of each process into new weights: Muon for the matrices, AdamW for all other parameters."""
 
 from collections.abc import Mapping
 from typing import Any

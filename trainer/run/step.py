@@ -1,4 +1,4 @@
-"""One optimizer step, and the steps before the clock starts."""
+"""Run one optimizer step, and the untimed steps before the clock starts."""
 
 import torch
 from torch import Tensor

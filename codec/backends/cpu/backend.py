@@ -69,9 +69,9 @@ class CpuNetwork(Backend):
             raise UnsupportedError("NUMBA_DISABLE_JIT is set")
         self.config, self._recall = config, recall
         self.octave, self.exp2 = cpu_head.octave(), tables.exp2_table(total_bits(config.vocab_size)).astype(np.int32)
-        self._lane_bytes = sum(part.nbytes for part in _cache(config, 1, config.window)[:2])
+        self._slot_bytes = sum(part.nbytes for part in _cache(config, 1, config.window)[:2])
         if recall:
-            self._lane_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, config.model_dim))
+            self._slot_bytes += sum(part.nbytes for part in cpu_recall.new_memory(recall, 1, config.model_dim))
 
     @abstractmethod
     def run(self, rows: Integers, cache: Cache) -> Hidden:
@@ -89,9 +89,9 @@ class CpuNetwork(Backend):
     def levels(self, hidden: NDArray[np.int32], steps: NDArray[np.float64]) -> NDArray[np.int32]:
         """Compute `ExactNetwork.levels`, int32 [n, V], from the results of `run`."""
 
-    def lane_bytes(self, tokens: int) -> int:
+    def slot_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
-        return self._lane_bytes
+        return self._slot_bytes
 
     def memory(self, documents: int, tokens: int) -> cpu_recall.Memory | None:
         """See `codec.exact.backend.Backend`."""
@@ -129,18 +129,18 @@ class CpuNetwork(Backend):
         self,
         memory: cpu_recall.Memory | None,
         past: ChunkCache | None,
-        lanes: list[int],
+        slots: list[int],
         inputs: list[Integers],
         targets: list[Integers],
     ) -> NDArray[np.float64]:
         if past:
-            cache, rows = past.cache, _rows(inputs, lanes)
+            cache, rows = past.cache, _rows(inputs, slots)
             firsts = np.cumsum([0, *map(len, inputs[:-1])])
-            rows[1, firsts], rows[2] = past.last[lanes], rows[2] + past.length
+            rows[1, firsts], rows[2] = past.last[slots], rows[2] + past.length
         else:
             length = max(map(len, inputs))
             cache, rows = _cache(self.config, len(inputs), length), _rows(inputs, range(len(inputs)))
-        numbers, wanted = np.repeat(lanes, [len(window) for window in inputs]), np.full(rows.shape[1], -1)
+        numbers, wanted = np.repeat(slots, [len(window) for window in inputs]), np.full(rows.shape[1], -1)
         for end, after in zip(np.cumsum([len(window) for window in inputs]), targets, strict=True):
             wanted[end - len(after) : end] = after
         parts = []
@@ -179,18 +179,18 @@ class CpuNetwork(Backend):
     def recall(
         self,
         memory: cpu_recall.Memory,
-        lanes: Integers,
+        slots: Integers,
         positions: Integers,
         tokens: Integers,
         hidden: Hidden,
         levels: NDArray[np.int32],
     ) -> None:
         """Raise levels by the match model, in place (`codec.backends.cpu.recall.step`)."""
-        cpu_recall.step(memory, lanes, positions, tokens, *hidden, levels, self.exp2)
+        cpu_recall.step(memory, slots, positions, tokens, *hidden, levels, self.exp2)
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.exact.backend.Backend`; every slot has room for a whole window."""
-        return HostDecoder(self.config, CpuLanes(self, count, window), count, data)
+        return HostDecoder(self.config, CpuSlots(self, count, window), count, data)
 
     def distributions(self, count: int, window: int, order: Integers) -> "CpuDistributions":
         """See `codec.exact.backend.Backend`."""
@@ -240,21 +240,21 @@ class CpuDistributions:
         return out
 
 
-class CpuLanes:
-    """Decoding slots on a processor, as `codec.exact.backend.Lanes`."""
+class CpuSlots:
+    """Decoding slots on a processor, as `codec.exact.backend.Slots`."""
 
     def __init__(self, model: CpuNetwork, count: int, window: int):
         self._model = model
         self._cache = _cache(model.config, count, window)
         self._memory = model.memory(count, HISTORY)
-        self._slots = np.arange(count)  # the row of each decoding slot in the cache and the memory
+        self._rows_of = np.arange(count)  # the row of each decoding slot in the cache and the memory
 
     def step(
-        self, lanes: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
+        self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.exact.backend.Lanes`."""
-        rows = np.array((tokens, previous, positions, self._slots[lanes], targets))
-        parts = min(compute_threads(), len(lanes))
+        """See `codec.exact.backend.Slots`."""
+        rows = np.array((tokens, previous, positions, self._rows_of[slots], targets))
+        parts = min(compute_threads(), len(slots))
         if parts == 1:
             return self._step(rows)
         jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]
@@ -268,9 +268,9 @@ class CpuLanes:
             self._model.recall(self._memory, slots, positions, tokens, hidden, levels)
         return cpu_head.find(levels, rows[4], self._model.octave)
 
-    def keep(self, lanes: Sequence[int]) -> None:
-        """See `codec.exact.backend.Lanes`."""
-        self._slots = self._slots[list(lanes)]
+    def keep(self, slots: Sequence[int]) -> None:
+        """See `codec.exact.backend.Slots`."""
+        self._rows_of = self._rows_of[list(slots)]
 
 
 def _cache(c: AnyConfig, slots: int, window: int, ahead: int = 0) -> Cache:

@@ -100,7 +100,7 @@ def intervals(levels, targets, powers):
 
 @kernel
 def ordered_sums(levels, order, powers, out):
-    """`codec.entropy.frequencies.ordered_sums` of levels [n, V], with `octave`, into `out` int64 [n, K + 1]."""
+    """Compute `codec.entropy.frequencies.ordered_sums` of levels [n, V], with `octave`, into `out` int64 [n, K + 1]."""
     bits = _total_bits(levels.shape[1])
     for i in range(len(levels)):
         row, total = levels[i], np.int64(0)

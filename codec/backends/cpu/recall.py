@@ -32,10 +32,10 @@ class Memory(NamedTuple):
     places: NDArray[np.int64]  # [slots], the tokens of each document so far
 
 
-def new_memory(tables: recall.Recall, lanes: int, dim: int, history: int = recall.HISTORY) -> Memory:
-    """Create an empty memory of `lanes` slots. The operating system provides pages only when they are used."""
-    tokens, followers, masks = (np.zeros((lanes, history), np.int32) for _ in range(3))
-    keys, sums, places = np.zeros((lanes, history, dim), np.int8), np.zeros((lanes, dim)), np.zeros(lanes, np.int64)
+def new_memory(tables: recall.Recall, slots: int, dim: int, history: int = recall.HISTORY) -> Memory:
+    """Create an empty memory of `slots` slots. The operating system provides pages only when they are used."""
+    tokens, followers, masks = (np.zeros((slots, history), np.int32) for _ in range(3))
+    keys, sums, places = np.zeros((slots, history, dim), np.int8), np.zeros((slots, dim)), np.zeros(slots, np.int64)
     return Memory(tables.tables * recall.UNIT, tokens, followers, masks, keys, sums, places)
 
 
@@ -75,12 +75,12 @@ def _measure(token, used, before, tokens, followers, masks, keys, key, agreement
 
 
 @kernel
-def see(memory, lane, position, token, hidden, step, agreement, similarity):
+def see(memory, slot, position, token, hidden, step, agreement, similarity):
     """Add one more token to a slot's document, and fill in the measures of all tokens that followed earlier positions.
 
     Args:
         memory: a `Memory`.
-        lane: the number of the slot.
+        slot: the number of the slot.
         position: the token's position. Position 0 begins a document.
         token: the token.
         hidden: int32 [dim], the snapped last hidden state at the token.
@@ -93,22 +93,22 @@ def see(memory, lane, position, token, hidden, step, agreement, similarity):
     """
     history = memory.tokens.shape[1]
     if position == 0:
-        memory.places[lane] = 0
-        memory.sums[lane] = 0.0
-    place = memory.places[lane]
-    slot, used = place % history, min(place, history)
+        memory.places[slot] = 0
+        memory.sums[slot] = 0.0
+    place = memory.places[slot]
+    index, used = place % history, min(place, history)
     if place > 0:
-        memory.followers[lane, (place - 1) % history] = token
-    before = memory.masks[lane, history - 1] if place > history else np.int32(0)
+        memory.followers[slot, (place - 1) % history] = token
+    before = memory.masks[slot, history - 1] if place > history else np.int32(0)
     key = np.empty(len(hidden), np.int8)
-    _make_key(hidden, step, memory.sums[lane], float(place + 1), key)
+    _make_key(hidden, step, memory.sums[slot], float(place + 1), key)
     _measure(
-        token, used, before, memory.tokens[lane], memory.followers[lane], memory.masks[lane], memory.keys[lane], key,
+        token, used, before, memory.tokens[slot], memory.followers[slot], memory.masks[slot], memory.keys[slot], key,
         agreement, similarity,
     )  # fmt: skip
-    memory.tokens[lane, slot] = token
-    memory.keys[lane, slot] = key
-    memory.places[lane] = place + 1
+    memory.tokens[slot, index] = token
+    memory.keys[slot, index] = key
+    memory.places[slot] = place + 1
     return used
 
 
@@ -149,12 +149,12 @@ def rows(mask, similarity, dim):
 
 
 @kernel
-def step(memory, lanes, positions, tokens, hidden, steps, levels, exp2):
+def step(memory, slots, positions, tokens, hidden, steps, levels, exp2):
     """Run `codec.exact.recall_memory.Memory.step` for rows one after the other, and raise their levels in place.
 
     Args:
         memory: a `Memory`.
-        lanes: int64 [n], the slot of each row. A slot may have several rows.
+        slots: int64 [n], the slot of each row. A slot may have several rows.
         positions: int64 [n].
         tokens: int64 [n].
         hidden: int32 [n, dim], snapped last hidden states.
@@ -165,10 +165,10 @@ def step(memory, lanes, positions, tokens, hidden, steps, levels, exp2):
     agreement, similarity = np.empty(levels.shape[1], np.int32), np.empty(levels.shape[1], np.int32)
     clear(agreement, similarity)
     for i in range(len(tokens)):
-        used = see(memory, lanes[i], positions[i], tokens[i], hidden[i], steps[i], agreement, similarity)
+        used = see(memory, slots[i], positions[i], tokens[i], hidden[i], steps[i], agreement, similarity)
         top = levels[i].max()
         total = total_weight(levels[i], top, exp2)
-        for w in memory.followers[lanes[i], :used]:
+        for w in memory.followers[slots[i], :used]:
             if agreement[w] < 0:
                 continue
             c = column(exp2[min(top - levels[i, w], len(exp2) - 1)], total)

@@ -15,7 +15,7 @@ from codec.backends.cuda.kernels.matmul import padded
 from codec.backends.cuda.kv_cache import ChunkCache
 from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.recall import Batch, Memory
-from codec.backends.cuda.slots import CudaLanes
+from codec.backends.cuda.slots import CudaSlots
 from codec.devices import fetch, send
 from codec.exact.backend import Backend, Decoder, Integers
 
@@ -29,7 +29,7 @@ class CudaBackend(CudaNetwork, Backend):
         UnsupportedError: the kernels do not compute the model's options or integers.
     """
 
-    def lane_bytes(self, tokens: int) -> int:
+    def slot_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
         return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
 
@@ -109,4 +109,4 @@ class CudaBackend(CudaNetwork, Backend):
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> Decoder:
         """See `codec.exact.backend.Backend`."""
-        return CudaLanes(self, count, data, window, room)
+        return CudaSlots(self, count, data, window, room)

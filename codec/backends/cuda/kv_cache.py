@@ -26,7 +26,7 @@ class Heads:
 
     @property
     def page_bytes(self) -> int:
-        """The bytes of a page, over all executions."""
+        """Return the bytes of a page, over all executions."""
         c = self.config
         return 4 * len(c.schedule) * c.num_kv_heads * self.padded * self.page
 
@@ -64,6 +64,14 @@ class Context(Protocol):
 def value_blocks(places: int, dim: int) -> tuple[int, int, int]:
     """Return the shape of one head's values: blocks of VALUE_PLACES consecutive places."""
     return places // VALUE_PLACES, dim, VALUE_PLACES
+
+
+def strides(rows: Tensor) -> tuple[int, int, int]:
+    """Return the strides of slots, heads and places: keys int8 [2, slots, heads, places, D].
+
+    The stride of places is 0 in queries int8 [2, N, heads, D], which have no places.
+    """
+    return rows.stride(1), rows.stride(2), rows.stride(3) if rows.dim() == 5 else 0
 
 
 class Cache:

@@ -18,8 +18,8 @@ from codec.backends.cuda.kernels.elementwise import (
 )
 from codec.backends.cuda.kernels.head import Head
 from codec.backends.cuda.kernels.matmul import INPUTS, Limbs, limbs, multiply, padded
-from codec.backends.cuda.kv_cache import ChunkCache, Chunks, Context, Heads, Sequences
-from codec.backends.cuda.recall import Memory, lane_bytes
+from codec.backends.cuda.kv_cache import ChunkCache, Chunks, Context, Heads, Sequences, strides
+from codec.backends.cuda.recall import Memory, slot_bytes
 from codec.backends.cuda.streams import side_by_side
 from codec.exact.model import ExactModel
 from codec.exact.recall import Recall
@@ -85,7 +85,7 @@ class CudaNetwork:
         self.device, self._model, self._recall = model.device, model, recall
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
         self.memory_bytes = (
-            lane_bytes(c.model_dim, c.vocab_size) if recall else 0
+            slot_bytes(c.model_dim, c.vocab_size) if recall else 0
         )  # bytes of each decoding slot, beside its pages
         self._head_norm = self._tensor(1.0 / c.head_dim)
         self._final_norm = self._tensor(1.0, 1.0 / c.model_dim)
@@ -193,8 +193,8 @@ class CudaNetwork:
         own = torch.empty(count, c.kv_dim, dtype=torch.int16, device=self.device)
         at = context.places
         side_by_side(
-            lambda: self._rotate(rows, 0, layer.query, c.num_heads, turn, queries, context.rows, at, (1, 2, None)),
-            lambda: self._rotate(rows, 1, layer.key, c.num_kv_heads, turn, keys, context.slots, at, (1, 2, 3)),
+            lambda: self._rotate(rows, 0, layer.query, turn, queries, context.rows, at),
+            lambda: self._rotate(rows, 1, layer.key, turn, keys, context.slots, at),
             lambda: self._value(layer, rows, context, n, own),
         )
         return context.attend(n, queries, layer.score_scale), own
@@ -212,12 +212,12 @@ class CudaNetwork:
         )  # fmt: skip
 
     def _rotate(
-        self, rows: _Rows, at: int, matrix: Limbs, heads: int, turn: tuple[Tensor, Tensor], out: Tensor, slots: Tensor,
-        places: Tensor, axes: tuple[int, int, int | None],
+        self, rows: _Rows, at: int, matrix: Limbs, turn: tuple[Tensor, Tensor], out: Tensor, slots: Tensor,
+        places: Tensor,
     ) -> None:  # fmt: skip
-        """Store queries or keys in `out`; `axes` are its axes of slots, heads and places (None without places)."""
+        """Store queries or keys in `out`, int8 [2, slots, heads, D] or [2, slots, heads, places, D]."""
         c, products = self._model.config, multiply(rows.operands[at], matrix)
-        slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
+        heads, (slot, head, place) = out.shape[2], strides(out)
         launch(
             rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
             *turn, self._head_norm, out, out.stride(0), slot, head, place, HEADS=heads,

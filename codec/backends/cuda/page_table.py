@@ -21,7 +21,7 @@ class Pages:
     document after the other.
 
     Args:
-        lanes: how many slots there are.
+        slots: how many slots there are.
         most: how many pages a slot needs at most.
         count: how many pages there are beside page 0; `most` if `count` is smaller.
 
@@ -30,26 +30,26 @@ class Pages:
             a device must be renewed before the next step if `reach` returns true.
     """
 
-    def __init__(self, lanes: int, most: int, count: int):
-        self.table = np.zeros((lanes, most), np.int64)
-        self._held = np.zeros(lanes, np.int64)
-        self._turns = np.full(lanes, _NEVER)  # order in which the slots' documents began
+    def __init__(self, slots: int, most: int, count: int):
+        self.table = np.zeros((slots, most), np.int64)
+        self._held = np.zeros(slots, np.int64)
+        self._turns = np.full(slots, _NEVER)  # order in which the slots' documents began
         self._begun, self._changed = 0, False
         self._free = list(range(max(count, most), 0, -1))
 
-    def begin(self, lanes: Sequence[int]) -> None:
+    def begin(self, slots: Sequence[int]) -> None:
         """Begin a document in each of these slots, without a page."""
-        self.end(lanes)
-        self._turns[list(lanes)] = self._begun + np.arange(len(lanes))
-        self._begun += len(lanes)
+        self.end(slots)
+        self._turns[list(slots)] = self._begun + np.arange(len(slots))
+        self._begun += len(slots)
 
-    def end(self, lanes: Sequence[int]) -> None:
+    def end(self, slots: Sequence[int]) -> None:
         """Take back the pages of slots whose documents have ended."""
-        for lane in lanes:
-            self._free += self.table[lane, : self._held[lane]].tolist()
-            self._changed = self._changed or bool(self._held[lane])
-        self.table[list(lanes)] = self._held[list(lanes)] = 0
-        self._turns[list(lanes)] = _NEVER
+        for slot in slots:
+            self._free += self.table[slot, : self._held[slot]].tolist()
+            self._changed = self._changed or bool(self._held[slot])
+        self.table[list(slots)] = self._held[list(slots)] = 0
+        self._turns[list(slots)] = _NEVER
 
     def reach(self, wanted: Integers) -> bool:
         """Give slots more pages, as far as pages are free, the oldest documents first.
@@ -64,20 +64,20 @@ class Pages:
         wanted = np.where(self._turns < _NEVER, wanted, 0)
         short = np.flatnonzero(wanted > self._held)
         first = int(self._turns.argmin())
-        for lane in short[self._turns[short].argsort()].tolist():
-            room = len(self._free) - (0 if lane == first else most - self._held[first])
+        for slot in short[self._turns[short].argsort()].tolist():
+            room = len(self._free) - (0 if slot == first else most - self._held[first])
             if room <= 0:
                 break
-            held = self._held[lane]
-            pages = [self._free.pop() for _ in range(min(wanted[lane] - held, room))]
-            self.table[lane, held : held + len(pages)] = pages
-            self._held[lane] += len(pages)
+            held = self._held[slot]
+            pages = [self._free.pop() for _ in range(min(wanted[slot] - held, room))]
+            self.table[slot, held : held + len(pages)] = pages
+            self._held[slot] += len(pages)
             self._changed = True
         changed, self._changed = self._changed, False
         return changed
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """Drop all slots but these, and renumber them in this order."""
-        self.end(sorted(set(range(len(self._held))) - set(lanes)))
-        index = list(lanes)
+        self.end(sorted(set(range(len(self._held))) - set(slots)))
+        index = list(slots)
         self.table, self._held, self._turns = self.table[index], self._held[index], self._turns[index]

@@ -247,6 +247,6 @@ def _capacity(history: int, fresh: int) -> int:
     return history + fresh + PATTERN_BITS + REST_BITS
 
 
-def lane_bytes(dim: int, vocabulary: int) -> int:
+def slot_bytes(dim: int, vocabulary: int) -> int:
     """Return the bytes of the memory for each decoding slot, which adds one token at a time."""
     return _capacity(HISTORY, 1) * (padded(dim, _INPUTS) + 4) + 8 * (dim + vocabulary)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codec.backends.cuda.kernels.head import SlotState
 from codec.backends.cuda.kv_cache import Cache, Steps
 from codec.backends.cuda.network import CudaNetwork
 from codec.backends.cuda.page_table import Pages
@@ -29,51 +30,50 @@ took the host 3 ms, and so many steps took an H200 40 ms.
 """
 
 
-class CudaLanes:
+class CudaSlots:
     """Decoding slots on a GPU; a `codec.exact.backend.Decoder`."""
 
     ahead = 1
 
     def __init__(self, model: CudaNetwork, count: int, data: NDArray[np.uint8], window: int, room: int | None = None):
         self._model, self._window, device = model, window, model.device
-        self._data = torch.from_numpy(np.append(data, np.uint8(0))).to(device)
-        self._host_data = data
+        self._data, self._host_data = torch.from_numpy(np.append(data, np.uint8(0))).to(device), data
         most = model.heads.pages(window)  # pages of a slot
         pages = count * most
         if room is not None:
             pages = max(most, min(pages, (room - count * model.memory_bytes) // model.heads.page_bytes))
         self._cache, self._pages = Cache(model.heads, pages + 1), Pages(count, most, pages)
         self._memory = model.new_memory(count, 1, count)
-        self._counter = torch.zeros(1, dtype=torch.int64, device=device)
         self._begins, self._positions = np.zeros((2, count), np.int64)  # positions as of the last look
         self._flying = 0  # launches that the host has not waited for
         slots, none = torch.arange(count, device=device), torch.zeros(8, count, dtype=torch.int64, device=device)
         self._take(slots, none[:4], none[4:7], none[7])
 
-    def _take(self, slots: torch.Tensor, lanes: torch.Tensor, states: torch.Tensor, ends: torch.Tensor) -> None:
-        """Set up the tensors of a step over these slots. The first launch captures the step."""
+    def _take(self, slots: torch.Tensor, inputs: torch.Tensor, states: torch.Tensor, ends: torch.Tensor) -> None:
+        """Set up the tensors of a step over the slots with these numbers. The first launch captures the step."""
         self._slots = slots
-        self._lanes, self._states, self._ends = (part.contiguous() for part in (lanes, states, ends))  # as kernels need
+        history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
+        inputs, states, ends = (part.contiguous() for part in (inputs, states, ends))  # as kernels need
+        self._state = SlotState(inputs, states, self._data, ends, history, history.new_zeros(1))
         self._order = torch.arange(len(slots), device=slots.device)
         self._table = self._send(self._pages.table).clone()  # on a processor the tensor would share the table's memory
-        self._history = torch.zeros(STEPS, len(slots), dtype=torch.int64, device=slots.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ready = False
 
-    def load(self, lanes: Sequence[int], begins: Integers, ends: Integers) -> None:
+    def load(self, slots: Sequence[int], begins: Integers, ends: Integers) -> None:
         """See `codec.exact.backend.Decoder`."""
-        states = np.zeros((len(lanes), 3), np.uint64)
+        states = np.zeros((len(slots), 3), np.uint64)
         for state, begin, end in zip(states, begins, ends, strict=True):
             range_coder.start_decoder(state, self._host_data[begin:end])
         device_states = states.astype(np.int64).T
         device_states[2] += begins
-        index = self._send(np.array(lanes))
-        self._states[:, index] = self._send(device_states)
-        self._ends[index] = self._send(ends)
+        index, on_device = self._send(np.array(slots)), self._state
+        on_device.states[:, index] = self._send(device_states)
+        on_device.ends[index] = self._send(ends)
         begin = self._model.config.begin
-        self._lanes[:, index] = self._send(np.array([[begin], [begin], [0], [1]])).expand(4, len(lanes))
-        self._begins[list(lanes)], self._positions[list(lanes)] = begins, 0
-        self._pages.begin(lanes)
+        on_device.inputs[:, index] = self._send(np.array([[begin], [begin], [0], [1]])).expand(4, len(slots))
+        self._begins[list(slots)], self._positions[list(slots)] = begins, 0
+        self._pages.begin(slots)
 
     def _send(self, values: Integers) -> torch.Tensor:
         return send(values, self._model.device)
@@ -90,14 +90,14 @@ class CudaLanes:
         self._reach()
         if not self._ready:
             self._prepare()
-        self._counter.zero_()
-        self._order.copy_(self._lanes[2].argsort(descending=True))
+        self._state.counter.zero_()
+        self._order.copy_(self._state.inputs[2].argsort(descending=True))
         for _ in range(STEPS):
             if self._graph is None:
                 self._step()
             else:
                 self._graph.replay()
-        symbols, states, begins = fetch(self._history), fetch(self._states), self._begins.copy()
+        symbols, states, begins = fetch(self._state.history), fetch(self._state.states), self._begins.copy()
         self._flying += 1
 
         def wait() -> tuple[Integers, States]:
@@ -112,8 +112,8 @@ class CudaLanes:
 
     def _prepare(self) -> None:
         """Compile the step by running a step and undoing its effect; on a GPU, capture the step in a graph."""
-        self._counter.zero_()  # the counter says in which row of the history a step writes
-        changed = (self._lanes, self._states, *(self._memory.state if self._memory else ()))
+        self._state.counter.zero_()  # the counter says in which row of the history a step writes
+        changed = (self._state.inputs, self._state.states, *(self._memory.state if self._memory else ()))
         kept = [t.clone() for t in changed]
         on_gpu = self._model.device.type == "cuda"
         with side_stream() if on_gpu else nullcontext():
@@ -130,7 +130,7 @@ class CudaLanes:
     @torch.inference_mode()
     def _step(self) -> None:
         m = self._model
-        tokens, previous, positions, stay = self._lanes
+        tokens, previous, positions, stay = self._state.inputs
         first = m.start(tokens[:, None], previous[:, None], positions[:, None])
         context = Steps(m.heads, self._cache, positions, self._table, self._order, self._window)
         runs = stay * (context.slots > 0)
@@ -140,15 +140,12 @@ class CudaLanes:
             batch = Batch(self._slots, positions, runs, context.rows, context.rows)
             self._memory.take(batch, tokens, operands[-1], steps[-1])
             measures = self._memory.measure(batch, 1)
-        m.head.decode(
-            m.products(operands[0]), steps[0], self._lanes, runs, self._data, self._ends,
-            self._states, self._history, self._counter, measures,
-        )  # fmt: skip
-        self._counter += 1
+        m.head.decode(m.products(operands[0]), steps[0], self._state, runs, measures)
+        self._state.counter.add_(1)
 
-    def keep(self, lanes: Sequence[int]) -> None:
+    def keep(self, slots: Sequence[int]) -> None:
         """See `codec.exact.backend.Decoder`."""
-        index = self._send(np.array(lanes))
-        self._begins, self._positions = self._begins[list(lanes)], self._positions[list(lanes)]
-        self._pages.keep(lanes)
-        self._take(self._slots[index], self._lanes[:, index], self._states[:, index], self._ends[index])
+        index, state = self._send(np.array(slots)), self._state
+        self._begins, self._positions = self._begins[list(slots)], self._positions[list(slots)]
+        self._pages.keep(slots)
+        self._take(self._slots[index], state.inputs[:, index], state.states[:, index], state.ends[index])

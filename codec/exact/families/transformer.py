@@ -109,7 +109,7 @@ class ExactTransformer(ExactNetwork):
         )
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Compute what the network begins with, float64 [B, T, dim], of tokens at positions [B, T]."""
+        """Compute the input of the first layer, float64 [B, T, dim], of tokens at positions [B, T]."""
         x = self.embedding(tokens)
         return x if self.places is None else x + self.places(positions % self.config.window)
 
@@ -149,7 +149,7 @@ class ExactTransformer(ExactNetwork):
     def _attention(
         self, layer: ExactLayer, x: Tensor, step: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, n: int
     ) -> Tensor:
-        """Compute what layer n adds to the stream, float64 [B, T, dim], for normalised rows."""
+        """Compute the summand of layer n's attention, float64 [B, T, dim], for normalised rows."""
         c, (batch, length, _) = self.config, x.shape
         query = self._heads(layer.query(x, step), layer.query_gain, turn).unflatten(2, (c.num_kv_heads, -1))
         query, query_step = snap(query / layer.key_scale[:, None], self.query_bits)
@@ -179,7 +179,7 @@ class ExactTransformer(ExactNetwork):
 
 
 def _saturated(x: Tensor) -> Tensor:
-    """Integers of SNAP_BITS."""
+    """Round, and clamp to integers of SNAP_BITS."""
     limit = float(1 << (SNAP_BITS - 1))
     return torch.round(x).clamp(-limit, limit)
 

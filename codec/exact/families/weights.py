@@ -93,11 +93,7 @@ def check(weights: TransformerWeights) -> None:
 
 
 def query_bits(head_dim: int) -> int:
-    """Width of a query's integers, sign included, beside keys of SNAP_BITS.
-
-    >>> query_bits(64), query_bits(80), query_bits(128)
-    (11, 10, 10)
-    """
+    """Return the width of a query's integers, sign included; keys have SNAP_BITS."""
     return min(SNAP_BITS, SCORE_BITS + 1 - (SNAP_BITS - 1) - (head_dim - 1).bit_length())
 
 
@@ -107,7 +103,7 @@ def score_unit(config: TransformerConfig) -> float:
 
 
 def turns(config: TransformerConfig) -> NDArray[np.int64] | None:
-    """`codec.numerics.tables.turn_table` of the model; None where positions are learned."""
+    """Return `codec.numerics.tables.turn_table` of the model; None where positions are learned."""
     return tables.turn_table(frequencies(*config.rope)) if config.positions == "rotary" else None
 
 
@@ -160,7 +156,7 @@ def _biased(weights: TransformerWeights, name: str, norm: str = "") -> Biased:
 
 
 def _product(name: str, matrix: Quantized, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`codec.exact.linear.ExactLinear` of one snapped row, float64 [R]."""
+    """Compute `codec.exact.linear.ExactLinear` of one snapped row, float64 [R]."""
     check_sums(name, matrix, OPERAND)
     x, step = _snap(vector)
     if matrix.columns is not None:
@@ -170,13 +166,13 @@ def _product(name: str, matrix: Quantized, vector: NDArray[np.float64]) -> NDArr
 
 
 def _snap(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """`codec.numerics.fixed_point.snap` of one row."""
+    """Compute `codec.numerics.fixed_point.snap` of one row."""
     exponent = min(max(math.frexp(float(np.abs(x).max()))[1], -64), 960)
     return np.rint(np.ldexp(x, SNAP_BITS - 1 - exponent)), math.ldexp(1.0, exponent - SNAP_BITS + 1)
 
 
 def _largest(config: TransformerConfig, found: Biased) -> NDArray[np.float64]:
-    """Bounds [R] on the entries of products with normalised rows, whose length is at most sqrt(dim)."""
+    """Return bounds [R] on the entries of products with normalised rows, whose length is at most sqrt(dim)."""
     matrix = found.matrix
     wide = matrix.symbols.astype(np.float64)
     if matrix.columns is not None:

@@ -52,7 +52,7 @@ def read_config(values: Mapping[str, Any], where: str) -> TransformerConfig:
 
 
 def write_config(config: TransformerConfig) -> dict[str, Any]:
-    """Make what a config.json says of a config."""
+    """Make the content of a config.json for a config."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

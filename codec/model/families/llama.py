@@ -80,7 +80,7 @@ def _rope(keys: Keys, values: Mapping[str, Any], where: str) -> tuple[float, dic
 
 
 def write_config(config: TransformerConfig) -> dict[str, Any]:
-    """Make what a config.json says of a config."""
+    """Make the content of a config.json for a config."""
     c = config
     scaling: dict[str, Any] | None = None
     if c.rope_scaling != "none":

@@ -1,1 +1,1 @@
-"""The parts of a pack: tensors as bytes that can be read without any other part, with numpy alone."""
+"""Read and write the parts of a pack: tensors as bytes, readable without any other part and with numpy alone."""

@@ -1,4 +1,4 @@
-"""Batches of small tensors: those of one dtype lie together, compressed together."""
+"""Read batches of small tensors: the tensors of one dtype lie together and are compressed together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ from codec.pack.parts.dtypes import FLOATS, check_bools, size_of, width_of
 from codec.pack.parts.part import EXACT, decode_exact, read_part
 
 BATCH = 1 << 20
-"""Bytes of small tensors that are read together."""
+"""Bytes of small tensors that make up a batch."""
 
 MOST_BATCH = 1 << 26
-"""Bytes of a tensor that is a batch of its own: the memory that a hostile header can claim for one."""
+"""The most bytes of a tensor that is a batch of its own: the memory that a hostile header can claim for a tensor."""
 
 
 class Kept(NamedTuple):
@@ -46,8 +46,12 @@ class Kept(NamedTuple):
 def read_batch(part: bytes, entries: Sequence[Mapping[str, Any]]) -> Iterator[Kept]:
     """Yield the tensors of a batch.
 
+    Args:
+        part: the bytes of the batch.
+        entries: the header's entries of the batch's tensors.
+
     Raises:
-        FormatError: a damaged part.
+        FormatError: the part is damaged.
     """
     dtype = entries[0].get("kept", entries[0]["dtype"])
     sizes = [size_of(dtype, entry["shape"]) for entry in entries]

@@ -1,14 +1,14 @@
-"""Entropy coding of a quantized matrix: adaptive tables whose context is the expected size of each integer.
+"""Code quantized matrices: adaptive tables whose context is the expected size of each integer.
 
-A matrix is coded down one column after the other, as the trellis path runs. The expected magnitude of a weight is the
-running mean of its row times how this column has run against the rows' means so far; over the weight's step it is the
-expected magnitude of the integer, and its logarithm in quarter octaves is the context. So the coder learns rows and
-columns of any scale without being sent one. Everything is integer arithmetic, the same on every machine.
+A matrix is coded column by column, as the trellis path runs. The expected magnitude of a weight is the running mean of
+its row, times the ratio of this column so far to the rows' means. Divided by the weight's step, the expected magnitude
+is that of the integer, and its logarithm in quarter octaves is the context. So the coder learns rows and columns of any
+scale, and the file need not state the scales. Everything is integer arithmetic, the same on every machine.
 
-An integer q with parity z (0 off the trellis) is coded as k = (q - z) / 2 (q itself where there is none): k >> s is one
-of 32 symbols under the context's counts, and the s bits below are coded as they are. s is 0 up to an expected magnitude
-of 4. The two symbols at the ends are followed by how far k >> s lies beyond them. The steps come first, in the same
-stream.
+An integer q with parity z (0 off the trellis) is coded as k = (q - z) / 2, or as q itself where there is no trellis. k
+>> s is one of 32 symbols under the context's counts, and the s bits below are coded as they are. s is 0 up to an
+expected magnitude of 4. A symbol at either end of the table is followed by how far k >> s lies beyond that end. The
+steps come first, in the same stream.
 """
 
 from typing import NamedTuple
@@ -24,10 +24,10 @@ from codec.quantization.quantized import OnTrellis, Quantized
 from codec.quantization.trellis import transitions
 
 LIMIT = 1 << 23
-"""Largest |q| that can be coded."""
+"""The largest |q| that can be coded."""
 
 SYMBOLS = 32
-"""Symbols of every table: integers from -16 to 15, with those beyond at the ends."""
+"""Symbols of every table: the integers from -16 to 15; either end stands for all integers beyond, too."""
 
 _BINS = 64  # contexts: expected magnitudes from 2^-4 to 2^12 in quarter octaves
 _INCREMENT = 32  # added to the count of a symbol coded
@@ -56,7 +56,7 @@ _inlined = compiler(nogil=True, inline="always")
 
 
 class _Models(NamedTuple):
-    """Hold what a stream has learnt."""
+    """The statistics that a stream has learned."""
 
     counts: NDArray[np.int32]  # [2 _BINS, SYMBOLS] of integers by context
     totals: NDArray[np.int64]  # [2 _BINS]
@@ -69,6 +69,9 @@ def prior_counts(scale: int) -> NDArray[np.int32]:
 
     Args:
         scale: 2 on a trellis, whose integers are in half steps, else 1.
+
+    Returns:
+        int32 [2 _BINS, SYMBOLS].
     """
     counts = np.empty((_BINS, 2, SYMBOLS), np.int32)
     centers = 2 * np.arange(-SYMBOLS // 2, SYMBOLS // 2) + 1
@@ -99,7 +102,7 @@ def _new_models(scale: int) -> _Models:
 
 
 def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
-    """4 log2 of positive steps, its fraction linear in the mantissa; the least of them for steps of 0: int64 [N]."""
+    """Return 4 log2 of steps, int64 [N], its fraction linear in the mantissa; a step of 0 counts as the least other."""
     bits = np.ascontiguousarray(steps, np.float32).view(np.uint32).astype(np.int64)
     levels = bits >> 21
     positive = levels[steps > 0]
@@ -113,7 +116,7 @@ def _power(e):
 
 @_inlined
 def _code_symbol(state, stream, counts, totals, table, symbol, decode):
-    """Encode `symbol`, or decode and return it, under the counts of `table`, which learn from it."""
+    """Encode `symbol`, or decode a symbol, under the counts of `table`; add the symbol to the counts, and return it."""
     unit = state[1] // np.uint64(totals[table])
     start = np.int64(0)
     if decode:
@@ -154,7 +157,7 @@ def _code_beyond(state, stream, bits, seen, end, size, decode):
 
 @_inlined
 def _code_low(state, stream, shift, low, decode):
-    """Code `shift` bits as they are."""
+    """Code the `shift` low bits as they are."""
     unit = state[1] >> np.uint64(shift)
     if decode:
         low = min(np.int64(state[0] // unit), (1 << shift) - 1)
@@ -166,7 +169,9 @@ def _code_low(state, stream, shift, low, decode):
 
 @_beside
 def _code_digits(state, stream, words, digits, kind, counts, totals, decode):
-    """Code words of 5-bit digits: of two, the second under the first; of three (float16), each by itself."""
+    """Code words of 5-bit digits: of two digits, the second depends on the first; three digits (float16) are
+    independent.
+    """
     for i in range(words.shape[0]):
         table, word = kind, 0
         for d in range(digits - 1, -1, -1):
@@ -181,9 +186,10 @@ def _code_columns(
     state, stream, counts, totals, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns, means,
     begin, trellis, decode,
 ):  # fmt: skip  # arrays one by one: a tuple of them would be counted in and out at each call
-    """Code columns `begin` and on of `symbols` [C, R] while `stream` has room, or to its end when decoding.
+    """Code the columns of `symbols` [C, R] from `begin` on while `stream` has room; when decoding, to its end.
 
-    `rows` and `columns` are the quarter octaves of their steps above the least; `means` the rows' expected magnitudes.
+    `rows` and `columns` are the quarter octaves of their steps above the least step; `means` holds the expected
+    magnitude of each row.
 
     Returns:
         (the next column, the trellis state there).
@@ -238,7 +244,7 @@ def _code_columns(
 
 
 def _levels(matrix: Quantized) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Quarter octaves of row and column steps above the least."""
+    """Return the quarter octaves of row and column steps above the least step."""
     width = matrix.symbols.shape[1]
     rows = quarter_octaves(matrix.rows)
     columns = np.zeros(width, np.int64) if matrix.columns is None else quarter_octaves(matrix.columns)
@@ -257,7 +263,7 @@ def _first_means(typical: int, rows: int) -> NDArray[np.int64]:
 
 
 def typical_of(matrix: Quantized) -> int:
-    """Return the quarter octaves of the mean magnitude over the least step, the first guess of every row."""
+    """Return the quarter octaves of the mean magnitude above the least step, the first guess for every row."""
     if not matrix.symbols.size:
         return 0
     rows, columns = _levels(matrix)
@@ -267,16 +273,16 @@ def typical_of(matrix: Quantized) -> int:
 
 
 def encode_matrix(matrix: Quantized, words: NDArray[np.uint16], rows: int, typical: int) -> bytes:
-    """Code the words of a matrix's steps, and its integers.
+    """Code the words of a matrix's steps, then the matrix's integers.
 
     Args:
         matrix: the integers, and the steps that the words stand for.
-        words: of 15 bits for steps by row, of 10 bits where columns have steps, too.
+        words: 15 bits each for steps by row; 10 bits each where columns have steps, too.
         rows: how many of the words are for rows.
         typical: `typical_of` the matrix.
 
     Raises:
-        FormatError: an integer beyond LIMIT.
+        FormatError: an integer is beyond LIMIT.
     """
     symbols = np.ascontiguousarray(matrix.symbols.T)
     largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)))
@@ -300,7 +306,7 @@ def encode_matrix(matrix: Quantized, words: NDArray[np.uint16], rows: int, typic
 def _code_steps(
     state: range_coder.State, stream: NDArray[np.uint8], words: NDArray[np.int64], rows: int, decode: bool
 ) -> None:
-    """Code words of steps, or fill them in: those of rows, then those of columns."""
+    """Encode the words of steps, or decode them in place: those for rows, then those for columns."""
     digits = 3 if rows == len(words) else 2
     counts = np.full((_DIGITS, SYMBOLS), 16 if digits == 3 else 1, np.int32)
     totals = counts.sum(1, dtype=np.int64)
@@ -309,7 +315,7 @@ def _code_steps(
 
 
 class Decoder:
-    """Reads a stream of `encode_matrix`: the steps' words first, then the integers of the matrix that has them."""
+    """A decoder of a stream of `encode_matrix`: first the words of the steps, then the integers of the matrix."""
 
     def __init__(self, stream: bytes):
         self._size = len(stream)
@@ -318,7 +324,7 @@ class Decoder:
         range_coder.start_decoder(self._state, self._data)
 
     def words(self, count: int, rows: int) -> NDArray[np.uint16]:
-        """Return `count` words, `rows` of them for rows: uint16 [count]."""
+        """Decode `count` words, the first `rows` of them for rows: uint16 [count]."""
         words = np.zeros(count, np.int64)
         _code_steps(self._state, self._data, words, rows, True)
         return words.astype(np.uint16)
@@ -326,8 +332,12 @@ class Decoder:
     def integers(self, matrix: Quantized, typical: int) -> None:
         """Fill in the integers of a matrix whose steps are known.
 
+        Args:
+            matrix: its `symbols` are overwritten.
+            typical: `typical_of` the matrix, as the part states.
+
         Raises:
-            FormatError: the stream ends before its integers, or after them.
+            FormatError: the stream ends before the integers do, or after them.
         """
         height, width = matrix.symbols.shape
         symbols = np.zeros((width, height), np.int32)

@@ -1,4 +1,4 @@
-"""The dtypes that a pack keeps, by name, and the slabs that large tensors are cut into."""
+"""Define the dtypes that a pack keeps, by name, and the slabs that large tensors are cut into."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ BYTES = {
     **{"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1},
     **{"bool": 1, "complex128": 16, "complex64": 8, "complex32": 4},
 }
-"""Bytes of an element, by the names that headers and torch have for dtypes."""
+"""Bytes of an element, by the name that headers and torch have for its dtype."""
 
 FLOATS = frozenset(name for name in BYTES if "float" in name)
 
@@ -24,12 +24,12 @@ coded side by side. A slab of 4 million weights pays 0.02 % for learning its own
 
 
 def width_of(dtype: str) -> int:
-    """Return the bytes of the numbers that an element consists of: the halves of a complex number count apart."""
+    """Return the bytes of each number of an element; the two halves of a complex element are numbers of their own."""
     return BYTES[dtype] // 2 if dtype.startswith("complex") else BYTES[dtype]
 
 
 def size_of(dtype: str, shape: Sequence[int]) -> int:
-    """Return the bytes of a tensor."""
+    """Return the bytes of a tensor's elements."""
     return math.prod(shape) * BYTES[dtype]
 
 
@@ -40,10 +40,10 @@ def check_bools(data: NDArray[np.uint8], dtype: str) -> None:
 
 
 def slabs(shape: Sequence[int], most: int = SLAB) -> list[tuple[int, int, int]]:
-    """Return the slabs of a tensor: (first element, rows, columns) of each, in the order of its elements.
+    """Return the slabs of a tensor: (first element, rows, columns) of each, in the order of elements.
 
-    A tensor is a matrix of shape[0] rows. A slab is as many whole rows as have at most `most` elements; a longer row is
-    cut itself.
+    A tensor is a matrix of shape[0] rows. A slab is as many whole rows as have at most `most` elements. A longer row is
+    cut into several slabs.
 
     >>> slabs((5, 3), 6)
     [(0, 2, 3), (6, 2, 3), (12, 1, 3)]

@@ -1,6 +1,6 @@
-"""Parts: a slab of a tensor, or a batch of small tensors, as bytes that can be read without any other part.
+"""Read and write parts: a slab of a tensor, or a batch of small tensors, as bytes readable without any other part.
 
-A part is a tag, what the tag says, and the CRC-32 of all that.
+A part is a tag, the content that the tag calls for, and the CRC-32 of both.
 """
 
 import struct
@@ -17,10 +17,10 @@ from codec.quantization.quantizers import step_exponent
 from codec.quantization.trellis import CODES
 
 EXACT, BY_ROW, BY_GRID = range(3)
-"""Tags: bytes as they are; integers on float16 steps by row; integers on steps by row and column."""
+"""Tags: bytes as they are; integers with a float16 step for each row; integers with steps by row and column."""
 
 OFF = np.uint16(512)
-"""Added to the exponent of the steps of a row or a column that is not on the trellis; exponents are smaller."""
+"""A summand to the exponent of the step of a row or column off the trellis; exponents are smaller."""
 
 _ROW_HEAD = struct.Struct("<hHB")  # exponent, states, typical
 _GRID_HEAD = struct.Struct("<fhhHB")  # unit, least exponents of rows and columns, states, typical
@@ -28,7 +28,7 @@ _CRC = struct.Struct("<I")
 
 
 def exact_part(data: NDArray[np.uint8], width: int, floating: bool) -> bytes:
-    """Return the part of bytes that come back as they are (`codec.pack.parts.planes`)."""
+    """Return the part of bytes that are restored exactly (`codec.pack.parts.planes`)."""
     return _sealed(bytes([EXACT]) + encode_planes(data, width, floating))
 
 
@@ -36,7 +36,7 @@ def quantized_part(matrix: Quantized) -> bytes:
     """Return the part of a quantized matrix.
 
     Raises:
-        FormatError: an integer too large, or steps that are not finite or too far apart.
+        FormatError: an integer is too large, or the steps are not finite or too far apart.
     """
     columns = np.ones(1) if matrix.columns is None else matrix.columns
     if not (np.isfinite(matrix.rows).all() and np.isfinite(columns).all()):
@@ -60,10 +60,10 @@ def quantized_part(matrix: Quantized) -> bytes:
 
 
 def read_part(part: bytes) -> tuple[int, bytes]:
-    """Return the tag of a part and what follows it.
+    """Return the tag and the content of a part.
 
     Raises:
-        FormatError: the CRC-32 is wrong, or the tag unknown.
+        FormatError: the CRC-32 is wrong, or the tag is unknown.
     """
     if len(part) < 1 + _CRC.size or zlib.crc32(part[: -_CRC.size]) != _CRC.unpack_from(part, len(part) - _CRC.size)[0]:
         raise FormatError(f"CRC-32 of a part of {len(part)} bytes is wrong; fetch the file again")
@@ -73,15 +73,15 @@ def read_part(part: bytes) -> tuple[int, bytes]:
 
 
 def decode_exact(content: bytes, size: int, width: int, floating: bool) -> NDArray[np.uint8]:
-    """Return the bytes of a part tagged EXACT; raises FormatError as `decode_planes` does."""
+    """Return the bytes of a part tagged EXACT. Raises FormatError as `decode_planes` does."""
     return decode_planes(content, size, width, floating)
 
 
 def decode_quantized(tag: int, content: bytes, rows: int, columns: int) -> Quantized:
-    """Return the matrix [rows, columns] of a part with another tag.
+    """Return the matrix [rows, columns] of a part tagged BY_ROW or BY_GRID.
 
     Raises:
-        FormatError: heads, steps or integers that underpar does not write.
+        FormatError: the head, the steps or the integers are none that underpar writes.
     """
     head = _ROW_HEAD if tag == BY_ROW else _GRID_HEAD
     if len(content) < head.size:

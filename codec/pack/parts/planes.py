@@ -1,10 +1,10 @@
-"""Lossless coding of numbers: planes of bytes, the most significant first, each by what suits it best.
+"""Code numbers without loss: planes of bytes, the most significant first, each plane by the method that suits it best.
 
-The bytes of one significance lie together, since those of exponents are alike and those of mantissas are noise. The
-sign of a floating-point number goes to the end of its bits, so that the first byte of a float32 or bfloat16 is its
-exponent (as ZipNN does, Hershcovitch et al. 2024). A plane is stored, or compressed by zstandard (which finds
-repetitions), or coded under one adaptive table (which comes closest to the entropy of exponents). Where all numbers
-together repeat, zstandard over the unsplit bytes may be shorter than any of that.
+A plane has the bytes of one significance, since exponents resemble each other and mantissas are noise. The sign of a
+floating-point number moves to the end of its bits, so that the first byte of a float32 or bfloat16 is its exponent (as
+in ZipNN, Hershcovitch et al. 2024). A plane is stored, or compressed by zstandard (which finds repetitions), or coded
+under one adaptive table (which comes closest to the entropy of exponents). Where whole numbers repeat, zstandard over
+the unsplit bytes may be shorter than any of these.
 """
 
 import struct
@@ -17,7 +17,7 @@ from codec.entropy.adaptive_table import Alphabet, decode_symbols, encode_symbol
 from codec.errors import FormatError
 
 BLOCK = 1 << 22
-"""Bytes whose planes are made together."""
+"""Bytes that are split into planes together."""
 
 _STORED, _ZSTD, _TABLE, _WHOLE = range(4)
 _BYTES = (Alphabet(0, 255),)
@@ -27,7 +27,7 @@ _SAMPLE = 1 << 16  # bytes of a plane whose entropy says whether coding pays
 
 
 def encode_planes(data: NDArray[np.uint8], width: int, floating: bool) -> bytes:
-    """Code the bytes of numbers.
+    """Return the code of the bytes of numbers.
 
     Args:
         data: uint8 [n].
@@ -47,10 +47,16 @@ def encode_planes(data: NDArray[np.uint8], width: int, floating: bool) -> bytes:
 
 
 def decode_planes(stream: bytes, size: int, width: int, floating: bool) -> NDArray[np.uint8]:
-    """Return the `size` bytes of `encode_planes`, uint8.
+    """Return the `size` bytes that `encode_planes` coded, uint8 [size].
+
+    Args:
+        stream: of `encode_planes`.
+        size: bytes of all numbers.
+        width: as of `encode_planes`.
+        floating: as of `encode_planes`.
 
     Raises:
-        FormatError: the stream is not one of so many bytes.
+        FormatError: the stream does not hold exactly `size` bytes.
     """
     found, at = np.empty(size, np.uint8), 0
     for begin in range(0, size, BLOCK):
@@ -75,7 +81,7 @@ def decode_planes(stream: bytes, size: int, width: int, floating: bool) -> NDArr
 
 
 def entropy(data: NDArray[np.uint8], width: int, floating: bool) -> float:
-    """Return about how many bytes `encode_planes` would need, by the frequencies in a sample of each plane."""
+    """Return about how many bytes `encode_planes` needs, from the frequencies in a sample of each plane."""
     step = max(1, len(data) // width // _SAMPLE)
     sample = data.reshape(-1, width)[::step].reshape(-1)
     return sum(_cost(plane) for plane in _split(sample, width, floating)) * len(data) / max(1, len(sample))

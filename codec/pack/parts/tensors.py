@@ -1,4 +1,4 @@
-"""Torch tensors as bytes and back."""
+"""Turn torch tensors into bytes and back."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def plain(name: str, tensor: object) -> torch.Tensor:
-    """Return a detached, dense tensor on the CPU in a dtype that packs keep; lazy conjugates and negatives resolved.
+    """Return a tensor as packs keep it: detached, dense, on the CPU; lazy conjugates and negatives are resolved.
 
     Raises:
-        FormatError: no tensor, one without values, or one of a layout or dtype that packs do not keep.
+        FormatError: not a tensor, a tensor without values, or a layout or dtype that packs do not keep.
     """
     if isinstance(tensor, np.ndarray):
         raise FormatError(f"tensor {name!r}: a NumPy array, expected a torch.Tensor; pass torch.from_numpy(...)")
@@ -46,7 +46,7 @@ def to_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def from_bytes(data: NDArray[np.uint8], dtype: str, shape: Sequence[int]) -> torch.Tensor:
-    """Return the counterpart of `to_bytes`, a tensor of its own memory.
+    """Return the tensor of which `to_bytes` gave `data`; the tensor has memory of its own.
 
     Raises:
         FormatError: a bool that is neither 0 nor 1.
@@ -59,7 +59,7 @@ def from_bytes(data: NDArray[np.uint8], dtype: str, shape: Sequence[int]) -> tor
 
 
 def cast_weights(weights: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return weights in another dtype; those beyond its range become its largest number."""
+    """Return weights in another dtype; a number beyond the dtype's range becomes the largest in the range."""
     kind = TYPES[dtype]
     if kind in (torch.float32, torch.float64):
         return weights.to(kind)

@@ -1,1 +1,1 @@
-"""Code blocks of files as streams in which nothing starts cold: the model mixed with context mixing."""
+"""Code blocks of files as streams in which nothing starts cold: a language model's predictions and context mixing."""

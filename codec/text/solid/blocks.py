@@ -1,4 +1,4 @@
-"""Make records of the blocks of a solid stream, and read them: the size of a block, then its code."""
+"""Write and read the records of blocks of a solid stream: the size of a block, then its code."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,16 +16,20 @@ from codec.text.policy import Policy
 from codec.text.solid.coder import SolidCoder
 
 _MOST_BYTES = 1 << 26
-"""Bytes of a block whose record alone says how many there are, as in a damaged archive."""
+"""The most bytes of a block whose size only its own record tells, as in a damaged archive."""
 
 
 def open_blocks(
     pack: Pack | None = None, policy: Policy | None = None, device: str = "cpu", coder: DocumentCoder | None = None
 ) -> SolidCoder:
-    """Open what codes blocks: with the model of a pack on the first of the devices, or alone.
+    """Open the coder of blocks: with the model of a pack on the first device of a name, or without a model.
 
     Args:
-        coder: of the pack and the policy, if one is open: its kernels are used again.
+        pack: None for no model.
+        policy: as of `codec.text.open_coder.open_coder`.
+        device: as of `codec.devices.find_devices`.
+        coder: an open coder of the same pack and policy, if there is one: its backend and compiled kernels are used
+            again.
 
     Raises:
         MismatchError, FormatError, CodecError: as `codec.text.open_coder.open_coder`.
@@ -38,7 +42,7 @@ def open_blocks(
 
 
 def encode_blocks(solid: SolidCoder, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Record]:
-    """Code blocks side by side; `advance` is told bytes of text."""
+    """Code blocks side by side; `advance` is called with bytes of text."""
     payloads = solid.encode(blocks, advance)
     return [
         Record(p.kind, varint(len(block)) + p.data, zlib.crc32(block), len(block), len(block), 0, 0.0, 0.0)
@@ -49,10 +53,15 @@ def encode_blocks(solid: SolidCoder, blocks: Sequence[bytes], advance: Advance =
 def decode_blocks(
     solid: SolidCoder, records: Mapping[int, tuple[int, bytes, int | None]], advance: Advance = ignore_progress
 ) -> Iterator[tuple[int, bytes]]:
-    """Decode blocks by number: (kind, payload, bytes of the block, None where only the payload tells).
+    """Decode blocks.
+
+    Args:
+        solid: of `open_blocks`.
+        records: (kind, payload, bytes of the block) by number; None for the bytes where only the payload tells.
+        advance: called with bytes of payload.
 
     Yields:
-        (number, bytes), in the order in which blocks end; `advance` is told bytes of payload.
+        (number, bytes), in the order in which blocks end.
 
     Raises:
         FormatError: a payload is not that of a block of its size.

@@ -1,7 +1,8 @@
-"""Blocks of a solid stream: consecutive bytes of files, each block decoded without the others.
+"""Code blocks of a solid stream: consecutive bytes of files, each block decodable without the others.
 
-A block is coded by context mixing, together with a model (MIXED, `codec.text.solid.mixed`) or alone (BYTES,
-`codec.cm.compressor`), whichever takes fewer bytes. A quick look at a sample spares the model what it does not help.
+A block is coded by context mixing, either together with a language model (MIXED, `codec.text.solid.mixed`) or alone
+(BYTES, `codec.cm.compressor`), whichever takes fewer bytes. A sample of a larger block is coded both ways first, so
+that the model does not run over blocks that it does not help.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from codec.text.solid import mixed_decoder
 from codec.text.solid.mixed import Mixing
 
 MIXED, BYTES = 2, 3
-"""Kinds of payloads: tags of an archive's records."""
+"""Kinds of payloads, which are tags of an archive's records."""
 
 _SAMPLE = 4096  # bytes of a sample, from the middle of a block
 _LOOKED_AT = 4 * _SAMPLE  # blocks from this size on are looked at
@@ -37,10 +38,12 @@ class Payload(NamedTuple):
 
 @dataclass(frozen=True)
 class SolidCoder:
-    """Codes blocks with a model on one device; without one, or with one of over FEW symbols, all are BYTES.
+    """A coder of blocks, with a model on one device or without a model.
+
+    Without a model, or with one of over FEW symbols, all blocks are BYTES.
 
     Args:
-        coder: of `codec.text.open_coder.make_coder`.
+        coder: a coder of `codec.text.open_coder.make_coder`, whose model is used.
     """
 
     coder: Coder | None = None
@@ -64,15 +67,15 @@ class SolidCoder:
         return self._mixing.threads if self._mixing else processors()
 
     def encode_block(self, data: bytes) -> Payload:
-        """The payload of one block."""
+        """Return the payload of one block."""
         return self.encode([data])[0]
 
     def decode_block(self, kind: int, payload: bytes, size: int) -> bytes:
-        """The `size` bytes of one block; errors as `decode`."""
+        """Return the `size` bytes of one block; errors as of `decode`."""
         return next(self.decode({0: (kind, payload, size)}))[1]
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Payload]:
-        """The smallest payload of each block, side by side; `advance` is told bytes."""
+        """Return the smallest payload of each block, coded side by side; `advance` is called with bytes of text."""
         with thread_pool(self._threads) as pool:
             alone = [pool.submit(compress, block) for block in blocks]
             found: dict[int, bytes] = {}
@@ -89,7 +92,7 @@ class SolidCoder:
         return out
 
     def _promising(self, mixing: Mixing, blocks: Sequence[bytes], pool: ThreadPoolExecutor) -> list[int]:
-        """Numbers of blocks for which the model is likely to pay."""
+        """Return the numbers of the blocks for which the model is likely to pay."""
         text = [n for n, block in enumerate(blocks) if block and _invalid(block) * _INVALID < len(block)]
         samples = {n: _sample(blocks[n]) for n in text if len(blocks[n]) >= _LOOKED_AT}
         alone = {n: pool.submit(compress, sample) for n, sample in samples.items()}
@@ -104,10 +107,14 @@ class SolidCoder:
     def decode(
         self, blocks: Mapping[int, tuple[int, bytes, int]], advance: Advance = ignore_progress
     ) -> Iterator[tuple[int, bytes]]:
-        """Decode blocks by number: (kind, payload, size of the block).
+        """Decode blocks.
+
+        Args:
+            blocks: (kind, payload, size of the block) by number.
+            advance: called with bytes of payload.
 
         Yields:
-            (number, bytes), in the order in which blocks end; `advance` is told bytes of payload.
+            (number, bytes), in the order in which blocks end.
 
         Raises:
             FormatError: a payload is not one of a block of its size.
@@ -130,12 +137,12 @@ class SolidCoder:
 
 
 def _invalid(block: bytes) -> int:
-    """How many runs of bytes of a block are no UTF-8."""
+    """Return how many runs of a block's bytes are not UTF-8."""
     return block.decode("utf-8", "replace").count("\ufffd") - block.count("\ufffd".encode())
 
 
 def _sample(block: bytes) -> bytes:
-    """Whole characters, and where there are any whole lines, of the middle of a block."""
+    """Return a sample from the middle of a block: whole characters, and whole lines where there are any."""
     begin = (len(block) - _SAMPLE) // 2
     begin += max(0, block[begin : begin + _SAMPLE // 4].find(b"\n") + 1)
     return block[begin : begin + _SAMPLE].decode("utf-8", "ignore").encode()

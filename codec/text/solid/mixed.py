@@ -1,12 +1,14 @@
-"""Blocks of text through the model and context mixing together, coded along their bytes.
+"""Code blocks of text with a language model and context mixing together, along the bytes of the tokens.
 
-The tokens of a long block are in several lanes of equally many bytes, each of them a document to the model, which so
-decodes a token of each in one step. Context mixing has all of them in turn: what it learns is shared.
+The tokens of a long block are cut into up to SEGMENTS segments of about equally many bytes. Each segment is a document
+to the model, so one step of the model predicts a token of every segment. Context mixing codes one token of each segment
+in turn, and the segments share what it learns.
 
-A payload is a header, then one range-coded stream: line ends that are no line feeds (`codec.edits.line_ends`), tokens
-(`codec.cm.tokens`), one of each lane in turn, and what the tokenizer lost (`codec.edits.coder`). The header is a varint
-2 n + c, where n is the size of the block less that of the tokens' bytes (zigzag), and c tells that a varint with the
-number of line ends follows; then for each lane but the first a varint with the bytes that it begins behind its share.
+A payload is a header, then one range-coded stream: line ends other than line feeds (`codec.edits.line_ends`), the
+tokens (`codec.cm.tokens`), one of each segment in turn, and what the tokenizer lost (`codec.edits.coder`). The header
+is a varint 2 n + c: n is the size of the block less that of the tokens' bytes (zigzag), and c tells whether a varint
+with the number of line ends follows. Then comes for each segment but the first a varint: by how many bytes the segment
+begins behind its share of the block.
 """
 
 import re
@@ -37,32 +39,33 @@ from codec.exact.chunks import CHUNK_UNIT
 from codec.model.byte_pairs import AnyTokenizer
 
 MOST_TOKENS = 2
-"""For each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter behind it."""
+"""The most tokens for each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter
+behind it."""
 
 _SPARE_TOKENS = 64
 _MOST_BYTES = 16  # of tokens for each byte of a block: normalisation makes 33 bytes of one character of 3 (U+FDFA)
-_CHUNK = 256  # tokens of each lane whose distributions are in memory: 4 MiB of a vocabulary of 2,048
+_CHUNK = 256  # tokens of each segment whose distributions are in memory: 4 MiB of a vocabulary of 2,048
 _SIDE_BY_SIDE = {"cpu": 2, "cuda": 64}  # blocks that are encoded together
 _HOPELESS_EDITS = 4  # a block of which every 4th byte must be edited is not for the model
 _INVALID = re.compile("([\udc80-\udcff]+)")
 
 
-LANES, LANE_BYTES = 8, 1 << 14
-"""The most lanes of a block, and the least bytes of each where there are several. Alice in Wonderland takes 30,649
-bytes in one lane, 30,835 in 4 and 30,864 in 8."""
+SEGMENTS, SEGMENT_BYTES = 8, 1 << 14
+"""The most segments of a block, and the least bytes of each segment where there are several. Alice in Wonderland takes
+30,649 bytes in one segment, 30,835 in 4 and 30,864 in 8."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload says before its stream."""
+    """The sizes that a payload states before its stream."""
 
-    begins: tuple[int, ...]  # where the tokens' bytes of each lane begin, and those of the last end
+    begins: tuple[int, ...]  # where the tokens' bytes of each segment begin, and those of the last end
     lines: int  # line ends that are coded
     end: int  # bytes that the header takes
 
     @property
     def canonical(self) -> int:
-        """Bytes of the tokens."""
+        """Return the bytes of the tokens."""
         return self.begins[-1]
 
 
@@ -79,7 +82,7 @@ class _Prepared:
 
 
 _Rows = tuple[Integers, Integers]
-"""Of each lane of a block, where its distributions begin and how many they are."""
+"""For each segment of a block, its first row among the distributions, and its number of rows."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +98,26 @@ class Mixing:
 
     @cached_property
     def order(self) -> Integers:
-        """Symbols by rank, int64 [V]: tokens by their bytes, then the symbols that the tokenizer does not have."""
+        """Return the symbol of each rank, int64 [V]: tokens in the order of their bytes, then symbols without token."""
         tokens = vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
         return np.concatenate((tokens, np.arange(len(tokens), self.symbols)))
 
     @cached_property
     def ranks(self) -> Integers:
-        """Ranks by token id, int64 [V]."""
+        """Return the rank of each token id, int64 [V]."""
         return np.argsort(self.order)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary whose ids are ranks: distributions come in its order."""
+        """Return the vocabulary whose ids are ranks, the order of the model's distributions here."""
         tokens = self.tokenizer.token_bytes
         return vocabulary.sort([tokens[n] for n in self.order[: len(tokens)].tolist()])
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
-        """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
+        """Return the payload of each block; None for a block that is not for the model.
+
+        `advance` is called with bytes of text.
+        """
         prepared = [_prepare(block, self.tokenizer) for block in blocks]
         found: list[bytes | None] = [None] * len(blocks)
         ready = {n: p for n, p in enumerate(prepared) if p}
@@ -133,26 +139,26 @@ class Mixing:
         return found
 
     def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
-        """Distributions int64 [N, V + 1] of the next tokens of all lanes, and which of them are of each block."""
+        """Yield cumulative frequencies int64 [N, V + 1] of the next tokens of all segments, and each block's rows."""
         size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
-        lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
-        lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
-        past = self.backend.past(len(lanes), self.window)
-        for at in range(0, len(lanes[0][2]), size):
-            running = [(n, k, lane[at : at + size]) for n, k, lane in lanes if len(lane) > at]
+        segments = [(n, k, segment) for n, block in enumerate(blocks) for k, segment in enumerate(block.inputs)]
+        segments.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
+        past = self.backend.past(len(segments), self.window)
+        for at in range(0, len(segments[0][2]), size):
+            running = [(n, k, segment[at : at + size]) for n, k, segment in segments if len(segment) > at]
             parts: dict[int, tuple[Integers, Integers]] = {}
             begin = 0
-            for n, k, lane in running:
+            for n, k, segment in running:
                 none = np.zeros((2, len(blocks[n].inputs)), np.int64)
                 begins, counts = parts.setdefault(n, (none[0], none[1]))
-                begins[k], counts[k] = begin, len(lane)
-                begin += len(lane)
-            yield self.backend.ordered_sums([lane for _, _, lane in running], self.order, past)(), parts
+                begins[k], counts[k] = begin, len(segment)
+                begin += len(segment)
+            yield self.backend.ordered_sums([segment for _, _, segment in running], self.order, past)(), parts
 
 
 @compiled
 def first_of(item):
-    """A typed list with one item."""
+    """Return a typed list with one item."""
     items = List()
     items.append(item)
     return items
@@ -167,8 +173,8 @@ def put_item(items, at, item):
         items.append(item)
 
 
-def lane_streams(begins: Sequence[int]) -> list[Stream]:
-    """A stream for each lane, where its bytes begin; all that they learn is shared."""
+def segment_streams(begins: Sequence[int]) -> list[Stream]:
+    """Make a context-mixing stream for each segment, where the segment begins; all streams share what they learn."""
     whole, streams = new_tokens(begins[-1]), []
     for begin in begins[:-1]:
         own = {name: getattr(whole, name).copy() for name in ("registers", "hashes", "slots", "inputs", "sets", "sums")}
@@ -179,12 +185,19 @@ def lane_streams(begins: Sequence[int]) -> list[Stream]:
 
 @compiler(nogil=True)
 def _encode(streams, v, state, out, rows, begins, ranks, places, counts, scratch):
-    """Encode the next tokens of lanes, one of each in turn.
+    """Encode the next tokens of segments, one of each in turn.
 
     Args:
-        streams: a typed list with one for each lane.
-        rows: int64 [N, V + 1]; those of a lane begin at `begins`.
-        ranks: int64 [T]; those of a lane begin at `places` and are `counts`.
+        streams: a typed list of `codec.cm.state.Stream`, one for each segment.
+        v: the Vocabulary, whose ids are ranks.
+        state: of the range coder.
+        out: uint8, the code.
+        rows: int64 [N, V + 1], cumulative frequencies.
+        begins: int64 [segments], the first row of each segment.
+        ranks: int64 [T], the tokens of the block.
+        places: int64 [segments], the next token of each segment in `ranks`.
+        counts: int64 [segments], how many tokens of each segment to encode.
+        scratch: int64 [V + 1].
     """
     for t in range(counts.max()):
         for k in range(len(streams)):
@@ -199,8 +212,8 @@ class _Encoder:
         self._mixing, self._block = mixing, block
         lengths = mixing.tokenizer.token_lengths[block.tokens]
         ends = np.concatenate(([0], lengths.cumsum()))
-        lanes = lane_count(len(block.canonical))
-        shares = [len(block.canonical) * k // lanes for k in range(1, lanes)]
+        segments = segment_count(len(block.canonical))
+        shares = [len(block.canonical) * k // segments for k in range(1, segments)]
         firsts = np.array([0, *np.searchsorted(ends, shares), len(lengths)])
         self._begins = ends[firsts].tolist()
         self._slack = [begin - share for begin, share in zip(self._begins[1:-1], shares, strict=True)]
@@ -209,7 +222,7 @@ class _Encoder:
         self._state, self._out = range_coder.new_encoder(), np.zeros(line_ends.room(len(block.kinds)) + 64, np.uint8)
         self._scratch = np.zeros(len(mixing.order) + 1, np.int64)
         self._streams: Any = None
-        for k, stream in enumerate(lane_streams(self._begins)):
+        for k, stream in enumerate(segment_streams(self._begins)):
             if k:
                 put_item(self._streams, k, stream)
             else:
@@ -217,7 +230,7 @@ class _Encoder:
         line_ends.code(self._state, self._out, block.kinds, False)
 
     def bytes_of(self, tokens: int) -> float:
-        """About how many bytes of the block so many tokens are."""
+        """Return about how many bytes of the block so many tokens are."""
         return self._block.size * tokens / len(self._ranks)
 
     def _reserve(self, count: int) -> None:
@@ -226,7 +239,7 @@ class _Encoder:
             self._out = np.concatenate((self._out, np.zeros(lacking + len(self._out), np.uint8)))
 
     def take(self, sums: Integers, begins: Integers, counts: Integers) -> None:
-        """Code the next `counts` tokens of each lane, whose distributions begin at `begins`."""
+        """Encode the next `counts` tokens of each segment, whose distributions are rows of `sums` from `begins` on."""
         v = self._mixing.vocabulary
         self._reserve(int(counts.sum()) * room(v))
         _encode(
@@ -235,7 +248,7 @@ class _Encoder:
         self._places += counts
 
     def finish(self) -> bytes:
-        """The payload."""
+        """Return the payload."""
         block = self._block
         canonical, text = (np.frombuffer(b, np.uint8) for b in (block.canonical, block.text))
         self._reserve(patch.edits_capacity(canonical, block.edits))
@@ -248,7 +261,7 @@ class _Encoder:
 
 
 def _prepare(data: bytes, tokenizer: AnyTokenizer) -> _Prepared | None:
-    """None for a block that is not for the model: most of it is no text, or it is empty."""
+    """Tokenize a block; return None for a block that is not for the model: most of it is no text, or it is empty."""
     text, kinds = line_ends.split(data)
     tokens = tokens_of(text, tokenizer)
     lengths = tokenizer.token_lengths[tokens]
@@ -264,7 +277,11 @@ def _prepare(data: bytes, tokenizer: AnyTokenizer) -> _Prepared | None:
 
 
 def tokens_of(text: bytes, tokenizer: AnyTokenizer) -> Integers:
-    """Token ids [T] of a text; where the tokenizer can, bytes that are no UTF-8 are single tokens and not lost."""
+    """Return the token ids [T] of a text.
+
+    Where the tokenizer has a token for each byte from 128 on, a byte that is not UTF-8 becomes that token and is not
+    lost.
+    """
     single = {piece[0]: n for n, piece in enumerate(tokenizer.token_bytes) if len(piece) == 1 and piece[0] >= 128}
     if tokenizer.lossy or len(single) < 128:
         return tokenizer.encode(text).astype(np.int64)
@@ -276,7 +293,7 @@ def tokens_of(text: bytes, tokenizer: AnyTokenizer) -> Integers:
 
 
 def most_tokens(size: int, canonical: int) -> int:
-    """The most tokens that a block of so many bytes, and so many bytes of tokens, may have."""
+    """Return the most tokens of a block of `size` bytes whose tokens have `canonical` bytes."""
     return MOST_TOKENS * max(size, canonical) + _SPARE_TOKENS
 
 
@@ -285,7 +302,7 @@ def _most_bytes(size: int) -> int:
 
 
 def read_header(payload: bytes, size: int) -> Header:
-    """The header of a payload of a block of `size` bytes. Raises FormatError for one that no block has."""
+    """Read the header of a payload of a block of `size` bytes. Raises FormatError for a header that no block has."""
     value, at = _read_varint(payload, 0)
     missing = value >> 2 if value & 2 == 0 else -(value >> 2) - 1
     lines, at = _read_varint(payload, at) if value & 1 else (0, at)
@@ -294,19 +311,19 @@ def read_header(payload: bytes, size: int) -> Header:
         raise FormatError(
             f"block of {size} bytes: tokens of {canonical} bytes and {lines} line ends; the archive is damaged"
         )
-    begins, lanes = [0], lane_count(canonical)
-    for k in range(1, lanes):
+    begins, segments = [0], segment_count(canonical)
+    for k in range(1, segments):
         slack, at = _read_varint(payload, at)
-        begins.append(canonical * k // lanes + slack)
+        begins.append(canonical * k // segments + slack)
     begins.append(canonical)
     if any(a >= b for a, b in pairwise(begins)):
-        raise FormatError(f"block of {size} bytes: its lanes begin at {begins}; the archive is damaged")
+        raise FormatError(f"block of {size} bytes: its segments begin at {begins}; the archive is damaged")
     return Header(tuple(begins), lines, at)
 
 
-def lane_count(canonical: int) -> int:
-    """How many lanes a block has whose tokens have so many bytes."""
-    return min(max(canonical // LANE_BYTES, 1), LANES)
+def segment_count(canonical: int) -> int:
+    """Return how many segments a block has whose tokens have `canonical` bytes."""
+    return min(max(canonical // SEGMENT_BYTES, 1), SEGMENTS)
 
 
 def _varint(value: int) -> bytes:
@@ -318,7 +335,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """A varint of at most 35 bits, and where it ends."""
+    """Read a varint of at most 35 bits; return its value and where it ends."""
     value = 0
     for n, byte in enumerate(data[at : at + 5]):
         value |= (byte & 127) << (7 * n)

@@ -1,7 +1,8 @@
-"""Decode blocks of `codec.text.solid.mixed` side by side: the model steps once for many slots, each decodes a token.
+"""Decode blocks of `codec.text.solid.mixed` side by side: one step of the model serves many decoding slots.
 
-Slots are in groups, each with a thread, so that one group's tokens are decoded while the model steps for another; on a
-processor there is a group for each thread. A block that ends makes room for the next, the largest first.
+A slot decodes one segment of a block. Slots are in groups with a thread each, so that the tokens of one group are
+decoded while the model steps for another; on a processor each thread has a group. A block that ends makes room for the
+next, and larger blocks come first.
 """
 
 import threading
@@ -26,20 +27,30 @@ from codec.edits import line_ends
 from codec.entropy import range_coder
 from codec.errors import FormatError
 from codec.exact.backend import Distributions
-from codec.text.solid.mixed import LANES, Header, Mixing, first_of, lane_streams, most_tokens, put_item, read_header
+from codec.text.solid.mixed import (
+    SEGMENTS,
+    Header,
+    Mixing,
+    first_of,
+    most_tokens,
+    put_item,
+    read_header,
+    segment_streams,
+)
 
 _SLOTS = {"cpu": 8, "cuda": 192}
-"""Of a group: two tiles of a processor's matrix products, and as many as keep a GPU busy in two groups."""
+"""Slots of a group: two tiles of a processor's matrix products; on a GPU, as many as keep it busy in two groups."""
 
 _GROUPS = 2  # on a GPU
 _STREAM_BYTES = {"cpu": 1 << 30, "cuda": 64 << 30}  # that the streams of all slots may take
 
 TOKEN, PREVIOUS, POSITION, LEFT, DONE = range(5)
-"""Columns of the places of slots: what runs next, bytes of tokens that are to come, and whether no more are."""
+"""Columns of `places`, one row for each slot: the token that the model runs next, the token before, its position, the
+bytes of tokens still to come, and 1 where the segment has ended."""
 
 
 class Slot(NamedTuple):
-    """What the tokens of a lane are decoded with; the state and the code are its block's."""
+    """The decoder of a segment's tokens. The state and the code belong to the whole block."""
 
     stream: Stream
     state: NDArray[np.uint64]
@@ -59,11 +70,11 @@ class _Block:
 
 @dataclass
 class _Running:
-    """A block being decoded, and what its lanes have left behind."""
+    """A block being decoded, and the results of its segments so far."""
 
     block: _Block
     slots: list[int]
-    lanes: list[Slot]
+    segments: list[Slot]
     kinds: NDArray[np.uint8]  # of line ends
 
 
@@ -72,12 +83,13 @@ def _decode(slots, which, places, v, order, lengths, sums, scratch):
     """Decode the next token of some slots.
 
     Args:
-        slots: a list of `Slot`.
+        slots: a typed list of `Slot`.
         which: int64 [n], numbers of slots.
-        places: int64 [slots, 5].
+        places: int64 [slots, 5], see TOKEN.
         v: the Vocabulary, whose ids are ranks.
-        order, lengths: int64 [V], token ids by rank, and bytes by token id.
-        sums: int64 [n, V + 1], of each of `which`.
+        order: int64 [V], token ids by rank.
+        lengths: int64 [V], bytes by token id.
+        sums: int64 [n, V + 1], cumulative frequencies for each of `which`.
         scratch: int64 [V + 1].
     """
     for i in range(len(which)):
@@ -97,7 +109,10 @@ class _Group:
     """Slots that step together, on a thread of their own.
 
     Args:
-        threads: that decode their tokens.
+        mixing: the model and its vocabulary.
+        distributions: the model's distributions for these slots.
+        count: how many slots.
+        threads: how many decode the slots' tokens.
     """
 
     def __init__(self, mixing: Mixing, distributions: Distributions, count: int, threads: int):
@@ -109,7 +124,10 @@ class _Group:
         self._scratch = np.zeros((threads, len(mixing.order) + 1), np.int64)
 
     def run(self, waiting: "deque[_Block]", found: "SimpleQueue[Any]", stopped: threading.Event) -> None:
-        """Decode blocks until none waits; into `found` goes what makes each one's bytes, or what went wrong."""
+        """Decode blocks until none waits.
+
+        A function that makes the bytes of a decoded block goes into `found`; so does the exception of a failure.
+        """
         try:
             with thread_pool(self._threads) as pool:
                 while self._fill(waiting) and not stopped.is_set():
@@ -120,20 +138,20 @@ class _Group:
             found.put(error)
 
     def _fill(self, waiting: "deque[_Block]") -> bool:
-        """Give idle slots the lanes of blocks that wait; tells whether any slot has one."""
-        while len(self._free) >= LANES:
+        """Give idle slots the segments of waiting blocks; return whether any slot has a block."""
+        while len(self._free) >= SEGMENTS:
             try:
                 block = waiting.popleft()
             except IndexError:  # another group may have taken the last
                 break
             running = self._begin(block)
             self._running.append(running)
-            self._free = self._free[len(running.lanes) :]
+            self._free = self._free[len(running.segments) :]
             self._order()
         return bool(self._running)
 
     def _order(self) -> None:
-        """List the active slots block by block, and share the blocks among the threads: a block's lanes take turns."""
+        """List the active slots block by block, and share the blocks among threads: a block's segments take turns."""
         slots = [[n for n in running.slots if self._active[n]] for running in self._running]
         self._which = np.array([n for part in slots for n in part], np.int64)
         ends = np.cumsum([0, *map(len, slots)])
@@ -141,26 +159,26 @@ class _Group:
         self._parts = [slice(a, b) for a, b in pairwise(edges)]
 
     def _begin(self, block: _Block) -> _Running:
-        """Put the lanes of a block into idle slots, in order; its line ends are decoded."""
+        """Put the segments of a block into idle slots, in order, and decode its line ends."""
         head, state = block.header, np.zeros(3, np.uint64)
         code, kinds = np.frombuffer(block.payload, np.uint8, offset=head.end).copy(), np.zeros(head.lines, np.uint8)
         range_coder.start_decoder(state, code)
         line_ends.code(state, code, kinds, True)
-        lanes, slots = [], self._free[: len(head.begins) - 1]
-        for at, stream, (begin, end) in zip(slots, lane_streams(head.begins), pairwise(head.begins), strict=True):
+        segments, slots = [], self._free[: len(head.begins) - 1]
+        for at, stream, (begin, end) in zip(slots, segment_streams(head.begins), pairwise(head.begins), strict=True):
             tokens = np.zeros(most_tokens(block.size, head.canonical), np.uint16)
-            lanes.append(Slot(stream, state, code, tokens))
+            segments.append(Slot(stream, state, code, tokens))
             if self._slots is None:
-                self._slots = first_of(lanes[-1])
+                self._slots = first_of(segments[-1])
             else:
-                put_item(self._slots, at, lanes[-1])
+                put_item(self._slots, at, segments[-1])
             first = self._mixing.tokenizer.begin
             self._places[at] = first, first, 0, end - begin, 0
         self._active[slots] = True
-        return _Running(block, slots, lanes, kinds)
+        return _Running(block, slots, segments, kinds)
 
     def _end(self, found: "SimpleQueue[Any]") -> None:
-        """Let lanes rest that are done, and hand on blocks whose lanes all are."""
+        """Idle the slots of ended segments, and hand on the blocks whose segments have all ended."""
         done = self._places[:, DONE] > 0
         self._active[done], self._places[done, DONE] = False, 0
         for running in [r for r in self._running if not self._active[r.slots].any()]:
@@ -171,7 +189,7 @@ class _Group:
         self._order()
 
     def _step(self, pool: ThreadPoolExecutor) -> None:
-        """Decode a token of every slot that has a block."""
+        """Decode a token in every slot that has a block."""
         m, which = self._mixing, self._which
         tokens, previous, positions = self._places[which, :LEFT].T
         sums = self._distributions.step(which, tokens, previous, positions)
@@ -187,16 +205,16 @@ class _Group:
 
 
 def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int]) -> tuple[int, bytes]:
-    """The number and the bytes of a block whose tokens are decoded. Raises FormatError where they are not all."""
-    block, lane, tokenizer = running.block, running.lanes[0], mixing.tokenizer
+    """Return the number and the bytes of a block whose tokens are decoded. Raises FormatError where some are left."""
+    block, segment, tokenizer = running.block, running.segments[0], mixing.tokenizer
     if any(left):
         raise FormatError(
-            f"block {block.number}: lanes of {counts} tokens lack {left} bytes; the archive is damaged or was made "
+            f"block {block.number}: segments of {counts} tokens lack {left} bytes; the archive is damaged or was made "
             "with another pack"
         )
-    tokens = np.concatenate([lane.tokens[:count] for lane, count in zip(running.lanes, counts, strict=True)])
+    tokens = np.concatenate([segment.tokens[:count] for segment, count in zip(running.segments, counts, strict=True)])
     canonical = tokenizer.decode(tokens.astype(np.int64))
-    text = patch.take_edits(lane.state, lane.code, canonical, tokenizer.lossy, most=block.size)
+    text = patch.take_edits(segment.state, segment.code, canonical, tokenizer.lossy, most=block.size)
     data = line_ends.join(text, running.kinds)
     if len(data) != block.size:
         raise FormatError(f"block {block.number} has {len(data)} bytes, expected {block.size}; the archive is damaged")
@@ -204,9 +222,11 @@ def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int
 
 
 def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[tuple[int, bytes]]:
-    """Decode blocks, each a payload and the size of its bytes, by number.
+    """Decode blocks, in time and memory that the blocks' sizes bound.
 
-    Time and memory are bounded by the sizes.
+    Args:
+        mixing: the model that the blocks were coded with.
+        blocks: (payload, size of the block) by number.
 
     Yields:
         (number, bytes), in the order in which blocks end.
@@ -234,12 +254,12 @@ def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[
 
 
 def _groups(mixing: Mixing, waiting: "deque[_Block]") -> list[_Group]:
-    """As many groups and slots as pay for the blocks that wait, and have room."""
-    kind, blocks, lanes = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
+    """Make as many groups and slots as pay for the waiting blocks and fit into memory."""
+    kind, blocks, segments = mixing.kind, len(waiting), sum(len(block.header.begins) - 1 for block in waiting)
     stream = sum(part.nbytes for part in new_tokens(waiting[0].header.canonical))
     fit = max(1, _STREAM_BYTES[kind] // stream)
     groups = min(mixing.threads if kind == "cpu" else _GROUPS, blocks, fit)
-    count = max(LANES, min(_SLOTS[kind], -(-lanes // groups), LANES * fit // groups))
+    count = max(SEGMENTS, min(_SLOTS[kind], -(-segments // groups), SEGMENTS * fit // groups))
     threads = 1 if kind == "cpu" else max(1, mixing.threads // groups)
     return [
         _Group(mixing, mixing.backend.distributions(count, mixing.window, mixing.order), count, threads)

@@ -13,7 +13,7 @@ from codec.backends import select
 from codec.backends.agree import TRIALS, agree
 from codec.backends.cpu import backend as cpu_backend
 from codec.backends.cpu import head, recall
-from codec.backends.cpu.backend import CpuBackend, CpuLanes
+from codec.backends.cpu.backend import CpuBackend, CpuSlots
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
 from tests.codec.exact.test_recall import TABLES
@@ -117,7 +117,7 @@ def off_by(amount: int) -> Callable[..., Any]:
 
 
 def keep_wrong(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CpuLanes, "keep", lambda self, lanes: setattr(self, "_slots", self._slots[: len(lanes)]))
+    monkeypatch.setattr(CpuSlots, "keep", lambda self, slots: setattr(self, "_slots", self._slots[: len(slots)]))
 
 
 def short_ring(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ FAULTS: dict[str, Callable[[CpuBackend, pytest.MonkeyPatch], None]] = {
     "search of the head": wrapped(head, "find", off_by(1)),
     "levels": wrapped(head, "levels", lambda right, x, cap: right(-x, cap)),
     "recall is not asked": wrapped(recall, "step", lambda right, *arguments: None),
-    "recall of another slot": wrapped(recall, "step", lambda right, m, lanes, *others: right(m, lanes * 0, *others)),
+    "recall of another slot": wrapped(recall, "step", lambda right, m, slots, *others: right(m, slots * 0, *others)),
     "slots that are kept": keep_wrong,
 }
 

@@ -29,7 +29,7 @@ ODD = replace(EVERY_OPTION, window=150)
 
 
 def whole(pack: Pack, tokens: torch.Tensor) -> np.ndarray:
-    """(start, frequency, bits) of all tokens [T] but the first: all at once, keys beyond the band masked."""
+    """(start, frequency, bits) of all tokens [T] but the first: all at once, keys beyond the window masked."""
     levels = torch.from_numpy(Reference(pack)(tokens[:-1].tolist()))
     return torch.stack([part.double() for part in frequencies.intervals(levels, tokens[1:])]).numpy()
 
@@ -84,7 +84,7 @@ def test_the_code_is_that_of_the_whole_document():
 
 @pytest.mark.parametrize("window", [WINDOW, 7, 1])
 def test_archives_of_either_backend_come_back_on_the_other(window):
-    """Documents around multiples of the window, and lanes that go far beyond it."""
+    """Documents around multiples of the window, and slots that go far beyond it."""
     fast, slow = (make_coder(tiny_pack(EVERY_OPTION), Policy(window)) for _ in range(2))
     slow.__dict__["backend"] = TorchBackend(slow.model)
     documents = [cut(fast, length) for length in LENGTHS]

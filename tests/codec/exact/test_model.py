@@ -322,8 +322,8 @@ def test_right_padding_changes_nothing():
         assert torch.equal(forward(model, padded)[:, :length], expected[:, :length])
 
 
-def test_a_lane_that_was_used_before_forgets():
-    """The decoder reuses lanes: what a longer sequence left in the cache must not be seen."""
+def test_a_slot_that_was_used_before_forgets():
+    """The decoder reuses slots: what a longer sequence left in the cache must not be seen."""
     model = tiny_pack(EVERY_OPTION).exact()
     tokens, other = some_tokens(3, 32), some_tokens(3, 32, seed=9)
     cache = model.new_cache(3, model.config.window)

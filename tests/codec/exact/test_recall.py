@@ -87,14 +87,14 @@ def test_every_level_is_what_the_definition_says(history):
     assert (expected != levels).mean() > 0.1
     fast = levels.astype(np.int32)
     memory = cpu_recall.new_memory(TABLES, 1, dim, history)
-    lanes, positions = np.zeros(length, np.int64), np.arange(length)
-    cpu_recall.step(memory, lanes, positions, tokens, hidden.astype(np.int32), step, fast, EXP2)
+    slots, positions = np.zeros(length, np.int64), np.arange(length)
+    cpu_recall.step(memory, slots, positions, tokens, hidden.astype(np.int32), step, fast, EXP2)
     assert np.array_equal(fast, expected)
     slow = Memory(TABLES, 3, dim, history=history)
-    lane = torch.tensor([2])
+    slot = torch.tensor([2])
     for t in range(length):
         here = torch.from_numpy(hidden[t : t + 1]).double(), torch.from_numpy(step[t : t + 1, None])
-        found = slow.step(lane, lane * 0 + t, torch.tensor([tokens[t]]), here, torch.from_numpy(levels[t : t + 1]))
+        found = slow.step(slot, slot * 0 + t, torch.tensor([tokens[t]]), here, torch.from_numpy(levels[t : t + 1]))
         assert np.array_equal(found[0], expected[t])
 
 

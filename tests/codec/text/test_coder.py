@@ -159,12 +159,12 @@ def test_a_batch_is_given_before_the_one_before_is_waited_for(coder, monkeypatch
     assert len(events) == 7
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 5, 64])
-def test_fewer_lanes_than_documents(coder, lanes, monkeypatch):
-    """Lanes take the next document when one ends, and are dropped once half of them idle."""
+@pytest.mark.parametrize("slots", [1, 2, 5, 64])
+def test_fewer_slots_than_documents(coder, slots, monkeypatch):
+    """Slots take the next document when one ends, and are dropped once half of them idle."""
     documents = [d[: 11 * n] for n, d in zip(range(12), val_documents(), strict=False)]
     payloads = {100 - n: r.payload for n, r in enumerate(coder.encode(documents, model_only=True))}
-    monkeypatch.setattr(module, "_MOST_LANES", {"cpu": lanes})
+    monkeypatch.setattr(module, "_MOST_SLOTS", {"cpu": slots})
     found = dict(coder.decode(payloads))
     assert found == {100 - n: document for n, document in enumerate(documents)}
     few = {number: payloads[number] for number in (100, 91, 95)}
@@ -191,13 +191,13 @@ class Late:
 
         return wait
 
-    def keep(self, lanes):
+    def keep(self, slots):
         assert not self._flying
-        self._decoder.keep(lanes)
+        self._decoder.keep(slots)
 
 
-def test_lanes_that_run_ahead_of_the_host():
-    """Lanes end, are loaded and dropped while steps that were launched before run."""
+def test_slots_that_run_ahead_of_the_host():
+    """Slots end, are loaded and dropped while steps that were launched before run."""
     coder = make_coder(tiny_pack(replace(PLAIN, num_layers=1)), Policy(4))
     documents = [d[:n] for n, d in zip((1, 120, 0, 9, 60, 33, 7), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
@@ -208,12 +208,12 @@ def test_lanes_that_run_ahead_of_the_host():
         return made[0]
 
     backend = SimpleNamespace(decoder=decoder)
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=3, room=0, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, slots=3, room=0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
     assert made[0].launched_in_flight > 10
 
 
-def test_little_memory_means_fewer_lanes(coder, monkeypatch):
+def test_little_memory_means_fewer_slots(coder, monkeypatch):
     documents = [d[:50] for d in val_documents()][:6]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     monkeypatch.setattr(module, "_CACHE_BYTES", 1)

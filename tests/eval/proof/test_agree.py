@@ -13,7 +13,7 @@ import torch
 
 import codec
 from artifacts.share.packs import find
-from codec.backends.cpu.backend import CpuBackend, CpuLanes
+from codec.backends.cpu.backend import CpuBackend, CpuSlots
 from codec.exact.recall import HISTORY
 from codec.exact.reference import TorchBackend
 from codec.pack.change import with_recall
@@ -92,15 +92,15 @@ def differing(documents: list[bytes]) -> list[bool]:
 
 
 def test_wrong_steps_are_found(monkeypatch):
-    step = CpuLanes.step
+    step = CpuSlots.step
 
-    def wrong(self, lanes, tokens, previous, positions, targets):
-        found = step(self, lanes, tokens, previous, positions, targets)
+    def wrong(self, slots, tokens, previous, positions, targets):
+        found = step(self, slots, tokens, previous, positions, targets)
         found[1, positions == 7] += 1
         return found
 
     monkeypatch.setattr("codec.backends.agree.agree", lambda *arguments: True)  # which would leave the kernels out
-    monkeypatch.setattr(CpuLanes, "step", wrong)
+    monkeypatch.setattr(CpuSlots, "step", wrong)
     assert differing(some_documents()) == [False, True, False, False]
 
 

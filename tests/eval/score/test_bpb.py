@@ -113,7 +113,7 @@ def test_sliding_gives_every_target_its_longest_context(model, tokenizer, stream
 
 
 def banded_nats(model, tokens, targets):
-    """The cost of targets [T] after tokens [T]: the whole document at once, keys beyond the band masked."""
+    """The cost of targets [T] after tokens [T]: the whole document at once, keys beyond the window masked."""
     whole = GPT(replace(model.config, window=max(2, len(tokens))))
     whole.load_state_dict(model.state_dict())
 

@@ -16,7 +16,7 @@ from codec.model.parameters import parameters
 from codec.model.tokenizer import BOS
 from codec.numerics.random_map import signs
 from trainer.kernels.fusion import Fusion
-from trainer.model.attention import Band
+from trainer.model.attention import SlidingWindow
 from trainer.model.gpt import GPT
 from trainer.model.layers import rope_tables
 
@@ -220,10 +220,10 @@ def test_chunks_of_a_band_equal_a_reference_in_loops(name: str, chunk: int) -> N
     model.dtype = torch.float64
     tokens = torch.cat([some_tokens(config, 2, seed) for seed in range(3)], 1)
     weights = {key: tensor.detach().numpy().astype(np.float64) for key, tensor in model.state_dict().items()}
-    band, parts = Band(config.window), []
+    sliding, parts = SlidingWindow(config.window), []
     for begin in range(0, 36, chunk):
         rows = tokens[: 2 if begin < 20 else 1, begin : begin + chunk]
-        logits = model.logits(model.hidden(rows, band)).detach().numpy()
+        logits = model.logits(model.hidden(rows, sliding)).detach().numpy()
         parts.append(logits if len(rows) == 2 else np.concatenate((logits, np.zeros_like(logits))))
     for row, length, found in zip(tokens.tolist(), (36, 20), np.concatenate(parts, 1), strict=True):
         expected = reference(weights, row[:length], config)

@@ -31,7 +31,7 @@ _LINE = tl.constexpr(GELU_LINE)
 
 @triton.jit
 def _scales(largest, BITS: tl.constexpr):
-    """`snap_scales` to integers of at most 2^BITS."""
+    """Compute `snap_scales` to integers of at most 2^BITS."""
     e = exponent_of(largest)
     return power_of_two(-e + BITS), power_of_two(e - BITS)
 
@@ -139,7 +139,7 @@ def heads_kernel(
 
 @triton.jit
 def _sigmoid(x, table):
-    """`codec.exact.linear.sigmoid`."""
+    """Compute `codec.exact.linear.sigmoid`."""
     found = tl.load(table + round_int(tl.minimum(tl.abs(x) * _SIGMOID_GRID, _SIGMOID_LAST)))
     return tl.where(x < 0, 1.0 - found, found)
 

@@ -12,7 +12,7 @@ from codec.backends.cuda.kernels.attention import POSITIONS
 from codec.backends.cuda.kernels.elementwise import launch, mixed_kernel, value_kernel
 from codec.backends.cuda.kernels.head import Head
 from codec.backends.cuda.kernels.matmul import INPUTS, Limbs, limbs, multiply, padded
-from codec.backends.cuda.kv_cache import Context, Heads
+from codec.backends.cuda.kv_cache import Context, Heads, strides
 from codec.backends.cuda.streams import side_by_side
 from codec.errors import UnsupportedError
 from codec.exact.families.transformer import Biased, ExactLayer, ExactTransformer
@@ -149,37 +149,33 @@ class CudaTransformer(CudaBackend):
     def _attention_of(
         self, layer: _Layer, rows: _Rows, turn: tuple[Tensor, Tensor] | None, context: Context, n: int
     ) -> Tensor:
-        """Compute what attention mixes, float64 [N, q_dim]."""
+        """Compute the outputs of all heads, float64 [N, q_dim]."""
         c, count = self.config, len(context.rows)
         keys, _ = context.store(n)
         queries = torch.empty(2, count, c.num_heads, self.heads.padded, dtype=torch.int8, device=self.device)
         scales = torch.empty(count, c.num_heads, dtype=torch.float64, device=self.device)
-        own, at = (queries, context.rows, (1, 2, None)), (keys, context.slots, (1, 2, 3))
-        gains = layer.exact.query_gain, layer.exact.key_gain
-        bits = self._exact.query_bits
         side_by_side(
-            lambda: self._split(rows, 0, layer, layer.query, gains[0], turn, *own, context.places, scales, bits),
-            lambda: self._split(rows, 1, layer, layer.key, gains[1], turn, *at, context.places, scales, 0),
+            lambda: self._split(rows, 0, layer, turn, queries, context.rows, context.places, scales),
+            lambda: self._split(rows, 1, layer, turn, keys, context.slots, context.places, scales),
             lambda: self._values(layer, rows, context, n),
         )
         return context.attend(n, queries, scales)
 
     def _split(
-        self, rows: _Rows, at: int, layer: _Layer, matrix: _Matrix, gain: Tensor | None,
-        turn: tuple[Tensor, Tensor] | None, out: Tensor, slots: Tensor, axes: tuple[int, int, int | None],
-        places: Tensor, scales: Tensor, query_bits: int,
+        self, rows: _Rows, at: int, layer: _Layer, turn: tuple[Tensor, Tensor] | None, out: Tensor, slots: Tensor,
+        places: Tensor, scales: Tensor,
     ) -> None:  # fmt: skip
-        """Write queries or keys into `out`, whose axes of slots, heads and places (None: it has none) are given."""
-        c, products = self.config, multiply(rows.operands[at], matrix.limbs)
-        heads = c.num_heads if query_bits else c.num_kv_heads
-        slot, head, place = (0 if axis is None else out.stride(axis) for axis in axes)
+        """Write queries (`at` 0) to `out` int8 [2, N, heads, D], or keys (1) to [2, slots, heads, places, D]."""
+        c, exact = self.config, layer.exact
+        matrix, gain = (layer.key, exact.key_gain) if at else (layer.query, exact.query_gain)
+        products, heads, (slot, head, place) = multiply(rows.operands[at], matrix.limbs), out.shape[2], strides(out)
         cos, sin = turn or (scales, scales)
         launch(
             heads_kernel, (len(slots),), products, matrix.limbs.rows, scales if matrix.bias is None else matrix.bias,
             rows.steps[at], products.shape[1], places, slots, cos, sin, self._head_norm,
-            scales if gain is None else gain, layer.exact.key_scale, scales, out, out.stride(0), slot, head, place,
+            scales if gain is None else gain, exact.key_scale, scales, out, out.stride(0), slot, head, place,
             HEADS=heads, GROUP=heads // c.num_kv_heads, HEAD_DIM=c.head_dim, HALF=c.head_dim // 2 if turn else 0,
-            BIAS=matrix.bias is not None, NORM=gain is not None, QUERY_BITS=query_bits,
+            BIAS=matrix.bias is not None, NORM=gain is not None, QUERY_BITS=0 if at else self._exact.query_bits,
             HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=self.heads.padded, num_warps=4,
         )  # fmt: skip
 

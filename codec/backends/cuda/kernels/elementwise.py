@@ -102,7 +102,7 @@ def magnitude(x):
 
 @triton.jit
 def exponent_of(largest):
-    """`codec.numerics.fixed_point.exponent`, as `snap` limits it, of the largest `magnitude` of a row, int64."""
+    """Compute `codec.numerics.fixed_point.exponent` of a row's largest `magnitude`, limited as in `snap`, int64."""
     return tl.minimum(tl.maximum((largest >> 20) - 1022, -64), 960).to(tl.int64)
 
 

@@ -5,6 +5,8 @@ row of products, visits the vocabulary in blocks, and rewrites the products as l
 program then raises levels (`codec.exact.recall`).
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -90,7 +92,7 @@ def _weights(row, begin, top, fractions, vocabulary, BITS: tl.constexpr, BLOCK: 
 
 @triton.jit
 def _dropped(z, BITS: tl.constexpr):
-    """Bits of a sum of weights z that cumulative frequencies drop."""
+    """Return how many low bits of a sum of weights z cumulative frequencies drop."""
     return tl.maximum(exponent(z.to(tl.float64)) - _PRODUCT_BITS + BITS, 0)
 
 
@@ -198,7 +200,7 @@ def _ordered_kernel(
     products, y_rows, y_bias, steps, softcap, last, fractions, order, out, count, stride, vocabulary, symbols_count,
     BITS: tl.constexpr, CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`codec.entropy.frequencies.ordered_sums` of each row, into `out` int64 [count, symbols_count + 1]."""
+    """Compute `codec.entropy.frequencies.ordered_sums` of each row into `out`, int64 [count, symbols_count + 1]."""
     n = tl.program_id(0).to(tl.int64)
     row, found = products + n * stride, out + n * (symbols_count + 1)
     top = _make_levels(row, y_rows, y_bias, tl.load(steps + n), softcap, tl.load(last), vocabulary, CAP, BIAS, BLOCK)
@@ -225,17 +227,15 @@ def _take_byte(code, size, read, data, end):
 
 @triton.jit(do_not_specialize=["count"])
 def _decode_kernel(
-    products, y_rows, y_bias, steps, softcap, last, fractions, agreement, similarity, entries, one, lanes, runs, data,
+    products, y_rows, y_bias, steps, softcap, last, fractions, agreement, similarity, entries, one, inputs, runs, data,
     ends, states, history, counter, count, stride, vocabulary, last_token, RECALL: tl.constexpr, BITS: tl.constexpr,
     CAP: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Decode the next symbol of each decoding slot, and advance the slot's range decoder and position.
 
-    lanes: int64 [4, count]: the slots' token, the token before, the position, and 1 until the slot stops. runs: int64
-    [count], 1 if the slot runs in this step. states: int64 [3, count]: code - low, range, and the index in `data` of
-    the next byte. history: int64 [steps, count]; row `counter` gets the symbols, -1 for idle slots. A slot stops after
-    the end of a document. A stopped slot has position 0, so that attention has little to do until the next document is
-    loaded.
+    The tensors of slots are those of `SlotState`. runs: int64 [count], 1 if the slot runs in this step. A slot stops
+    after the end of a document. A stopped slot has position 0, so that attention has little to do until the next
+    document is loaded.
     """
     n = tl.program_id(0).to(tl.int64)
     row = products + n * stride
@@ -276,11 +276,22 @@ def _decode_kernel(
     tl.store(states + count + n, size, mask=active)
     tl.store(states + 2 * count + n, read, mask=active)
     tl.store(history + tl.load(counter) * count + n, tl.where(active, symbol, -1))
-    token, position = tl.load(lanes + n), tl.load(lanes + 2 * count + n)
-    tl.store(lanes + count + n, token, mask=active)
-    tl.store(lanes + n, symbol, mask=active)
-    tl.store(lanes + 2 * count + n, tl.where(symbol == last_token, 0, position + 1), mask=active)
-    tl.store(lanes + 3 * count + n, (symbol != last_token).to(tl.int64), mask=active)
+    token, position = tl.load(inputs + n), tl.load(inputs + 2 * count + n)
+    tl.store(inputs + count + n, token, mask=active)
+    tl.store(inputs + n, symbol, mask=active)
+    tl.store(inputs + 2 * count + n, tl.where(symbol == last_token, 0, position + 1), mask=active)
+    tl.store(inputs + 3 * count + n, (symbol != last_token).to(tl.int64), mask=active)
+
+
+class SlotState(NamedTuple):
+    """The tensors of decoding slots that a step of `Head.decode` reads and changes."""
+
+    inputs: Tensor  # int64 [4, n]: token, the token before, position, and 1 until the slot stops
+    states: Tensor  # int64 [3, n], range decoders: code - low, range, and the index in `data` of the next byte
+    data: Tensor  # uint8, the payloads of all documents
+    ends: Tensor  # int64 [n], where the payload of each slot ends in `data`
+    history: Tensor  # int64 [steps, n]: a step writes the tokens to row `counter`, -1 for idle slots
+    counter: Tensor  # int64 [1]
 
 
 class Head:
@@ -334,7 +345,7 @@ class Head:
         return start, frequency, bits
 
     def ordered_sums(self, products: Tensor, steps: Tensor, order: Tensor, out: Tensor) -> None:
-        """`codec.entropy.frequencies.ordered_sums` into `out`; products and steps as of `intervals`."""
+        """Compute `codec.entropy.frequencies.ordered_sums` into `out`; products and steps as of `intervals`."""
         launch(
             _ordered_kernel, (len(out),), products, self._rows, self._bias, steps, self._softcap, self._last,
             self._fractions, order, out, len(out), products.shape[1], self._config.vocab_size, len(order),
@@ -342,13 +353,21 @@ class Head:
         )  # fmt: skip
 
     def decode(
-        self, products: Tensor, steps: Tensor, lanes: Tensor, runs: Tensor, data: Tensor, ends: Tensor,
-        states: Tensor, history: Tensor, counter: Tensor, measures: Measures | None = None,
-    ) -> None:  # fmt: skip
-        """Run one step of `_decode_kernel`."""
-        count, c = lanes.shape[1], self._config
+        self, products: Tensor, steps: Tensor, slots: SlotState, runs: Tensor, measures: Measures | None = None
+    ) -> None:
+        """Decode a token in every slot; products, steps and measures as of `intervals`.
+
+        Args:
+            products: integers [n, V, padded], overwritten.
+            steps: float64 [n].
+            slots: of which all but `data` and `ends` change.
+            runs: int64 [n], 1 if the slot runs in this step.
+            measures: measures of the match model, or None.
+        """
+        count, inputs = slots.inputs.shape[1], slots.inputs
         launch(
             _decode_kernel, (count,), products, self._rows, self._bias, steps, self._softcap, self._last,
-            self._fractions, *(measures or (lanes, lanes, lanes, 1)), lanes, runs, data, ends, states, history, counter,
-            count, products.shape[1], c.vocab_size, c.end, RECALL=measures is not None, **self._settings,
+            self._fractions, *(measures or (inputs, inputs, inputs, 1)), inputs, runs, slots.data, slots.ends,
+            slots.states, slots.history, slots.counter, count, products.shape[1], self._config.vocab_size,
+            self._config.end, RECALL=measures is not None, **self._settings,
         )  # fmt: skip

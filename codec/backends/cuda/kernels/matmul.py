@@ -44,12 +44,12 @@ class Limbs:
 
     @property
     def outputs(self) -> int:
-        """The number of outputs, padded."""
+        """Return the number of outputs, padded."""
         return self.integers.shape[1]
 
     @property
     def inputs(self) -> int:
-        """The number of inputs, padded."""
+        """Return the number of inputs, padded."""
         return self.integers.shape[2]
 
 

@@ -17,12 +17,12 @@ from codec.backends.cpu import backend as exact_cpu
 from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
 from codec.backends.cpu.attention import softmax
-from codec.backends.cpu.backend import CpuBackend, CpuLanes
+from codec.backends.cpu.backend import CpuBackend, CpuSlots
 from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide, project, split_digits
 from codec.backends.select import make_backend
 from codec.entropy import frequencies
 from codec.exact.model import ExactModel
-from codec.exact.reference import TorchBackend, TorchLanes
+from codec.exact.reference import TorchBackend, TorchSlots
 from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.numerics import tables
@@ -247,27 +247,27 @@ def test_scores_of_windows_of_any_length(count):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_lanes_step_as_the_reference_does(count):
-    """Lanes that stop and begin again, go beyond a window, are dropped and renumbered."""
+def test_slots_step_as_the_reference_does(count):
+    """Slots that stop and begin again, go beyond a window, are dropped and renumbered."""
     model, generator = model_of(MORE_CONFIGS["window of many blocks"]), np.random.default_rng(0)
-    both = [CpuLanes(CpuBackend(model.weights), 7, 33), TorchLanes(model, 7, 33, None)]
-    running = {lane: [1] for lane in range(7)}
+    both = [CpuSlots(CpuBackend(model.weights), 7, 33), TorchSlots(model, 7, 33, None)]
+    running = {slot: [1] for slot in range(7)}
     with threads(count):
         for turn in range(45):
             if turn == 20:
-                for lanes in both:
-                    lanes.keep([3, 0, 1, 6])
-                running = {lane: running[old] for lane, old in enumerate([3, 0, 1, 6]) if old in running}
+                for slots in both:
+                    slots.keep([3, 0, 1, 6])
+                running = {slot: running[old] for slot, old in enumerate([3, 0, 1, 6]) if old in running}
             if turn % 5 == 4:
                 running.pop(turn % 3, None)
             if turn % 7 == 6:
                 running[turn % 4] = [1]
-            rows = [(lane, t[-1], t[-2:][0], len(t) - 1) for lane, t in running.items()]
+            rows = [(slot, t[-1], t[-2:][0], len(t) - 1) for slot, t in running.items()]
             targets = generator.integers(0, (1 << FEW_BITS), len(rows))
-            found, expected = (lanes.step(*np.array(rows).T.copy(), targets) for lanes in both)
+            found, expected = (slots.step(*np.array(rows).T.copy(), targets) for slots in both)
             assert np.array_equal(found, expected)
-            for lane, symbol in zip(running, found[0].tolist(), strict=True):
-                running[lane].append(symbol)
+            for slot, symbol in zip(running, found[0].tolist(), strict=True):
+                running[slot].append(symbol)
 
 
 @pytest.mark.parametrize("config", [EVERY_OPTION, PLAIN], ids=["every option", "plain"])

@@ -181,7 +181,7 @@ FAULTS: dict[str, Plant] = {
         head, "_take_byte", lambda f, code, size, read, data, end: f(code, size, read + 1, data, end)
     ),
     "recall": wrapped(head, "_raise_levels", lambda f, *a, **s: None),
-    "state of a slot": wrapped(slots.CudaLanes, "keep", lambda f, self, lanes: f(self, [0] * len(lanes))),
+    "state of a slot": wrapped(slots.CudaSlots, "keep", lambda f, self, slots: f(self, [0] * len(slots))),
     "memory of documents": wrapped(recall.Memory, "take", lambda f, *a: None),
 }
 

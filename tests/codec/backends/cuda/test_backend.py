@@ -141,20 +141,20 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.long
 @pytest.mark.parametrize("config", [replace(PLAIN, window=80), EVERY_OPTION])
 def test_backends_agree(config):
-    """What decides whether the backend is used: scores, and lanes that decode what is coded by them."""
+    """What decides whether the backend is used: scores, and slots that decode what is coded by them."""
     model = tiny_pack(config).exact(DEVICE)
     trial = Trial((100, 7), (CHUNK_UNIT + 6, 20), (80, 48), CHUNK_UNIT)
     assert agree(CudaBackend(model), TorchBackend(model), config, trial)
 
 
-def test_documents_decode_on_fewer_lanes():
-    """Archives of the processor, by lanes that go far beyond a window, are loaded while others run, and are dropped."""
+def test_documents_decode_on_fewer_slots():
+    """Archives of the processor, by slots that go far beyond a window, are loaded while others run, and are dropped."""
     pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))
     coder = make_coder(pack, Policy(4))
     documents = [d[:n] for n, d in zip((1, 12, 0, 9), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
     backend = CudaBackend(pack.exact(DEVICE))
-    decoding = Decoding(backend, coder.tokenizer, payloads, 4, lanes=2, room=0, threads=2)
+    decoding = Decoding(backend, coder.tokenizer, payloads, 4, slots=2, room=0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
@@ -165,7 +165,7 @@ def test_record_class():
 
 @pytest.mark.gpu
 def test_record_class_decodes():
-    """Lanes of a whole graph against the reference's steps."""
+    """Slots of a whole graph against the reference's steps."""
     model = with_columns(replace(RECORD, window=256))
     assert agree(CudaBackend(model), TorchBackend(model), model.config, TRIALS["cuda"])
 
@@ -259,7 +259,7 @@ def test_attention_of_chunks(window, begin, length, group):
 
 @pytest.mark.parametrize("group", [1, 2, 3, 8])
 def test_attention_of_steps(group):
-    """Against the reference: lanes at the first, the last and other positions, gains of either sign."""
+    """Against the reference: slots at the first, the last and other positions, gains of either sign."""
     generator = torch.Generator(DEVICE).manual_seed(0)
     window, positions = 384, torch.tensor([0, 127, 128, 300, 383])
     pages = torch.randperm(18, generator=torch.Generator().manual_seed(1)).view(6, 3)
@@ -278,8 +278,8 @@ def test_attention_of_steps(group):
     parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in rows)
     slots, order = torch.tensor([3, 0, 5, 1, 2]), torch.tensor([2, 4, 0, 3, 1])
     found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, pages[slots], order)), scale, 64)
-    for lane, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
+    for slot, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))
-        expected = attend(q[lane, None, :, :, None], *rows, seen - window + 1, seen, scale.view(2, group, 1, 1), exp2)
-        assert torch.equal(found[lane], expected.flatten())
+        expected = attend(q[slot, None, :, :, None], *rows, seen - window + 1, seen, scale.view(2, group, 1, 1), exp2)
+        assert torch.equal(found[slot], expected.flatten())

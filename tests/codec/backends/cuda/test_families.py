@@ -44,7 +44,7 @@ def test_every_family(name):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", FAMILIES)
-def test_windows_documents_and_lanes(name):
+def test_windows_documents_and_slots(name):
     model = family_pack(replace(FAMILIES[name], window=192)).exact(DEVICE)
     assert agree(CudaTransformer(model), TorchBackend(model), model.config, TRIALS["cuda"])
 

@@ -1,4 +1,4 @@
-"""Pages of a cache: nobody shares one, everybody ends, and lanes that wait for pages decode the same."""
+"""Pages of a cache: nobody shares one, everybody ends, and slots that wait for pages decode the same."""
 
 from dataclasses import replace
 
@@ -20,18 +20,18 @@ from trainer.data.sample import val_documents
 
 
 @given(
-    lanes=st.integers(1, 6),
+    slots=st.integers(1, 6),
     most=st.integers(1, 5),
     spare=st.integers(0, 12),
     needs=st.lists(st.integers(1, 9), max_size=20),
     ahead=st.integers(1, 3),
 )
-def test_all_lanes_end(lanes, most, spare, needs, ahead):
-    """Documents of `needs` pages of steps on lanes: those that have a page go on by one, the others wait."""
-    pages, waiting = Pages(lanes, most, most + spare), list(needs)
-    left, at = np.zeros(lanes, np.int64), np.zeros(lanes, np.int64)
+def test_all_slots_end(slots, most, spare, needs, ahead):
+    """Documents of `needs` pages of steps on slots: those that have a page go on by one, the others wait."""
+    pages, waiting = Pages(slots, most, most + spare), list(needs)
+    left, at = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
     for _ in range(sum(needs) + 1):
-        free = [n for n in range(lanes) if not left[n]][: len(waiting)]
+        free = [n for n in range(slots) if not left[n]][: len(waiting)]
         for n in free:
             left[n], at[n] = waiting.pop(), 0
         pages.begin(free)
@@ -39,7 +39,7 @@ def test_all_lanes_end(lanes, most, spare, needs, ahead):
         held = pages.table[pages.table > 0]
         assert len(set(held.tolist())) == held.size <= most + spare
         assert held.size == 0 or held.max() <= most + spare
-        goes = (left > 0) & (pages.table[np.arange(lanes), at % most] > 0)
+        goes = (left > 0) & (pages.table[np.arange(slots), at % most] > 0)
         assert goes.any() or not left.any()
         at += goes
         left -= goes
@@ -49,7 +49,7 @@ def test_all_lanes_end(lanes, most, spare, needs, ahead):
     assert not pages.table.any()
 
 
-def test_kept_lanes_keep_their_pages():
+def test_kept_slots_keep_their_pages():
     pages = Pages(3, 2, 6)
     pages.begin([0, 1, 2])
     assert pages.reach(np.array([2, 1, 2]))
@@ -64,7 +64,7 @@ def test_kept_lanes_keep_their_pages():
 
 
 def test_places_are_in_pages():
-    """The next places of lanes are where the table says."""
+    """The next places of slots are where the table says."""
     heads = Heads(replace(PLAIN, num_layers=1), 32, torch.device(DEVICE), page=128)
     cache = Cache(heads, 7)
     table = torch.tensor([[2, 5, 0], [1, 6, 0], [4, 3, 0]], device=DEVICE)
@@ -76,8 +76,8 @@ def test_places_are_in_pages():
 
 
 @pytest.mark.parametrize("pages", [0, pytest.param(3, marks=pytest.mark.long)])
-def test_lanes_wait_for_pages(pages):
-    """Three lanes whose windows take two pages each have two or three in all: pages are kept back for the first."""
+def test_slots_wait_for_pages(pages):
+    """Three slots whose windows take two pages each have two or three in all: pages are kept back for the first."""
     pack = tiny_pack(replace(PLAIN, window=128, num_layers=1))
     coder = make_coder(pack, Policy(128))
     documents = [d[:n] for n, d in zip((20, 2, 9), val_documents(), strict=False)]

@@ -12,7 +12,7 @@ import torch
 import codec
 from codec.archive.writer import Policy
 from codec.backends.agree import TRIALS, Trial, agree
-from codec.backends.cuda import slots as cuda_lanes
+from codec.backends.cuda import slots as cuda_slots
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.kernels.head import Head
 from codec.backends.cuda.recall import Batch, Memory
@@ -50,10 +50,10 @@ class Documents:
         self.steps = torch.from_numpy(generator.integers(1, 4, shape) / 2**14).to(DEVICE)
         self.levels = torch.from_numpy(generator.integers(-LEVELS, LEVELS + 1, (*shape, vocabulary))).to(DEVICE)
         self.targets = torch.from_numpy(generator.integers(0, vocabulary, shape)).to(DEVICE)
-        memory, lanes = Reference(TABLES, count, dim, DEVICE, history), torch.arange(count, device=DEVICE)
+        memory, slots = Reference(TABLES, count, dim, DEVICE, history), torch.arange(count, device=DEVICE)
         raised = [
             memory.step(
-                lanes, torch.full_like(lanes, t), self.tokens[:, t],
+                slots, torch.full_like(slots, t), self.tokens[:, t],
                 (self.hidden[:, t].double(), self.steps[:, t, None]), self.levels[:, t],
             )
             for t in range(length)
@@ -139,8 +139,8 @@ def check_decoding(config: ModelConfig, sizes: tuple[int, ...], policy: Policy) 
     coder = make_coder(pack, policy)
     documents = [d[:n] for n, d in zip(sizes, val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))
-    backend, lanes = CudaBackend(pack.exact(DEVICE), pack.recall), len(sizes)
-    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, lanes, 0, threads=2)
+    backend, slots = CudaBackend(pack.exact(DEVICE), pack.recall), len(sizes)
+    decoding = Decoding(backend, coder.tokenizer, payloads, policy.window, slots, 0, threads=2)
     assert dict(decoding.documents(lambda _: None)) == dict(enumerate(documents))
 
 
@@ -149,7 +149,7 @@ def test_a_pack_scores_as_the_reference_does():
 
 
 def test_a_document_decodes(monkeypatch):
-    monkeypatch.setattr(cuda_lanes, "STEPS", 2)
+    monkeypatch.setattr(cuda_slots, "STEPS", 2)
     check_decoding(replace(PLAIN, num_layers=1), (8,), Policy(4, Adaptation.RECALL))
 
 
@@ -161,9 +161,9 @@ def test_chunks_in_turn(config):
 
 
 @pytest.mark.long
-def test_documents_decode_on_fewer_lanes(monkeypatch):
-    """Lanes that go far beyond a window, and are dropped once half of them idle."""
-    monkeypatch.setattr(cuda_lanes, "STEPS", 4)
+def test_documents_decode_on_fewer_slots(monkeypatch):
+    """Slots that go far beyond a window, and are dropped once half of them idle."""
+    monkeypatch.setattr(cuda_slots, "STEPS", 4)
     check_decoding(replace(PLAIN, num_layers=1), (1, 16, 0, 9), Policy(8, Adaptation.RECALL))
 
 
@@ -176,7 +176,7 @@ def test_backends_agree():
 
 @pytest.mark.gpu
 def test_record_class():
-    """Scores and lanes of a whole graph, of few tokens: the reference measures one at a time."""
+    """Scores and slots of a whole graph, of few tokens: the reference measures one at a time."""
     model = with_columns(replace(RECORD, window=256))
     check_chunks(model, [600, 90], 256)
     assert agree(CudaBackend(model, TABLES), TorchBackend(model, TABLES), model.config, TRIALS["cuda"])

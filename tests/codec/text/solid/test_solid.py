@@ -1,4 +1,4 @@
-"""Solid blocks: any bytes come back, whatever the tokenizer and the lanes; damage is noticed and bounded."""
+"""Solid blocks: any bytes come back, whatever the tokenizer and the segments; damage is noticed and bounded."""
 
 import contextlib
 import random
@@ -55,7 +55,7 @@ def lossless() -> SolidCoder:
 @pytest.fixture
 def short_lanes(monkeypatch) -> None:
     """Lanes of 64 bytes, so that short texts have several."""
-    monkeypatch.setattr(mixed, "LANE_BYTES", 64)
+    monkeypatch.setattr(mixed, "SEGMENT_BYTES", 64)
 
 
 def mixing_of(coder: SolidCoder) -> Mixing:
@@ -97,7 +97,7 @@ def test_blocks_longer_than_windows_and_chunks(coder, short_lanes, size):
 
 
 def test_more_blocks_than_slots(lossless, short_lanes, monkeypatch):
-    """Blocks of one to six lanes take turns on slots, and end in any order."""
+    """Blocks of one to six segments take turns on slots, and end in any order."""
     blocks = [TEXT[n : n + size] for n, size in enumerate([40, 300, 90, 5, 260, 130, 1, 400, 70])]
     payloads = mixed_round_trip(lossless, blocks)
     monkeypatch.setattr(mixed_decoder, "_SLOTS", {"cpu": 9})
