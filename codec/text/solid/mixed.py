@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from math import gcd
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.typed import List
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from codec.cm import vocabulary
 from codec.cm.state import LINE, LINE1, PLACE, Stream
-from codec.cm.tokens import code_token, new_tokens, room
+from codec.cm.tokens import Cuts, code_token, cuts, new_tokens, room
 from codec.cm.vocabulary import Vocabulary
 from codec.compiled import compiled, compiler
 from codec.console import Advance, ignore_progress
@@ -41,7 +42,7 @@ MOST_TOKENS = 2
 
 _SPARE_TOKENS = 64
 _MOST_BYTES = 16  # of tokens for each byte of a block: normalisation makes 33 bytes of one character of 3 (U+FDFA)
-_CHUNK = 256  # tokens of each lane whose distributions are in memory: 4 MiB of a vocabulary of 2,048
+_CHUNK = 256  # tokens of each lane that the model has at once
 _SIDE_BY_SIDE = {"cpu": 2, "cuda": 64}  # blocks that are encoded together
 _HOPELESS_EDITS = 4  # a block of which every 4th byte must be edited is not for the model
 _INVALID = re.compile("([\udc80-\udcff]+)")
@@ -78,6 +79,14 @@ class _Prepared:
     edits: patch.Edits
 
 
+class _Chunk(NamedTuple):
+    """Sums of the next tokens of lanes, one lane behind the other."""
+
+    sums: Integers  # [K], at the tokens' cuts
+    columns: Integers  # [K]: the cuts
+    begins: Integers  # [N + 1], where those of each token begin
+
+
 _Rows = tuple[Integers, Integers]
 """Of each lane of a block, where its distributions begin and how many they are."""
 
@@ -94,21 +103,20 @@ class Mixing:
     kind: str  # of the device: cpu or cuda
 
     @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens by their bytes: distributions come in their order."""
+        return vocabulary.sort(self.tokenizer.token_bytes)
+
+    @cached_property
     def order(self) -> Integers:
-        """Symbols by rank, int64 [V]: tokens by their bytes, then the symbols that the tokenizer does not have."""
-        tokens = vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+        """Symbols by rank, int64 [V]: the vocabulary, then the symbols that the tokenizer does not have."""
+        tokens = self.vocabulary.tokens.astype(np.int64)
         return np.concatenate((tokens, np.arange(len(tokens), self.symbols)))
 
     @cached_property
-    def ranks(self) -> Integers:
-        """Ranks by token id, int64 [V]."""
-        return np.argsort(self.order)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary whose ids are ranks: distributions come in its order."""
-        tokens = self.tokenizer.token_bytes
-        return vocabulary.sort([tokens[n] for n in self.order[: len(tokens)].tolist()])
+    def cuts(self) -> Cuts:
+        """Where the sums are that each token's coding depends on."""
+        return cuts(self.vocabulary)
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
         """The payload of each block; None for one that is not for the model. `advance` is told bytes."""
@@ -121,10 +129,10 @@ class Mixing:
                 part = numbers[at : at + _SIDE_BY_SIDE[self.kind]]
                 encoders = [_Encoder(self, ready[n]) for n in part]
                 before: list[Future[None]] = []
-                for sums, parts in self._distributions(encoders):
+                for chunk, parts in self._distributions(encoders):
                     for future in before:
                         future.result()
-                    before = [pool.submit(encoders[n].take, sums, *found) for n, found in parts.items()]
+                    before = [pool.submit(encoders[n].take, chunk, *found) for n, found in parts.items()]
                     advance(sum(encoders[n].bytes_of(counts.sum()) for n, (_, counts) in parts.items()))
                 for future in before:
                     future.result()
@@ -132,22 +140,34 @@ class Mixing:
                     found[n] = encoder.finish()
         return found
 
-    def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
-        """Distributions int64 [N, V + 1] of the next tokens of all lanes, and which of them are of each block."""
-        size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
+    def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[_Chunk, dict[int, _Rows]]]:
+        """Sums of the next tokens of all lanes, and which of them are of each block."""
+        size = gcd(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)  # no chunk has parts of two windows
         lanes = [(n, k, lane) for n, block in enumerate(blocks) for k, lane in enumerate(block.inputs)]
         lanes.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
         past = self.backend.past(len(lanes), self.window)
         for at in range(0, len(lanes[0][2]), size):
             running = [(n, k, lane[at : at + size]) for n, k, lane in lanes if len(lane) > at]
             parts: dict[int, tuple[Integers, Integers]] = {}
-            begin = 0
+            ranks, begin = [], 0
             for n, k, lane in running:
                 none = np.zeros((2, len(blocks[n].inputs)), np.int64)
                 begins, counts = parts.setdefault(n, (none[0], none[1]))
                 begins[k], counts[k] = begin, len(lane)
+                ranks.append(blocks[n].ranks(k, at, len(lane)))
                 begin += len(lane)
-            yield self.backend.ordered_sums([lane for _, _, lane in running], self.order, past)(), parts
+            columns, begins = _cuts_of(self.cuts, np.concatenate(ranks))
+            wanted = np.stack((np.repeat(np.arange(begin), np.diff(begins)), columns))
+            sums = self.backend.ordered_sums([lane for _, _, lane in running], self.order, past, wanted)()
+            yield _Chunk(sums, columns, begins), parts
+
+
+def _cuts_of(found: Cuts, ranks: Integers) -> tuple[Integers, Integers]:
+    """The cuts of tokens [n] one behind the other, and where each one's begin, [n + 1]."""
+    counts = (found.begins[1:] - found.begins[:-1])[ranks]
+    begins = np.concatenate(([0], counts.cumsum()))
+    at = np.arange(begins[-1]) + np.repeat(found.begins[ranks] - begins[:-1], counts)
+    return found.ranks[at].astype(np.int64), begins
 
 
 @compiled
@@ -178,18 +198,22 @@ def lane_streams(begins: Sequence[int]) -> list[Stream]:
 
 
 @compiler(nogil=True)
-def _encode(streams, v, state, out, rows, begins, ranks, places, counts, scratch):
+def _encode(streams, v, state, out, chunk, begins, ranks, places, counts, scratch):
     """Encode the next tokens of lanes, one of each in turn.
 
     Args:
         streams: a typed list with one for each lane.
-        rows: int64 [N, V + 1]; those of a lane begin at `begins`.
+        chunk: a `_Chunk`; the tokens of a lane begin at `begins`.
         ranks: int64 [T]; those of a lane begin at `places` and are `counts`.
+        scratch: int64 [V + 1], sums where they are known.
     """
     for t in range(counts.max()):
         for k in range(len(streams)):
             if t < counts[k]:
-                code_token(streams[k], v, state, out, rows[begins[k] + t], scratch, ranks[places[k] + t], False)
+                n = begins[k] + t
+                for i in range(chunk.begins[n], chunk.begins[n + 1]):
+                    scratch[chunk.columns[i]] = chunk.sums[i]
+                code_token(streams[k], v, state, out, scratch, ranks[places[k] + t], False)
 
 
 class _Encoder:
@@ -205,7 +229,8 @@ class _Encoder:
         self._begins = ends[firsts].tolist()
         self._slack = [begin - share for begin, share in zip(self._begins[1:-1], shares, strict=True)]
         self.inputs = [np.concatenate(([mixing.tokenizer.begin], block.tokens[a : b - 1])) for a, b in pairwise(firsts)]
-        self._ranks, self._places = mixing.ranks[block.tokens], firsts[:-1].copy()
+        self._firsts, self._places = firsts, firsts[:-1].copy()
+        self._ranks = mixing.vocabulary.ranks[block.tokens].astype(np.int64)
         self._state, self._out = range_coder.new_encoder(), np.zeros(line_ends.room(len(block.kinds)) + 64, np.uint8)
         self._scratch = np.zeros(len(mixing.order) + 1, np.int64)
         self._streams: Any = None
@@ -220,17 +245,22 @@ class _Encoder:
         """About how many bytes of the block so many tokens are."""
         return self._block.size * tokens / len(self._ranks)
 
+    def ranks(self, lane: int, begin: int, count: int) -> Integers:
+        """Ranks of `count` tokens of a lane from its token `begin` on."""
+        at = self._firsts[lane] + begin
+        return self._ranks[at : at + count]
+
     def _reserve(self, count: int) -> None:
         lacking = int(self._state[2]) + count + 64 - len(self._out)
         if lacking > 0:
             self._out = np.concatenate((self._out, np.zeros(lacking + len(self._out), np.uint8)))
 
-    def take(self, sums: Integers, begins: Integers, counts: Integers) -> None:
-        """Code the next `counts` tokens of each lane, whose distributions begin at `begins`."""
+    def take(self, chunk: _Chunk, begins: Integers, counts: Integers) -> None:
+        """Code the next `counts` tokens of each lane, whose sums begin at `begins`."""
         v = self._mixing.vocabulary
         self._reserve(int(counts.sum()) * room(v))
         _encode(
-            self._streams, v, self._state, self._out, sums, begins, self._ranks, self._places, counts, self._scratch
+            self._streams, v, self._state, self._out, chunk, begins, self._ranks, self._places, counts, self._scratch
         )
         self._places += counts
 
