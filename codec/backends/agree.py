@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: A
     for backend in (fast, reference):
         past = backend.past(1, window)
         chunks = [document[at : at + CHUNK_UNIT] for at in range(0, len(document), CHUNK_UNIT)]
-        found.append(np.concatenate([backend.ordered_sums([chunk], order, past)() for chunk in chunks]))
+        found.append(np.concatenate([whole_sums(backend, [chunk], order, past) for chunk in chunks]))
     if not np.array_equal(found[0], found[1]):
         return False
     stepping, slots = fast.distributions(1, window, order), np.arange(1)
@@ -87,6 +88,12 @@ def _sums_agree(fast: Backend, reference: Backend, document: Integers, config: A
         if not np.array_equal(sums[0], found[0][n]):
             return False
     return True
+
+
+def whole_sums(backend: Backend, inputs: Sequence[Integers], order: Integers, past: Any) -> Integers:
+    """Compute all entries of `Backend.ordered_sums`, int64 [N, V + 1]."""
+    shape = sum(map(len, inputs)), len(order) + 1
+    return backend.ordered_sums(inputs, order, past, np.indices(shape).reshape(2, -1))().reshape(shape)
 
 
 def _tokens(generator: np.random.Generator, length: int, vocabulary: int) -> Integers:

@@ -5,9 +5,15 @@ takes up to nine decisions, each of which divides the interval. The first one is
 token does and others go on; the others are the byte's bits. The model's probability of a decision is a quotient of
 exact sums of the model's frequencies. The odds of the model and of the contexts are mixed. Control tokens have no
 bytes: they end before the first byte.
+
+The coding of a token depends on the sums at a few indices, the token's *cuts*, which follow from the vocabulary. An
+encoder, which knows the token, needs no other sums: memory does not grow with the vocabulary.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from codec.cm.compiled import compiled
 from codec.cm.predictor import learn, learn_bit, pass_bit, predict_bit, predict_end, start_byte
@@ -43,6 +49,26 @@ def _share(part, whole):
 
 
 @compiled
+def _ended(v, low, high, depth):
+    """Return where the tokens of `depth` bytes end, which come first in an interval."""
+    while low < high and v.begins[low + 1] - v.begins[low] == depth:
+        low += 1
+    return low
+
+
+@compiled
+def _first_from(v, low, high, depth, edge):
+    """Return the first token of an interval whose byte at `depth` is `edge` or more."""
+    while low < high:
+        middle = (low + high) >> 1
+        if v.text[v.begins[middle] + depth] < edge:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
 def _end_slots(s):
     """Put the buckets of bytes aside, and look up the buckets of ends."""
     r, mask = s.registers, len(s.history) - 1
@@ -72,13 +98,7 @@ def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
     prefix, depth = 0, s.registers[DEPTH]
     for k in range(8):
         edge = prefix | 128 >> k
-        first, end = low, high  # of the tokens with a one
-        while first < end:
-            middle = (first + end) >> 1
-            if v.text[v.begins[middle] + depth] < edge:
-                first = middle + 1
-            else:
-                end = middle
+        first = _first_from(v, low, high, depth, edge)
         bit = 1 if first == low else 0
         if bit or first == high:  # no token of the interval has the other
             pass_bit(s, bit)
@@ -95,30 +115,23 @@ def _code_byte(s, v, coder, code, sums, rank, low, high, decode):
 
 
 @compiled
-def code_token(s, v, coder, code, row, sums, token, decode):
-    """Code one token; return the token.
+def code_token(s, v, coder, code, sums, rank, decode):
+    """Code one token; return the token's rank.
 
     Args:
         s: a stream of `new_tokens`.
         v: the Vocabulary.
         coder: the state of `codec.entropy.range_coder`.
         code: uint8; an encoder needs `room` bytes more.
-        row: int64 [V + 1], cumulative frequencies by id, each token's at least 1.
-        sums: int64 [V + 1], scratch; sums[0] is 0.
-        token: the token's id; when decoding, any.
+        sums: int64 [V + 1], cumulative frequencies in the order of `v`, each token's at least 1. An encoder reads the
+            sums at the token's `cuts` only.
+        rank: the token's rank in `v`; when decoding, any.
         decode: whether to decode.
     """
-    r, count, total = s.registers, len(v.tokens), 0
-    for k in range(count):
-        n = v.tokens[k]
-        total += row[n + 1] - row[n]
-        sums[k + 1] = total
-    rank, low, high = np.int64(v.ranks[token]), 0, count
+    r, low, high = s.registers, 0, len(v.tokens)
     r[DEPTH] = 0
     while True:
-        same = low  # behind the tokens that end here, which come first
-        while same < high and v.begins[same + 1] - v.begins[same] == r[DEPTH]:
-            same += 1
+        same = _ended(v, low, high, r[DEPTH])
         if same == high:
             break
         if same > low:
@@ -143,17 +156,87 @@ def code_token(s, v, coder, code, row, sums, token, decode):
             low = middle
         else:
             high = middle
-    return np.int64(v.tokens[low])
+    return np.int64(low)
 
 
 @compiled
-def encode_tokens(s, v, coder, code, rows, tokens, sums):
-    """Encode tokens int64 [T] with rows int64 [T, V + 1]; see `code_token`."""
-    for n in range(len(tokens)):
-        code_token(s, v, coder, code, rows[n], sums, tokens[n], False)
+def _cuts_of(v, rank, out):
+    """Fill in the cuts of one token in the order in which `code_token` first reads them; returns how many they are."""
+    low, high, depth = 0, len(v.tokens), 0
+    out[0], out[1], count = low, high, 2
+    while True:
+        same = _ended(v, low, high, depth)
+        if same == high:
+            break
+        if same > low:
+            out[count] = same
+            count += 1
+            if rank < same:
+                high = same
+                break
+            low = same
+        prefix = 0
+        for k in range(8):
+            edge = prefix | 128 >> k
+            first = _first_from(v, low, high, depth, edge)
+            if first > low and first < high:
+                out[count] = first
+                count += 1
+            if rank >= first:
+                low, prefix = first, edge
+            else:
+                high = first
+        depth += 1
+    while high - low > 1:
+        middle = (low + high) >> 1
+        out[count] = middle
+        count += 1
+        if rank >= middle:
+            low = middle
+        else:
+            high = middle
+    return count
 
 
 @compiled
-def decode_token(s, v, coder, code, row, sums):
-    """Decode and return the next token; see `code_token`."""
-    return code_token(s, v, coder, code, row, sums, 0, True)
+def _fill_cuts(v, begins, out):
+    """Fill in the cuts of all tokens one behind the other, and where each one's begin; returns how many they are."""
+    count = 0
+    for rank in range(len(v.tokens)):
+        begins[rank] = count
+        count += _cuts_of(v, rank, out[count:])
+    begins[len(v.tokens)] = count
+    return count
+
+
+class Cuts(NamedTuple):
+    """Where the sums are read that the coding of each token depends on."""
+
+    begins: NDArray[np.int64]  # [V + 1]: where a token's begin, by rank
+    ranks: NDArray[np.int32]
+
+
+def cuts(v: Vocabulary) -> Cuts:
+    """List the indices of sums that `code_token` reads of each token; about 25 of 49,152.
+
+    >>> from codec.cm.vocabulary import sort
+    >>> cuts(sort([b"a", b"b", b"ab"])).ranks.tolist()
+    [0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2]
+    """
+    decisions = 9 * (np.diff(v.begins).astype(np.int64) + 1) + 2 + len(v.tokens).bit_length()
+    begins, found = np.zeros(len(v.tokens) + 1, np.int64), np.zeros(int(decisions.sum()), np.int32)
+    count = _fill_cuts(v, begins, found)
+    return Cuts(begins, found[:count].copy())
+
+
+@compiled
+def encode_tokens(s, v, coder, code, sums, ranks):
+    """Encode tokens by their ranks int64 [T] with sums int64 [T, V + 1]; see `code_token`."""
+    for n in range(len(ranks)):
+        code_token(s, v, coder, code, sums[n], ranks[n], False)
+
+
+@compiled
+def decode_token(s, v, coder, code, sums):
+    """Decode and return the rank of the next token; see `code_token`."""
+    return code_token(s, v, coder, code, sums, 0, True)

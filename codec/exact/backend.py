@@ -156,16 +156,20 @@ class Backend(Protocol):
                 longest document always has room.
         """
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: Any) -> Callable[[], Integers]:
-        """Start to compute the whole distributions behind the next chunks of documents; recall has no part in it.
+    def ordered_sums(
+        self, inputs: Sequence[Integers], order: Integers, past: Any, cuts: Integers
+    ) -> Callable[[], Integers]:
+        """Start to compute entries of the distributions behind the next chunks of documents; recall has no part in it.
 
         Args:
             inputs: int64 [T] each, the next chunks of the documents, as of `score`.
-            past: of the documents, as of `score`; never None.
             order: int64 [V], the order of the symbols.
+            past: of the documents, as of `score`; never None.
+            cuts: int64 [2, K], row and column of each entry, the rows ascending.
 
         Returns:
-            what waits for `codec.entropy.frequencies.ordered_sums`, int64 [N, K + 1], of all inputs in turn.
+            what waits for the entries, int64 [K], of `codec.entropy.frequencies.ordered_sums` of all inputs in turn,
+            which as a whole, [N, V + 1], would fill the memory.
         """
 
     def distributions(self, count: int, window: int, order: Integers) -> Distributions:

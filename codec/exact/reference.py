@@ -105,7 +105,9 @@ class TorchBackend(Backend):
         slots = TorchSlots(self._model, count, window, self.memory(count, HISTORY))
         return HostDecoder(self._model.config, slots, count, data)
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
+    def ordered_sums(
+        self, inputs: Sequence[Integers], order: Integers, past: ChunkCache, cuts: Integers
+    ) -> Callable[[], Integers]:
         """See `Backend`."""
         longest, device = max(map(len, inputs)), self._model.device
         tokens, rows = np.zeros((len(inputs), longest), np.int64), []
@@ -114,11 +116,12 @@ class TorchBackend(Backend):
             rows.append(np.arange(len(window)) + row * longest)
         hidden, step = self._model.forward(self._tensor(tokens), past=past)
         hidden, step, index = hidden.flatten(0, 1), step.flatten(0, 1), self._tensor(np.concatenate(rows))
-        parts = []
-        for part in index.split(_HEAD_ROWS[device.type]):
-            levels = self._model.levels(hidden[part], step[part])
-            parts.append(frequencies.ordered_sums(levels, self._tensor(order)).cpu().numpy())
-        found = np.concatenate(parts)
+        found, size = np.empty(cuts.shape[1], np.int64), _HEAD_ROWS[device.type]
+        for at in range(0, len(index), size):
+            levels = self._model.levels(hidden[index[at : at + size]], step[index[at : at + size]])
+            sums = frequencies.ordered_sums(levels, self._tensor(order)).cpu().numpy()
+            begin, end = np.searchsorted(cuts[0], (at, at + size))
+            found[begin:end] = sums[cuts[0, begin:end] - at, cuts[1, begin:end]]
         return lambda: found
 
     def distributions(self, count: int, window: int, order: Integers) -> "TorchDistributions":

@@ -25,6 +25,7 @@ from codec.exact.reference import TorchBackend
 from codec.model.transformer import TransformerConfig, transformer_parameters
 from codec.quantization.quantized import Quantized
 from codec.text.open_coder import make_coder
+from tests.codec.exact.test_recall import TABLES
 from tests.support.families import FAMILIES, family_pack
 
 pytestmark = pytest.mark.gpu
@@ -72,6 +73,15 @@ def test_no_interval_of_a_family_differs(name):
     fast = CudaTransformer(pack.exact("cuda"))
     assert differing(fast, TorchBackend(pack.exact("cuda")), config.vocab_size, 1024, CHECKED) == 0
     assert differing(fast, TorchBackend(pack.exact("cpu")), config.vocab_size, 1024, 1) == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_interval_with_recall_differs(name):
+    """Of fewer tokens: the reference takes one of all documents at a time."""
+    config = replace(FAMILIES[name], window=1024)
+    model = family_pack(config).exact("cuda")
+    fast, slow = CudaTransformer(model, TABLES), TorchBackend(model, TABLES)
+    assert differing(fast, slow, config.vocab_size, 1024, 1) == 0
 
 
 def test_the_real_shape():

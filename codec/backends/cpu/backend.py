@@ -157,24 +157,30 @@ class CpuNetwork(Backend):
             parts.append(found)
         return np.concatenate(parts, axis=1)
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
+    def ordered_sums(
+        self, inputs: Sequence[Integers], order: Integers, past: ChunkCache, cuts: Integers
+    ) -> Callable[[], Integers]:
         """See `codec.exact.backend.Backend`; each sequence has a thread."""
         ends = np.cumsum([len(window) for window in inputs])
-        out = np.empty((ends[-1], len(order) + 1), np.int64)
+        edges = np.searchsorted(cuts[0], np.concatenate(([0], ends)))
+        out = np.empty(cuts.shape[1], np.int64)
         jobs = []
         for n, (window, end) in enumerate(zip(inputs, ends, strict=True)):
-            rows = _rows([window], [n])
+            rows, part = _rows([window], [n]), slice(edges[n], edges[n + 1])
             rows[1, 0], rows[2] = past.last[n], rows[2] + past.length
-            jobs.append(partial(self._ordered_sums, rows, order, past.cache, out[end - len(window) : end]))
+            own = cuts[:, part] - np.array([[end - len(window)], [0]])
+            jobs.append(partial(self._ordered_sums, rows, order, past.cache, own, out[part]))
         threaded(jobs)
         past.length += max(map(len, inputs))
         past.last = np.array([window[-1] for window in inputs])
         return lambda: out
 
-    def _ordered_sums(self, rows: Integers, order: Integers, cache: Cache, out: Integers) -> None:
-        for at in range(0, len(out), _CHUNK):
+    def _ordered_sums(self, rows: Integers, order: Integers, cache: Cache, cuts: Integers, out: Integers) -> None:
+        for at in range(0, rows.shape[1], _CHUNK):
             levels = self.levels(*self.run(rows[:, at : at + _CHUNK], cache))
-            cpu_head.ordered_sums(levels, order, self.octave, out[at : at + _CHUNK])
+            begin, end = np.searchsorted(cuts[0], (at, at + _CHUNK))
+            row, column = cuts[:, begin:end]
+            cpu_head.sums_at(levels, order, self.octave, row - at, column, out[begin:end])
 
     def recall(
         self,

@@ -112,6 +112,17 @@ def ordered_sums(levels, order, powers, out):
 
 
 @kernel
+def sums_at(levels, order, powers, rows, columns, out):
+    """Compute the entries (rows, columns) int64 [K] of `ordered_sums` into `out` int64 [K]; the rows ascend."""
+    sums, row = np.empty((1, len(order) + 1), np.int64), -1
+    for k in range(len(rows)):
+        if rows[k] != row:
+            row = rows[k]
+            ordered_sums(levels[row : row + 1], order, powers, sums)
+        out[k] = sums[0, columns[k]]
+
+
+@kernel
 def find(levels, targets, powers):
     """Compute `codec.entropy.frequencies.find` of levels.
 

@@ -19,7 +19,7 @@ from codec.backends.cuda.slots import CudaSlots
 from codec.devices import fetch, send
 from codec.exact.backend import Backend, Decoder, Integers
 
-_HEAD_ROWS = 8192  # rows of logits in memory at once
+_HEAD_ROWS, _HEAD_ENTRIES = 8192, 1 << 27  # rows and entries of logits in memory at once
 
 
 class CudaBackend(CudaNetwork, Backend):
@@ -29,6 +29,11 @@ class CudaBackend(CudaNetwork, Backend):
         UnsupportedError: the kernels do not compute the model's options or integers.
     """
 
+    @property
+    def head_rows(self) -> int:
+        """Rows of logits in memory at once."""
+        return max(1, min(_HEAD_ROWS, _HEAD_ENTRIES // self.config.vocab_size))
+
     def slot_bytes(self, tokens: int) -> int:
         """See `codec.exact.backend.Backend`."""
         return self.memory_bytes + self.heads.pages(min(tokens, self.config.window)) * self.heads.page_bytes
@@ -36,7 +41,7 @@ class CudaBackend(CudaNetwork, Backend):
     def memory(self, documents: int, tokens: int) -> Memory | None:
         """See `codec.exact.backend.Backend`."""
         fresh = min(tokens, padded(self.config.window, POSITIONS))
-        return self.new_memory(documents, fresh, min(_HEAD_ROWS, documents * tokens), tokens)
+        return self.new_memory(documents, fresh, min(self.head_rows, documents * tokens), tokens)
 
     def past(self, documents: int, window: int) -> ChunkCache:
         """See `codec.exact.backend.Backend`."""
@@ -75,8 +80,8 @@ class CudaBackend(CudaNetwork, Backend):
             batch = Batch.of(inputs, targets, length, begin, self.device)
             memory.take(batch, on_device, operands[-1], all_steps[-1])
         out = torch.empty(3, len(rows), dtype=torch.float64, device=self.device)
-        for at in range(0, len(rows), _HEAD_ROWS):
-            index, symbols = wanted[:, at : at + _HEAD_ROWS]
+        for at in range(0, len(rows), self.head_rows):
+            index, symbols = wanted[:, at : at + self.head_rows]
             part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
             part[:, : len(index)] = operand[:, index]
             if memory:
@@ -86,21 +91,28 @@ class CudaBackend(CudaNetwork, Backend):
                 out[n, at : at + len(index)] = values
         return fetch(out)
 
-    def ordered_sums(self, inputs: Sequence[Integers], order: Integers, past: ChunkCache) -> Callable[[], Integers]:
+    def ordered_sums(
+        self, inputs: Sequence[Integers], order: Integers, past: ChunkCache, cuts: Integers
+    ) -> Callable[[], Integers]:
         """See `codec.exact.backend.Backend`."""
         length = padded(max(map(len, inputs)), POSITIONS)
         tokens = np.zeros((len(inputs), length), np.int64)
         for row, window in enumerate(inputs):
             tokens[row, : len(window)] = window
         rows = np.concatenate([row * length + np.arange(len(window)) for row, window in enumerate(inputs)])
-        wanted, symbols = send(rows, self.device), send(order, self.device)
+        wanted, symbols, entries = (send(values, self.device) for values in (rows, order, cuts))
         operands, steps = self.forward(send(tokens, self.device), past=past)
         operand, step = operands[0], steps[0]
-        out = torch.empty(len(rows), len(order) + 1, dtype=torch.int64, device=self.device)
-        for index, found in zip(wanted.split(_HEAD_ROWS), out.split(_HEAD_ROWS), strict=True):
+        out = torch.empty(cuts.shape[1], dtype=torch.int64, device=self.device)
+        sums = torch.empty(min(self.head_rows, len(rows)), len(order) + 1, dtype=torch.int64, device=self.device)
+        for at in range(0, len(rows), self.head_rows):
+            index = wanted[at : at + self.head_rows]
             part = operand.new_empty(len(operand), padded(len(index)), operand.shape[2])
             part[:, : len(index)] = operand[:, index]
-            self.head.ordered_sums(self.products(part), step[index], symbols, found)
+            self.head.ordered_sums(self.products(part), step[index], symbols, sums[: len(index)])
+            begin, end = np.searchsorted(cuts[0], (at, at + len(index)))
+            row, column = entries[:, begin:end]
+            out[begin:end] = sums[row - at, column]
         return fetch(out)
 
     def distributions(self, count: int, window: int, order: Integers) -> CudaDistributions:

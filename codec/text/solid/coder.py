@@ -15,7 +15,6 @@ from codec.cm.compressor import compress, decompress
 from codec.console import Advance, ignore_progress
 from codec.devices import processors, thread_pool
 from codec.errors import FormatError, MismatchError
-from codec.numerics.widths import FEW
 from codec.text.coder import Coder
 from codec.text.solid import mixed_decoder
 from codec.text.solid.mixed import Mixing
@@ -38,9 +37,7 @@ class Payload(NamedTuple):
 
 @dataclass(frozen=True)
 class SolidCoder:
-    """A coder of blocks, with a model on one device or without a model.
-
-    Without a model, or with one of over FEW symbols, all blocks are BYTES.
+    """A coder of blocks, with a model on one device; without a model all blocks are BYTES.
 
     Args:
         coder: a coder of `codec.text.open_coder.make_coder`, whose model is used.
@@ -51,7 +48,7 @@ class SolidCoder:
     @cached_property
     def _mixing(self) -> Mixing | None:
         c = self.coder
-        if c is None or c.tokenizer.vocab_size > FEW:  # whose distributions would fill the memory
+        if c is None:
             return None
         return Mixing(
             c.backend,

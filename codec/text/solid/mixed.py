@@ -17,7 +17,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from math import gcd
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.typed import List
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from codec.cm import vocabulary
 from codec.cm.state import LINE, LINE1, PLACE, Stream
-from codec.cm.tokens import code_token, new_tokens, room
+from codec.cm.tokens import Cuts, code_token, cuts, new_tokens, room
 from codec.cm.vocabulary import Vocabulary
 from codec.compiled import compiled, compiler
 from codec.console import Advance, ignore_progress
@@ -44,7 +45,7 @@ behind it."""
 
 _SPARE_TOKENS = 64
 _MOST_BYTES = 16  # of tokens for each byte of a block: normalisation makes 33 bytes of one character of 3 (U+FDFA)
-_CHUNK = 256  # tokens of each segment whose distributions are in memory: 4 MiB of a vocabulary of 2,048
+_CHUNK = 256  # tokens of each segment that the model has at once
 _SIDE_BY_SIDE = {"cpu": 2, "cuda": 64}  # blocks that are encoded together
 _HOPELESS_EDITS = 4  # a block of which every 4th byte must be edited is not for the model
 _INVALID = re.compile("([\udc80-\udcff]+)")
@@ -81,6 +82,14 @@ class _Prepared:
     edits: patch.Edits
 
 
+class _Chunk(NamedTuple):
+    """Sums of the next tokens of segments, one segment behind the other."""
+
+    sums: Integers  # [K], at the tokens' cuts
+    columns: Integers  # [K]: the cuts
+    begins: Integers  # [N + 1], where those of each token begin
+
+
 _Rows = tuple[Integers, Integers]
 """For each segment of a block, its first row among the distributions, and its number of rows."""
 
@@ -97,21 +106,20 @@ class Mixing:
     kind: str  # of the device: cpu or cuda
 
     @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Return the tokens in the order of their bytes, which is that of distributions here."""
+        return vocabulary.sort(self.tokenizer.token_bytes)
+
+    @cached_property
     def order(self) -> Integers:
         """Return the symbol of each rank, int64 [V]: tokens in the order of their bytes, then symbols without token."""
-        tokens = vocabulary.sort(self.tokenizer.token_bytes).tokens.astype(np.int64)
+        tokens = self.vocabulary.tokens.astype(np.int64)
         return np.concatenate((tokens, np.arange(len(tokens), self.symbols)))
 
     @cached_property
-    def ranks(self) -> Integers:
-        """Return the rank of each token id, int64 [V]."""
-        return np.argsort(self.order)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Return the vocabulary whose ids are ranks, the order of the model's distributions here."""
-        tokens = self.tokenizer.token_bytes
-        return vocabulary.sort([tokens[n] for n in self.order[: len(tokens)].tolist()])
+    def cuts(self) -> Cuts:
+        """Return where the sums are that the coding of each token depends on."""
+        return cuts(self.vocabulary)
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
         """Return the payload of each block; None for a block that is not for the model.
@@ -127,10 +135,10 @@ class Mixing:
                 part = numbers[at : at + _SIDE_BY_SIDE[self.kind]]
                 encoders = [_Encoder(self, ready[n]) for n in part]
                 before: list[Future[None]] = []
-                for sums, parts in self._distributions(encoders):
+                for chunk, parts in self._distributions(encoders):
                     for future in before:
                         future.result()
-                    before = [pool.submit(encoders[n].take, sums, *found) for n, found in parts.items()]
+                    before = [pool.submit(encoders[n].take, chunk, *found) for n, found in parts.items()]
                     advance(sum(encoders[n].bytes_of(counts.sum()) for n, (_, counts) in parts.items()))
                 for future in before:
                     future.result()
@@ -138,22 +146,34 @@ class Mixing:
                     found[n] = encoder.finish()
         return found
 
-    def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[Integers, dict[int, _Rows]]]:
-        """Yield cumulative frequencies int64 [N, V + 1] of the next tokens of all segments, and each block's rows."""
-        size = min(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)
+    def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[_Chunk, dict[int, _Rows]]]:
+        """Yield sums of the next tokens of all segments, and the rows of each block."""
+        size = gcd(_CHUNK, -(-self.window // CHUNK_UNIT) * CHUNK_UNIT)  # no chunk has parts of two windows
         segments = [(n, k, segment) for n, block in enumerate(blocks) for k, segment in enumerate(block.inputs)]
         segments.sort(key=lambda found: -len(found[2]))  # those that end are the last of the model's documents
         past = self.backend.past(len(segments), self.window)
         for at in range(0, len(segments[0][2]), size):
             running = [(n, k, segment[at : at + size]) for n, k, segment in segments if len(segment) > at]
             parts: dict[int, tuple[Integers, Integers]] = {}
-            begin = 0
+            ranks, begin = [], 0
             for n, k, segment in running:
                 none = np.zeros((2, len(blocks[n].inputs)), np.int64)
                 begins, counts = parts.setdefault(n, (none[0], none[1]))
                 begins[k], counts[k] = begin, len(segment)
+                ranks.append(blocks[n].ranks(k, at, len(segment)))
                 begin += len(segment)
-            yield self.backend.ordered_sums([segment for _, _, segment in running], self.order, past)(), parts
+            columns, begins = _cuts_of(self.cuts, np.concatenate(ranks))
+            wanted = np.stack((np.repeat(np.arange(begin), np.diff(begins)), columns))
+            sums = self.backend.ordered_sums([segment for _, _, segment in running], self.order, past, wanted)()
+            yield _Chunk(sums, columns, begins), parts
+
+
+def _cuts_of(found: Cuts, ranks: Integers) -> tuple[Integers, Integers]:
+    """Return the cuts of tokens [n] one behind the other, and where the cuts of each token begin, [n + 1]."""
+    counts = (found.begins[1:] - found.begins[:-1])[ranks]
+    begins = np.concatenate(([0], counts.cumsum()))
+    at = np.arange(begins[-1]) + np.repeat(found.begins[ranks] - begins[:-1], counts)
+    return found.ranks[at].astype(np.int64), begins
 
 
 @compiled
@@ -184,25 +204,28 @@ def segment_streams(begins: Sequence[int]) -> list[Stream]:
 
 
 @compiler(nogil=True)
-def _encode(streams, v, state, out, rows, begins, ranks, places, counts, scratch):
+def _encode(streams, v, state, out, chunk, begins, ranks, places, counts, scratch):
     """Encode the next tokens of segments, one of each in turn.
 
     Args:
         streams: a typed list of `codec.cm.state.Stream`, one for each segment.
-        v: the Vocabulary, whose ids are ranks.
+        v: the Vocabulary.
         state: of the range coder.
         out: uint8, the code.
-        rows: int64 [N, V + 1], cumulative frequencies.
-        begins: int64 [segments], the first row of each segment.
+        chunk: a `_Chunk`.
+        begins: int64 [segments], the first token of each segment in `chunk`.
         ranks: int64 [T], the tokens of the block.
         places: int64 [segments], the next token of each segment in `ranks`.
         counts: int64 [segments], how many tokens of each segment to encode.
-        scratch: int64 [V + 1].
+        scratch: int64 [V + 1], the sums that are known.
     """
     for t in range(counts.max()):
         for k in range(len(streams)):
             if t < counts[k]:
-                code_token(streams[k], v, state, out, rows[begins[k] + t], scratch, ranks[places[k] + t], False)
+                n = begins[k] + t
+                for i in range(chunk.begins[n], chunk.begins[n + 1]):
+                    scratch[chunk.columns[i]] = chunk.sums[i]
+                code_token(streams[k], v, state, out, scratch, ranks[places[k] + t], False)
 
 
 class _Encoder:
@@ -218,7 +241,8 @@ class _Encoder:
         self._begins = ends[firsts].tolist()
         self._slack = [begin - share for begin, share in zip(self._begins[1:-1], shares, strict=True)]
         self.inputs = [np.concatenate(([mixing.tokenizer.begin], block.tokens[a : b - 1])) for a, b in pairwise(firsts)]
-        self._ranks, self._places = mixing.ranks[block.tokens], firsts[:-1].copy()
+        self._firsts, self._places = firsts, firsts[:-1].copy()
+        self._ranks = mixing.vocabulary.ranks[block.tokens].astype(np.int64)
         self._state, self._out = range_coder.new_encoder(), np.zeros(line_ends.room(len(block.kinds)) + 64, np.uint8)
         self._scratch = np.zeros(len(mixing.order) + 1, np.int64)
         self._streams: Any = None
@@ -233,17 +257,22 @@ class _Encoder:
         """Return about how many bytes of the block so many tokens are."""
         return self._block.size * tokens / len(self._ranks)
 
+    def ranks(self, segment: int, begin: int, count: int) -> Integers:
+        """Return the ranks of `count` tokens of a segment, from the segment's token `begin` on."""
+        at = self._firsts[segment] + begin
+        return self._ranks[at : at + count]
+
     def _reserve(self, count: int) -> None:
         lacking = int(self._state[2]) + count + 64 - len(self._out)
         if lacking > 0:
             self._out = np.concatenate((self._out, np.zeros(lacking + len(self._out), np.uint8)))
 
-    def take(self, sums: Integers, begins: Integers, counts: Integers) -> None:
-        """Encode the next `counts` tokens of each segment, whose distributions are rows of `sums` from `begins` on."""
+    def take(self, chunk: _Chunk, begins: Integers, counts: Integers) -> None:
+        """Encode the next `counts` tokens of each segment, whose sums begin at `begins`."""
         v = self._mixing.vocabulary
         self._reserve(int(counts.sum()) * room(v))
         _encode(
-            self._streams, v, self._state, self._out, sums, begins, self._ranks, self._places, counts, self._scratch
+            self._streams, v, self._state, self._out, chunk, begins, self._ranks, self._places, counts, self._scratch
         )
         self._places += counts
 

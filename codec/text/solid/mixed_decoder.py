@@ -55,7 +55,7 @@ class Slot(NamedTuple):
     stream: Stream
     state: NDArray[np.uint64]
     code: NDArray[np.uint8]
-    tokens: NDArray[np.uint16]  # those decoded so far, and room for the others
+    tokens: NDArray[np.int32]  # those decoded so far, and room for the others
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,22 @@ class _Running:
 
 
 @compiler(nogil=True)
-def _decode(slots, which, places, v, order, lengths, sums, scratch):
+def _decode(slots, which, places, v, lengths, sums):
     """Decode the next token of some slots.
 
     Args:
         slots: a typed list of `Slot`.
         which: int64 [n], numbers of slots.
         places: int64 [slots, 5], see TOKEN.
-        v: the Vocabulary, whose ids are ranks.
-        order: int64 [V], token ids by rank.
+        v: the Vocabulary.
         lengths: int64 [V], bytes by token id.
         sums: int64 [n, V + 1], cumulative frequencies for each of `which`.
-        scratch: int64 [V + 1].
     """
     for i in range(len(which)):
         at = which[i]
         stream, state, code, tokens = slots[at]
         place = places[at]
-        token = order[decode_token(stream, v, state, code, sums[i], scratch)]
+        token = v.tokens[decode_token(stream, v, state, code, sums[i])]
         tokens[place[POSITION]] = token
         place[PREVIOUS], place[TOKEN] = place[TOKEN], token
         place[POSITION] += 1
@@ -121,7 +119,6 @@ class _Group:
         self._active, self._running = np.zeros(count, np.bool_), list[_Running]()
         self._which, self._parts = np.zeros(0, np.int64), list[slice]()  # active slots block by block, and of threads
         self._slots: Any = None  # a numba.typed.List of Slot
-        self._scratch = np.zeros((threads, len(mixing.order) + 1), np.int64)
 
     def run(self, waiting: "deque[_Block]", found: "SimpleQueue[Any]", stopped: threading.Event) -> None:
         """Decode blocks until none waits.
@@ -166,7 +163,7 @@ class _Group:
         line_ends.code(state, code, kinds, True)
         segments, slots = [], self._free[: len(head.begins) - 1]
         for at, stream, (begin, end) in zip(slots, segment_streams(head.begins), pairwise(head.begins), strict=True):
-            tokens = np.zeros(most_tokens(block.size, head.canonical), np.uint16)
+            tokens = np.zeros(most_tokens(block.size, head.canonical), np.int32)
             segments.append(Slot(stream, state, code, tokens))
             if self._slots is None:
                 self._slots = first_of(segments[-1])
@@ -193,11 +190,8 @@ class _Group:
         m, which = self._mixing, self._which
         tokens, previous, positions = self._places[which, :LEFT].T
         sums = self._distributions.step(which, tokens, previous, positions)
-        arguments = self._places, m.vocabulary, m.order, m.tokenizer.token_lengths
-        jobs = [
-            partial(_decode, self._slots, which[part], *arguments, sums[part], scratch)
-            for part, scratch in zip(self._parts, self._scratch, strict=False)
-        ]
+        arguments = self._places, m.vocabulary, m.tokenizer.token_lengths
+        jobs = [partial(_decode, self._slots, which[part], *arguments, sums[part]) for part in self._parts]
         others = [pool.submit(job) for job in jobs[1:]]
         jobs[0]()
         for other in others:

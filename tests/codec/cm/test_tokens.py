@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from codec.cm.tokens import decode_token, encode_tokens, new_tokens, room
+from codec.cm.tokens import cuts, decode_token, encode_tokens, new_tokens, room
 from codec.cm.vocabulary import sort
 from codec.entropy import range_coder
 
@@ -25,18 +25,24 @@ def rows_of(random, count, likely=None):
     return np.concatenate((np.zeros((count, 1), np.int64), whole.cumsum(1)), axis=1)
 
 
+def sums_of(rows):
+    """Sums of the same frequencies in the order of bytes."""
+    found = np.zeros_like(rows)
+    found[:, 1:] = np.diff(rows)[:, sort(TOKENS).tokens].cumsum(1)
+    return found
+
+
 def encode(rows, tokens):
     v, s, coder = sort(TOKENS), new_tokens(1000), range_coder.new_encoder()
     out = np.zeros(len(tokens) * room(v) + 64, np.uint8)
-    encode_tokens(s, v, coder, out, rows, tokens, np.zeros(len(TOKENS) + 1, np.int64))
+    encode_tokens(s, v, coder, out, sums_of(rows), v.ranks[tokens].astype(np.int64))
     return out[: range_coder.finish(coder, out)]
 
 
 def decode(code, rows):
     v, s, coder = sort(TOKENS), new_tokens(1000), np.zeros(3, np.uint64)
     range_coder.start_decoder(coder, code)
-    sums = np.zeros(len(TOKENS) + 1, np.int64)
-    found = [decode_token(s, v, coder, code, row, sums) for row in rows]
+    found = [int(v.tokens[decode_token(s, v, coder, code, sums)]) for sums in sums_of(rows)]
     return found, range_coder.ended(coder, len(code))
 
 
@@ -78,3 +84,65 @@ def test_any_bytes_decode_to_tokens():
     for size in (0, 5, 200):
         found, _ = decode(random.integers(0, 256, size).astype(np.uint8), rows)
         assert all(0 <= token < len(TOKENS) for token in found)
+
+
+def textbook_cuts(ordered, rank):
+    """Where the intervals of tokens begin and end between which a token's decisions divide, by filtering the tokens."""
+    alive, token, found = list(range(len(ordered))), ordered[rank], [0, len(ordered)]
+    for depth in range(len(token) + 1):
+        ended = [n for n in alive if len(ordered[n]) == depth]
+        if ended and len(ended) < len(alive):
+            found.append(ended[-1] + 1)
+        if rank in ended:
+            alive = ended
+            break
+        alive = [n for n in alive if n not in ended]
+        for bit in range(7, -1, -1):
+            zeros, ones = ([n for n in alive if ordered[n][depth] >> bit & 1 == k] for k in (0, 1))
+            found += [ones[0]] if zeros and ones else []
+            alive = ones if token[depth] >> bit & 1 else zeros
+    while len(alive) > 1:
+        middle = (alive[0] + alive[-1] + 1) // 2
+        found.append(middle)
+        alive = [n for n in alive if (n >= middle) == (rank >= middle)]
+    return found
+
+
+def test_cuts_are_where_tokens_divide():
+    found, ordered = cuts(sort(TOKENS)), sorted(TOKENS)
+    for rank in range(len(TOKENS)):
+        own = found.ranks[found.begins[rank] : found.begins[rank + 1]].tolist()
+        assert own == textbook_cuts(ordered, rank)
+    assert found.begins[-1] == len(found.ranks)
+
+
+def test_an_encoder_needs_the_sums_at_cuts_only():
+    random = np.random.default_rng(9)
+    tokens = random.integers(0, len(TOKENS), 200)
+    rows = rows_of(random, len(tokens))
+    v, found, poisoned = sort(TOKENS), cuts(sort(TOKENS)), np.full((200, len(TOKENS) + 1), -1)
+    for sums, known, token in zip(sums_of(rows), poisoned, tokens, strict=True):
+        rank = v.ranks[token]
+        own = found.ranks[found.begins[rank] : found.begins[rank + 1]]
+        known[own] = sums[own]
+    s, coder, out = new_tokens(1000), range_coder.new_encoder(), np.zeros(200 * room(v) + 64, np.uint8)
+    encode_tokens(s, v, coder, out, poisoned, v.ranks[tokens].astype(np.int64))
+    assert out[: range_coder.finish(coder, out)].tobytes() == encode(rows, tokens).tobytes()
+
+
+def test_a_vocabulary_of_152_000_tokens():
+    """Frequencies sum to 2^27 and more; the tokens are words of one to eight letters, with some controls and twins."""
+    random = np.random.default_rng(10)
+    words = {bytes(random.integers(97, 123, random.integers(1, 9)).astype(np.uint8)) for _ in range(200_000)}
+    many = [*sorted(words)[:151_700], *[b""] * 290, b"the", b"the"]
+    v, count = sort(many), 40
+    sums = np.zeros((count, len(many) + 1), np.int64)
+    sums[:, 1:] = (1 + (1 << 27) * random.dirichlet(np.full(len(many), 0.01), count)).astype(np.int64).cumsum(1)
+    ranks = random.integers(0, len(many), count)
+    s, coder, out = new_tokens(1000), range_coder.new_encoder(), np.zeros(count * room(v) + 64, np.uint8)
+    encode_tokens(s, v, coder, out, sums, ranks)
+    code = out[: range_coder.finish(coder, out)]
+    s, coder = new_tokens(1000), np.zeros(3, np.uint64)
+    range_coder.start_decoder(coder, code)
+    assert [decode_token(s, v, coder, code, row) for row in sums] == ranks.tolist()
+    assert len(cuts(v).ranks) < 40 * len(many)

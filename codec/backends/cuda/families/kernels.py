@@ -20,9 +20,11 @@ from codec.backends.cuda.kernels.elementwise import (
     to_double,
 )
 from codec.exact.families.weights import GELU_CUBE, GELU_LINE, NORM_BITS
+from codec.exact.recall import HIDDEN_FRACTION
 from codec.numerics import tables
 
 _WIDE = tl.constexpr(NORM_BITS - 1)
+_HIDDEN_SCALE = tl.constexpr(float(1 << HIDDEN_FRACTION))
 _SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
 _SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
 _CUBE = tl.constexpr(GELU_CUBE)
@@ -39,13 +41,16 @@ def _scales(largest, BITS: tl.constexpr):
 @triton.jit
 def stream_kernel(
     x_in, x_out, y, y_rows, y_bias, y_step, y_stride, norm, columns, operands, steps, count, dim, width,
-    UPDATE: tl.constexpr, BIAS: tl.constexpr, LAYER: tl.constexpr, MATRICES: tl.constexpr, BLOCK: tl.constexpr,
+    UPDATE: tl.constexpr, BIAS: tl.constexpr, LAYER: tl.constexpr, MATRICES: tl.constexpr, BARE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add a product to the residual stream of one token, and normalise the stream into operands.
 
+    Where BARE, one more operand has no column steps: the hidden state on the grid of `codec.exact.recall`.
+
     x_in, x_out: float64 [rows, dim]. y: integers [rows, y_stride]; what is added is (y * y_rows) * y_step + y_bias.
-    norm: float64 [3], 1 / dim, epsilon and dim. columns: float64 [MATRICES, dim]. operands: int8 [MATRICES, 2, count,
-    width]. steps: float64 [MATRICES, count].
+    norm: float64 [3], 1 / dim, epsilon and dim. columns: float64 [MATRICES, dim]. operands: int8 [MATRICES + BARE, 2,
+    count, width]. steps: float64 [MATRICES + BARE, count].
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -74,6 +79,10 @@ def stream_kernel(
         tl.store(steps + i * count + row, step * fine_step)
         integers = round_int(round_even(scaled * finer))
         store_limbs(integers, operands + i * 2 * count * width, row * width + at, count * width, inside)
+    if BARE:
+        tl.store(steps + MATRICES * count + row, 1.0 / _HIDDEN_SCALE)
+        integers = round_int(snap_fixed(snapped * step, _HIDDEN_SCALE))
+        store_limbs(integers, operands + MATRICES * 2 * count * width, row * width + at, count * width, inside)
 
 
 @triton.jit

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from codec.backends.cuda.backend import CudaBackend
 from codec.backends.cuda.families.kernels import activation_kernel, heads_kernel, stream_kernel
-from codec.backends.cuda.kernels.attention import POSITIONS
 from codec.backends.cuda.kernels.elementwise import launch, mixed_kernel, value_kernel
 from codec.backends.cuda.kernels.head import Head
 from codec.backends.cuda.kernels.matmul import INPUTS, Limbs, limbs, multiply, padded
 from codec.backends.cuda.kv_cache import Context, Heads, strides
+from codec.backends.cuda.recall import slot_bytes
 from codec.backends.cuda.streams import side_by_side
-from codec.errors import UnsupportedError
 from codec.exact.families.transformer import Biased, ExactLayer, ExactTransformer
 from codec.exact.recall import Recall
 
@@ -86,18 +85,14 @@ class CudaTransformer(CudaBackend):
     """Run a model of an open family, as a `codec.exact.backend.Backend`.
 
     Raises:
-        UnsupportedError: integers or windows that the kernels do not know, or recall.
+        UnsupportedError: integers that the kernels do not know.
     """
 
     def __init__(self, model: ExactTransformer, recall: Recall | None = None):
-        if recall:
-            raise UnsupportedError("they know no recall for models of this family")
-        if model.config.window % POSITIONS:
-            raise UnsupportedError(f"a window of {model.config.window} tokens is no multiple of {POSITIONS}")
         c = model.config
-        self.config, self.device, self._recall, self._exact = c, model.device, None, model
+        self.config, self.device, self._recall, self._exact = c, model.device, recall, model
         self.heads = Heads(c, max(32, triton.next_power_of_2(c.head_dim)), self.device)
-        self.memory_bytes = 0
+        self.memory_bytes = slot_bytes(c.model_dim, c.vocab_size) if recall else 0
         self._norm = self._tensor(1.0 / c.model_dim, c.norm_epsilon, float(c.model_dim))
         self._head_norm = self._tensor(1.0 / c.head_dim, c.norm_epsilon, model.score_unit)
         self.head_matrix, self._last_columns = limbs(model.head.linear), _columns(model.head)
@@ -123,17 +118,17 @@ class CudaTransformer(CudaBackend):
             x, rows = self._stream(x, product, layer.up_columns)
             operand, steps = self._activation(layer, len(x), multiply(rows.operands[0], layer.up.limbs), rows.steps[0])
             product = _Product(multiply(operand, layer.down.limbs), layer.down, steps)
-        _, rows = self._stream(x, product, self._last_columns)
+        _, rows = self._stream(x, product, self._last_columns, bare=self._recall is not None)
         return rows.operands, rows.steps
 
-    def _stream(self, x: Tensor, product: _Product | None, columns: Tensor) -> tuple[Tensor, _Rows]:
-        """Compute the stream after a product, float64 [N, dim], and its normalised rows."""
+    def _stream(self, x: Tensor, product: _Product | None, columns: Tensor, bare: bool = False) -> tuple[Tensor, _Rows]:
+        """Compute the stream after a product, float64 [N, dim], and its normalised rows; for recall `bare`, too."""
         (rows, dim), matrices = x.shape, len(columns)
         count, width = padded(rows), padded(dim, INPUTS)
         out = torch.empty_like(x)
         found = _Rows(
-            torch.empty(matrices, 2, count, width, dtype=torch.int8, device=x.device),
-            torch.empty(matrices, count, dtype=torch.float64, device=x.device),
+            torch.empty(matrices + bare, 2, count, width, dtype=torch.int8, device=x.device),
+            torch.empty(matrices + bare, count, dtype=torch.float64, device=x.device),
         )
         y = (x, x, x, x, 0)  # stands for what the kernel does not read
         if product is not None:
@@ -142,7 +137,8 @@ class CudaTransformer(CudaBackend):
         launch(
             stream_kernel, (rows,), x, out, *y, self._norm, columns, found.operands, found.steps, count, dim, width,
             UPDATE=product is not None, BIAS=product is not None and product.matrix.bias is not None,
-            LAYER=self._exact.config.norm == "layer", MATRICES=matrices, BLOCK=triton.next_power_of_2(dim), num_warps=4,
+            LAYER=self._exact.config.norm == "layer", MATRICES=matrices, BARE=int(bare),
+            BLOCK=triton.next_power_of_2(dim), num_warps=4,
         )  # fmt: skip
         return out, found
 

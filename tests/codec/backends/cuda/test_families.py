@@ -8,8 +8,9 @@ import torch
 
 from codec.backends.agree import TRIALS, agree
 from codec.backends.cuda.families.network import CudaTransformer
-from codec.errors import UnsupportedError
 from codec.exact.reference import TorchBackend
+from tests.codec.backends.cuda.test_distributions import check as check_sums
+from tests.codec.exact.test_recall import TABLES
 from tests.support.families import FAMILIES, LLAMA, family_pack
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,7 +50,28 @@ def test_windows_documents_and_slots(name):
     assert agree(CudaTransformer(model), TorchBackend(model), model.config, TRIALS["cuda"])
 
 
-def test_what_the_kernels_do_not_know():
-    model = family_pack(LLAMA).exact()
-    with pytest.raises(UnsupportedError, match="recall"):
-        CudaTransformer(model, recall=object())
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_recall(name):
+    """Levels that the match model has raised: few different tokens, so that each has followed others."""
+    model = family_pack(replace(FAMILIES[name], num_layers=1)).exact(DEVICE)
+    inputs = [np.random.default_rng(3).integers(0, 4, n) for n in (14, 3)]
+    targets = [np.roll(row, -1) for row in inputs]
+    found, expected, plain = (
+        backend.score(inputs, targets)[:2]
+        for backend in (CudaTransformer(model, TABLES), TorchBackend(model, TABLES), TorchBackend(model))
+    )
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recall_of_windows_documents_and_lanes(name):
+    model = family_pack(replace(FAMILIES[name], window=192)).exact(DEVICE)
+    assert agree(CudaTransformer(model, TABLES), TorchBackend(model, TABLES), model.config, TRIALS["cuda"])
+
+
+@pytest.mark.parametrize("window", [64, pytest.param(320, marks=pytest.mark.long)])
+def test_sums_of_solid_blocks(window):
+    """Chunks of lanes, of which none has parts of two windows, are those of the reference; so are single tokens."""
+    check_sums(family_pack(replace(LLAMA, num_layers=1, window=window)).exact(DEVICE), CudaTransformer, [70, 5], window)

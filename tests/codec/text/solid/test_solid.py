@@ -3,18 +3,22 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from codec.backends.agree import whole_sums
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.numerics.widths import FEW
 from codec.text.open_coder import make_coder
 from codec.text.solid import coder as solid
 from codec.text.solid import mixed, mixed_decoder
 from codec.text.solid.coder import BYTES, MIXED, SolidCoder
 from codec.text.solid.mixed import Mixing, read_header
+from tests.support.families import LLAMA, family_pack
 from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, tiny_pack
 from trainer.data.sample import val_documents
 
@@ -38,11 +42,20 @@ ODD = [
 ]
 
 
+MANY = replace(LLAMA, vocab_size=FEW + 60)
+"""Of a family whose documents begin anew behind each window, with symbols that no token has."""
+
+
 def packs() -> dict:
-    return {"lossless": tiny_pack(EVERY_OPTION, lossless=True), "lossy": tiny_pack(PLAIN), "folding": folding_pack()}
+    return {
+        "lossless": tiny_pack(EVERY_OPTION, lossless=True),
+        "lossy": tiny_pack(PLAIN),
+        "folding": folding_pack(),
+        "many symbols": family_pack(MANY),
+    }
 
 
-@pytest.fixture(scope="module", params=["lossless", "lossy", "folding"])
+@pytest.fixture(scope="module", params=["lossless", "lossy", "folding", "many symbols"])
 def coder(request) -> SolidCoder:
     return SolidCoder(make_coder(packs()[request.param]))
 
@@ -230,6 +243,6 @@ def test_sums_are_of_weights(lossless):
     tokens = np.concatenate(([1], coder.tokenizer.encode(TEXT[:60]).astype(np.int64)))[:30]
     levels = model.levels(*model.forward(torch.from_numpy(tokens[None])))[0]
     weights = frequencies.weights(levels).numpy()[:, m.order] + 1
-    sums = m.backend.ordered_sums([tokens], m.order, m.backend.past(1, m.window))()
+    sums = whole_sums(m.backend, [tokens], m.order, m.backend.past(1, m.window))
     assert np.array_equal(sums[:, 1:], weights.cumsum(1))
     assert not sums[:, 0].any()
