@@ -18,6 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.runtime import rtsys
 
 from codec.cache import cache_folder
 
@@ -91,6 +92,12 @@ class _Cache(FunctionCache):
     """Cache one function; a full disk or a damaged file costs another compilation and never fails the command."""
 
     _impl_class = _Format
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load machine code without what only compiling needs: importing that takes numba half a second."""
+        with self._guard_against_spurious_io_errors():
+            rtsys.initialize(target_context)
+            return self._load_overload(sig, target_context)
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:

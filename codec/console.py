@@ -9,19 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec.errors import CodecError
 
+if TYPE_CHECKING:  # rich is imported where something is drawn: to import it takes as long as to code a short text
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
 Advance = Callable[[float], None]
 """Called by long work with the amount done since the last call, in the unit of the total it was given."""
-
-notes = Console(stderr=True)
 
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that ask a process to end."""
@@ -30,6 +29,37 @@ _LINE_EVERY = 60.0  # seconds, where there is no terminal
 _WARN_AFTER, _LONG = 10.0, 3600.0  # seconds after which work that takes longer than so many is told of
 
 T = TypeVar("T")
+
+
+class Notes:
+    """Lines for people on stderr, none while `quiet`."""
+
+    def __init__(self) -> None:
+        self.quiet = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether people look at stderr as it is written."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    @cached_property
+    def console(self) -> "Console":
+        """What draws on a terminal; lines that it prints go above a bar."""
+        from rich.console import Console
+
+        return Console(stderr=True)
+
+    def print(self, line: str) -> None:
+        """Print a line as it is, without markup."""
+        if self.quiet or sys.stderr is None:
+            return
+        if self.is_terminal:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr)
+
+
+notes = Notes()
 
 
 class CheckFailed(Exception):
@@ -48,9 +78,9 @@ class Bar:
         total: all of it, None where that is not known.
     """
 
-    def __init__(self, bar: Progress, what: str, total: float | None, unit: str):
+    def __init__(self, bar: "Progress | None", what: str, total: float | None, unit: str):
         self._bar, self._what, self._total, self._unit = bar, what, total, unit
-        self._task = bar.add_task(escape(what), total=total, rate="")
+        self._task = bar.add_task(what, total=total, rate="") if bar else None
         self._done, self._begun = 0.0, time.monotonic()
         self._told, self._warned = self._begun, False
 
@@ -60,7 +90,8 @@ class Bar:
         now = time.monotonic()
         rate = self._done / max(1e-9, now - self._begun)
         text = f"{rate:,.0f} {self._unit}/s" if self._unit else ""
-        self._bar.update(self._task, advance=amount, rate=text + (f", {note}" if note else ""))
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, advance=amount, rate=text + (f", {note}" if note else ""))
         left = (self._total - self._done) / rate if self._total and rate else None
         line = f"{self._what}: {self._done:,.0f} {self._unit}, {text}" + (f", {note}" if note else "")
         if left is not None:
@@ -80,15 +111,20 @@ def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
 
     The block receives a `Bar`, which is an `Advance`.
     """
+    if notes.quiet or not notes.is_terminal:
+        yield Bar(None, what, total, unit)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+    with Progress(*columns, console=notes.console, transient=True) as bar:
         yield Bar(bar, what, total, unit)
 
 
@@ -106,7 +142,7 @@ def duration(seconds: float) -> str:
 
 def say(message: str) -> None:
     """Print a line for people on stderr."""
-    notes.print(printable(message), markup=False, highlight=False, soft_wrap=True)
+    notes.print(printable(message))
 
 
 def printable(text: str, most: int = 1000) -> str:
@@ -166,11 +202,16 @@ def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | No
     if as_json:
         print(json.dumps(result))
     elif not notes.quiet:
+        from rich.console import Console
+
         Console(file=sys.stdout).print(human() if human else two_columns(result))
 
 
-def two_columns(result: Mapping[str, Any]) -> Table:
+def two_columns(result: Mapping[str, Any]) -> "Table":
     """Return a table of the scalar entries of `result`."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(show_header=False)
     for name, value in result.items():
         if isinstance(value, (list, dict)):
@@ -179,8 +220,11 @@ def two_columns(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> "Table":
     """Return a table whose first column is text and whose other columns are right-aligned."""
+    from rich.markup import escape
+    from rich.table import Table
+
     out = Table()
     for i, header in enumerate(headers):
         out.add_column(header, justify="left" if i == 0 else "right")

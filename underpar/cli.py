@@ -1,81 +1,12 @@
-"""The `underpar` command: the commands of all rooms, and the messages and exit statuses of their errors."""
+"""The `underpar` command: the messages and exit statuses of errors, and its help."""
 
 import io
 import os
 import sys
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-import artifacts.cli
-import codec.cli
-import eval.cli
-import trainer.cli
-from artifacts.share.store import search_path
-from codec.console import CheckFailed, clean_up_when_stopped, emit, fail, notes, table
+from codec.console import CheckFailed, clean_up_when_stopped, fail
 from codec.errors import CodecError
-from codec.pack import store
-
-app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]})
-
-
-@app.callback(invoke_without_command=True)
-def underpar(
-    context: typer.Context,
-    decompress: Annotated[bool, typer.Option("-d", help="Without a command: decode standard input.")] = False,
-    version: Annotated[bool, typer.Option("--version", "-V", help="Say which version this is.")] = False,
-) -> None:
-    """Pack a language model under 16 MB and prove its bits per byte by really coding text.
-
-    Without a command, and with a pipe for input, encode standard input to standard output, as tar -I asks for.
-    """
-    if version:
-        try:
-            print(f"underpar {version_of('underpar')}")
-        except PackageNotFoundError:
-            print("underpar, from a folder that is not installed")
-    elif context.invoked_subcommand is None:
-        if sys.stdin is None or sys.stdin.isatty():
-            print(context.get_help())
-        elif decompress:
-            codec.cli.decode.decode([Path("-")], quiet=True)
-        else:
-            codec.cli.encode.encode([Path("-")], quiet=True)
-
-
-store.FOLDERS[:] = search_path()
-
-for room in (artifacts, codec, trainer, eval):
-    room.cli.register(app)
-
-
-@app.command("demo")
-def demo_command(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the run and its report.")] = Path("demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Prove the shipped pack, then train, pack and prove a model on the sample, in six minutes; write a report."""
-    from artifacts.share.packs import find
-    from codec.files import read_bytes
-    from trainer.data.sample import val_documents
-    from trainer.recipe import load_recipe
-    from underpar.demo import demo
-
-    done = demo(output, read_bytes(find("small"), "pack"), load_recipe("small"), val_documents()).to_json()
-    rows = [list(row.values()) for row in done["table"]]
-    headers = [f"{done['text_bytes']:,} bytes of text", "coded bytes", "bits per byte", "with the model's bytes"]
-    emit(done, as_json, lambda: table(headers, rows))
-    for line in (
-        "gzip, xz, zstd and brotli compress all pages as one stream; a pack codes each page alone.",
-        "So little text never pays for its model (last column). Over gigabytes, the model's cost vanishes.",
-        f"Pictures: {done['report']}. It took {done['seconds']:.0f} seconds.",
-    ):
-        notes.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not done["ok"]:
-        raise CheckFailed("a proof does not hold")
+from underpar import help
 
 
 def main() -> None:
@@ -89,7 +20,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app(prog_name="underpar")
+            _run()
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # which typer makes status 1 of
                 _leave_pipe()
@@ -104,6 +35,16 @@ def main() -> None:
         fail(one_line(error), 2)
     except OSError as error:
         fail(f"{one_line(error)}; check the path, its permissions and the space on its disk", 2)
+
+
+def _run() -> None:
+    """Run the command that the arguments name; to say which there are needs no library."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(help.FILE.read_text(encoding="utf-8"), end="")
+        sys.exit()
+    from underpar.commands import app
+
+    app(prog_name="underpar")
 
 
 def _leave_pipe() -> None:

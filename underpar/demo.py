@@ -221,7 +221,7 @@ def _stopwatch(phases: dict[str, float]) -> Callable[[str], AbstractContextManag
 
 
 def _say(line: str) -> None:
-    notes.print(line, markup=False, highlight=False, soft_wrap=True)
+    notes.print(line)
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,12 +1,8 @@
 """Define the commands of this room; the only folder of it that imports typer."""
 
-import typer
-
-from artifacts.cli import share, submit
-
-
-def register(app: typer.Typer) -> None:
-    """Add `ledger`, `submit` and the group `hub` to `app`."""
-    app.command()(submit.ledger)
-    app.command()(submit.submit)
-    app.add_typer(share.hub, name="hub")
+COMMANDS = {
+    "ledger": "artifacts.cli.submit:ledger",
+    "submit": "artifacts.cli.submit:submit",
+    "hub": "artifacts.cli.share:hub",
+}
+"""Where the function, or the group, of each command is: a module is imported when its command runs."""

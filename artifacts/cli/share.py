@@ -7,7 +7,7 @@ import typer
 
 from codec.console import emit, table
 
-hub = typer.Typer(no_args_is_help=True, help="Keep and share models.")
+hub = typer.Typer(no_args_is_help=True, add_completion=False, help="Keep and share models.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Name = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name.")]

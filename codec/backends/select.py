@@ -41,9 +41,7 @@ def make_backend(weights: AnyWeights, device: str = "cpu", recall: Recall | None
         if _agrees(fast, weights, device, recall):
             return fast
         reason = "this machine's processor or compiler does not compute it as torch does"
-    notes.print(
-        f"underpar: the model runs without its compiled kernels, slowly: {reason}", highlight=False, soft_wrap=True
-    )
+    notes.print(f"underpar: the model runs without its compiled kernels, slowly: {reason}")
     return _reference(weights, device, recall)
 
 

@@ -1,11 +1,11 @@
 """Define the commands of this room; the only folder of it that imports typer."""
 
-import typer
-
-from codec.cli import decode, encode, pack
-
-
-def register(app: typer.Typer) -> None:
-    """Add `pack`, `unpack`, `inspect`, `encode`, `decode` and `salvage` to `app`."""
-    for command in (pack.pack, pack.unpack, pack.inspect, encode.encode, decode.decode, decode.salvage):
-        app.command()(command)
+COMMANDS = {
+    "pack": "codec.cli.pack:pack",
+    "unpack": "codec.cli.pack:unpack",
+    "inspect": "codec.cli.pack:inspect",
+    "encode": "codec.cli.encode:encode",
+    "decode": "codec.cli.decode:decode",
+    "salvage": "codec.cli.decode:salvage",
+}
+"""Where the function of each command is: a module is imported when its command runs."""

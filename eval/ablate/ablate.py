@@ -213,7 +213,7 @@ def run_plan(
             advance(1)
             if isinstance(made, str):
                 failed[point.key] = made
-                notes.print(f"{point.key}: {made}", markup=False, highlight=False)
+                notes.print(f"{point.key}: {made}")
                 continue
             done[point] = measure(point, made, ruler, subject.parameters)
             log.write(json.dumps({"origin": origin, **asdict(done[point])}) + "\n")

@@ -1,23 +1,16 @@
 """Define the commands of this room; the only folder of it that imports typer."""
 
-import typer
-
-from eval.cli import ablate, agree, audit, bench, compare, score, screen
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this room to `app`."""
-    app.command("import")(score.import_model)
-    app.command("audit", help=audit.HELP)(audit.audit)
-    for command in (
-        score.bpb,
-        score.prove,
-        score.report,
-        ablate.ablate,
-        agree.agree,
-        bench.bench,
-        compare.compare,
-        screen.screen,
-        screen.rank,
-    ):
-        app.command()(command)
+COMMANDS = {
+    "import": "eval.cli.score:import_model",
+    "audit": "eval.cli.audit:audit",
+    "bpb": "eval.cli.score:bpb",
+    "prove": "eval.cli.score:prove",
+    "report": "eval.cli.score:report",
+    "ablate": "eval.cli.ablate:ablate",
+    "agree": "eval.cli.agree:agree",
+    "bench": "eval.cli.bench:bench",
+    "compare": "eval.cli.compare:compare",
+    "screen": "eval.cli.screen:screen",
+    "rank": "eval.cli.screen:rank",
+}
+"""Where the function of each command is: a module is imported when its command runs."""

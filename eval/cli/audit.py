@@ -71,6 +71,9 @@ def audit(
         raise console.CheckFailed(f"the claim holds as far as checked; not checked: {', '.join(found.unchecked)}")
 
 
+audit.__doc__ = HELP
+
+
 def page(found: "Audit") -> "Group":
     """Render the verdict for people."""
     from rich.console import Group

@@ -30,7 +30,7 @@ def bench(
 
     opened = codec.open(read_bytes(pack, "pack"))
     texts = {path.name.partition(".")[0]: cut(path, size) for path in docs}
-    rows = measure(texts, opened, lambda what: console.notes.print(f"underpar: {what}", highlight=False))
+    rows = measure(texts, opened, lambda what: console.notes.print(f"underpar: {what}"))
     missing = baselines()[1]
     result = {"rows": [row.to_json() for row in rows], "missing": missing}
     if output:
@@ -44,7 +44,7 @@ def bench(
     ]
     console.emit(result, as_json, lambda: console.table(heads, lines))
     for name, why in missing.items():
-        console.notes.print(f"underpar: without {name}: {why}", highlight=False)
+        console.notes.print(f"underpar: without {name}: {why}")
 
 
 def cut(path: Path, size: int) -> list[bytes]:

@@ -44,7 +44,6 @@ def bpb(
     if result.decoded_bytes != result.text_bytes:
         console.notes.print(
             f"the challenge's table counts {result.text_bytes:,} bytes, the decoded text has {result.decoded_bytes:,}",
-            soft_wrap=True,
         )
     console.emit(
         {

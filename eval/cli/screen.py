@@ -70,7 +70,7 @@ def screen(
     console.emit(result, as_json, lambda: _readable(found))
     if strangers:
         left_out = f"left out, as no runs of the present {variants} on the present {recipe}: {', '.join(strangers)}"
-        console.notes.print(f"underpar: {left_out}", markup=False, highlight=False, soft_wrap=True)
+        console.notes.print(f"underpar: {left_out}")
     if outcome.interrupted:
         left = len(shown) - len(outcome.results)  # all runs of earlier calls are scored
         console.fail(f"interrupted with {left} of {len(plan)} runs to go; repeat the command to continue", INTERRUPTED)

@@ -122,7 +122,7 @@ def _parts(path: Path, tokenizer: AnyTokenizer, advance: Advance) -> Iterator[St
             sizes = np.concatenate(([0], spans(lengths[own], len(document))))
             yield Stream(np.concatenate((np.array([tokenizer.begin], own.dtype), own)), sizes)
     if not checked:
-        notes.print(f"{path}: names no tokenizer; the model's tokenizer is assumed", soft_wrap=True)
+        notes.print(f"{path}: names no tokenizer; the model's tokenizer is assumed")
 
 
 def _measured(tokens: NDArray[np.uint16], tokenizer: AnyTokenizer, path: Path) -> Stream:

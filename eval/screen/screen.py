@@ -209,7 +209,7 @@ def run_plan(
                     advance(1)
                     if process.returncode:
                         failed[run.name] = _last_line(folder / run.name / OUTPUT, process.returncode)
-                        notes.print(f"{run.name}: {failed[run.name]}", markup=False, highlight=False, soft_wrap=True)
+                        notes.print(f"{run.name}: {failed[run.name]}")
                     keep(_outcome(shown, folder, failed))
         finally:
             for _, process in flying.values():

@@ -1,4 +1,4 @@
-"""Generate docs/cli.md from the command line's own help: `python -m tests.support.cli_page`."""
+"""Generate docs/cli.md and what `--help` says from the commands' own help: `python -m tests.support.cli_page`."""
 
 import inspect
 import re
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from underpar.cli import app
+from underpar import help
+from underpar.commands import app
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 
@@ -27,6 +29,16 @@ def commands(group: Any = None, names: tuple[str, ...] = ()) -> Iterator[tuple[s
             yield from commands(command, (*names, name))
         else:
             yield " ".join((*names, name)), command
+
+
+def help_text() -> str:
+    """Write what `underpar --help` says, 100 columns wide."""
+    group = typer.main.get_command(app)
+    context = group.make_context("underpar", [])
+    context.max_content_width = context.terminal_width = 100
+    formatter = context.make_formatter()
+    super(TyperGroup, group).format_help(context, formatter)
+    return formatter.getvalue()
 
 
 def is_option(parameter: Any) -> bool:
@@ -80,4 +92,5 @@ def _help(command: Any) -> str:
 
 
 if __name__ == "__main__":
+    help.FILE.write_text(help_text(), encoding="utf-8")
     PAGE.write_text(page() + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ import pytest
 from tests.support import cli_page
 from tests.support.cli_page import commands, is_option, page
 from trainer.recipe import Recipe
+from underpar import help
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
@@ -175,6 +176,10 @@ def test_the_readme_is_one_page():
 def test_the_page_of_commands_is_up_to_date():
     written = cli_page.PAGE.read_text(encoding="utf-8")
     assert written == page() + "\n", "run: python -m tests.support.cli_page"
+
+
+def test_the_help_of_all_commands_is_up_to_date():
+    assert help.FILE.read_text(encoding="utf-8") == cli_page.help_text(), "run: python -m tests.support.cli_page"
 
 
 def test_every_option_of_a_recipe_is_described():

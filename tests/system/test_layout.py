@@ -113,4 +113,4 @@ def test_modules_are_short() -> None:
 
 def test_only_the_cli_folders_know_typer() -> None:
     users = {name for name, path in modules().items() for target in imports(path.read_text()) if target == "typer"}
-    assert {name for name in users if ".cli" not in name} <= {"underpar.cli"}
+    assert {name for name in users if ".cli" not in name} <= {"underpar.commands"}

@@ -65,7 +65,7 @@ def test_help_lists_the_commands_of_the_rooms():
 
 def test_help_needs_none_of_the_heavy_modules():
     heavy = ("torch", "numba", "matplotlib", "huggingface_hub", "pyarrow")
-    done = python("-c", f"import sys, underpar.cli; print([m for m in {heavy} if m in sys.modules])")
+    done = python("-c", f"import sys, underpar.commands; print([m for m in {heavy} if m in sys.modules])")
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 

@@ -1,12 +1,11 @@
 """Define the commands of this room; the only folder of it that imports typer."""
 
-import typer
-
-from trainer.cli import data, train
-
-
-def register(app: typer.Typer) -> None:
-    """Add `train`, `calibrate`, `retune`, `recall`, and the groups `data` and `tokenizer` to `app`."""
-    for command in (train.train, train.calibrate, train.retune, train.recall):
-        app.command()(command)
-    data.register(app)
+COMMANDS = {
+    "train": "trainer.cli.train:train",
+    "calibrate": "trainer.cli.train:calibrate",
+    "retune": "trainer.cli.train:retune",
+    "recall": "trainer.cli.train:recall",
+    "data": "trainer.cli.data:data",
+    "tokenizer": "trainer.cli.data:tokenizers",
+}
+"""Where the function, or the group, of each command is: a module is imported when its command runs."""

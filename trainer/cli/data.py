@@ -21,20 +21,14 @@ BYTES_A_PROCESS = 10_000_000
 """Input bytes for each process by default: starting a process takes about as long as tokenizing these."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the sub-commands `data` and `tokenizer`."""
-    data = typer.Typer(no_args_is_help=True, help="Text to token shards; describe shards; the challenge's data.")
-    data.command("prepare")(prepare)
-    data.command("info")(info)
-    data.command("fetch")(fetch)
-    app.add_typer(data, name="data")
-    tokenizers = typer.Typer(no_args_is_help=True, help="Lossless SentencePiece models.")
-    tokenizers.command("train")(train)
-    # A sub-application of one command keeps its name only if it has a callback.
-    tokenizers.callback()(lambda: None)
-    app.add_typer(tokenizers, name="tokenizer")
+data = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Text to token shards; describe shards; the challenge's data."
+)
+tokenizers = typer.Typer(no_args_is_help=True, add_completion=False, help="Lossless SentencePiece models.")
+tokenizers.callback()(lambda: None)  # a group of one command keeps the command's name only if it has a callback
 
 
+@data.command("prepare")
 def prepare(
     inputs: list[Path] = INPUTS,
     tokenizer: Path = typer.Option(..., help="SentencePiece .model file."),
@@ -61,6 +55,7 @@ def prepare(
     _report(manifest, output, time.perf_counter() - start, as_json)
 
 
+@data.command("info")
 def info(
     paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Shards, or folders of them."),
     tokenizer: Path | None = typer.Option(None, help="SentencePiece .model file; given, bytes are counted too."),
@@ -94,6 +89,7 @@ def info(
     console.emit(result, as_json, lambda: console.table(("shard", "tokens", "documents", "bytes"), rows))
 
 
+@data.command("fetch")
 def fetch(
     output: Path = typer.Option(..., "-o", "--output", help="Folder for the shards, new or of an earlier call."),
     variant: str = typer.Option("sp1024", help="Tokenizer of the shards."),
@@ -110,6 +106,7 @@ def fetch(
     _report(manifest, output, time.perf_counter() - start, as_json)
 
 
+@tokenizers.command("train")
 def train(
     inputs: list[Path] = INPUTS,
     output: Path = typer.Option(..., "-o", "--output", help="The .model file to write."),

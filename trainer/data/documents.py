@@ -221,7 +221,7 @@ def _shard_documents(paths: list[Path], tokenizer: AnyTokenizer | None, advance:
     begun, size = False, 0
     unknown = [path for path in paths if not check_tokenizer(path, tokenizer)]
     if unknown:
-        notes.print(f"{unknown[0]}: says of no tokenizer that it made it; taken to be this one", soft_wrap=True)
+        notes.print(f"{unknown[0]}: says of no tokenizer that it made it; taken to be this one")
     parts: list[Tokens] = []
     for path in paths:
         advance(path.stat().st_size - 2 * len(tokens := read_shard(path)))

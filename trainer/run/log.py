@@ -41,7 +41,7 @@ class RunLog:
 
     def line(self, text: str) -> None:
         """Write one line for people."""
-        notes.print(text, markup=False, highlight=False, soft_wrap=True)
+        notes.print(text)
         print(text, file=self.log, flush=True)
 
     def record(self, **values: Any) -> None:

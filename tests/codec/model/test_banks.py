@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from codec.errors import FormatError
 from codec.model.banks import BANKS, from_challenge, to_challenge
 from tests.support.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_blob, tiny_pack
-from underpar.cli import app
+from underpar.commands import app
 
 
 @pytest.mark.parametrize("config", [PLAIN, EVERY_OPTION])

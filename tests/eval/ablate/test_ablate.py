@@ -26,7 +26,8 @@ from eval.ablate.peers import PEERS, Peer
 from eval.ablate.subject import load_subject
 from tests.support.helpers import EVERY_OPTION, lossless_tokenizer, random_weights
 from trainer.data.sample import val_documents
-from underpar.cli import app, main
+from underpar.cli import main
+from underpar.commands import app
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from eval.cli import bench as cli_bench
 from eval.figures import svg
 from tests.support.helpers import tiny_blob, tiny_pack
 from trainer.data.sample import val_documents
-from underpar.cli import app
+from underpar.commands import app
 
 DOCUMENTS = [document[:400] for document in islice(val_documents(), 3)] + [b"", b"\0\xff"]
 PACK = tiny_pack()

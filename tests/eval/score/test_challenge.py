@@ -19,7 +19,7 @@ from eval.score.challenge import infer_config, load_peer
 from eval.score.models import load_model
 from tests.support.helpers import random_weights
 from trainer.data.sample import sp1024
-from underpar.cli import app
+from underpar.commands import app
 
 CONFIG = ModelConfig(vocab_size=1024, num_layers=3, model_dim=32, num_heads=4, num_kv_heads=2, mlp_mult=3)
 

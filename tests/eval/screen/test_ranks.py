@@ -13,7 +13,7 @@ from eval import figures
 from eval.screen import plots as screen_plots
 from eval.screen.ranks import as_json, as_markdown, rank, ranks_of, spearman, verdict
 from eval.screen.tables import Effect
-from underpar.cli import app
+from underpar.commands import app
 
 PROXY = {"a": -0.02, "b": -0.01, "c": 0.01, "d": 0.02, "e": 0.01}
 FULL = {"b": -0.03, "a": -0.02, "x": 0.5, "e": -0.01, "d": 0.04, "c": 0.03}

@@ -32,7 +32,7 @@ from trainer.data.prepare import encode_documents
 from trainer.data.sample import sp1024, train_documents, val_documents
 from trainer.data.shards import read_shard, write_shard
 from trainer.recipe import Recipe, load_recipe
-from underpar.cli import app
+from underpar.commands import app
 
 RECIPE = """
 [model]
