@@ -54,7 +54,7 @@ def lossless() -> SolidCoder:
 
 @pytest.fixture
 def short_segments(monkeypatch) -> None:
-    """Lanes of 64 bytes, so that short texts have several."""
+    """Segments of 64 bytes, so that short texts have several."""
     monkeypatch.setattr(mixed, "SEGMENT_BYTES", 64)
 
 
