@@ -117,7 +117,7 @@ def off_by(amount: int) -> Callable[..., Any]:
 
 
 def keep_wrong(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CpuSlots, "keep", lambda self, slots: setattr(self, "_slots", self._slots[: len(slots)]))
+    monkeypatch.setattr(CpuSlots, "keep", lambda self, slots: setattr(self, "_rows_of", self._rows_of[: len(slots)]))
 
 
 def short_ring(fast: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:

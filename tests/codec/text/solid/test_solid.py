@@ -66,8 +66,8 @@ def lossless() -> SolidCoder:
 
 
 @pytest.fixture
-def short_lanes(monkeypatch) -> None:
-    """Lanes of 64 bytes, so that short texts have several."""
+def short_segments(monkeypatch) -> None:
+    """Segments of 64 bytes, so that short texts have several."""
     monkeypatch.setattr(mixed, "SEGMENT_BYTES", 64)
 
 
@@ -85,7 +85,7 @@ def mixed_round_trip(coder: SolidCoder, blocks: list[bytes]) -> list[bytes | Non
     return payloads
 
 
-def test_odd_blocks(coder, short_lanes):
+def test_odd_blocks(coder, short_segments):
     together = mixed_round_trip(coder, ODD)
     assert sum(payload is not None for payload in together) >= len(ODD) // 2
     assert [mixing_of(coder).encode([block])[0] for block in ODD] == together
@@ -102,14 +102,14 @@ def test_any_blocks(lossless, blocks):
 
 
 @pytest.mark.parametrize("size", [100, 600, 2000])
-def test_blocks_longer_than_windows_and_chunks(coder, short_lanes, size):
+def test_blocks_longer_than_windows_and_chunks(coder, short_segments, size):
     block = TEXT[:size]
     (payload,) = mixed_round_trip(coder, [block])
     assert payload is not None
     assert len(read_header(payload, size).begins) - 1 == min(8, max(1, size // 64))
 
 
-def test_more_blocks_than_slots(lossless, short_lanes, monkeypatch):
+def test_more_blocks_than_slots(lossless, short_segments, monkeypatch):
     """Blocks of one to six segments take turns on slots, and end in any order."""
     blocks = [TEXT[n : n + size] for n, size in enumerate([40, 300, 90, 5, 260, 130, 1, 400, 70])]
     payloads = mixed_round_trip(lossless, blocks)
@@ -221,12 +221,12 @@ def _survives(coder: SolidCoder, count: int) -> None:
     assert wrong <= count // 50 + 2  # what the record's CRC is for
 
 
-def test_damaged_payloads(coder, short_lanes):
+def test_damaged_payloads(coder, short_segments):
     _survives(coder, 100)
 
 
 @pytest.mark.long
-def test_20_000_damaged_payloads(coder, short_lanes):
+def test_20_000_damaged_payloads(coder, short_segments):
     _survives(coder, 20_000)
 
 
