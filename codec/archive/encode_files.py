@@ -98,7 +98,7 @@ def encode_files(
 
     Args:
         sources: what `codec.archive.sources.find_sources` found.
-        append: add them to the archive that is there.
+        append: add them to the archive that is there; one job at a time, by whatever links it is reached.
         resume: go on with what an interrupted job has left, if anything.
         force: leave what an interrupted job has left, and begin again.
 
@@ -111,7 +111,7 @@ def encode_files(
     check_names([m for m in [*members, *(s.member for s in sources)] if m.name and not m.more])
     target.parent.mkdir(parents=True, exist_ok=True)
     job = {**_model(settings), "behind": before and before.crc}
-    journal = Journal(partial(target), json.dumps(job).encode(), resume, force)
+    journal = Journal(partial(target.resolve()), json.dumps(job).encode(), resume, force)
     try:
         tally = _code(sources, settings, before, members, journal.frames(), journal.add, watch)
         with atomic_write(target, mode=_mode(sources)) as out:
