@@ -90,7 +90,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
                 prime(state, losses, loader, recipe, world)
             if goes_on:
                 state.restore(folder, recipe, world.device)
-            lengths = [bytes_per_token(batches, source.tokenizer, world) for batches in streams]
+            lengths = [bytes_per_token(batches, source.tokenizer, world, source.shares[0]) for batches in streams]
             with open_log(folder, recipe, state, world, lengths) as log:
                 log.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
                 log.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
