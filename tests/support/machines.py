@@ -164,9 +164,9 @@ def main() -> int:
         begin = time.perf_counter()
         for key, value in JOBS[job]():
             found[key] = value
-            same = value == expected.get(key)
+            same = value == expected.get(key) or not expected
             wrong += not same
-            verdict = "same" if same else f"DIFFERS from {expected.get(key)}"
+            verdict = f"DIFFERS from {expected.get(key)}" if not same else "same" if expected else "written"
             print(f"{key}: {value} {verdict} ({time.perf_counter() - begin:.0f} s)", flush=True)
     if "--write" in sys.argv:
         path.write_text(json.dumps(found, indent=1) + "\n")

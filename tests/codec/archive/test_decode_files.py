@@ -252,12 +252,12 @@ def folds(monkeypatch):
 @pytest.mark.parametrize(
     "members",
     [
-        [Member("x", size=4), Member("X", size=5)],
-        [Member("x", Kind.FOLDER), Member("X", Kind.FOLDER), Member("all", size=9)],
-        [Member("x", size=4), Member("X/y", size=5)],
-        [Member("x/y", size=4), Member("X", size=5)],
-        [Member("x", size=9), Member("X", Kind.LINK, target="x")],
-        [Member("x/y", size=9), Member("X/z", Kind.LINK, target="y")],
+        [Member("x", size=4), Member("X", size=7)],
+        [Member("x", Kind.FOLDER), Member("X", Kind.FOLDER), Member("all", size=11)],
+        [Member("x", size=4), Member("X/y", size=7)],
+        [Member("x/y", size=4), Member("X", size=7)],
+        [Member("x", size=11), Member("X", Kind.LINK, target="x")],
+        [Member("x/y", size=11), Member("X/z", Kind.LINK, target="y")],
     ],
 )
 def test_names_that_a_disk_takes_for_one(tmp_path, folds, members):
