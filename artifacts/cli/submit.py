@@ -15,6 +15,10 @@ def ledger(
     validation: Annotated[
         Path | None, typer.Option(help="Validation text, for comparison with training-only files.")
     ] = None,
+    evaluate: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Decode a submission's text without its documents, which then do not count."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Count the bytes toward 16,000,000 under the challenge's rules and under strict rules."""
@@ -22,7 +26,7 @@ def ledger(
 
     from artifacts.submission import ledger as counting
 
-    found = counting.ledger(path)
+    found = counting.ledger(path, evaluate)
     result: dict[str, Any] = found.to_json()
     shared = 0
     if validation:
@@ -37,6 +41,7 @@ def ledger(
     questions = {(q.question, q.bytes) for total in found.totals for q in total.unsettled}
     shown.caption = "; ".join(
         [f"{role} {size:,}" for role, size in found.by_role().items()]
+        + ([found.evaluation] if found.evaluation else [])
         + [f"Unsettled: {question} ({size:,} bytes)" for question, size in sorted(questions)]
     )
     emit(result, as_json, lambda: shown)

@@ -1,5 +1,8 @@
 """Reproduce the score of the submission in this script's folder: python evaluate.py [--documents N] [--docs TEXT.jsonl]
 
+python evaluate.py --decode writes the documents alone, each behind its length (u64, little-endian), and reads neither
+what the folder states nor any page of it: a ledger runs this to see which files the score needs.
+
 The script needs the libraries of requirements.txt and nothing else: no network, no text. text.upz holds the scored
 documents, coded. The script decodes the documents with the model alone, codes them again to the same bytes, and divides
 the bits by the bytes of the text. --documents takes the first N documents only. --docs compares the decoded documents
@@ -120,6 +123,15 @@ def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduc
     return Reproduced(documents, out.getvalue()[:end] == archive[:end], figures)
 
 
+def write_documents(blob: bytes, archive: bytes) -> None:
+    """Decode an archive and write to standard output what the digest of `Reproduced.figures` is made of."""
+    import codec
+
+    for document in codec.ArchiveReader(BytesIO(archive), codec.open(blob)).iterate():
+        sys.stdout.buffer.write(len(document).to_bytes(8, "little") + document)
+    sys.stdout.flush()
+
+
 def differences(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """List the figures of `found` that are stated otherwise or not at all; floats may differ in their last digits."""
     wrong = []
@@ -191,7 +203,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Reproduce the score of this submission.")
     parser.add_argument("--documents", type=int, help="take only the first N documents")
     parser.add_argument("--docs", type=Path, help="JSON Lines to compare with the decoded documents")
+    parser.add_argument("--decode", action="store_true", help="write the documents alone")
     arguments = parser.parse_args()
+    if arguments.decode:
+        use_own_code()
+        write_documents((HERE / "model.pack").read_bytes(), (HERE / "text.upz").read_bytes())
+        sys.exit()
     check_files()
     use_own_code()
     result = evaluate(arguments.documents, arguments.docs)

@@ -4,21 +4,25 @@ Every file is an entry with its size and SHA-256, so that anyone can recompute t
 chooses among entries. Where the challenge has never ruled, a total is two numbers, with the open question beside them.
 
 - `challenge` counts code and model files, recognised by their names, anywhere in the folder.
-- `strict` counts every file, whatever its name, since a script can read a model from a file named like a picture.
+- `strict` counts every file, whatever its name, since a script can read a model from a file named like a picture. With
+  `evaluate`, the score's text is decoded in a private root without the documents: those then do not count.
 
 Neither set of rules counts the libraries that a decoder imports. Under strict rules the coded text is an open question:
 a decoder cannot do without the coded text, and only decoding (`evaluate.py`) shows that it holds nothing else.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from artifacts.provenance import TrainingOnly, check, load_provenance
 from artifacts.submission.minify import sources
+from artifacts.submission.script import run_script
 from codec.archive.reader import describe
+from codec.console import CheckFailed
 from codec.errors import FormatError
 from codec.files import read_bytes
 from codec.pack.container import MAGIC, read_container
@@ -26,7 +30,8 @@ from codec.pack.container import MAGIC, read_container
 LIMIT = 16_000_000
 """The challenge's cap, in bytes."""
 
-Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "training"]
+Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "unneeded", "training"]
+"""What a file is by its name; `unneeded` is a document that the evaluation ran without."""
 
 COUNTED: dict[str, tuple[Role, ...]] = {
     "challenge": ("code", "model"),
@@ -77,11 +82,17 @@ class Total:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries, sorted by path, and the totals of all rules. `tokenizer_bytes` counts tokenizers inside packs."""
+    """All entries, sorted by path, and the totals of all rules.
+
+    Attributes:
+        tokenizer_bytes: of the tokenizers inside packs.
+        evaluation: what came of the evaluation without the documents; empty where none was asked for.
+    """
 
     entries: tuple[Entry, ...]
     totals: tuple[Total, ...]
     tokenizer_bytes: int
+    evaluation: str = ""
 
     def total(self, rules: str) -> Total:
         """Return the total under `rules`, a key of COUNTED."""
@@ -99,14 +110,19 @@ class Ledger:
             "totals": {total.rules: {k: v for k, v in asdict(total).items() if k != "rules"} for total in self.totals},
             "roles": self.by_role(),
             "tokenizer_bytes_in_pack": self.tokenizer_bytes,
+            "evaluation": self.evaluation,
             "entries": [asdict(entry) for entry in self.entries],
         }
 
 
-def ledger(path: str | Path) -> Ledger:
+def ledger(path: str | Path, evaluate: bool = False) -> Ledger:
     """Make the ledger of a pack, or of a submission folder.
 
     The ledger of a pack includes the source that decodes with the pack, minified as in a submission.
+
+    Args:
+        path: of the pack or the folder.
+        evaluate: decode the folder's text without its documents (`decode_alone`), which do not count if that succeeds.
 
     Raises:
         FormatError: there is no such file or folder, the file is no pack, or the folder has a link, whose target the
@@ -115,7 +131,7 @@ def ledger(path: str | Path) -> Ledger:
     """
     path = Path(path)
     if path.is_dir():
-        return folder_ledger(path)
+        return folder_ledger(path, evaluate)
     blob = read_bytes(path, "pack or submission folder")
     tokenizer = _tokenizer_bytes(blob)
     entries = [Entry(path.name, "model", len(blob), hashlib.sha256(blob).hexdigest())]
@@ -123,7 +139,7 @@ def ledger(path: str | Path) -> Ledger:
     return Ledger(tuple(entries), tuple(_total(rules, entries, ()) for rules in COUNTED), tokenizer)
 
 
-def folder_ledger(folder: Path) -> Ledger:
+def folder_ledger(folder: Path, evaluate: bool = False) -> Ledger:
     """Make the ledger of a submission folder; see `ledger`."""
     listed = {entry.path: entry for entry in load_provenance(folder)}
     files = list(_files(folder))
@@ -139,8 +155,40 @@ def folder_ledger(folder: Path) -> Ledger:
         if path.suffix == ".pack":
             tokenizer += _tokenizer_bytes(read_bytes(path, "pack"))
         entries.append(entry)
+    evaluation = ""
+    if evaluate:
+        try:
+            evaluation = f"the text was decoded without {decode_alone(folder, entries)} files"
+            entries = [replace(e, role="unneeded") if e.role == "document" else e for e in entries]
+        except (CheckFailed, FormatError) as error:
+            evaluation = f"every file counts: {error}"
     totals = tuple(_total(rules, entries, tuple(listed.values())) for rules in COUNTED)
-    return Ledger(tuple(entries), totals, tokenizer)
+    return Ledger(tuple(entries), totals, tokenizer, evaluation)
+
+
+def decode_alone(folder: Path, entries: Sequence[Entry]) -> int:
+    """Run `evaluate.py --decode` with a private root, in which the folder's documents and training-only files are not.
+
+    The output has to be the scored text itself, so a script has no use of knowing what is looked at: what is left of
+    the folder has all that decoding the text takes.
+
+    Returns:
+        how many files were not there.
+
+    Raises:
+        FormatError: the folder states no digest of its text.
+        CheckFailed: the script failed, or wrote something else than the scored text.
+    """
+    try:
+        stated = json.loads(read_bytes(folder / "proof.json", "proof"))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"proof {folder / 'proof.json'}: no digest of the scored text ({error!r})") from error
+    kept = {e.path: folder / e.path for e in entries if e.role not in ("document", "training")}
+    digest = hashlib.sha256()
+    run_script(kept, ("evaluate.py", "--decode"), digest.update)
+    if digest.hexdigest() != stated:
+        raise CheckFailed(f"evaluate.py wrote a text of SHA-256 {digest.hexdigest()[:16]}…, proof.json says {stated}")
+    return len(entries) - len(kept)
 
 
 def role_of(name: str) -> Role:

@@ -147,13 +147,14 @@ def _write_tree(folder: Path, entries: Sequence[Entry], content: _Content, speci
     """Make all files, then all links, then set modes and times of folders, the deepest folder first."""
     size = 0
     written: dict[tuple[Part, ...], Path] = {}  # what copies are made of
+    made = {folder}
     for entry in entries:
         path = _path(folder, entry.member)
         if entry.member.kind == Kind.FOLDER:
-            path.mkdir(parents=True, exist_ok=True)
+            _make_folders(path, made)
         elif entry.member.kind != Kind.LINK:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _create(path, entry.member) as out:
+            _make_folders(path.parent, made)
+            with _create(path) as out:
                 if entry.member.back and (source := written.get(entry.parts)):
                     with source.open("rb") as file:
                         shutil.copyfileobj(file, out, _BLOCK)
@@ -165,8 +166,11 @@ def _write_tree(folder: Path, entries: Sequence[Entry], content: _Content, speci
     for entry in entries:
         if entry.member.kind == Kind.LINK:
             path = _path(folder, entry.member)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to(entry.member.target)
+            _make_folders(path.parent, made)
+            try:
+                path.symlink_to(entry.member.target)
+            except FileExistsError as error:
+                raise _taken(path) from error
             _restore_time(path, entry.member)
     for entry in sorted(entries, key=lambda entry: -entry.member.name.count("/") - (entry.member.name != ROOT)):
         if entry.member.kind == Kind.FOLDER:
@@ -178,14 +182,34 @@ def _path(folder: Path, member: Member) -> Path:
     return folder if member.name == ROOT else folder / member.name
 
 
-def _create(path: Path, member: Member) -> BinaryIO:
+def _make_folders(path: Path, made: set[Path]) -> None:
+    """Make a folder and those above it, unless they are in `made`, which they are added to.
+
+    Raises:
+        FormatError: the disk has something of that name: it takes two names for the same.
+    """
+    if path in made:
+        return
+    _make_folders(path.parent, made)
+    try:
+        path.mkdir()
+    except FileExistsError as error:
+        raise _taken(path) from error
+    made.add(path)
+
+
+def _taken(path: Path) -> FormatError:
+    return FormatError(
+        f"file name {path.name!r}: this disk takes it for the name of another file; restore to another disk"
+    )
+
+
+def _create(path: Path) -> BinaryIO:
     """Make a new file that nobody else can read yet. Raises FormatError where the disk has a file of that name."""
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     except FileExistsError as error:
-        raise FormatError(
-            f"file name {member.name!r}: this disk takes it for the name of another file; restore to another disk"
-        ) from error
+        raise _taken(path) from error
     return os.fdopen(number, "wb")
 
 

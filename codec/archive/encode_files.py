@@ -102,7 +102,7 @@ def encode_files(
         sources: what `codec.archive.sources.find_sources` found.
         target: the archive to make.
         settings: how files become records.
-        append: add the files to the archive that is there.
+        append: add the files to the archive that is there; one job at a time, by whatever links the archive is reached.
         resume: continue an interrupted job, if its journal is there.
         force: discard the journal of an interrupted job, and begin again.
         watch: called with progress.
@@ -116,7 +116,7 @@ def encode_files(
     check_names([m for m in [*members, *(s.member for s in sources)] if m.name and not m.more])
     target.parent.mkdir(parents=True, exist_ok=True)
     job = {**_model(settings), "behind": before and before.crc}
-    journal = Journal(partial(target), json.dumps(job).encode(), resume, force)
+    journal = Journal(partial(target.resolve()), json.dumps(job).encode(), resume, force)
     try:
         tally = _code(sources, settings, before, members, journal.frames(), journal.add, watch)
         with atomic_write(target, mode=_mode(sources)) as out:

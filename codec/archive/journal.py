@@ -115,6 +115,21 @@ class Journal:
 
 def _open(path: Path) -> BinaryIO:
     """Open and lock a regular file, made if there is none, never through a link."""
+    stream = _locked(path)
+    while fcntl and not _is_at(stream, path):  # the job before removed it between opening and locking
+        stream.close()
+        stream = _locked(path)
+    return stream
+
+
+def _is_at(stream: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _locked(path: Path) -> BinaryIO:
     try:
         number = os.open(
             path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o600

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from codec.errors import FormatError
 
 ROOT = "."
 """The name of the folder itself, in the archive of a single folder."""
+
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")}
+"""Names that are devices on Windows in every folder, whatever follows a dot."""
 
 _MTIME = struct.Struct("<q")
 _MODES = (None, 0o644, 0o755)
@@ -204,8 +208,7 @@ def check_names(members: Iterable[Member]) -> None:
         FormatError: a name is absolute, has `..`, is no file's name on some system, occurs twice, or lies below a name
             that is no folder's.
     """
-    members = list(members)
-    folders: set[str] = set()
+    paths: list[tuple[str, bool]] = []  # with a zero for each "/": what is below a name follows it in their order
     for member in members:
         parts = member.name.split("/")
         if member.name == ROOT and member.kind == Kind.FOLDER:
@@ -215,17 +218,29 @@ def check_names(members: Iterable[Member]) -> None:
                 f"file name {member.name!r}: expected a relative path without `..`, drive or backslash; "
                 "the archive is hostile"
             )
-        folders.update("/".join(parts[:n]) for n in range(1, len(parts)))
-    seen: set[str] = set()
-    for member in members:
-        if member.name in seen or (member.name in folders and member.kind != Kind.FOLDER):
-            raise FormatError(f"file name {member.name!r}: there are two of it; encode them into archives of their own")
-        seen.add(member.name)
+        paths.append(("\0".join(parts), member.kind == Kind.FOLDER))
+    paths.sort()
+    for (one, folder), (other, _) in pairwise(paths):
+        if one == other or (not folder and other.startswith(one + "\0")):
+            name = one.replace("\0", "/")
+            raise FormatError(f"file name {name!r}: there are two of it; encode them into archives of their own")
+
+
+def fits_windows(name: str) -> bool:
+    """Whether Windows takes a relative path for the same path: no drive, device, other separator or dropped dot.
+
+    >>> [fits_windows(name) for name in ("a/b.txt", "c:x", "..\\\\x", "aux.txt", "a./b", "console")]
+    [True, False, False, False, False, True]
+    """
+    parts = name.split("/")
+    odd = any(ord(c) < 32 or c in '\\:*?"<>|' for c in name)
+    devices = any(part.split(".")[0].rstrip(" ").upper() in _DEVICES for part in parts)
+    return not odd and not devices and not any(part.endswith((" ", ".")) for part in parts)
 
 
 def _portable(name: str) -> bool:
-    """Return whether a name is a relative path here; on Windows, backslashes and colons are part of no name."""
-    if os.name == "nt" and set('\\:*?"<>|') & set(name):
+    """Return whether a name is a relative path here."""
+    if os.name == "nt" and not fits_windows(name):
         return False
     try:
         os.fsencode(name)

@@ -91,6 +91,9 @@ def _files(reader: ArchiveReader, folder: Path, found: Salvaged) -> None:
         name = entry.member.name
         if entry.member.kind not in (Kind.FILE, Kind.JSON_LINES):
             continue
+        if (folder / name).exists():
+            found.lost.append(f"{name}: this disk takes its name for that of another file; restore to another disk")
+            continue
         try:
             found.text_bytes += decode_file(reader, name, 0, None, folder / name)
             found.files.append(name)

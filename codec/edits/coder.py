@@ -27,7 +27,7 @@ from codec.errors import FormatError
 
 __all__ = ["Edits", "align", "edits_capacity", "put_edits", "take_edits"]
 
-_MOST_BYTES = 1 << 40  # of a document whose size is not known
+_MOST_BYTES = 1 << 30  # of a document whose size is not known
 _EDITED = {True: 1 << 15, False: 1 << 8}  # P(edits) in units of 2^-16, by whether the tokenizer is lossy
 
 

@@ -1,7 +1,7 @@
 """Bound the activations of a pack's model over all texts: activations must stay within float64's range."""
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import ldexp, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from codec.errors import FormatError
 from codec.model.config import ModelConfig
 from codec.quantization.quantized import Quantized
 
-LARGEST = 2.0**480
+LARGEST = ldexp(1.0, 480)
 """The largest activation allowed: sums of squares of this size over a row of any length are far from overflow."""
 
 

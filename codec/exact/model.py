@@ -30,7 +30,7 @@ from codec.model.bigram import bigram_rows
 from codec.model.config import GATE_INPUTS, ModelConfig
 from codec.model.tokenizer import BOS
 from codec.numerics import tables
-from codec.numerics.fixed_point import power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.numerics.fixed_point import check_products, power_of_two, reciprocal_sqrt, snap, snap_fixed
 from codec.numerics.rotary import rotations
 from codec.numerics.widths import NORM_EPSILON, OPERAND, SOFTMAX_BITS
 
@@ -75,6 +75,7 @@ class ExactModel(ExactNetwork):
         check(weights)
         self.config: ModelConfig = weights.config
         self.weights, self.device = weights, torch.device(device)
+        check_products(self.device)
         config, matrices, vectors = weights.config, weights.matrices, weights.vectors
         self._matrices, self._vectors = matrices, vectors
         self.query_fraction = query_fraction(config)

@@ -100,7 +100,7 @@ def attention(weights: Weights, layer: int) -> Attention:
     """Derive the scales of attention in a layer."""
     c, block = weights.config, f"blocks.{layer}."
     gain = weights.vectors[block + "attn.q_gain"].astype(np.float64)
-    unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * 2.0 ** (-2 * query_fraction(c))
+    unit = tables.LEVELS_PER_BIT * LOG2_E / math.sqrt(c.head_dim) * math.ldexp(1.0, -2 * query_fraction(c))
     scale = layer_scales(c)[layer]
     squares = largest_values(c, weights.matrices[block + "attn.c_v.weight"], c.model_dim * scale * scale)
     value_scale = None

@@ -10,8 +10,11 @@ from codec.model.transformer import TransformerConfig
 GATE_INPUTS = 12
 """Leading entries of a normalised row that a gate reads: the number of the challenge's sparse gates."""
 
-MAX_FIXED = 1 << 28
+MAX_FIXED = 1 << 26
 """Most entries of random maps. They take no byte of a pack, so this bounds the memory a hostile file can ask for."""
+
+MAX_TURNS = 1 << 20
+"""Most pairs of rotating dimensions times positions: a table of 16 MiB that takes two seconds to make."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class ModelConfig:
             "value_layers": (1, 256),
             "rope_base": (1.0, 1e9),
             "yarn": (1.0, 64.0),
-            "logit_softcap": (1.0, 1000.0),
+            "logit_softcap": (1.0, 100.0),  # the table of 100 takes a second to make
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
@@ -91,6 +94,8 @@ class ModelConfig:
             raise FormatError(f"config: model_dim is {self.model_dim}, gates read {GATE_INPUTS} entries of it")
         if self.random_rank and (fixed := 2 * self.num_layers * self.up_dim * self.model_dim) > MAX_FIXED:
             raise FormatError(f"config: random maps of up to {fixed} signs, expected at most {MAX_FIXED}")
+        if (turns := self.window * self.rotary_dims // 2) > MAX_TURNS:
+            raise FormatError(f"config: {turns} rotations of window times rope_dims, expected at most {MAX_TURNS}")
         if self.embedding_dim and not self.tied_head:
             raise FormatError("config: embedding_dim is set and tied_head is off; a factorised embedding is tied")
         if self.bigram_buckets == 1:

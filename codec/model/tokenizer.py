@@ -28,6 +28,9 @@ SPACE = "▁"
 FOLDED = b"\x1a\x0f\x0a\x0dfolded text 1"
 """The last bytes of a model of folded text: field 3, normalizer_spec, of 15 bytes with field 1, name, of 13."""
 
+MAX_PIECES = 1 << 16
+"""Tokens of a model: their ids have 16 bits."""
+
 _SAMPLE = "One\n\ntwo\t three  four… ".encode()
 
 
@@ -43,6 +46,8 @@ class Tokenizer:
 
     def __init__(self, model: bytes):
         self.model = bytes(model)
+        if _pieces(self.model) > MAX_PIECES:
+            raise FormatError(f"tokenizer: more than {MAX_PIECES:,} pieces")
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             loaded = self._processor.LoadFromSerializedProto(self.model)
@@ -55,8 +60,6 @@ class Tokenizer:
                 f"tokenizer: BOS has id {self._processor.bos_id()}, expected {BOS}; "
                 "make one with `underpar tokenizer train`"
             )
-        if self.vocab_size > 1 << 16:
-            raise FormatError(f"tokenizer: {self.vocab_size} pieces, expected at most 65,536")
 
     begin = end = BOS
     """The tokens before and behind a document."""
@@ -161,3 +164,30 @@ class Tokenizer:
         """Return the bytes of targets [...], each after its token in `before` [...], by the challenge's table."""
         base, space, boundary = self.challenge_tables()
         return int(base[targets].sum() + (space[targets] & ~boundary[before]).sum())
+
+
+def _pieces(model: bytes) -> int:
+    """Count the pieces of a serialized model, up to one more than MAX_PIECES, before memory is taken for them.
+
+    A model is a protocol buffer, whose pieces are its fields of number 1. What is none counts as without pieces.
+    """
+    count = at = 0
+    while at < len(model) and count <= MAX_PIECES:
+        key, at = _varint(model, at)
+        count += key == 1 << 3 | 2
+        if key & 7 == 2:
+            length, at = _varint(model, at)
+            at += length
+        else:
+            at = _varint(model, at)[1] if key & 7 == 0 else at + {1: 8, 5: 4}.get(key & 7, len(model))
+    return count
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number that begins at `at`, and where the number ends."""
+    value = 0
+    for n, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 127) << 7 * n
+        if byte < 128:
+            return value, at + n + 1
+    return value, len(data)

@@ -23,6 +23,9 @@ PICKLED = "pytorch_model.bin"
 MAX_JSON = 1 << 26
 """Bytes of a JSON file: the largest tokenizer.json in use has 34 million."""
 
+MAX_SHARED = 1 << 26
+"""Bytes of a tensor whose elements share memory in the file."""
+
 _PICKLES = (".bin", ".pt", ".pth")
 _BESIDE = (".json", ".txt", ".model", ".md", ".jinja", ".tiktoken")  # suffixes of what travels with the weights
 _MOST_BESIDE = 1 << 26  # bytes of all that
@@ -150,7 +153,21 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
         raise FormatError(
             f"checkpoint {path}: found {inside}, expected tensors by name; save the state dict alone as safetensors"
         )
+    for name, tensor in found.items():
+        check_storage(tensor, f"checkpoint {path}: tensor {name}")
     return found
+
+
+def check_storage(tensor: torch.Tensor, where: str) -> None:
+    """Check that a tensor has about as many elements as its file: strides of 0 make any number of one.
+
+    Raises:
+        FormatError: it has more, and over MAX_SHARED bytes.
+    """
+    size = tensor.numel() * tensor.element_size()
+    if size > max(MAX_SHARED, tensor.untyped_storage().nbytes()):
+        held = tensor.untyped_storage().nbytes()
+        raise FormatError(f"{where}: {size} bytes of {held} in the file; save it with tensor.contiguous()")
 
 
 def _beside(folder: Path) -> dict[str, bytes]:

@@ -7,10 +7,18 @@ Never use here: division by a Python scalar (CUDA multiplies by the reciprocal),
 exp, tanh, sqrt without repair (libraries differ in the last bit).
 """
 
+import math
+import os
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+from codec.errors import CodecError
 from codec.numerics.widths import SNAP_BITS
+
+EMULATION = "CUBLAS_EMULATE_DOUBLE_PRECISION"
+"""The variable that makes cuBLAS compute float64 products from integers of fewer bits."""
 
 
 def exponent(x: Tensor) -> Tensor:
@@ -39,7 +47,7 @@ def snap(x: Tensor, bits: int = SNAP_BITS) -> tuple[Tensor, Tensor]:
 
 def snap_fixed(x: Tensor, fraction: int | Tensor, bits: int = SNAP_BITS) -> Tensor:
     """Round x to integers in units of 2^-fraction, saturating at |X| = 2^(bits-1)."""
-    scaled = x * (2.0**fraction if isinstance(fraction, int) else power_of_two(fraction))
+    scaled = x * (math.ldexp(1.0, fraction) if isinstance(fraction, int) else power_of_two(fraction))
     limit = float(1 << (bits - 1))
     return torch.round(scaled).clamp(-limit, limit)
 
@@ -57,3 +65,23 @@ def reciprocal_sqrt(m: Tensor) -> Tensor:
     up = root + 1.0
     root = root + (up * up <= scaled).to(torch.float64)
     return power_of_two(k) / root
+
+
+@lru_cache
+def check_products(device: torch.device) -> None:
+    """Check that a device multiplies matrices in IEEE float64: a product with sums near 2^52 is compared with integers.
+
+    Raises:
+        CodecError: the sums are not exact, or cuBLAS was told to emulate float64.
+    """
+    if device.type == "cuda" and os.environ.get(EMULATION, "0") not in ("", "0"):
+        raise CodecError(
+            f"{EMULATION}={os.environ[EMULATION]}: exact inference needs float64 as IEEE defines it, not cuBLAS's "
+            "emulation; unset the variable"
+        )
+    rows, columns = torch.arange(1, 65)[:, None], torch.arange(1, 254)
+    left = (1 << 28) - (rows * columns * 40_503) % (1 << 14)
+    right = ((1 << 16) - (rows * columns * 48_271) % (1 << 12)).T
+    found = (left.double().to(device) @ right.double().to(device)).cpu()
+    if not torch.equal(found.long(), left @ right):
+        raise CodecError(f"device {device}: sums of products below 2^53 are not exact; its float64 is not IEEE's")

@@ -12,7 +12,7 @@ SNAP_BITS = 15
 OPERAND = 1 << (SNAP_BITS - 1)
 """Largest absolute value of a snapped operand."""
 
-NORM_EPSILON = 2.0**-23
+NORM_EPSILON = float.fromhex("0x1p-23")
 """Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
 
 SOFTMAX_BITS = 20

@@ -12,21 +12,28 @@ from codec.model.config import AnyConfig
 from codec.model.parameters import parameters
 from codec.numerics.widths import ARITHMETIC
 from codec.pack.parts.batches import BATCH, MOST_BATCH
-from codec.pack.parts.dtypes import BYTES, SLAB, slabs
+from codec.pack.parts.dtypes import BYTES, SLAB, slab_count
 from codec.run_folder import WEIGHTS
 from codec.zstd import shrink, unshrink
 
 MAX_HEADER = 1 << 26
 """The most bytes of a header: a million tensors with short names."""
 
+HEADER, HEADER_A_BYTE = 1 << 20, 64
+"""So many bytes a header may have at any rate, and so many more for each byte of its section: names of tensors that
+are much alike shrink to a twentieth."""
+
+MOST_BESIDE = 1 << 26
+"""Bytes of the other files of a model's folder together."""
+
 MAX_ELEMENTS = 1 << 40
 """The most elements that any pack may claim to hold."""
 
-ELEMENTS = 1 << 28
-"""The most elements that a pack may claim however small the file is: 1 GiB of float32."""
+CLAIMED = 1 << 30
+"""Bytes of tensors that a pack may claim however small the file is, each element 4 bytes or more."""
 
-ELEMENTS_A_BYTE = 1 << 16
-"""The most elements that a larger pack may claim for each byte. A slab of 2^22 zeros takes 100 bytes or more."""
+CLAIMED_A_BYTE = 1 << 18
+"""Bytes of tensors that a larger pack may claim for each of its own. A slab of 2^22 zeros takes 100 bytes or more."""
 
 MAX_DIMENSIONS = 64
 """The most dimensions of a tensor: torch's limit."""
@@ -39,9 +46,14 @@ def write_header(header: Mapping[str, Any]) -> bytes:
         FormatError: a header that `read_header` would refuse.
     """
     text = json.dumps(header, separators=(",", ":")).encode()
-    if len(text) > MAX_HEADER:
-        raise FormatError(f"pack: a header of {len(text)} bytes, expected at most {MAX_HEADER}; use shorter names")
-    return shrink(text)
+    section = shrink(text)
+    if len(text) > (most := _most_header(section)):
+        raise FormatError(f"pack: a header of {len(text)} bytes, expected at most {most}; use shorter names")
+    return section
+
+
+def _most_header(section: bytes) -> int:
+    return min(MAX_HEADER, HEADER + HEADER_A_BYTE * len(section))
 
 
 def read_header(section: bytes, size: int) -> dict[str, Any]:
@@ -50,12 +62,12 @@ def read_header(section: bytes, size: int) -> dict[str, Any]:
     Raises:
         FormatError: a header that underpar does not write.
     """
-    header = parse_header(unshrink(section, MAX_HEADER, "pack: header"))
-    most = max(ELEMENTS, ELEMENTS_A_BYTE * size)
+    header = parse_header(unshrink(section, _most_header(section), "pack: header"))
+    most = max(CLAIMED, CLAIMED_A_BYTE * size)
     claimed = header["tensors"] + header["vectors"]
-    total = sum(prod(max(1, n) for n in entry["shape"]) for entry in claimed)  # rows of nothing have steps, too
+    total = sum(max(4, BYTES[e["dtype"]]) * prod(max(1, n) for n in e["shape"]) for e in claimed)  # steps of empty rows
     if total > most:
-        raise FormatError(f"pack: header claims {total} parameters in {size} bytes, expected at most {most}")
+        raise FormatError(f"pack: header claims tensors of {total} bytes in {size} bytes, expected at most {most}")
     return header
 
 
@@ -71,7 +83,7 @@ def parse_header(text: bytes) -> dict[str, Any]:
             raise FormatError(f"pack: arithmetic version {header['arithmetic']!r}, this underpar computes {ARITHMETIC}")
         for entry in header["tensors"]:
             _check_entry(entry)
-            if not _lengths(entry["parts"]) or len(entry["parts"]) != len(slabs(entry["shape"], most_of(header))):
+            if not _lengths(entry["parts"]) or len(entry["parts"]) != slab_count(entry["shape"], most_of(header)):
                 raise FormatError(f"pack: tensor {entry['name']} has {len(entry['parts'])} parts, not as many as slabs")
         for entry in header["vectors"]:
             _check_entry(entry)
@@ -85,10 +97,9 @@ def parse_header(text: bytes) -> dict[str, Any]:
         metadata = header.get("metadata", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise FormatError("pack: header has metadata other than text")
-        if not all(_file_name(name) for name in header.get("files", {})) or not _lengths(
-            header.get("files", {}).values()
-        ):
-            raise FormatError("pack: header names files outside the pack's folder")
+        files = header.get("files", {})
+        if not all(map(_file_name, files)) or not _lengths(files.values()) or sum(files.values()) > MOST_BESIDE:
+            raise FormatError(f"pack: header names files outside the pack's folder, or of over {MOST_BESIDE} bytes")
         if "recall" in header:
             read_recall(header["recall"])
     except FormatError:

@@ -33,8 +33,11 @@ if TYPE_CHECKING:  # coding text needs no torch, which takes seconds to import
 
     from codec.exact.families.transformer import AnyExact
 
-MAX_TEXT = 1 << 24
-"""The most bytes of a config or a tokenizer."""
+MAX_CONFIG = 1 << 16
+"""Bytes of a config: those of underpar have less than 2,000."""
+
+MAX_TOKENIZER, TOKENIZER, TOKENIZER_A_BYTE = 1 << 24, 1 << 16, 32
+"""Bytes of a tokenizer at most, those that it may have at any rate, and how many more for each byte of its section."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,9 +355,10 @@ def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | Binar
         raise FormatError(f"pack: section 'tensors' is missing or not of the {parts} bytes that the header says")
     config = tokenizer = None
     if text := read_section(found, sections, "config"):
-        config = read_config(unshrink(text, MAX_TEXT, "pack: config").decode("utf-8", "replace"))
+        config = read_config(unshrink(text, MAX_CONFIG, "pack: config").decode("utf-8", "replace"))
     if text := read_section(found, sections, "tokenizer"):
-        tokenizer = open_tokenizer(unshrink(text, MAX_TEXT, "pack: tokenizer"))
+        most = min(MAX_TOKENIZER, TOKENIZER + TOKENIZER_A_BYTE * len(text))
+        tokenizer = open_tokenizer(unshrink(text, most, "pack: tokenizer"))
     if config:
         _check_model(config, manifest)
     if config and tokenizer:

@@ -113,8 +113,10 @@ def compress(
             stay as they are.
 
     Returns:
-        The pack. Without a budget it is the same bytes on every machine; error feedback sums in floating point, so with
-        one, another machine's may differ in a few integers.
+        The pack; whatever it says decodes to the same numbers everywhere. Without a budget, `decompress` gives the same
+        tensors whichever machine made the pack. Its bytes are the same for the same version of zstandard (1.5.7 in
+        `constraints.txt`), unless a logarithm that chooses among codes falls on an edge. With a budget, errors are fed
+        back by sums in floating point, and another machine's pack may differ in a few integers.
 
     Raises:
         BudgetError: the budget cannot be met; `.smallest` says what can.

@@ -27,6 +27,7 @@ _MOST_BYTES = 1 << 30  # where nothing else says how many there are
 _ORDERS = (4, 8, 16)  # of PPMd that are tried: short text, longer text, repetition
 _ORDERS_UP_TO = 1 << 22  # bytes; more are tried with one order
 _MEMORY = (16, 27)  # binary logarithms of the least and the most bytes of PPMd's model
+_PPMD_RATIO = 18  # binary logarithm of what a byte may stand for at most: a symbol of a share of 1 - 2^-14 at its best
 _DICTIONARY = (12, 26)  # the same of LZMA2's dictionary: what it needs at least, and the bytes of a part of an archive
 
 
@@ -118,8 +119,8 @@ def _decompress(payload: bytes, size: int | None) -> bytes:
         return out
     if method == Method.PPMD and len(data) > 2:
         order, memory = data[0], data[1]
-        if not 2 <= order <= 64 or not _MEMORY[0] <= memory <= _MEMORY[1]:
-            raise ValueError(f"PPMd of order {order} with 2^{memory} bytes")
+        if not 2 <= order <= 64 or not _MEMORY[0] <= memory <= _MEMORY[1] or stated > len(data) << _PPMD_RATIO:
+            raise ValueError(f"PPMd of order {order} with 2^{memory} bytes, {stated} bytes in {len(data)}")
         import pyppmd
 
         # A decoder that runs out of input waits for more in a thread, and its end there corrupts memory. Zeros behind

@@ -83,7 +83,8 @@ class Sandbox:
         (folder / "root").mkdir()
         from_parent, self._requests = os.pipe()
         self._answers, to_parent = os.pipe()
-        plan = _plan(folder, program.hidden, self._limits.memory_bytes, (from_parent, to_parent))
+        words = ["-P", "-m", "eval.audit.worker", str(from_parent), str(to_parent)]
+        plan = plan_of(folder, program.hidden, self._limits.memory_bytes, words, to_parent)
         with (folder / "plan").open("w+b") as stdin, (folder / "log").open("ab") as log:
             stdin.write(json.dumps(plan._asdict()).encode())
             stdin.seek(0)
@@ -249,8 +250,11 @@ def _copy_modules(folder: Path) -> None:
         (folder / name).write_bytes(source)
 
 
-def _plan(folder: Path, hidden: Sequence[Path], memory: int, pipes: tuple[int, int]) -> isolation.Plan:
-    """Plan the isolation of a predictor: its process sees the interpreter and the copies in `folder`, nothing else."""
+def plan_of(folder: Path, hidden: Sequence[Path], memory: int, words: Sequence[str], answers: int) -> isolation.Plan:
+    """Plan the isolation of Python with arguments `words`, which sees itself and the copies in `folder`, nothing else.
+
+    `claim` and `modules` of `folder` are what the process sees; `answers` is the descriptor of `isolation.Plan`.
+    """
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     standard = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib"]
@@ -277,7 +281,7 @@ def _plan(folder: Path, hidden: Sequence[Path], memory: int, pipes: tuple[int, i
             "OPENBLAS_NUM_THREADS": "1",
         }
 
-    command = [python, "-S", "-P", "-m", "eval.audit.worker", *map(str, pipes)]
+    command = [python, "-S", *words]
     (folder / "tmp").mkdir()
     return isolation.Plan(
         root=str(folder / "root"),
@@ -293,7 +297,7 @@ def _plan(folder: Path, hidden: Sequence[Path], memory: int, pipes: tuple[int, i
             "environment": environment(str(folder / "tmp"), str(folder / "modules")),
             "folder": str(folder / "claim"),
         },
-        answers=pipes[1],
+        answers=answers,
     )
 
 

@@ -14,8 +14,10 @@ import brotli
 import numpy as np
 import torch
 import zstandard
+from torch.utils._pytree import tree_map_only
 
 from codec.errors import FormatError
+from codec.model.weight_files import check_storage
 
 MAX_BYTES = 1 << 30
 """The most bytes of an unpacked file: the bound on memory for a hostile file."""
@@ -92,7 +94,9 @@ def _unpickle(raw: bytes) -> Any:
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise FormatError(f"artifact: holds compressed records, which torch.save does not write; {_AGAIN}")
     try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can make the loader raise anything
         reason = str(error).partition("\n")[0][:200]
         raise FormatError(f"artifact: not a torch.save file of plain tensors ({reason}); {_AGAIN}") from error
+    tree_map_only(torch.Tensor, lambda tensor: check_storage(tensor, "artifact: a tensor"), found)
+    return found

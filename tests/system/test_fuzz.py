@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.fuzzing import archive_mutation, pack_mutation
+from tests.support.fuzzing import archive_mutation, pack_mutation, solid_mutation
 
 MEMORY = 1 << 29
-"""Bytes by which a process may grow while it reads mutations; its own archive and pack have a few thousand."""
+"""Bytes by which a process may grow while it reads mutations; its own archives and packs have a few thousand."""
 
 Mutation = Callable[[int], tuple[str, str]]
 
@@ -33,13 +33,15 @@ def campaign(mutation: Mutation, count: int) -> None:
     assert found["forged", "refused"] and found["forged", "right"]
 
 
-@pytest.mark.parametrize("mutation, count", [(archive_mutation, 5000), (pack_mutation, 3000)])
+@pytest.mark.parametrize("mutation, count", [(archive_mutation, 3000), (pack_mutation, 1500), (solid_mutation, 2000)])
 def test_mutations(mutation: Mutation, count: int) -> None:
     campaign(mutation, count)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("mutation, count", [(archive_mutation, 70_000), (pack_mutation, 30_000)])
+@pytest.mark.parametrize(
+    "mutation, count", [(archive_mutation, 50_000), (pack_mutation, 25_000), (solid_mutation, 25_000)]
+)
 def test_100_000_mutations(mutation: Mutation, count: int) -> None:
     campaign(mutation, count)

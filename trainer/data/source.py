@@ -1,5 +1,6 @@
 """The data of a recipe: token shards of both splits, and their tokenizer."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 from codec.model.tokenizer import Tokenizer
 from trainer.data.batches import Batches
-from trainer.data.prepare import encode_documents
+from trainer.data.prepare import MANIFEST, encode_documents
 from trainer.data.sample import sp1024, train_documents, val_documents
 from trainer.data.shards import TOKENIZER, check_tokenizer, find_shards, write_shard
 from trainer.distributed import World
@@ -26,12 +27,17 @@ SAMPLED = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """Shards in the order of their streams, and the tokenizer; `late` and `val` are empty if the recipe has no use."""
+    """Shards in the order of their streams, and the tokenizer; `late` and `val` are empty if the recipe has no use.
+
+    Attributes:
+        shares: bytes of text for each byte that its tokens stand for, at most 1: of `train` and of `val`.
+    """
 
     train: list[Path]
     late: list[Path]
     val: list[Path]
     tokenizer: Tokenizer
+    shares: tuple[float, float] = (1.0, 1.0)
 
 
 def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
@@ -58,7 +64,26 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
     val = find_shards(shards, "val") if recipe.train.val_tokens else []
     for path in (*train, *val):
         check_tokenizer(path, tokenizer)
-    return Source(train, _late_shards(data, tokenizer), val, tokenizer)
+    shares = text_share(shards, "train"), text_share(shards, "val")
+    return Source(train, _late_shards(data, tokenizer), val, tokenizer, shares)
+
+
+def text_share(folder: Path, split: str) -> float:
+    """Return the bytes of a split's text over those of its tokens, at most 1; 1 for shards without a manifest.
+
+    A normalising tokenizer can make more bytes than the text has: no score is divided by them.
+
+    Raises:
+        FormatError: the manifest is not one of `trainer.data.prepare`.
+    """
+    if not (folder / MANIFEST).is_file():
+        return 1.0
+    try:
+        counts = json.loads(read_bytes(folder / MANIFEST, "manifest"))["splits"][split]
+        text = counts.get("text_bytes", counts["canonical_bytes"])  # shards that were fetched say nothing of their text
+        return min(1.0, float(text / max(1, counts["canonical_bytes"]))) if text else 1.0
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"manifest {folder / MANIFEST}: not one of `underpar data prepare` ({error!r})") from error
 
 
 def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
@@ -88,8 +113,10 @@ def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
     return [Batches(shards, window, vocab_size, key, world.rank, world.size) for shards, key in streams]
 
 
-def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> float:
+def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World, share: float = 1.0) -> float:
     """Return the mean bytes of a training token by the challenge's table, over a run's first `SAMPLED` tokens.
+
+    A `share` of them is text (`Source.shares`).
 
     The leading process has the same first rows for any number of processes.
 
@@ -98,7 +125,7 @@ def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World) -> flo
     """
     rows = min(batches.rows, max(1, SAMPLED // batches.seq_len))
     inputs, targets = batches.take(0, rows * world.size)
-    found = tokenizer.challenge_bytes(inputs, targets) / targets.size
+    found = share * tokenizer.challenge_bytes(inputs, targets) / targets.size
     if not found:
         raise FormatError(f"training: {targets.size:,} tokens stand for 0 bytes of text; check shards and tokenizer")
     return found

@@ -28,7 +28,7 @@ from trainer.run.device import attention_kernels, peak_memory, throttle
 from trainer.run.interrupts import interrupts
 from trainer.run.log import METRICS, RunLog, open_log
 from trainer.run.losses import Losses, losses_of
-from trainer.run.state import RESUME, State, open_checkpoints
+from trainer.run.state import RESUME, State, check_finite, open_checkpoints
 from trainer.run.step import descend, micro_batches, prime, take
 from trainer.run.validation import Validation, validate
 
@@ -72,7 +72,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
     Raises:
         CodecError: `folder` already holds a run and `resume` is off, or the run is finished, or the recipe does not fit
             the data or the number of processes.
-        CheckFailed: the loss became infinite or NaN.
+        CheckFailed: the loss or a weight became infinite or NaN; no checkpoint has such weights.
     """
     folder = Path(folder)
     with join() as world:
@@ -90,7 +90,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
                 prime(state, losses, loader, recipe, world)
             if goes_on:
                 state.restore(folder, recipe, world.device)
-            lengths = [bytes_per_token(batches, source.tokenizer, world) for batches in streams]
+            lengths = [bytes_per_token(batches, source.tokenizer, world, source.shares[0]) for batches in streams]
             with open_log(folder, recipe, state, world, lengths) as log:
                 log.line(f"model_params:{sum(p.numel() for p in state.model.parameters())}")
                 log.line(f"world_size:{world.size} grad_accum_steps:{parts[-1]}")
@@ -152,6 +152,7 @@ def epochs(state: State, streams: Sequence[Batches]) -> str:
 def finish(state: State, source: Source, recipe: Recipe, world: World, folder: Path, log: RunLog) -> Validation | None:
     """Save the run's model, and return its validation score if the recipe asks for validation."""
     model = state.finished(recipe, world)
+    check_finite(state.step, model.state_dict())
     score = None
     if recipe.train.val_tokens:
         score = validate(model.loss, source, recipe, world)

@@ -1,7 +1,7 @@
 """The state of a run, and the checkpoint from which a killed run continues as if never interrupted."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from codec.console import CheckFailed
 from codec.errors import FormatError, MismatchError
 from codec.files import atomic_write
 from trainer.distributed import World
@@ -137,6 +138,7 @@ def open_checkpoints(folder: Path, recipe: Recipe, world: World) -> Iterator[Cal
 
     def keep(state: State) -> None:
         content = state.content(recipe)
+        check_finite(state.step, content["model"], content["average"])
         if world.leads:
             finish()
             pending.append(pool.submit(write_checkpoint, folder / RESUME, content))
@@ -148,6 +150,20 @@ def open_checkpoints(folder: Path, recipe: Recipe, world: World) -> Iterator[Cal
     with ThreadPoolExecutor(1, "checkpoint") as pool:
         yield keep
         finish()
+
+
+def check_finite(step: int, *states: Mapping[str, Tensor]) -> None:
+    """Check that weights may replace those of a checkpoint.
+
+    Raises:
+        CheckFailed: a number is infinite or NaN.
+    """
+    for name, tensor in ((name, tensor) for state in states for name, tensor in state.items()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckFailed(
+                f"training diverged: {name} is not finite at step {step}; the checkpoint before stays as it is; "
+                "lower the learning rates"
+            )
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

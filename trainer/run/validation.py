@@ -22,7 +22,10 @@ VAL_TOKENS = 1 << 14
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation score: `loss` in nats per token, `bpb` in bits per byte, with bytes by the challenge's table."""
+    """The validation score: `loss` in nats per token, `bpb` in bits per byte.
+
+    Bytes are those of the challenge's table, but no more than the text has (`Source.shares`).
+    """
 
     loss: float
     bpb: float
@@ -53,7 +56,7 @@ def validate(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world:
         )
     inputs = stream[: count * window].reshape(count, window)
     targets = stream[1 : count * window + 1].reshape(count, window)
-    text_bytes = source.tokenizer.challenge_bytes(inputs, targets)
+    text_bytes = source.shares[1] * source.tokenizer.challenge_bytes(inputs, targets)
     if not text_bytes:
         raise FormatError(f"validation: {targets.size:,} tokens stand for 0 bytes of text; check shards and tokenizer")
     nats = torch.zeros((), dtype=torch.float64, device=world.device)

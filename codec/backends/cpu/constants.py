@@ -1,5 +1,6 @@
 """Derive a model's constants for `codec.backends.cpu.network`: matrices in blocks, layers stacked."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ def network(weights: Weights) -> Network:
         gated=c.skips == "gated",
         skip_weights=skips[0],
         skip_gates=skips[1],
-        query_scale=2.0 ** query_fraction(c),
+        query_scale=math.ldexp(1.0, query_fraction(c)),
         turns=tables.rope_turns(c.rope_base, c.rotary_dims, c.window, c.yarn),
     )
 

@@ -14,7 +14,7 @@ from codec.numerics.widths import LIMB_BITS, NORM_EPSILON, ROPE_BITS, ROUND_HALF
 
 _LIMIT = float(1 << (SNAP_BITS - 1))
 _MAGNITUDE = (1 << 63) - 1  # the bits of a float64 without its sign
-_LIMB, _ROPE_UNIT = (1 << LIMB_BITS) - 1, 2.0**-ROPE_BITS
+_LIMB, _ROPE_UNIT = (1 << LIMB_BITS) - 1, math.ldexp(1.0, -ROPE_BITS)
 
 
 @kernel

@@ -66,7 +66,7 @@ class CudaLayer:
             UnsupportedError: the kernels do not compute the layer's integers.
         """
         scores = layer.score_scale.reshape(-1).contiguous()
-        if float(scores.abs().max()) * 2.0 ** (_SCORE_BITS + 1) >= 1 << 30:
+        if float(scores.abs().max()) * (1 << (_SCORE_BITS + 1)) >= 1 << 30:
             raise UnsupportedError("query gains beyond the levels of scores")
         inputs = (layer.query, layer.key, layer.value, *([layer.up] if layer.parallel else []))
         mix = layer.residual_mix.contiguous()

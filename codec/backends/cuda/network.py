@@ -1,5 +1,6 @@
 """Run the exact network on a GPU: Triton kernels with the constants of the reference model."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -221,7 +222,7 @@ class CudaNetwork:
         launch(
             rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
             *turn, self._head_norm, out, out.stride(0), slot, head, place, HEADS=heads,
-            HEAD_DIM=c.head_dim, HALF=c.rotary_dims // 2, FRACTION=2.0**self._model.query_fraction,
+            HEAD_DIM=c.head_dim, HALF=c.rotary_dims // 2, FRACTION=math.ldexp(1.0, self._model.query_fraction),
             HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=self.heads.padded, num_warps=4,
         )  # fmt: skip
 

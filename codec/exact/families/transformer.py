@@ -25,7 +25,7 @@ from codec.exact.model import ExactModel
 from codec.exact.network import Context, ExactNetwork
 from codec.model.transformer import TransformerConfig
 from codec.numerics import tables
-from codec.numerics.fixed_point import reciprocal_sqrt, snap
+from codec.numerics.fixed_point import check_products, reciprocal_sqrt, snap
 from codec.numerics.rotary import rotations
 from codec.numerics.widths import LARGEST_LEVEL, OPERAND, SNAP_BITS, SOFTMAX_BITS
 
@@ -74,6 +74,7 @@ class ExactTransformer(ExactNetwork):
         constants.check(weights)
         self.config: TransformerConfig = weights.config
         self.weights, self.device = weights, torch.device(device)
+        check_products(self.device)
         config, matrices = weights.config, weights.matrices
         self.embedding = ExactTable(matrices["tok_emb.weight"], self.device)
         learned = config.positions == "learned"

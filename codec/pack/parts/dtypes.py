@@ -59,6 +59,18 @@ def slabs(shape: Sequence[int], most: int = SLAB) -> list[tuple[int, int, int]]:
     return found or [(0, 0, columns)]
 
 
+def slab_count(shape: Sequence[int], most: int = SLAB) -> int:
+    """Return how many slabs a tensor has, without making a list of them.
+
+    >>> slab_count((5, 3), 6), slab_count((2, 5), 4), slab_count((0, 3), 4)
+    (3, 4, 1)
+    """
+    rows, columns = matrix_shape(shape)
+    if columns > most:
+        return rows * -(-columns // most)
+    return max(1, -(-rows // max(1, most // max(1, columns))))
+
+
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     """Return the rows and columns of a tensor as a matrix: shape[0], and everything else; a vector is one row."""
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))

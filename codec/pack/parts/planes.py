@@ -130,6 +130,8 @@ def _read(method: int, stream: bytes, length: int, count: int) -> NDArray[np.uin
         return decode_symbols(stream, [(0, count)], _BYTES)[0].astype(np.uint8)
     if method in (_ZSTD, _WHOLE):
         try:
+            if zstandard.frame_content_size(stream) not in (-1, count):  # which the library would believe
+                raise FormatError(f"planes: a frame of other than {count} bytes; the file is damaged")
             stream = zstandard.ZstdDecompressor().decompress(stream, max_output_size=count)
         except zstandard.ZstdError as error:
             raise FormatError(f"planes: not a zstandard frame ({error})") from error

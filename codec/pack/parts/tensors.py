@@ -1,5 +1,6 @@
 """Turn torch tensors into bytes and back."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,6 +65,6 @@ def cast_weights(weights: torch.Tensor, dtype: str) -> torch.Tensor:
     if kind in (torch.float32, torch.float64):
         return weights.to(kind)
     if kind == torch.float8_e8m0fnu:  # powers of two: no zero and no sign
-        return weights.clamp(2.0**-127, 2.0**127).to(kind)
+        return weights.clamp(math.ldexp(1.0, -127), math.ldexp(1.0, 127)).to(kind)
     largest = torch.finfo(kind).max
     return weights.clamp(-largest, largest).to(kind)

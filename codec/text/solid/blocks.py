@@ -16,7 +16,7 @@ from codec.text.policy import Policy
 from codec.text.solid.coder import SolidCoder
 
 _MOST_BYTES = 1 << 26
-"""The most bytes of a block whose size only its own record tells, as in a damaged archive."""
+"""Bytes of a block: those of a part of a file (`codec.archive.sources.PART`)."""
 
 
 def open_blocks(
@@ -70,7 +70,7 @@ def decode_blocks(
     blocks = {}
     for number, (kind, payload, size) in records.items():
         fields = Fields(payload, f"block {number}")
-        stated = fields.count(_MOST_BYTES if size is None else size, "bytes")
+        stated = fields.count(_MOST_BYTES, "bytes")
         if size is not None and stated != size:
             raise FormatError(f"block {number}: {stated} bytes, expected {size}; the archive is damaged")
         blocks[number] = (kind, fields.take(fields.left), stated)

@@ -427,3 +427,36 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
         main()
     assert ended.value.code == 1
     assert "no record" in capsys.readouterr().err
+
+
+def test_strict_counts_what_the_text_was_not_decoded_without(submission, tmp_path):
+    found = ledger(submission, evaluate=True)
+    documents = {e.path: e.bytes for e in ledger(submission).entries if e.role == "document"}
+    assert {"README.md", "submission.json", "proof.json", "train.log", "SHA256SUMS"} & set(documents) > {"README.md"}
+    assert {e.path for e in found.entries if e.role == "unneeded"} == set(documents)
+    assert found.evaluation == f"the text was decoded without {len(documents)} files"
+    everything = ledger(submission).total("strict").bytes
+    assert found.total("strict").bytes == everything - sum(documents.values())
+    assert found.total("challenge") == ledger(submission).total("challenge")
+
+
+@pytest.mark.parametrize("name", ["chart.png", "notes.txt", "README.md"])
+def test_a_model_by_another_name_counts(submission, tmp_path, name):
+    """The script reads the model from a file that has the name of a document."""
+    copy = tmp_path / "copy"
+    shutil.copytree(submission, copy)
+    (copy / PACK).rename(copy / name)
+    script = (copy / "evaluate.py").read_text()
+    (copy / "evaluate.py").write_text(script.replace('"model.pack"', f'"{name}"'))
+    found = ledger(copy, evaluate=True)
+    assert found.evaluation.startswith("every file counts: evaluate.py ended with status 1: FileNotFoundError")
+    assert found.total("strict").peak_bytes == sum(e.bytes for e in found.entries)
+
+
+def test_a_script_that_writes_another_text_shows_nothing(submission, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(submission, copy)
+    (copy / "evaluate.py").write_text("print('ok')")
+    found = ledger(copy, evaluate=True)
+    assert "every file counts: evaluate.py wrote a text of SHA-256" in found.evaluation
+    assert not [e for e in found.entries if e.role == "unneeded"]

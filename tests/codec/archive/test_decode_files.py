@@ -229,3 +229,40 @@ def test_a_link_in_place_of_the_folder(tmp_path):
         decode(archive(Member("a", size=4), Member("b")), tmp_path / "out")
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
+@pytest.fixture
+def folds(monkeypatch):
+    """A disk that takes upper case and lower case for the same, as those of Windows and macOS do."""
+
+    def fold(plain: Any, at: int = 0) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            path = Path(arguments[at])
+            folded = type(path)(path.parent, path.name.lower()) if "out" in path.parts else path
+            folded = type(path)(str(folded).replace("/X/", "/x/"))
+            return plain(*arguments[:at], folded, *arguments[at + 1 :], **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "mkdir", fold(Path.mkdir))
+    monkeypatch.setattr(Path, "symlink_to", fold(Path.symlink_to))
+    monkeypatch.setattr(os, "open", fold(os.open))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [Member("x", size=4), Member("X", size=7)],
+        [Member("x", Kind.FOLDER), Member("X", Kind.FOLDER), Member("all", size=11)],
+        [Member("x", size=4), Member("X/y", size=7)],
+        [Member("x/y", size=4), Member("X", size=7)],
+        [Member("x", size=11), Member("X", Kind.LINK, target="x")],
+        [Member("x/y", size=11), Member("X/z", Kind.LINK, target="y")],
+    ],
+)
+def test_names_that_a_disk_takes_for_one(tmp_path, folds, members):
+    """Refused as a whole: nothing is merged, replaced or left behind."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FormatError, match="this disk takes it for the name of another file"):
+        decode(archive(*members), tmp_path / "out" / "new")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import codec
+from codec.archive import encode_files as encode_files_module
 from codec.archive import part_coder
 from codec.archive.encode_files import Settings, Tally, encode_files, encode_stream, partial
 from codec.archive.journal import Journal
 from codec.archive.reader import ArchiveReader, describe
 from codec.archive.sources import find_sources
-from codec.errors import FormatError, MismatchError
+from codec.errors import CodecError, FormatError, MismatchError
 from tests.support.by_heart import BLOB, PACK, by_heart, pack_of
 from trainer.data.sample import val_documents
 
@@ -271,3 +272,27 @@ def test_an_archive_is_no_wider_than_its_files(folder):
     (folder / "in" / "03").chmod(0o600)
     encode(folder)
     assert (folder / "a.upz").stat().st_mode & 0o777 == 0o600
+
+
+def test_two_jobs_never_append_at_once(folder, monkeypatch):
+    """The second comes by another name, when the first has looked at the archive and is about to replace it."""
+    encode(folder)
+    target, link = folder / "a.upz", folder / "link.upz"
+    link.symlink_to(target)
+    for name in ("one", "two"):
+        (folder / name).write_bytes(name.encode() * 50)
+    refused = []
+    plain = encode_files_module._Before.copy
+
+    def copy(before, out):
+        plain(before, out)
+        if not refused:
+            with pytest.raises(CodecError, match="another process is at this job") as error:
+                encode_files(find_sources([folder / "two"]), link, SETTINGS, append=True)
+            refused.append(error)
+
+    monkeypatch.setattr(encode_files_module._Before, "copy", copy)
+    encode_files(find_sources([folder / "one"]), target, SETTINGS, append=True)
+    assert refused
+    encode_files(find_sources([folder / "two"]), link, SETTINGS, append=True)
+    assert contents(target) == {**IN, "one": b"one" * 50, "two": b"two" * 50}

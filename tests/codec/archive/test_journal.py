@@ -1,5 +1,7 @@
 """codec.archive.journal: whole frames survive whatever happened to the end of the file, and nothing else is touched."""
 
+import fcntl
+
 import pytest
 
 from codec.archive.journal import Journal
@@ -107,3 +109,22 @@ def test_one_job_at_a_time(tmp_path):
     (tmp_path / "a.partial").write_bytes(b"other")
     with pytest.raises(FormatError, match="run one job at a time"):
         list(one.frames())
+
+
+def test_a_journal_that_was_removed_before_it_was_locked(tmp_path, monkeypatch):
+    """Another job ends between opening and locking: the lock of a file without a name keeps nobody out."""
+    path = tmp_path / "a.partial"
+    other, plain = Journal(path, b"job", False), fcntl.flock
+
+    def flock(stream, how):
+        monkeypatch.setattr(fcntl, "flock", plain)
+        other.remove()
+        plain(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    journal = Journal(path, b"job", False)
+    journal.add(b"frame")
+    with pytest.raises(CodecError, match="another process is at this job"):
+        Journal(path, b"job", True)
+    journal.close()
+    assert frames_of(path) == [b"frame"]

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.archive.members import ROOT, Kind, Member, check_names, entries, is_tree, read_members, write_members
+from codec.archive.members import (
+    ROOT,
+    Kind,
+    Member,
+    check_names,
+    entries,
+    fits_windows,
+    is_tree,
+    read_members,
+    write_members,
+)
 from codec.entropy.varint import Fields
 from codec.errors import FormatError
 
@@ -98,3 +108,31 @@ def test_names_that_windows_reads_otherwise(name, monkeypatch):
     monkeypatch.setattr("os.name", "nt")
     with pytest.raises(FormatError, match="backslash"):
         check_names([Member(name)])
+
+
+NOT_ON_WINDOWS = [
+    "c:x",
+    "a\\b",
+    "..\\x",
+    "nul",
+    "NUL.txt",
+    "a/com1",
+    "lpt9.x.y",
+    "con ",
+    "a.",
+    "a /b",
+    "a\tb",
+    "a?",
+    "<",
+    "a|",
+]
+
+
+@pytest.mark.parametrize("name", NOT_ON_WINDOWS)
+def test_names_that_windows_takes_for_something_else(name):
+    assert not fits_windows(name)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b.c", "console", "com", "com10", ".a", "é ☃", "nul_", "a.nul"])
+def test_names_that_windows_takes_for_themselves(name):
+    assert fits_windows(name)

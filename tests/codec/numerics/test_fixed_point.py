@@ -10,7 +10,18 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codec.numerics.fixed_point import exponent, power_of_two, reciprocal_sqrt, snap, snap_fixed
+from codec.errors import CodecError
+from codec.exact.families.transformer import exact_model
+from codec.numerics.fixed_point import (
+    EMULATION,
+    check_products,
+    exponent,
+    power_of_two,
+    reciprocal_sqrt,
+    snap,
+    snap_fixed,
+)
+from tests.support.helpers import PLAIN, weights_with_columns
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -127,3 +138,37 @@ def test_a_library_whose_root_is_off_changes_nothing(ulps, monkeypatch):
     monkeypatch.setattr(torch, "sqrt", off)
     assert torch.equal(reciprocal_sqrt(m), expected)
     assert [Fraction(v) for v in expected.tolist()[::50]] == [reference_rsqrt(v) for v in m.tolist()[::50]]
+
+
+CPU = torch.device("cpu")
+
+
+def test_products_are_checked():
+    check_products.cache_clear()
+    check_products(CPU)
+
+
+@pytest.mark.parametrize("bits", [24, 40, 51])
+def test_products_of_fewer_bits_are_refused(monkeypatch, bits):
+    """A device whose product keeps so many bits of a sum, as an emulation of float64 may."""
+    plain = torch.Tensor.__matmul__
+
+    def short(left, right):
+        found = plain(left, right)
+        if not left.is_floating_point():
+            return found
+        unit = power_of_two(exponent(found) - bits)
+        return torch.round(found / unit) * unit
+
+    check_products.cache_clear()
+    monkeypatch.setattr(torch.Tensor, "__matmul__", short)
+    with pytest.raises(CodecError, match=r"sums of products below 2\^53 are not exact"):
+        check_products(CPU)
+
+
+def test_emulated_float64_is_refused(monkeypatch):
+    """Before anything is computed on a GPU, so that no GPU is needed to see the refusal."""
+    monkeypatch.setenv(EMULATION, "1")
+    check_products.cache_clear()
+    with pytest.raises(CodecError, match=f"{EMULATION}=1: .* unset the variable"):
+        exact_model(weights_with_columns(PLAIN), "cuda")

@@ -512,3 +512,43 @@ def test_a_gpu_trains_as_a_cpu_does(config: Path, tmp_path: Path, monkeypatch: p
     assert on_gpu.val_loss == pytest.approx(on_cpu.val_loss, rel=0.03)
     losses = [[line["train_loss"] for line in metrics(tmp_path / where)[:-1]] for where in ("gpu", "cpu")]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_weights_that_are_not_finite_replace_no_checkpoint(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: float
+) -> None:
+    """Between two looks at the loss, a step breaks a weight; a checkpoint by steps is due before the next look."""
+    plain = trainer.run.loop.descend
+
+    def descend(state: State, *arguments: Any) -> torch.Tensor:
+        found = plain(state, *arguments)
+        if state.step == 12:
+            with torch.no_grad():
+                next(iter(state.model.parameters()))[0] = poison
+        return found
+
+    monkeypatch.setattr(trainer.run.loop, "descend", descend)
+    with pytest.raises(CheckFailed, match=r"diverged: .* not finite at step 15; the checkpoint before stays"):
+        train(recipe_of(config, "train.log_every=100", "train.checkpoint_steps=5"), tmp_path / "run")
+    saved = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
+    assert saved["step"] == 10
+    assert all(bool(torch.isfinite(t).all()) for t in saved["model"].values())
+
+
+def test_weights_that_are_not_finite_end_no_run(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step's loss is that of the weights before: the model is looked at before it replaces a checkpoint."""
+    plain = trainer.run.loop.descend
+
+    def descend(state: State, *arguments: Any) -> torch.Tensor:
+        found = plain(state, *arguments)
+        if state.step == 29:
+            with torch.no_grad():
+                next(iter(state.model.parameters()))[0] = math.nan
+        return found
+
+    monkeypatch.setattr(trainer.run.loop, "descend", descend)
+    with pytest.raises(CheckFailed, match=r"diverged: .* not finite at step 30"):
+        train(recipe_of(config, "train.val_tokens=0", "train.checkpoint_steps=20"), tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 20

@@ -44,7 +44,7 @@ LOWEST = tl.constexpr(-(1 << 30))
 _LARGEST = tl.constexpr(LARGEST_SCORE)
 _SERIES = tl.constexpr(tables.exp2_series(SOFTMAX_BITS)[::-1])
 _TERMS = tl.constexpr(len(tables.exp2_series(SOFTMAX_BITS)))
-_MIDDLE = tl.constexpr(2.0**52 + tables.LEVELS_PER_BIT // 2)
+_MIDDLE = tl.constexpr(float((1 << 52) + tables.LEVELS_PER_BIT // 2))
 
 _LEVEL_BITS = tl.constexpr(tables.LEVELS_PER_BIT.bit_length() - 1)
 _LEVEL_MASK = tl.constexpr(tables.LEVELS_PER_BIT - 1)

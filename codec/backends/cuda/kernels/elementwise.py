@@ -26,11 +26,13 @@ _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _PAIR = tl.constexpr(1 << PAIR_BITS)
 _HALF_BITS = tl.constexpr(SNAP_BITS - 1)
 _LIMIT = tl.constexpr(float(1 << (SNAP_BITS - 1)))
-_ROUND = tl.constexpr(1.5 * 2.0**52)
+_ROUND = tl.constexpr(float(3 << 51))
 TWO_52 = tl.constexpr(0x433 << 52)
 """The bits of 2^52 in float64. With an integer below 2^52 in the lowest bits, the bits of the sum of both."""
 
-_SIGNED = tl.constexpr(2.0**52 + 2.0**31)  # the same for an integer to which 2^31 was added, so that no sign is left
+_SIGNED = tl.constexpr(
+    float((1 << 52) + (1 << 31))
+)  # the same for an integer to which 2^31 was added, so that no sign is left
 _EPSILON = tl.constexpr(NORM_EPSILON)
 _SIGMOID_GRID = tl.constexpr(float(tables.SIGMOID_GRID))
 _SIGMOID_LAST = tl.constexpr(float(tables.SIGMOID_LENGTH - 1))
@@ -40,7 +42,7 @@ _TURN_LIMB = tl.constexpr(rotary.LIMB_BITS)
 _TURN_MASK = tl.constexpr((1 << rotary.LIMB_BITS) - 1)
 _TURN_HALF = tl.constexpr(rotary.ROUND_HALF)
 _TURN_SHIFT = tl.constexpr(rotary.ROUND_SHIFT)
-_TURN_UNIT = tl.constexpr(2.0**-ROPE_BITS)
+_TURN_UNIT = tl.constexpr(1.0 / (1 << ROPE_BITS))
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
