@@ -52,8 +52,8 @@ def read_header(section: bytes, size: int) -> dict[str, Any]:
     """
     header = parse_header(unshrink(section, MAX_HEADER, "pack: header"))
     most = max(ELEMENTS, ELEMENTS_A_BYTE * size)
-    claimed = header["tensors"] + header["vectors"]
-    total = sum(prod(max(1, n) for n in entry["shape"]) for entry in claimed)  # rows of nothing have steps, too
+    total = sum(prod(max(1, n) for n in entry["shape"]) for entry in header["tensors"])  # rows of nothing have steps
+    total += sum(prod(entry["shape"]) for entry in header["vectors"])
     if total > most:
         raise FormatError(f"pack: header claims {total} parameters in {size} bytes, expected at most {most}")
     return header

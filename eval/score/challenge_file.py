@@ -16,6 +16,7 @@ import torch
 import zstandard
 
 from codec.errors import FormatError
+from codec.model.weight_files import why_no_tensors
 
 MAX_BYTES = 1 << 30
 """The most bytes of an unpacked file: the bound on memory for a hostile file."""
@@ -94,5 +95,5 @@ def _unpickle(raw: bytes) -> Any:
     try:
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can make the loader raise anything
-        reason = str(error).partition("\n")[0][:200]
+        reason = why_no_tensors(error)
         raise FormatError(f"artifact: not a torch.save file of plain tensors ({reason}); {_AGAIN}") from error
