@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codec.errors import FormatError
 from codec.text.policy import Adaptation
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ def open_pack(path: str | Path) -> "Pack":
     import codec
     from codec.pack import store
 
-    return codec.open(store.find(path, store.FOLDERS))
+    found = store.find(path, store.FOLDERS)
+    try:
+        return codec.open(found)
+    except FormatError as error:
+        raise FormatError(str(error).replace("pack: ", f"pack {found}: ", 1)) from error
 
 
 def check_device(device: str) -> str:

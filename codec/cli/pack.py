@@ -1,6 +1,7 @@
 """Define the commands for packs: pack, unpack, inspect. Those for text are in `codec.cli.encode` and `decode`."""
 
 import json
+from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def pack(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a file of weights.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The pack to write.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The pack to write, - for stdout.")] = None,
     budget: Annotated[int | None, typer.Option(min=1, help="Most bytes that the pack may have.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model, if not beside the checkpoint.")] = None,
     calibration: Annotated[
@@ -33,16 +34,18 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Compress the weights of a checkpoint into a pack; a calibration beside it says where a budget's bits matter."""
+    import sys
+    import tempfile
     import time
 
     import codec
-    from codec.files import atomic_write, check_output
+    from codec.files import atomic_write, check_output, is_stream
     from codec.pack.plan import Rules
     from codec.pack.writer import Extras, PackJob
 
     if output is None and not dry_run:
         raise OutputError("output: none named; pass -o NAME.pack, or --dry-run to write none")
-    if output is not None:
+    if output is not None and str(output) != "-":
         check_output(output, [checkpoint, *([tokenizer] if tokenizer else [])], force)
     begin = time.perf_counter()
     rules = Rules(tuple(lossless), tuple(skip), _rates(bits))
@@ -54,11 +57,19 @@ def pack(
         folder = output.parent if output is not None and output.parent.is_dir() else None
         job = PackJob(state, config, text_model, moments, rules, extras or Extras({}, {}), folder, bar)
         written = job.run(budget)
+    seconds = time.perf_counter() - begin
+    if str(output) == "-" and not dry_run:
+        written.copy_to(sys.stdout.buffer)
+        return
     if output is not None and not dry_run:
         with atomic_write(output) as file:
             written.copy_to(file)
-    opened = codec.open(output if output is not None and not dry_run else written.read())
-    result = {**describe(opened), "seconds": time.perf_counter() - begin}
+    with tempfile.NamedTemporaryFile() as copy:  # a dry run's pack may be larger than memory, too
+        if output is None or dry_run or is_stream(output):
+            written.copy_to(copy.file)
+            copy.flush()
+            output = Path(copy.name)
+        result = {**describe(codec.open(output)), "seconds": seconds}
     if job.plan.skipped:
         result["skipped"] = job.plan.skipped
     emit(result, as_json, lambda: _shown(result))
@@ -67,11 +78,12 @@ def pack(
 def _load(checkpoint: Path, tokenizer: Path | None) -> "tuple[Any, Any, Any, Extras | None]":
     """Return the state dict, and either config and tokenizer, of a model of ours, or the files beside the weights."""
     from codec.model.checkpoint import WEIGHTS, load_checkpoint
+    from codec.model.config import metadata_config
     from codec.model.weight_files import open_weights
     from codec.pack.writer import Extras
 
     found = open_weights(checkpoint)
-    if "config" in found.metadata:
+    if metadata_config(found.metadata):
         loaded = load_checkpoint(checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint, tokenizer)
         return loaded.state_dict, loaded.config, loaded.tokenizer, None
     return found.tensors, None, None, Extras(found.metadata, found.beside())
@@ -113,7 +125,10 @@ def unpack(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the weights of a pack as safetensors: in a file, or in a folder with the files that came with them."""
+    """Write the weights of a pack as safetensors: in a file, or in a folder as the one that they came from.
+
+    A folder has the shards of the source, their index, and the files that came with the weights.
+    """
     from safetensors.torch import save
 
     from codec.files import atomic_write, check_output, new_folder
@@ -121,7 +136,8 @@ def unpack(
     from codec.model.checkpoint import TOKENIZER, WEIGHTS
     from codec.model.families.folder import save_folder
     from codec.model.transformer import TransformerConfig
-    from codec.pack.unpack import save_tensors
+    from codec.model.weight_files import INDEX
+    from codec.pack.unpack import save_tensors, save_weights
 
     opened = open_pack(file)
     as_folder = output.suffix != ".safetensors"
@@ -133,22 +149,24 @@ def unpack(
             check_output(output.parent / TOKENIZER, [file], force)
     metadata = {"config": opened.config.to_json()} if opened.config else opened.metadata
     result: dict[str, Any] = {"output": str(output), "parameters": opened.parameter_count}
+    with progress("unpacking", None, "weights") as bar:
+        if as_folder:
+            with new_folder(output, (INDEX if INDEX in opened.files else WEIGHTS) if force else None) as folder:
+                if isinstance(opened.config, TransformerConfig):
+                    save_folder(folder, opened.state_dict(), opened.config, opened.tokenizer)
+                else:
+                    files = {TOKENIZER: opened.tokenizer.model} if opened.tokenizer else opened.files
+                    for name, content in files.items():
+                        (folder / name).write_bytes(content)
+                    save_weights(opened, folder, metadata, bar)
+        elif challenge:
+            with atomic_write(output) as stream:
+                stream.write(save(to_challenge(opened.state_dict()), metadata=metadata))
+        else:
+            save_tensors(opened, output, metadata, advance=bar)
     if as_folder:
-        with new_folder(output, WEIGHTS if force else None) as folder:
-            if isinstance(opened.config, TransformerConfig):
-                save_folder(folder, opened.state_dict(), opened.config, opened.tokenizer)
-            else:
-                save_tensors(opened, folder / WEIGHTS, metadata)
-                files = {TOKENIZER: opened.tokenizer.model} if opened.tokenizer else opened.files
-                for name, content in files.items():
-                    (folder / name).write_bytes(content)
         emit(result, as_json)
         return
-    if challenge:
-        with atomic_write(output) as stream:
-            stream.write(save(to_challenge(opened.state_dict()), metadata=metadata))
-    else:
-        save_tensors(opened, output, metadata)
     if opened.tokenizer:
         with atomic_write(output.parent / TOKENIZER) as stream:
             stream.write(opened.tokenizer.model)
@@ -158,29 +176,47 @@ def unpack(
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A pack or an archive.")],
+    source: Annotated[
+        Path | None, typer.Option(help="What a pack was made of: adds each tensor's relative squared error.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what is inside a pack (bits for each tensor) or an archive."""
     from codec.archive.format import MAGIC
     from codec.archive.reader import describe as describe_archive
     from codec.files import open_binary
+    from codec.pack.unpack import relative_errors
 
     with open_binary(file, "pack or archive") as stream:
         if stream.read(len(MAGIC)) == MAGIC:
+            if source is not None:
+                raise FormatError(f"archive {file}: --source is for packs")
             stream.seek(0)
             emit(describe_archive(stream), as_json)
             return
-    result = describe(open_pack(file))
+    opened = open_pack(file)
+    result = describe(opened)
+    if source is not None:
+        with progress("comparing", opened.parameter_count, "weights") as bar:
+            sums = relative_errors(opened, _load(source, None)[0], bar)
+        for tensor in result["tensors"]:
+            error, norm = sums[tensor["name"]]
+            tensor["relative_error"] = error / norm if norm else float(error > 0)
+        total = sum(norm for _, norm in sums.values())
+        result["relative_error"] = sum(error for error, _ in sums.values()) / total if total else 0.0
     emit(result, as_json, lambda: _shown(result))
 
 
 def _shown(result: dict[str, Any]) -> Any:
-    """Format the description of a pack as a table."""
+    """Make the table of a pack, with a column of errors where they are known."""
+    known = "relative_error" in result
     rows = [
         (t["name"], t["dtype"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
+        + ((f"{t['relative_error']:.2e}",) if known else ())
         for t in result["tensors"]
     ]
-    shown = table(["tensor", "dtype", "shape", "bits a weight", "bytes"], rows)
+    columns = ["tensor", "dtype", "shape", "bits a weight", "bytes", *(["relative error"] if known else [])]
+    shown = table(columns, rows)
     shown.caption = ", ".join(f"{k} {readable(v)}" for k, v in result.items() if not isinstance(v, (list, dict)))
     return shown
 
@@ -192,13 +228,13 @@ def describe(opened: "Pack") -> dict[str, Any]:
     """
     from codec.pack.parts.dtypes import size_of
 
-    sizes = {entry["name"]: float(sum(entry["parts"])) for entry in opened.manifest["tensors"]}
+    sizes = {entry["name"]: sum(entry["parts"]) for entry in opened.manifest["tensors"]}
     first = 0
     for count, length in opened.manifest["batches"]:
         batch = opened.manifest["vectors"][first : first + count]
-        plain = {e["name"]: size_of(e.get("kept", e["dtype"]), e["shape"]) for e in batch}
-        total = sum(plain.values())
-        sizes.update({name: length * (size / total if total else 1 / count) for name, size in plain.items()})
+        plain = [size_of(e.get("kept", e["dtype"]), e["shape"]) for e in batch]
+        ends = [round(length * end / max(1, sum(plain))) for end in accumulate(plain)]  # shares that add up
+        sizes.update(zip((e["name"] for e in batch), (b - a for a, b in pairwise([0, *ends])), strict=True))
         first += count
     entries = [*opened.manifest["tensors"], *opened.manifest["vectors"]]
     tensors = [
@@ -207,7 +243,7 @@ def describe(opened: "Pack") -> dict[str, Any]:
             "dtype": e["dtype"],
             "shape": e["shape"],
             "bits_per_weight": 8 * sizes[e["name"]] / max(1, prod(e["shape"])),
-            "bytes": round(sizes[e["name"]]),
+            "bytes": sizes[e["name"]],
         }
         for e in entries
     ]
@@ -218,7 +254,7 @@ def describe(opened: "Pack") -> dict[str, Any]:
         "sha256": opened.sha256,
         "config": json.loads(opened.config.to_json()) if opened.config else None,
         "tensors": tensors,
-        "other_bytes": opened.size - round(sum(sizes.values())),
+        "other_bytes": opened.size - sum(sizes.values()),
         "twins": opened.twins,
         "files": {name: len(content) for name, content in opened.files.items()},
     }

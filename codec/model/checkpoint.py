@@ -13,7 +13,7 @@ from safetensors.torch import save
 from codec.errors import FormatError
 from codec.files import atomic_write, read_bytes
 from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
-from codec.model.config import AnyConfig, read_config
+from codec.model.config import AnyConfig, metadata_config
 from codec.run_folder import WEIGHTS
 
 TOKENIZER = "tokenizer.model"
@@ -65,6 +65,6 @@ def load_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     beside = Path(tokenizer) if tokenizer else path.parent / TOKENIZER
     return Checkpoint(
         state_dict=state,
-        config=read_config(metadata["config"]) if "config" in metadata else None,
+        config=metadata_config(metadata),
         tokenizer=open_tokenizer(read_bytes(beside, "tokenizer")) if tokenizer or beside.is_file() else None,
     )

@@ -1,6 +1,7 @@
 """The shape of a model: every number on which the float model, the exact model and a pack must agree."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -194,6 +195,22 @@ def read_config(text: str) -> AnyConfig:
     """Read what `to_json` of either config wrote. Raises FormatError for anything else."""
     values = _json_object(text)
     return TransformerConfig.from_dict(values) if "family" in values else ModelConfig.from_dict(values)
+
+
+def metadata_config(metadata: Mapping[str, str]) -> AnyConfig | None:
+    """Read the config in the metadata of a checkpoint of this project; None for other projects' weights.
+
+    Raises:
+        FormatError: a config of this project that is broken.
+
+    >>> metadata_config({"config": "of another project"}) is None
+    True
+    """
+    try:
+        values = _json_object(metadata["config"])
+    except (KeyError, FormatError):
+        return None
+    return read_config(metadata["config"]) if {"vocab_size", "model_dim"} <= values.keys() else None
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Tensors are read when they are asked for, so that a checkpoint larger than memor
 
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ MAX_JSON = 1 << 26
 MAX_SHARED = 1 << 26
 """Bytes of a tensor whose elements share memory in the file."""
 
+_SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
+_POINTER = b"version https://git-lfs"
 _PICKLES = (".bin", ".pt", ".pth")
 _BESIDE = (".json", ".txt", ".model", ".md", ".jinja", ".tiktoken")  # suffixes of what travels with the weights
 _MOST_BESIDE = 1 << 26  # bytes of all that
@@ -40,7 +43,7 @@ class WeightFiles:
     folder: Path | None
 
     def beside(self) -> dict[str, bytes]:
-        """Read the small files of the folder by name: config, tokenizer, card and licence.
+        """Read the small files of the folder by name: config, tokenizer, card, licence and index of the shards.
 
         Raises:
             FormatError: they have more than 64 MiB.
@@ -71,12 +74,15 @@ def open_weights(path: str | Path) -> WeightFiles:
 
     Args:
         path: a folder with `model.safetensors`, its shards and their index, or `pytorch_model.bin`; or such a file.
+            An index stands for its folder.
 
     Raises:
         FormatError: no such file, one of another kind, shards that are missing or do not agree with their index, or a
             pickle that holds more than tensors.
     """
     path = Path(path)
+    if path.name == INDEX and path.is_file():
+        path = path.parent
     if not path.is_dir():
         return WeightFiles(*_read_file(path), None)
     single, index = path / WEIGHTS, path / INDEX
@@ -87,7 +93,11 @@ def open_weights(path: str | Path) -> WeightFiles:
         return WeightFiles(Shards(homes), metadata, path)
     if single.is_file() or (path / PICKLED).is_file():
         return WeightFiles(*_read_file(single if single.is_file() else path / PICKLED), path)
-    raise FormatError(f"weights {path}: none of {WEIGHTS}, {INDEX} and {PICKLED} is there; pass the folder of a model")
+    there = sorted(file.name for file in path.glob("*.safetensors"))
+    raise FormatError(
+        f"weights {path}: none of {WEIGHTS}, {INDEX} and {PICKLED} is there; "
+        + (f"pass one of the files {there[:5]}, or add their index" if there else "pass the folder of a model")
+    )
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
@@ -95,6 +105,8 @@ def _read_file(path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
         raise FormatError(
             f"checkpoint {path}: no such file; pass a run folder, a Hugging Face folder or a weights file"
         )
+    if (shard := _SHARD.fullmatch(path.name)) and int(shard[1]) > 1:
+        raise FormatError(f"checkpoint {path}: one shard of {int(shard[1])}; pass the folder that has all and {INDEX}")
     if path.suffix == ".safetensors":
         with _safe(path) as file:
             return Shards(dict.fromkeys(file.keys(), path)), file.metadata() or {}
@@ -108,6 +120,11 @@ def _safe(path: Path) -> Any:
     try:
         return safe_open(str(path), "pt")
     except (SafetensorError, OSError) as error:
+        with open_binary(path, "checkpoint") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise FormatError(
+                    f"checkpoint {path}: a pointer of Git LFS; fetch the weights: git lfs pull"
+                ) from error
         raise FormatError(f"checkpoint {path}: not a safetensors file ({error})") from error
 
 
@@ -144,9 +161,9 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise FormatError(
-            f"checkpoint {path}: not a PyTorch file of tensors alone ({reason}); save the state dict as safetensors"
+            f"checkpoint {path}: not a PyTorch file of tensors alone ({why_no_tensors(error)}); save the state dict as "
+            "safetensors"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         inside = sorted(map(str, found))[:5] if isinstance(found, dict) else type(found).__name__
@@ -170,12 +187,19 @@ def check_storage(tensor: torch.Tensor, where: str) -> None:
         raise FormatError(f"{where}: {size} bytes of {held} in the file; save it with tensor.contiguous()")
 
 
+def why_no_tensors(error: Exception) -> str:
+    """Say why `torch.load` refused a file; its own words for pickles advise to load them all the same."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or holds objects that could run code"
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
 def _beside(folder: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     left = _MOST_BESIDE
     for path in sorted(folder.iterdir()):
         wanted = path.suffix in _BESIDE or path.name in ("LICENSE", "NOTICE")
-        if not wanted or not path.is_file() or path.name.startswith(".") or path.name == INDEX:
+        if not wanted or not path.is_file() or path.name.startswith("."):
             continue
         left -= path.stat().st_size
         if left < 0:

@@ -56,6 +56,11 @@ def _most_header(section: bytes) -> int:
     return min(MAX_HEADER, HEADER + HEADER_A_BYTE * len(section))
 
 
+def _claimed(entry: Mapping[str, Any], least: int) -> int:
+    """Return the bytes that a tensor claims, each of its dimensions `least` or more."""
+    return max(4, BYTES[entry["dtype"]]) * prod(max(least, n) for n in entry["shape"])
+
+
 def read_header(section: bytes, size: int) -> dict[str, Any]:
     """Return the header of a pack of `size` bytes, with every field checked that is used later.
 
@@ -64,8 +69,8 @@ def read_header(section: bytes, size: int) -> dict[str, Any]:
     """
     header = parse_header(unshrink(section, _most_header(section), "pack: header"))
     most = max(CLAIMED, CLAIMED_A_BYTE * size)
-    claimed = header["tensors"] + header["vectors"]
-    total = sum(max(4, BYTES[e["dtype"]]) * prod(max(1, n) for n in e["shape"]) for e in claimed)  # steps of empty rows
+    total = sum(_claimed(entry, 1) for entry in header["tensors"])  # rows of nothing have steps
+    total += sum(_claimed(entry, 0) for entry in header["vectors"])
     if total > most:
         raise FormatError(f"pack: header claims tensors of {total} bytes in {size} bytes, expected at most {most}")
     return header

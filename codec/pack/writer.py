@@ -196,6 +196,7 @@ class PackJob:
             raise FormatError(f"budget: {budget!r}, expected a number of bytes")
         if budget is not None and not budget > 0:
             raise FormatError(f"budget of {budget} bytes, expected more than 0")
+        budget = None if budget is None else min(budget, 1 << 62)  # integers may be larger than any float
         count = self.weights
         if quantizer or budget is None or not count:
             chosen = quantizer or (RowAbsmax(_DEFAULT_BITS) if self._config else RowOctaves(_DEFAULT_BITS))

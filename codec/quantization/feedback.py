@@ -26,6 +26,7 @@ more bytes at equal divergence with 0.03 and 0.1, and a prototype needed 0.027 b
 LARGEST = 1 << 30
 """Bound on an integer, so that no integer wraps; the entropy coder refuses integers of this size."""
 
+_SEARCHED = 4096  # samples of a search without feedback; a path through fewer is worse, longer ones take memory
 _BLOCK = 64  # columns whose feedback is summed column by column; whole earlier blocks go through one matrix product
 
 
@@ -99,18 +100,25 @@ def quantize_columns(weights: Doubles, factor: Doubles, codebook: Codebook) -> N
         codebook: the values allowed; a trellis path runs down one column after the other.
     """
     height, width = weights.shape
-    errors = np.zeros((height, width))
     symbols = np.zeros((height, width), np.int32)
     feedback = np.zeros((width, 0))
     if factor.ndim == 2:  # [j, i] = V_ij / V_jj
         feedback = np.divide(factor.T, np.diagonal(factor)[:, None], out=np.empty_like(factor))
     c, before, on = codebook, codebook.before, codebook.on or OnTrellis.everywhere(height, width)
     state = 0
+    if not feedback.size:  # columns do not depend on each other: a path is searched through several short ones at once
+        block = max(1, _SEARCHED // max(1, height))
+        for begin in range(0, width, block):
+            part = slice(begin, begin + block)
+            samples = (weights[:, part] / (c.rows[:, None] * c.columns[part])).T.reshape(-1)
+            visited = (on.rows & on.columns[part, None]).reshape(-1)
+            found, state = _to_integers(samples, before, visited, c.limit, state)
+            symbols[:, part] = found.reshape(-1, height).T
+        return symbols
+    errors = np.zeros((height, width))
     for begin in range(0, width, _BLOCK):
         end = min(begin + _BLOCK, width)
-        target = weights[:, begin:end].copy()
-        if feedback.size:
-            target -= errors[:, :begin] @ feedback[begin:end, :begin].T
+        target = weights[:, begin:end] - errors[:, :begin] @ feedback[begin:end, :begin].T
         state = _columns(
             weights, target, begin, feedback, c.rows, c.columns, before, *on, c.limit, state, errors, symbols
         )
@@ -125,12 +133,11 @@ def _columns(
     height, width = target.shape
     for k in range(width):
         j = begin + k
-        if feedback.shape[1]:
-            for r in range(height):
-                carried = 0.0
-                for i in range(begin, j):
-                    carried += errors[r, i] * feedback[j, i]
-                target[r, k] -= carried
+        for r in range(height):
+            carried = 0.0
+            for i in range(begin, j):
+                carried += errors[r, i] * feedback[j, i]
+            target[r, k] -= carried
         samples = target[:, k] / (rows * columns[j])
         integers, state = _to_integers(samples, before, on_rows & on_columns[j], limit, state)
         for r in range(height):

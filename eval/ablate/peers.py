@@ -1,4 +1,4 @@
-"""Peers: weight codecs of other projects, each really encoding and decoding, for bytes and restored weights.
+"""Peers: weight codecs of other projects, each but "ideal" ones really encoding and decoding.
 
 The strongest peer is the challenge's: SDClip, then brotli, `lrzip -z` or zpaq. SDClip is GPTQ with one float16 step a
 row, `sigmas` standard deviations of the row over the largest integer (6 bits, 12.85 sigma for matrices; 8 bits, 20
@@ -9,9 +9,8 @@ import importlib
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,47 +18,23 @@ import torch
 from numpy.typing import NDArray
 
 from codec.errors import CodecError
-from codec.model.parameters import Role
 from codec.quantization.calibration import Moments
 from codec.quantization.feedback import Codebook, damped, quantize_columns, upper_factor
 from eval.ablate.lossless import STAGES, Stage, Table, Tables, identical
+from eval.ablate.low_rank import apply_repairs, is_repair, repairs
+from eval.ablate.peer import Coded, Peer, State
+from eval.ablate.rates import entquant_peer, watersic_peer
 from eval.ablate.subject import Subject
 
-State = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A model encoded and decoded by a peer."""
-
-    bytes: int  # of the weights alone
-    state: State
-    encode_seconds: float
-    decode_seconds: float
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A weight codec.
-
-    `run` takes a subject, a factor for all steps, and another factor for the embedding's steps. `missing` returns why
-    the peer cannot run on this machine, or "". A lossless peer has no steps.
-    """
-
-    run: Callable[[Subject, float, float], Coded]
-    missing: Callable[[], str] = lambda: ""
-    lossless: bool = False
-
-
-Rounding = Callable[[NDArray[np.float32], Role, Moments, float], tuple[NDArray[np.int8], NDArray[np.float16]]]
-"""Weights [R, C], their role and moments, and a factor on the steps -> (symbols [R, C], steps [R])."""
+Rounding = Callable[[NDArray[np.float32], str, Moments, float], tuple[NDArray[np.int8], NDArray[np.float16]]]
+"""Weights [R, C], their kind (a role, or mlp) and moments, and a factor on the steps -> (symbols [R, C], steps [R])."""
 
 
 def absmax_rows(bits: int) -> Rounding:
     """Return a rounding to nearest, the step of a row its largest magnitude over 2^(bits-1) - 1."""
 
     def quantize(
-        weights: NDArray[np.float32], role: Role, moments: Moments, factor: float
+        weights: NDArray[np.float32], kind: str, moments: Moments, factor: float
     ) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
         limit = 2 ** (bits - 1) - 1
         finest = max(factor, limit / 127)  # finer steps would clip to int8, the type of the lossless stages
@@ -69,36 +44,55 @@ def absmax_rows(bits: int) -> Rounding:
     return quantize
 
 
-SIGMAS: dict[Role, tuple[int, float]] = {"matrix": (6, 12.85), "hash": (6, 12.85), "embedding": (8, 20.0)}
-"""Bits, and the largest integer in standard deviations of a row (record of 2026-04-05)."""
+Sigmas = Mapping[str, tuple[int, float]]
+"""Bits, and the largest integer in standard deviations of a row, by kind."""
+
+SIGMAS: Sigmas = {"matrix": (6, 12.85), "mlp": (6, 12.85), "hash": (6, 12.85), "embedding": (8, 20.0)}
+"""The record of 2026-04-05."""
+
+LATER_SIGMAS: Sigmas = {"matrix": (6, 13.0), "mlp": (6, 11.5), "hash": (6, 13.0), "embedding": (7, 14.0)}
+"""The challenge's last codec, that of its pull request 1855."""
 
 
-def sdclip(
-    weights: NDArray[np.float32], role: Role, moments: Moments, factor: float
-) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Quantize by GPTQ with the challenge's steps; columns of large input moments come first, as in the challenge."""
-    bits, sigmas = SIGMAS[role]
-    limit = 2 ** (bits - 1) - 1
-    steps = _half(factor * sigmas / limit * weights.std(1, ddof=1 if weights.shape[1] > 1 else 0))
-    inputs = moments.inputs
-    order = np.argsort(-inputs if inputs.ndim == 1 else -np.diagonal(inputs), kind="stable")
-    ranked = inputs[order] if inputs.ndim == 1 else inputs[np.ix_(order, order)]
-    ordered = quantize_columns(
-        weights[:, order].astype(np.float64),
-        upper_factor(damped(ranked)),
-        Codebook(steps.astype(np.float64), np.ones(len(order)), limit=limit),
-    )
-    symbols = np.empty(weights.shape, np.int8)
-    symbols[:, order] = ordered
-    return symbols, steps
+def gptq(sigmas: Sigmas) -> Rounding:
+    """Return GPTQ with the challenge's steps; columns of large input moments come first, as in the challenge."""
+
+    def quantize(
+        weights: NDArray[np.float32], kind: str, moments: Moments, factor: float
+    ) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+        bits, clip = sigmas[kind]
+        limit = 2 ** (bits - 1) - 1
+        steps = _half(factor * clip / limit * weights.std(1, ddof=1 if weights.shape[1] > 1 else 0))
+        inputs = moments.inputs
+        order = np.argsort(-inputs if inputs.ndim == 1 else -np.diagonal(inputs), kind="stable")
+        ranked = inputs[order] if inputs.ndim == 1 else inputs[np.ix_(order, order)]
+        ordered = quantize_columns(
+            weights[:, order].astype(np.float64),
+            upper_factor(damped(ranked)),
+            Codebook(steps.astype(np.float64), np.ones(len(order)), limit=limit),
+        )
+        symbols = np.empty(weights.shape, np.int8)
+        symbols[:, order] = ordered
+        return symbols, steps
+
+    return quantize
 
 
-def table_peer(rounding: Rounding, stage: Stage) -> Peer:
-    """Return a peer that rounds matrices by `rounding`, other tensors to float16, and applies a lossless stage."""
+sdclip, later = gptq(SIGMAS), gptq(LATER_SIGMAS)
+
+
+def table_peer(rounding: Rounding, stage: Stage, repaired: int = 0) -> Peer:
+    """Return a peer that rounds matrices by `rounding`, other tensors to float16, and applies a lossless stage.
+
+    The `repaired` matrices of the largest errors get a correction of low rank (`eval.ablate.low_rank`).
+    """
 
     def run(subject: Subject, scale: float, embedding: float) -> Coded:
         began = time.perf_counter()
         tables = quantize_tables(subject, rounding, scale, embedding)
+        if repaired:
+            errors = {name: weights - _weights(tables.tables[name]) for name, weights in subject.matrices.items()}
+            tables = Tables(tables.tables, {**tables.others, **repairs(errors, repaired)})
         blob = stage.encode(tables)
         encoded = time.perf_counter()
         back = stage.decode(blob)
@@ -114,7 +108,8 @@ def quantize_tables(subject: Subject, rounding: Rounding, scale: float, embeddin
     tables = {}
     for name, weights in subject.matrices.items():
         factor = scale * (embedding if subject.roles[name] == "embedding" else 1.0)
-        symbols, steps = rounding(weights, subject.roles[name], subject.moments(name), factor)
+        kind = "mlp" if subject.roles[name] == "matrix" and "mlp" in name else subject.roles[name]
+        symbols, steps = rounding(weights, kind, subject.moments(name), factor)
         tables[name] = Table(tuple(subject.state[name].shape), symbols, steps)
     others = {name: subject.state[name] for name, role in subject.roles.items() if role == "vector"}
     return Tables(tables, {name: _passed(tensor) for name, tensor in others.items()})
@@ -124,12 +119,18 @@ def dequantize_tables(tables: Tables) -> State:
     """Return the weights of tables, float32."""
     state = {}
     for name, table in tables.tables.items():
-        weights = table.symbols * table.steps.astype(np.float32)[:, None]
+        weights = apply_repairs(name, _weights(table), tables.others)
         state[name] = torch.from_numpy(weights).reshape(table.shape)
     for name, values in tables.others.items():
+        if is_repair(name):
+            continue
         tensor = torch.from_numpy(values.copy())
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
+
+
+def _weights(table: Table) -> NDArray[np.float32]:
+    return table.symbols * table.steps.astype(np.float32)[:, None]
 
 
 def nncodec_peer(dependent: bool) -> Peer:
@@ -201,11 +202,18 @@ PEERS: dict[str, Peer] = {
     "sdclip+brotli": table_peer(sdclip, STAGES["brotli-11"]),
     "sdclip+lrzip": table_peer(sdclip, STAGES["lrzip -z"]),
     "sdclip+zpaq": table_peer(sdclip, STAGES["zpaq -m5"]),
+    "lqer+brotli": table_peer(later, STAGES["brotli-11"], repaired=3),
+    "lqer+lrzip": table_peer(later, STAGES["lrzip -z"], repaired=3),
+    "lqer+zpaq": table_peer(later, STAGES["zpaq -m5"], repaired=3),
+    "watersic": watersic_peer(ideal=False),
+    "watersic-ideal": watersic_peer(ideal=True),
+    "entquant-ideal": entquant_peer(),
     "nncodec": nncodec_peer(dependent=False),
     "nncodec-dq": nncodec_peer(dependent=True),
     "zipnn": zipnn_peer(),
 }
-"""Peers by name: the first is the codec of the challenge's baseline, those with SDClip the codecs of its records."""
+"""Peers by name: the first is the codec of the challenge's baseline, those with SDClip the codecs of its records, those
+with LQER its last codec. "ideal": the bytes are an entropy, and no file is written."""
 
 
 def _half(steps: NDArray[np.floating]) -> NDArray[np.float16]:

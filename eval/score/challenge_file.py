@@ -17,7 +17,7 @@ import zstandard
 from torch.utils._pytree import tree_map_only
 
 from codec.errors import FormatError
-from codec.model.weight_files import check_storage
+from codec.model.weight_files import check_storage, why_no_tensors
 
 MAX_BYTES = 1 << 30
 """The most bytes of an unpacked file: the bound on memory for a hostile file."""
@@ -96,7 +96,7 @@ def _unpickle(raw: bytes) -> Any:
     try:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can make the loader raise anything
-        reason = str(error).partition("\n")[0][:200]
+        reason = why_no_tensors(error)
         raise FormatError(f"artifact: not a torch.save file of plain tensors ({reason}); {_AGAIN}") from error
     tree_map_only(torch.Tensor, lambda tensor: check_storage(tensor, "artifact: a tensor"), found)
     return found

@@ -30,6 +30,12 @@ FULL_OUTPUTS = 4096
 """Outputs of a linear layer beyond which only the diagonal of their moment is kept: the full moment has 64 MiB."""
 
 
+UNSEEN = 1.0
+"""Look-ups of a table's row that the text did not visit: other text will. A Llama of 260,000 weights with a head of its
+own, 4,096 tokens of calibration that lack 303 of 1,024 tokens, at 3 bits a weight: KL 0.0383 nats with 0, 0.0120 with a
+quarter, 0.0082 with a half, 0.0069 with 1; 0.0423 without a calibration."""
+
+
 class _Layer:
     """Sums over the uses of a linear layer: x x^T of its inputs, g g^T of the gradients at its outputs."""
 
@@ -80,7 +86,8 @@ class _Table:
         self.visits += torch.bincount(rows.flatten(), minlength=len(self.visits))
 
     def moments(self, tokens: int, world: World) -> Moments:
-        return Moments(_mean(world.total(self.gradients), tokens), _mean(world.total(self.visits), tokens))
+        visits = world.total(self.visits).clamp(min=UNSEEN)
+        return Moments(_mean(world.total(self.gradients), tokens), _mean(visits, tokens))
 
 
 class _Head:

@@ -211,17 +211,64 @@ def test_a_folder_of_shards_travels_with_its_files(call, tmp_path):
     assert {t["name"]: round(t["bits_per_weight"]) for t in told["tensors"] if t["name"] == "big"} == {"big": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     told = call.json("pack", folder, "-o", tmp_path / "m.pack", "--lossless", "oth*", "--bits", "big=3")
-    assert sum(t["bytes"] for t in told["tensors"]) + told["other_bytes"] == pytest.approx(told["pack_bytes"], abs=3)
-    assert told["files"] == {"config.json": 2}
+    assert sum(t["bytes"] for t in told["tensors"]) + told["other_bytes"] == told["pack_bytes"]
+    index = (folder / "model.safetensors.index.json").read_bytes()
+    assert told["files"] == {"config.json": 2, "model.safetensors.index.json": len(index)}
     assert "--force" in call.refused("pack", folder, "-o", tmp_path / "m.pack")
     assert "no tensor is named like 'x*'" in call.refused("pack", folder, "--dry-run", "--skip", "x*")
     assert "expected PATTERN=N" in call.refused("pack", folder, "--dry-run", "--bits", "big")
     call.json("unpack", tmp_path / "m.pack", "-o", tmp_path / "back")
-    found = load_file(tmp_path / "back" / "model.safetensors")
-    assert torch.equal(found["other"], second["other"])
+    assert files(tmp_path / "back") == files(folder)
+    found = load_file(tmp_path / "back" / "1.safetensors")
+    assert found.keys() == first.keys()
+    assert json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text()) == json.loads(index)
+    call.json("pack", tmp_path / "back", "-o", tmp_path / "again.pack", "--skip", "big")
+    call.json("unpack", tmp_path / "again.pack", "-o", tmp_path / "less")
+    assert load_file(tmp_path / "less" / "1.safetensors").keys() == {"inv_freq"}
+    assert "big" not in json.loads((tmp_path / "less" / "model.safetensors.index.json").read_text())["weight_map"]
+    call.json("unpack", tmp_path / "m.pack", "-o", tmp_path / "one.safetensors")
+    assert load_file(tmp_path / "one.safetensors").keys() == {**first, **second}.keys()
+    assert torch.equal(load_file(tmp_path / "back" / "2.safetensors")["other"], second["other"])
     assert torch.equal(found["inv_freq"], first["inv_freq"])
     assert found["big"].dtype == torch.bfloat16
     assert (tmp_path / "back" / "config.json").read_text() == "{}"
     assert "--challenge writes one file" in call.refused(
         "unpack", tmp_path / "m.pack", "-o", tmp_path / "b", "--challenge"
     )
+
+
+def test_errors_beside_a_source(call, folder, tmp_path):
+    """Of each tensor and of all, relative to the source's squares; a source that is another model is refused."""
+    told = call.json("inspect", folder / "m.pack", "--source", folder / "run")
+    state, source = codec.open(folder / "m.pack").state_dict(), random_weights(PLAIN)
+    for tensor in told["tensors"]:
+        truth = source[tensor["name"]].double()
+        error = (state[tensor["name"]].double() - truth).square().sum()
+        assert tensor["relative_error"] == pytest.approx(float(error / truth.square().sum()), rel=1e-6, abs=1e-12)
+    assert 0 < told["relative_error"] < 1e-3
+    assert sum(t["bytes"] for t in told["tensors"]) + told["other_bytes"] == told["pack_bytes"]
+    status, out, _ = call("inspect", folder / "m.pack", "--source", folder / "run")
+    assert (status, "relative error" in out) == (0, True)
+    save_file({"w": torch.ones(3)}, tmp_path / "other.safetensors")
+    assert "the source has none" in call.refused(
+        "inspect", folder / "m.pack", "--source", tmp_path / "other.safetensors"
+    )
+    assert "is for packs" in call.refused("inspect", folder / "text.upz", "--source", folder / "run")
+
+
+def test_a_pack_to_standard_output(monkeypatch, capsysbinary, tmp_path):
+    save_file({"w": torch.ones(3)}, tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["underpar", "pack", "w.safetensors", "-o", "-"])
+    with pytest.raises(SystemExit):
+        main()
+    assert torch.equal(codec.decompress(capsysbinary.readouterr().out)["w"], torch.ones(3))
+    assert files(tmp_path) == {"w.safetensors"}
+
+
+@pytest.mark.parametrize("value", ["text", '{"a": 1}', "[1]"])
+def test_metadata_of_another_project(call, tmp_path, value):
+    """An entry `config` that is not ours is metadata as any other, and comes back."""
+    save_file({"w": torch.ones(3)}, tmp_path / "w.safetensors", {"config": value})
+    call.json("pack", tmp_path / "w.safetensors", "-o", tmp_path / "w.pack")
+    assert codec.open(tmp_path / "w.pack").metadata == {"config": value}

@@ -38,7 +38,17 @@ def equal(found, expected):
 def test_shards_come_with_the_files_beside_them(sharded):
     found = open_weights(sharded)
     assert equal(dict(found.tensors), {**FIRST, **SECOND})
-    assert (found.metadata, found.beside()) == ({"format": "pt"}, {"config.json": b"{}"})
+    index = (sharded / INDEX).read_bytes()
+    assert (found.metadata, found.beside()) == ({"format": "pt"}, {"config.json": b"{}", INDEX: index})
+    assert equal(dict(open_weights(sharded / INDEX).tensors), {**FIRST, **SECOND})
+
+
+def test_one_shard_is_no_model(tmp_path):
+    for name in ("model-00001-of-00002.safetensors", "model-00001-of-00001.safetensors"):
+        save_file(FIRST, tmp_path / name)
+    assert equal(dict(open_weights(tmp_path / "model-00001-of-00001.safetensors").tensors), FIRST)
+    with pytest.raises(FormatError, match=r"one shard of 2; pass the folder"):
+        open_weights(tmp_path / "model-00001-of-00002.safetensors")
 
 
 def test_one_file_of_either_kind(tmp_path):
@@ -100,14 +110,19 @@ def test_what_is_refused(tmp_path, capsys):
     (tmp_path / "cut.safetensors").write_bytes(b"\xff" * 20)
     (tmp_path / "cut.bin").write_bytes(b"PK")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "lfs.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (tmp_path / "other").mkdir()
+    save_file(FIRST, tmp_path / "other" / "weights.safetensors")
     for name, told in (
-        ("harm.bin", "not a PyTorch file of tensors alone"),
+        ("harm.bin", r"not a PyTorch file of tensors alone \(it is damaged, or holds objects that could run code\)"),
         ("nested.pt", r"found \['model', 'step'\], expected tensors by name"),
         ("cut.safetensors", "not a safetensors file"),
         ("cut.bin", "not a PyTorch file of tensors alone"),
         ("m.gguf", "`underpar import` reads it"),
         ("none.safetensors", "no such file"),
+        ("lfs.safetensors", "a pointer of Git LFS"),
         ("", r"none of model\.safetensors"),
+        ("other", r"pass one of the files \['weights\.safetensors'\]"),
     ):
         with pytest.raises(FormatError, match=told):
             open_weights(tmp_path / name)

@@ -94,7 +94,7 @@ PLAIN_STATES: dict[str, State] = {
     },
     "large integers": {"a": torch.tensor([2**62, -(2**63)]), "b": torch.zeros(100, 100, dtype=torch.int64)},
     "odd types": {"a": torch.arange(5, dtype=torch.bfloat16), "b": torch.arange(5.0, dtype=torch.float64)},
-    "empty": {"a": torch.zeros(0, 5), "b": torch.zeros(5, 0), "c": torch.zeros(2, 0, 3, dtype=torch.int32)},
+    "empty": {"a": torch.zeros(0, 5), "b": torch.zeros(2**28 + 1, 0), "c": torch.zeros(2, 0, 3, dtype=torch.int32)},
     "strided": {"a": torch.arange(20).reshape(4, 5).T, "b": torch.arange(12.0).reshape(3, 4)[:, ::2]},
     "names": {"": torch.ones(2), "é/…\n": torch.ones(3), "x" * 300: torch.ones(1)},
     "gradient": {"a": torch.ones(3, requires_grad=True)},

@@ -9,9 +9,14 @@ from safetensors.torch import save_file
 
 from codec.errors import CodecError, FormatError
 from codec.quantization.calibration import Moments
+from codec.quantization.feedback import damped
+from codec.quantization.quantized import Quantized
 from eval.ablate import peers as weight_peers
 from eval.ablate.lossless import STAGES, Stage, Tables
-from eval.ablate.peers import PEERS, Peer, absmax_rows, quantize_tables, sdclip, table_peer
+from eval.ablate.low_rank import apply_repairs, is_repair, repairs
+from eval.ablate.peer import Peer
+from eval.ablate.peers import PEERS, absmax_rows, later, quantize_tables, sdclip, table_peer
+from eval.ablate.rates import column_bytes, entropy_bits, rescaled
 from eval.ablate.subject import Subject, load_subject
 from tests.support.helpers import EVERY_OPTION, lossless_tokenizer, random_weights
 
@@ -95,6 +100,52 @@ def test_sdclip_feeds_nothing_back_through_a_diagonal_and_gives_the_embedding_8_
     assert np.array_equal(symbols, plain) and np.abs(symbols).max() == 127
     zero, _ = sdclip(np.zeros((2, 10), np.float32), "matrix", moments(10), 1.0)
     assert not zero.any()
+
+
+def test_the_challenges_last_codec():
+    """Clips by kind, and an embedding of 7 bits."""
+    weights = np.random.default_rng(2).normal(0, 3, (4, 1000)).astype(np.float32)
+    deviations = torch.from_numpy(weights).std(1)
+    flat = Moments(np.ones(1000, np.float32), np.ones(4, np.float32))
+    for kind, sigmas, limit in (("mlp", 11.5, 31), ("matrix", 13.0, 31), ("embedding", 14.0, 63)):
+        symbols, steps = later(weights, kind, flat, 1.0)
+        assert np.array_equal(steps, (sigmas * deviations / limit).half().numpy())
+        assert np.array_equal(symbols, np.rint(weights / steps[:, None].astype(np.float64)))
+
+
+def test_corrections_of_low_rank():
+    """Of the worst matrix alone; within 2 and 4 bits; most of an error of that rank goes away, and none is made."""
+    generator = np.random.default_rng(5)
+    thin = (np.sign(generator.normal(size=(60, 4))) @ generator.normal(size=(4, 150))).astype(np.float32)
+    errors = {"small": 0.1 * thin, "large": thin}
+    parts = repairs(errors, 1)
+    assert all(is_repair(name) and name.startswith("large") for name in parts)
+    assert not is_repair("large")
+    assert {part.min() >= -8 and part.max() <= 7 for part in parts.values() if part.dtype == np.int8} == {True}
+    zero = np.zeros_like(thin)
+    left = thin - apply_repairs("large", zero, parts)
+    assert np.square(left).sum() < 0.5 * np.square(thin).sum()
+    assert apply_repairs("small", zero, parts) is zero
+    noise = generator.normal(size=(60, 150)).astype(np.float32)
+    assert np.square(noise - apply_repairs("n", zero, repairs({"n": noise}, 3))).sum() < np.square(noise).sum()
+
+
+def test_watersics_factors_lower_the_error_that_counts():
+    """As the weighted error of any integers is lowered; integers whose factors are known give these factors."""
+    generator = np.random.default_rng(6)
+    moment = damped(moments(40).inputs)
+    integers = generator.integers(-4, 5, (30, 40)).astype(np.int32)
+    rows, columns = np.exp2(generator.uniform(-1, 1, 30)), np.exp2(generator.uniform(-1, 1, 40))
+    truth = (integers * rows[:, None] * columns).astype(np.float32)
+
+    def cost(r, c):
+        error = truth - integers * r[:, None] * c
+        return float(((error @ moment) * error).sum())
+
+    start = Quantized(integers, np.ones(30, np.float32), np.ones(40, np.float32))
+    assert cost(*rescaled(truth, start, moment)) < 1e-2 * cost(np.ones(30), np.ones(40))
+    assert entropy_bits(np.arange(16)) == 64
+    assert column_bytes(np.tile(np.arange(4, dtype=np.int32), (3, 1)).T) == 3
 
 
 def test_a_stage_that_loses_something_is_caught(subject):
