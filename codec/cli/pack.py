@@ -4,7 +4,7 @@ import json
 from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
@@ -66,7 +66,7 @@ def pack(
             written.copy_to(file)
     with tempfile.NamedTemporaryFile() as copy:  # a dry run's pack may be larger than memory, too
         if output is None or dry_run or is_stream(output):
-            written.copy_to(copy.file)
+            written.copy_to(cast(BinaryIO, copy))
             copy.flush()
             output = Path(copy.name)
         result = {**describe(codec.open(output)), "seconds": seconds}

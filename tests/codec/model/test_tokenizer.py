@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-import typer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -17,9 +16,9 @@ import codec
 from codec.errors import CodecError, FormatError
 from codec.model.capitals import CAPITAL, MARKS, fold
 from codec.model.tokenizer import BOS, Tokenizer
-from trainer.cli.data import register
 from trainer.data.sample import sp1024, train_documents, val_documents
 from trainer.data.tokenizer import train_tokenizer
+from underpar.commands import app
 
 VALID_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"))
 
@@ -179,8 +178,6 @@ def test_refusals(challenge: Tokenizer) -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    app = typer.Typer()
-    register(app)
     source, output = tmp_path / "in.txt", tmp_path / "t.model"
     source.write_bytes(b"\n\n".join(list(val_documents())[:20]))
     arguments = ["tokenizer", "train", str(source), "-o", str(output), "--vocab-size", "400", "--json"]

@@ -39,11 +39,9 @@ MANIFEST = {
     ],
 }
 COMMAND = """
-import sys, typer
+import sys
 from codec.errors import CodecError
-from trainer.cli.data import register
-app = typer.Typer()
-register(app)
+from underpar.commands import app
 try:
     app()
 except CodecError as error:

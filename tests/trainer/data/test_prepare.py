@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from codec.errors import CodecError, FormatError
 from tests.support.helpers import shared
-from trainer.cli.data import register
 from trainer.data import prepare as module
 from trainer.data.documents import input_bytes, read_documents
 from trainer.data.prepare import prepare
 from trainer.data.sample import sp1024, val_documents
 from trainer.data.shards import find_shards, read_shard, write_shard
+from underpar.commands import app
 
 TEXTS = [f"Document {i} says {i * i}.\n" * (i % 7) for i in range(60)]
 
@@ -114,8 +113,6 @@ def test_refusals(tmp_path: Path, source: Path) -> None:
 
 
 def test_commands(tmp_path: Path, source: Path) -> None:
-    app = typer.Typer()
-    register(app)
     (tmp_path / "t.model").write_bytes(sp1024().model)
     (tmp_path / "out").mkdir()
     model, out = str(tmp_path / "t.model"), str(tmp_path / "out")

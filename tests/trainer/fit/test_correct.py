@@ -154,11 +154,8 @@ def test_held_out_rows_are_the_last():
 
 
 COMMAND = """
-import typer
-import trainer.cli
+from underpar.commands import app
 
-app = typer.Typer()
-trainer.cli.register(app)
 app()
 """
 

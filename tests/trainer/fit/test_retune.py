@@ -133,11 +133,8 @@ def test_what_does_not_fit_is_reported(tmp_path: Path):
 
 
 COMMAND = """
-import typer
-import trainer.cli
+from underpar.commands import app
 
-app = typer.Typer()
-trainer.cli.register(app)
 app()
 """
 

@@ -60,11 +60,8 @@ val_tokens = 256
 """
 
 COMMAND = """
-import typer
-import trainer.cli
+from underpar.commands import app
 
-app = typer.Typer()
-trainer.cli.register(app)
 if __name__ == "__main__":
     app()
 """
