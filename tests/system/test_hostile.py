@@ -32,6 +32,7 @@ def found() -> dict[str, list]:
     return {name: said for line in done.stdout.splitlines() for name, said in json.loads(line).items()}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_all_are_refused(found: dict[str, list]) -> None:
     from tests.support.hostile import FILES, MEMORY, SECONDS
