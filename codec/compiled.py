@@ -17,10 +17,13 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
 
-from codec.cache import cache_folder
+from codec.cache import cache_folder, kept
 
 ENABLED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 """False where numba is told not to compile; functions that exist as machine code only cannot be called then."""
@@ -52,6 +55,28 @@ kernel = compiler(nogil=True, error_model="numpy")
 """Compile a loop over rows: other threads run beside the loop, and a division by zero gives IEEE's infinity or NaN."""
 
 
+def processor() -> tuple[str, ...]:
+    """Return the name and features of the processor that numba compiles for; its variables can change them."""
+    from numba.core.registry import cpu_target
+
+    return tuple(map(str, cpu_target.target_context.codegen().magic_tuple()))
+
+
+def check_once(name: str, check: Callable[[], None]) -> None:
+    """Run a check of machine code, unless an earlier process passed the check with the same sources and processor.
+
+    Args:
+        name: of the check, for the cache.
+        check: raises an error where the code does not do what its source says; such a verdict is not cached.
+    """
+
+    def run() -> bytes:
+        check()
+        return b"holds"
+
+    kept(f"verdicts/{name}-{hashlib.sha256(repr(processor()).encode()).hexdigest()[:32]}", run)
+
+
 class _Locator:
     """Tell numba where the machine code of one function is cached."""
 
@@ -78,6 +103,28 @@ def _file_hash(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+class _Library(JITCodeLibrary):
+    """Machine code out of the cache; its bitcode is parsed when a caller is compiled, which may take it in."""
+
+    _bitcode: bytes
+
+    @classmethod
+    def load(cls, codegen: Any, name: str, code: bytes, bitcode: bytes) -> "_Library":
+        """Load the machine code of a library."""
+        library = cls(codegen, name)
+        library._bitcode = bitcode
+        library.enable_object_caching()
+        library._set_compiled_object(code)
+        library._finalize_final_module()
+        return library
+
+    def _get_module_for_linking(self) -> Any:
+        if self._shared_module is None:
+            self._shared_module = llvm.parse_bitcode(self._bitcode)
+            self._codegen._engine._load_defined_symbols(self._shared_module)
+        return self._shared_module
+
+
 class _Format(CompileResultCacheImpl):
     """Write compiled functions as numba does, but to the folder of `_Locator`, whatever numba's variables say."""
 
@@ -86,6 +133,37 @@ class _Format(CompileResultCacheImpl):
         self._locator = _Locator(function)
         name = f"{function.__module__}.{function.__qualname__}"
         self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
+
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        """Make a compiled function of what `reduce` made, as numba does, but without parsing bitcode."""
+        (name, kind, data), fndesc, env, signature, objectmode, lifted, annotation, reload_init, environments = payload
+        if kind != "object" or reload_init:
+            return super().rebuild(target_context, payload)
+        codegen = target_context.codegen()
+        library = _Library.load(codegen, name, *data)
+        names = (fndesc.llvm_func_name, fndesc.llvm_cpython_wrapper_name, fndesc.llvm_cfunc_wrapper_name)
+        codegen._engine._defined_symbols.update(names)
+        make: Any = CompileResult  # a named tuple whose fields numba computes
+        result = make(
+            typing_context=target_context.typing_context,
+            target_context=target_context,
+            entry_point=target_context.get_executable(library, fndesc, env),
+            typing_error=None,
+            type_annotation=annotation,
+            signature=signature,
+            objectmode=objectmode,
+            lifted=lifted,
+            fndesc=fndesc,
+            library=library,
+            call_helper=None,
+            environment=env,
+            metadata=None,
+            reload_init=reload_init,
+            referenced_envs=environments,
+        )
+        for environment in environments:
+            codegen.set_env(environment.env_name, environment)
+        return result
 
 
 class _Cache(FunctionCache):

@@ -76,7 +76,7 @@ def atomic_write(path: str | Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     path = Path(path)
     check_output(path)
     if is_stream(path):
-        with path.open("wb", buffering=0 if path.is_char_device() else -1) as stream:
+        with named(path), path.open("wb", buffering=0 if path.is_char_device() else -1) as stream:
             yield stream
         return
     path = path.resolve()
@@ -84,10 +84,10 @@ def atomic_write(path: str | Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     umask = os.umask(0)
     os.umask(umask)
     mode = stat.S_IMODE(path.stat().st_mode) & 0o777 if path.exists() else mode & ~umask
-    with _named(path):
+    with named(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".upz.")
     try:
-        with _named(path), os.fdopen(handle, "wb") as stream:
+        with named(path), os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -100,8 +100,8 @@ def atomic_write(path: str | Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name `path` in errors that come from writing a file without a name of its own, as of a full disk."""
+def named(path: str | Path) -> Iterator[None]:
+    """Name `path` in errors that come from writing to an open file, as of a full disk."""
     try:
         yield
     except OSError as error:

@@ -29,6 +29,8 @@ def main() -> None:
             raise
     except BrokenPipeError:
         _leave_pipe()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except CheckFailed as failed:
         fail(one_line(failed), 1)
     except CodecError as error:
@@ -38,10 +40,20 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run the command that the arguments name; to say which there are needs no library."""
-    if sys.argv[1:] in (["--help"], ["-h"]):
+    """Run the command that the arguments name: at once where neither typer nor a library has to look at them."""
+    words = sys.argv[1:]
+    if words in (["--help"], ["-h"]):
         print(help.FILE.read_text(encoding="utf-8"), end="")
         sys.exit()
+    if words[:1] in (["encode"], ["decode"]) and "_UNDERPAR_COMPLETE" not in os.environ:
+        from underpar.arguments import read
+        from underpar.commands import function
+
+        command = function(words[0])
+        arguments = read(command, words[1:])
+        if arguments is not None:
+            command(**arguments)
+            sys.exit()
     from underpar.commands import app
 
     app(prog_name="underpar")

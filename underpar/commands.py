@@ -17,6 +17,7 @@ import codec.cli
 import eval.cli
 import trainer.cli
 from artifacts.share.store import search_path
+from codec.cache import version as version_of
 from codec.console import CheckFailed, emit, notes, table
 from codec.pack import store
 from underpar import help
@@ -33,6 +34,16 @@ PLACES: Mapping[str, str] = {
 """Where the function or the group of each command is, as module:name."""
 
 
+def function(name: str) -> Any:
+    """Import the function, or the group, of a command."""
+    module, _, attribute = PLACES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+OTHER_WORDS = {"compress": "encode", "c": "encode", "decompress": "decode", "extract": "decode", "x": "decode"}
+"""What other tools call our commands, for the advice behind a wrong word."""
+
+
 class Commands(MutableMapping[str, Any]):
     """Commands by name, each made of its function when somebody asks for the command."""
 
@@ -41,11 +52,11 @@ class Commands(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            module, _, attribute = PLACES[name].partition(":")
-            found = getattr(import_module(module), attribute)
+            found = function(name)
             if not isinstance(found, typer.Typer):
-                function, found = found, typer.Typer(add_completion=False)
-                found.command(name)(function)
+                group = typer.Typer(add_completion=False)
+                group.command(name)(found)
+                found = group
             self._made[name] = typer.main.get_command(found)
             self._made[name].name = name
         return self._made[name]
@@ -69,6 +80,12 @@ class Group(TyperGroup):
     def __init__(self, **settings: Any):
         super().__init__(**{**settings, "commands": Commands()})
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names; an error where it names none."""
+        if args[0] in OTHER_WORDS:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {OTHER_WORDS[args[0]]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help of all commands."""
         formatter.write(help.FILE.read_text(encoding="utf-8"))
@@ -88,13 +105,8 @@ def underpar(
     Without a command, and with a pipe for input, encode standard input to standard output, as tar -I asks for.
     """
     if version:
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as version_of
-
-        try:
-            print(f"underpar {version_of('underpar')}")
-        except PackageNotFoundError:
-            print("underpar, from a folder that is not installed")
+        found = version_of("underpar")
+        print(f"underpar {found}" if found else "underpar, from a folder that is not installed")
     elif context.invoked_subcommand is None:
         if sys.stdin is None or sys.stdin.isatty():
             print(context.get_help())

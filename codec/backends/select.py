@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from codec.cache import kept, source_hash
+from codec.cache import kept, source_hash, version
+from codec.compiled import processor
 from codec.console import notes
 from codec.errors import UnsupportedError
 from codec.exact.backend import Backend
@@ -102,12 +102,10 @@ def machine(device: str) -> Mapping[str, Any]:
 
     The processor's name and features are those that numba compiles for; numba's environment variables can change both.
     """
-    from numba.core.registry import cpu_target
-
     facts: dict[str, Any] = {
         "device": device,
-        "processor": cpu_target.target_context.codegen().magic_tuple(),
-        "versions": {name: _version(name) for name in ("torch", "numpy", "numba", "llvmlite", "triton")},
+        "processor": processor(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "numba", "llvmlite", "triton")},
     }
     if device == "cuda":
         import torch
@@ -117,13 +115,6 @@ def machine(device: str) -> Mapping[str, Any]:
         facts["cuda"] = torch.version.cuda
         facts["variables"] = {name: os.environ[name] for name in os.environ if name.startswith(_GPU_VARIABLES)}
     return facts
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _driver() -> str:

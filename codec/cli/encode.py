@@ -196,7 +196,7 @@ class _Counting:
 @contextmanager
 def opened(target: Path) -> Iterator[BinaryIO]:
     """Open standard output, or a file that appears complete or not at all."""
-    from codec.files import atomic_write
+    from codec.files import atomic_write, named
 
     if target != STANDARD:
         with atomic_write(target) as out:
@@ -204,11 +204,12 @@ def opened(target: Path) -> Iterator[BinaryIO]:
         return
     if sys.stdout is None:
         raise OutputError("standard output is closed; pass -o FILE")
-    if not isinstance(raw := sys.stdout.buffer, io.RawIOBase):
-        yield raw
-        raw.flush()
-        return
-    stream = io.BufferedWriter(raw)  # with PYTHONUNBUFFERED; a raw stream may take only a part of what is written
-    yield stream
-    stream.flush()
-    stream.detach()
+    with named("standard output"):
+        if not isinstance(raw := sys.stdout.buffer, io.RawIOBase):
+            yield raw
+            raw.flush()
+            return
+        stream = io.BufferedWriter(raw)  # with PYTHONUNBUFFERED; a raw stream may take only a part of what is written
+        yield stream
+        stream.flush()
+        stream.detach()

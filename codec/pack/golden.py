@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from codec import compiled
 from codec.errors import CodecError
 from codec.pack.parts.part import decode_exact, decode_quantized, exact_part, quantized_part, read_part
 from codec.quantization.quantized import OnTrellis, Quantized, StepGrid
@@ -96,3 +97,9 @@ def check() -> None:
             "golden record of parts: other integers come out than went in; this machine's compiler or processor fails; "
             "install underpar again"
         )
+
+
+@cache
+def check_once() -> None:
+    """Check the golden record unless an earlier process did so with the same sources; errors as of `check`."""
+    compiled.check_once("parts", check)

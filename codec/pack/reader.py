@@ -342,7 +342,7 @@ def open(source: bytes | bytearray | memoryview | mmap.mmap | str | Path | Binar
     Traceback (most recent call last):
     codec.errors.FormatError: pack: ...
     """
-    golden.check()
+    golden.check_once()
     found = open_source(source)
     sections = read_table(found)
     in_memory = isinstance(found.content, bytes)

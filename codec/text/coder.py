@@ -30,7 +30,7 @@ from codec.exact.recall import Recall
 from codec.model.byte_pairs import AnyTokenizer
 from codec.numerics.widths import total_bits
 from codec.text.documents import Prepared, Record, prepare, write_record
-from codec.text.golden import check as check_golden
+from codec.text.golden import check_once as check_golden
 from codec.text.pipeline import GroupReader, _Group, _Part
 from codec.text.scheduler import Decoding
 

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from codec import compiled
 from codec.edits import coder as edits
 from codec.entropy import range_coder
 from codec.entropy.range_coder import State
@@ -86,3 +87,9 @@ def check() -> None:
             "machine would write archives that no other reads: a source was changed, or its compiler or processor "
             "fails; install underpar again"
         )
+
+
+@cache
+def check_once() -> None:
+    """Check the golden record unless an earlier process did so with the same sources; errors as of `check`."""
+    compiled.check_once("text", check)

@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from codec import cache
+from codec.compiled import check_once
 from codec.errors import CodecError
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ def run(folder: Path, code: str, **variables: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-CHECK = "from codec.{room} import golden; golden.check()"
+CHECK = "from codec.{room} import golden; golden.check_once()"
 MAKE = "from codec.{room} import golden; print({made}.hex())"
 TEXT = ("codec/entropy/mixing.py", "_STEP = 18", "_STEP = 17", "text", "golden.encode_record()")
 PACK = (
@@ -41,6 +43,7 @@ def test_an_edited_constant_of_a_helper_is_noticed(case, tmp_path):
     old, empty = (str(tmp_path / name) for name in ("old", "empty"))
     right = run(tmp_path, MAKE.format(room=room, made=made), UNDERPAR_CACHE=old)
     assert right.returncode == 0, right.stderr
+    assert run(tmp_path, CHECK.format(room=room), UNDERPAR_CACHE=old).returncode == 0
     source = (tmp_path / file).read_text()
     assert source.count(before) == 1
     (tmp_path / file).write_text(source.replace(before, after))
@@ -101,6 +104,66 @@ def test_golden_records_uncompiled():
     code = "from codec.text import golden as t; from codec.pack import golden as p; p.check(); t.check()"
     done = run(ROOT, code, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="error")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_check_that_passed_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    runs = []
+
+    def fails() -> None:
+        runs.append(1)
+        raise CodecError("other bytes")
+
+    for _ in range(2):
+        check_once("right", lambda: runs.append(1))
+    assert len(runs) == 1
+    for _ in range(2):
+        with pytest.raises(CodecError, match="other bytes"):
+            check_once("wrong", fails)
+    assert len(runs) == 3
+
+
+FUNCTIONS = """
+import numpy
+from codec.compiled import compiled
+
+@compiled
+def inner(a):
+    b = numpy.empty(len(a), a.dtype)
+    for n in range(len(a)):
+        b[n] = 3 * a[n] + 1
+    return b
+
+@compiled
+def outer(a):
+    return inner(inner(a)).sum()
+"""
+
+
+def test_loaded_code_serves_python_and_new_callers(tmp_path):
+    """What only compiling needs is imported by a process that compiles, and not by one that loads."""
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    inner, outer = "functions.inner(numpy.arange(5))", "functions.outer(numpy.arange(5))"
+    registry = "'numba.np.linalg' in sys.modules"
+    found = []
+    for calls in ((inner, registry), (inner, registry), (inner, outer, registry), (outer, inner, registry)):
+        code = f"import functions, numpy, sys; print({', '.join(f'str({call})' for call in calls)}, sep='|')"
+        done = run(tmp_path, code, UNDERPAR_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(ROOT))
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout.strip().split("|"))
+    values, total = "[ 1  4  7 10 13]", str(sum(3 * (3 * n + 1) + 1 for n in range(5)))
+    assert found == [
+        [values, "True"],
+        [values, "False"],
+        [values, total, "True"],
+        [total, values, "False"],
+    ]
+
+
+def test_versions_are_those_of_the_metadata():
+    for name in ("numba", "llvmlite", "numpy", "torch"):
+        assert cache.version(name) == metadata.version(name)
+    assert cache.version("no-such-package") is None
 
 
 WHERE = "from codec.cache import cache_folder; print(cache_folder().parent)"

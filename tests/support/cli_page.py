@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from tests.support.cli_session import session
 from underpar import help
 from underpar.commands import app
 
@@ -50,7 +51,7 @@ def page() -> str:
     """Write the whole page as Markdown."""
     found = list(commands())
     index = ", ".join(f"[{name}](#underpar-{name.replace(' ', '-')})" for name, _ in found)
-    return "\n".join([_HEAD, index, *(_section(name, command) for name, command in found)])
+    return "\n".join([_HEAD, index, session(), *(_section(name, command) for name, command in found)])
 
 
 def _section(name: str, command: Any) -> str:

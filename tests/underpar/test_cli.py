@@ -117,6 +117,13 @@ def test_wrong_usage_is_status_2(underpar, words):
     assert "Usage: underpar" in err
 
 
+def test_words_of_other_tools_are_understood(underpar):
+    for word, name in (("compress", "encode"), ("extract", "decode")):
+        status, _, err = underpar(word, "file")
+        assert status == 2
+        assert f"Did you mean '{name}'?" in err
+
+
 @pytest.mark.parametrize(
     "error, status, message",
     [
