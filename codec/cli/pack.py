@@ -66,7 +66,7 @@ def pack(
             written.copy_to(file)
     with tempfile.NamedTemporaryFile() as copy:  # a dry run's pack may be larger than memory, too
         if output is None or dry_run or is_stream(output):
-            written.copy_to(cast(BinaryIO, copy))
+            written.copy_to(copy)
             copy.flush()
             output = Path(copy.name)
         result = {**describe(codec.open(output)), "seconds": seconds}

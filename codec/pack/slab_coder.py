@@ -21,6 +21,10 @@ LEAST, MOST = 2.0**-100, 2.0**120
 """Bounds on the largest weight of a slab that is quantized: between these, all steps are normal float32 numbers."""
 
 
+NEARLY = 200
+"""Bytes that it may cost to keep a slab exactly: masks and tables of few values take hundreds of bytes either way."""
+
+
 @dataclass(frozen=True)
 class Slab:
     """A run of a tensor's elements: rows * columns of them, from `first` on."""
@@ -80,12 +84,15 @@ class SlabCoder:
             part = quantized_part(quantized)
         except FormatError as error:
             raise FormatError(f"tensor {item.name}: {error}") from error
-        if self.may_be_exact and entropy(data, width, floating) <= 1.1 * len(part) + 200:
+        if self.may_be_exact and entropy(data, width, floating) <= 1.1 * len(part) + NEARLY:
             exact = exact_part(data, width, floating)
-            if len(exact) <= len(part):
+            if len(exact) <= len(part) + NEARLY:
                 return Coded(exact, 0.0)
         scale = self.scales.get(item.name) or 1.0
-        return Coded(part, float(np.square(quantized.dequantize() - weights, dtype=np.float64).sum()) / scale**2)
+        errors = quantized.dequantize()
+        errors -= weights  # in place: no further matrix is made
+        squared = sum(float(np.square(row, dtype=np.float64).sum()) for row in errors)
+        return Coded(part, squared / scale**2)
 
     def _weights(self, slab: Slab, tensor: torch.Tensor) -> NDArray[np.float32] | None:
         """Return the weights of a slab; None where the slab has to be kept exactly."""
@@ -98,7 +105,7 @@ class SlabCoder:
                 f"{weights[row, column]}, expected finite weights; repair the checkpoint"
             )
         largest = float(np.abs(weights).max(initial=0))
-        if self.must_quantize or largest == 0:
+        if self.must_quantize or not tensor.any():
             return weights
         return weights if finite.all() and LEAST <= largest <= MOST else None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Written:
         self.file.seek(0)
         return self.file.read()
 
-    def copy_to(self, file: BinaryIO) -> None:
+    def copy_to(self, file: IO[bytes]) -> None:
         """Write the pack's bytes to a file, piece by piece."""
         self.file.seek(0)
         shutil.copyfileobj(self.file, file)

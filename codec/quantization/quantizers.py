@@ -75,7 +75,8 @@ class RowOctaves:
         rows = exponents.astype(np.int32)
         grid = StepGrid(1.0, rows, np.zeros(matrix.weights.shape[1], np.int32))
         steps = power(rows)
-        symbols = np.rint(matrix.weights / steps[:, None]).astype(np.int32)
+        scaled = matrix.weights / steps[:, None]
+        symbols = np.rint(scaled, out=scaled).astype(np.int32)
         return Quantized(symbols, grid.row_steps(), grid.column_steps(), 0, grid)
 
 

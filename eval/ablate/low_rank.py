@@ -41,8 +41,8 @@ def apply_repairs(name: str, weights: NDArray[np.float32], parts: Mapping[str, N
     if name + _MARK + "left" not in parts:
         return weights
     left, scale, right, scales = (parts[name + _MARK + part] for part in ("left", "scale", "right", "scales"))
-    product: NDArray[np.float32] = (left * scale.astype(np.float32)) @ _scaled(right, scales, weights.shape[1])
-    return weights + product
+    thin: NDArray[np.float32] = left.astype(np.float32) * scale.astype(np.float32)
+    return weights + thin @ _scaled(right, scales, weights.shape[1])
 
 
 def _factors(error: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -59,6 +59,5 @@ def _factors(error: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 
 def _scaled(right: NDArray[np.int8], scales: NDArray[np.float16], columns: int) -> NDArray[np.float32]:
-    grouped: NDArray[np.float32] = right.reshape(*scales.shape, GROUP).astype(np.float32)
-    grouped = grouped * scales[..., None].astype(np.float32)
+    grouped = right.reshape(*scales.shape, GROUP).astype(np.float32) * scales[..., None].astype(np.float32)
     return grouped.reshape(len(right), -1)[:, :columns]
