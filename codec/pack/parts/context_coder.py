@@ -60,7 +60,6 @@ class _Models(NamedTuple):
 
     counts: NDArray[np.int32]  # [2 _BINS, SYMBOLS] of integers by context
     totals: NDArray[np.int64]  # [2 _BINS]
-    halves: NDArray[np.int64]  # [2 _BINS]: what the counts of the first half of symbols sum to
     bits: NDArray[np.int32]  # slots of `codec.entropy.adaptive_bit` for what lies beyond the tables
     seen: NDArray[np.int16]
 
@@ -96,12 +95,7 @@ def shift_of(b: int, scale: int) -> int:
 def _new_models(scale: int) -> _Models:
     counts = prior_counts(scale)
     slots = 2 * _LENGTHS + _LENGTHS * _LENGTHS
-    return _Models(counts, *_sums(counts), np.full(slots, EVEN, np.int32), np.zeros(slots, np.int16))
-
-
-def _sums(counts: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sum up the counts of each table, and those of the first half of symbols."""
-    return counts.sum(1, dtype=np.int64), counts[:, : SYMBOLS // 2].sum(1, dtype=np.int64)
+    return _Models(counts, counts.sum(1, dtype=np.int64), np.full(slots, EVEN, np.int32), np.zeros(slots, np.int16))
 
 
 def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -118,40 +112,28 @@ def _power(e):
 
 
 @_inlined
-def _code_symbol(state, stream, counts, totals, halves, table, symbol, decode):
-    """Encode `symbol`, or decode and return it, under the counts of `table`, which learn from it.
-
-    Symbols are searched from the middle of the table, where the likely ones are.
-    """
+def _code_symbol(state, stream, counts, totals, table, symbol, decode):
+    """Encode `symbol`, or decode and return it, under the counts of `table`, which learn from it."""
     unit = state[1] // np.uint64(totals[table])
-    start = halves[table]
+    start = np.int64(0)
     if decode:
-        symbol, code = SYMBOLS // 2, state[0]
-        if code >= unit * np.uint64(start):
-            while symbol < SYMBOLS - 1 and code >= unit * np.uint64(start + counts[table, symbol]):
-                start += counts[table, symbol]
-                symbol += 1
-        else:
-            while symbol and code < unit * np.uint64(start):
-                symbol -= 1
-                start -= counts[table, symbol]
+        symbol, code = 0, state[0]
+        while symbol < SYMBOLS - 1 and code >= unit * np.uint64(start + counts[table, symbol]):
+            start += counts[table, symbol]
+            symbol += 1
         range_coder.take(state, stream, start, counts[table, symbol], unit)
     else:
-        for s in range(SYMBOLS // 2, symbol):
+        for s in range(symbol):
             start += counts[table, s]
-        for s in range(symbol, SYMBOLS // 2):
-            start -= counts[table, s]
         range_coder.put(state, stream, start, counts[table, symbol], unit)
     counts[table, symbol] += _INCREMENT
     totals[table] += _INCREMENT
-    halves[table] += _INCREMENT if symbol < SYMBOLS // 2 else 0
     if totals[table] > _MOST_TOTAL:
-        total = half = np.int64(0)
+        total = 0
         for s in range(SYMBOLS):
             counts[table, s] = (counts[table, s] + 1) >> 1
             total += counts[table, s]
-            half += counts[table, s] if s < SYMBOLS // 2 else 0
-        totals[table], halves[table] = total, half
+        totals[table] = total
     return symbol
 
 
@@ -183,12 +165,12 @@ def _code_low(state, stream, shift, low, decode):
 
 
 @_beside
-def _code_digits(state, stream, words, digits, kind, counts, totals, halves, decode):
+def _code_digits(state, stream, words, digits, kind, counts, totals, decode):
     """Code words of 5-bit digits: of two, the second under the first; of three (float16), each by itself."""
     for i in range(words.shape[0]):
         table, word = kind, 0
         for d in range(digits - 1, -1, -1):
-            digit = _code_symbol(state, stream, counts, totals, halves, table, (words[i] >> (5 * d)) & 31, decode)
+            digit = _code_symbol(state, stream, counts, totals, table, (words[i] >> (5 * d)) & 31, decode)
             word = (word << 5) | digit
             table = 2 + SYMBOLS * kind + digit if digits == 2 else 2 + 2 * SYMBOLS + d
         words[i] = word
@@ -196,8 +178,8 @@ def _code_digits(state, stream, words, digits, kind, counts, totals, halves, dec
 
 @_beside
 def _code_columns(
-    state, stream, counts, totals, halves, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns,
-    means, begin, trellis, decode,
+    state, stream, counts, totals, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns, means,
+    begin, trellis, decode,
 ):  # fmt: skip  # arrays one by one: a tuple of them would be counted in and out at each call
     """Code columns `begin` and on of `symbols` [C, R] while `stream` has room, or to its end when decoding.
 
@@ -231,7 +213,7 @@ def _code_columns(
             k = np.int64(0) if decode else np.int64(line[r] - parity) // scale
             shift = _shift_of(b, scale)
             index = min(max((k >> shift) + SYMBOLS // 2, 0), SYMBOLS - 1)
-            index = _code_symbol(state, stream, counts, totals, halves, 2 * b + parity, index, decode)
+            index = _code_symbol(state, stream, counts, totals, 2 * b + parity, index, decode)
             cell = np.int64(index - SYMBOLS // 2)
             if index == 0:
                 cell -= _code_beyond(state, stream, bits, seen_bits, 0, cell - (k >> shift), decode)
@@ -321,9 +303,9 @@ def _code_steps(
     """Code words of steps, or fill them in: those of rows, then those of columns."""
     digits = 3 if rows == len(words) else 2
     counts = np.full((_DIGITS, SYMBOLS), 16 if digits == 3 else 1, np.int32)
-    sums = _sums(counts)
+    totals = counts.sum(1, dtype=np.int64)
     for kind, part in enumerate((words[:rows], words[rows:])):
-        _code_digits(state, stream, part, digits, kind, counts, *sums, decode)
+        _code_digits(state, stream, part, digits, kind, counts, totals, decode)
 
 
 class Decoder:
