@@ -79,7 +79,7 @@ def check(weights: Weights) -> None:
 
 def check_sums(name: str, weights: Quantized, operand: int) -> None:
     """Check that products of a matrix with rows of integers up to `operand` are exact in float64."""
-    peak = float(np.abs(weights.symbols.astype(np.int64)).sum(1).max(initial=0)) * operand
+    peak = float(np.abs(weights.symbols).sum(1, dtype=np.int64).max(initial=0)) * operand
     if peak >= EXACT:
         raise FormatError(
             f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; use coarser steps"

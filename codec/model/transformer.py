@@ -22,6 +22,18 @@ MAX_WINDOW = 8192
 WINDOW_UNIT = 64
 """Windows are multiples of it: the chunks of `codec.exact.chunks`, so that none lies in two windows."""
 
+MAX_PARAMETERS = 1 << 31
+"""The most parameters of a model, 8 GiB of float32: a file of a few bytes may name any shape."""
+
+
+def whole_window(tokens: int) -> int:
+    """Return the longest window of at most so many tokens; `tokens` itself where there is none, which a config refuses.
+
+    >>> whole_window(1000), whole_window(131_072), whole_window(30)
+    (960, 8192, 30)
+    """
+    return min(tokens, MAX_WINDOW) // WINDOW_UNIT * WINDOW_UNIT or tokens
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -94,8 +106,15 @@ class TransformerConfig:
             raise FormatError(f"config: head_dim is {self.head_dim}, expected an even number")
         if self.num_heads % self.num_kv_heads:
             raise FormatError(f"config: num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
+        if (count := self._largest_parameters()) > MAX_PARAMETERS:
+            raise FormatError(f"config: about {count:,} parameters, expected at most {MAX_PARAMETERS:,}")
         if not self.rope_low < self.rope_high:
             raise FormatError(f"config: rope_low is {self.rope_low}, expected less than rope_high {self.rope_high}")
+
+    def _largest_parameters(self) -> int:
+        """Count the entries of matrices."""
+        layer = 2 * (self.q_dim + self.kv_dim) + self.up_dim + self.hidden_dim
+        return self.model_dim * (self.vocab_size * (1 if self.tied_head else 2) + self.num_layers * layer)
 
     @property
     def q_dim(self) -> int:

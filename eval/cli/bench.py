@@ -23,12 +23,12 @@ def bench(
     import json
 
     import codec
-    from codec.files import read_bytes, write_files
+    from codec.files import write_files
     from eval.bench.plots import ratio_against_speed
     from eval.bench.text import baselines, measure
     from eval.figures import svg
 
-    opened = codec.open(read_bytes(pack, "pack"))
+    opened = codec.open(pack)
     texts = {path.name.partition(".")[0]: cut(path, size) for path in docs}
     rows = measure(texts, opened, lambda what: console.notes.print(f"underpar: {what}"))
     missing = baselines()[1]

@@ -88,6 +88,8 @@ def import_model(
         apply_override(settings, f"model.{override}")
     chosen = settings.get("model")
     loaded = load_source(model, chosen) if is_source(model) else load_model(model, tokenizer, chosen)
+    if (asked := (chosen or {}).get("window", loaded.config.window)) != loaded.config.window:
+        console.notes.print(f"underpar: a window of {loaded.config.window} tokens: {asked} is no multiple of 64")
     path = save_checkpoint(output, loaded.state_dict, loaded.config, loaded.tokenizer)
     console.emit(
         {

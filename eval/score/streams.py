@@ -14,7 +14,7 @@ from codec.errors import FormatError
 from codec.model.byte_pairs import AnyTokenizer
 from codec.model.tokenizer import BOS
 from trainer.data.documents import document_files, input_bytes, read_documents
-from trainer.data.shards import check_tokenizer, check_vocabulary, find_shards, read_shard
+from trainer.data.shards import Tokens, check_tokenizer, check_vocabulary, find_shards, read_shard
 
 MAX_SHARD_BYTES = 1 << 30
 """The most bytes of an unpacked `.bin.xz`; the challenge's shards have 200 MB."""
@@ -125,12 +125,12 @@ def _parts(path: Path, tokenizer: AnyTokenizer, advance: Advance) -> Iterator[St
         notes.print(f"{path}: names no tokenizer; the model's tokenizer is assumed")
 
 
-def _measured(tokens: NDArray[np.uint16], tokenizer: AnyTokenizer, path: Path) -> Stream:
+def _measured(tokens: Tokens, tokenizer: AnyTokenizer, path: Path) -> Stream:
     check_vocabulary(tokens, tokenizer.vocab_size, str(path))
     return Stream(tokens, tokenizer.token_lengths[tokens])
 
 
-def _unpacked(path: Path, tokenizer: AnyTokenizer) -> tuple[NDArray[np.uint16], bool]:
+def _unpacked(path: Path, tokenizer: AnyTokenizer) -> tuple[Tokens, bool]:
     """Read the tokens of a compressed shard; the second value is False if the shard names no tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / path.name.removesuffix(".xz")

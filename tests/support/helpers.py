@@ -1,14 +1,18 @@
 """What several test modules share: the data folder beside the checkout, and tiny models of every option, packed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import codec
+from codec.exact.backend import Backend
 from codec.exact.weights import Weights
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
@@ -111,6 +115,14 @@ def folding_pack() -> Pack:
 def tiny_blob(config: ModelConfig = EVERY_OPTION, seed: int = 0, lossless: bool = False) -> bytes:
     """A pack of random weights, with the challenge's tokenizer or one that loses nothing."""
     return codec.compress(random_weights(config, seed), config, lossless_tokenizer() if lossless else sp1024())
+
+
+def whole_sums(
+    backend: Backend, inputs: Sequence[NDArray[np.int64]], order: NDArray[np.int64], past: Any
+) -> NDArray[np.int64]:
+    """All entries of `Backend.ordered_sums`, int64 [N, V + 1]."""
+    shape = sum(map(len, inputs)), len(order) + 1
+    return backend.ordered_sums(inputs, order, past, np.indices(shape).reshape(2, -1))().reshape(shape)
 
 
 @lru_cache

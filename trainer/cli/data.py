@@ -31,7 +31,7 @@ tokenizers.callback()(lambda: None)  # a group of one command keeps the command'
 @data.command("prepare")
 def prepare(
     inputs: list[Path] = INPUTS,
-    tokenizer: Path = typer.Option(..., help="SentencePiece .model file."),
+    tokenizer: Path = typer.Option(..., help="The tokenizer: a .model file of SentencePiece or of a run folder."),
     output: Path = typer.Option(..., "-o", "--output", help="New folder for the shards."),
     val_documents: int = typer.Option(0, min=0, help="Documents at the beginning that form the validation split."),
     processes: int | None = typer.Option(None, min=1, help="Tokenizing processes; by default by input size."),
@@ -42,11 +42,11 @@ def prepare(
 ) -> None:
     """Tokenize documents into shards of the challenge's format."""
     from codec.files import read_bytes
-    from codec.model.tokenizer import Tokenizer
+    from codec.model.byte_pairs import open_tokenizer
     from trainer.data.documents import input_bytes
     from trainer.data.prepare import prepare as run
 
-    model = Tokenizer(read_bytes(tokenizer, "tokenizer"))
+    model = open_tokenizer(read_bytes(tokenizer, "tokenizer"))
     start = time.perf_counter()
     size = sum(map(input_bytes, inputs))
     processes = processes or min(os.cpu_count() or 1, MAX_PROCESSES, 1 + size // BYTES_A_PROCESS)
@@ -58,17 +58,17 @@ def prepare(
 @data.command("info")
 def info(
     paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Shards, or folders of them."),
-    tokenizer: Path | None = typer.Option(None, help="SentencePiece .model file; given, bytes are counted too."),
+    tokenizer: Path | None = typer.Option(None, help="The tokenizer of the shards; given, bytes are counted too."),
     as_json: bool = JSON,
 ) -> None:
     """Check shards and count their tokens, documents and bytes."""
     from codec.errors import FormatError
     from codec.files import read_bytes
-    from codec.model.tokenizer import Tokenizer
+    from codec.model.byte_pairs import open_tokenizer
     from trainer.data.documents import document_files, input_bytes
-    from trainer.data.shards import VERSION, describe_shard
+    from trainer.data.shards import describe_shard
 
-    model = Tokenizer(read_bytes(tokenizer, "tokenizer")) if tokenizer else None
+    model = open_tokenizer(read_bytes(tokenizer, "tokenizer")) if tokenizer else None
     files = [file for path in paths for file in document_files(path) if path.is_file() or file.suffix == ".bin"]
     if not files:
         raise FormatError(f"{', '.join(map(str, paths))}: no shards; expected files that end in .bin")
@@ -81,7 +81,7 @@ def info(
     result = {
         **counts,
         "canonical_bytes": sum(i.canonical_bytes or 0 for i in infos) if model else None,
-        "version": VERSION,
+        "version": max(i.version for i in infos),
         "shards": [asdict(i) | {"path": str(i.path)} for i in infos],
     }
     rows = [(i.path.name, i.tokens, i.documents, i.canonical_bytes if model else "-") for i in infos]

@@ -17,7 +17,6 @@ import zstandard
 from codec.console import Advance, ignore_progress, notes
 from codec.errors import CodecError, FormatError
 from codec.model.byte_pairs import AnyTokenizer
-from codec.model.tokenizer import BOS
 from trainer.data.shards import Tokens, blocks, check_tokenizer, check_vocabulary, read_shard
 
 MAX_DOCUMENT_BYTES = 1 << 28
@@ -38,7 +37,7 @@ def read_documents(
 
     JSON Lines (plain, .xz, .gz or .zst) and parquet have one document in each `text` field. A .txt file is one
     document, of any bytes. Token shards (.bin) give the canonical bytes of their tokens. The shards of a split in a
-    folder are one stream; the tokens before the first BOS are a document too.
+    folder are one stream; the tokens before the first that begins one are a document, too.
 
     Args:
         path: of the file or folder.
@@ -224,12 +223,13 @@ def _shard_documents(paths: list[Path], tokenizer: AnyTokenizer | None, advance:
         notes.print(f"{unknown[0]}: says of no tokenizer that it made it; taken to be this one")
     parts: list[Tokens] = []
     for path in paths:
-        advance(path.stat().st_size - 2 * len(tokens := read_shard(path)))
+        tokens = read_shard(path)
+        advance(path.stat().st_size - tokens.nbytes)
         offset = 0
         for block in blocks(tokens):
             check_vocabulary(block, tokenizer.vocab_size, f"shard {path}", offset)
-            for piece in np.split(block, np.flatnonzero(block == BOS)):
-                if begun and len(piece) and piece[0] == BOS:
+            for piece in np.split(block, np.flatnonzero(block == tokenizer.begin)):
+                if begun and len(piece) and piece[0] == tokenizer.begin:
                     yield tokenizer.decode(np.concatenate(parts))
                     size, parts = 0, []
                 begun = begun or len(piece) > 0
@@ -237,10 +237,10 @@ def _shard_documents(paths: list[Path], tokenizer: AnyTokenizer | None, advance:
                 if size > MAX_DOCUMENT_BYTES:
                     raise FormatError(
                         f"shard {path}: over {MAX_DOCUMENT_BYTES:,} bytes before token {offset + len(block):,} without "
-                        f"the BOS (id {BOS}) that begins a document; was it made with another tokenizer?"
+                        f"the token (id {tokenizer.begin}) that begins a document; was it made with another tokenizer?"
                     )
                 parts.append(piece)
             offset += len(block)
-            advance(2 * len(block))
+            advance(block.nbytes)
     if begun:
         yield tokenizer.decode(np.concatenate(parts))

@@ -20,7 +20,7 @@ import numpy as np
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError, FormatError
 from codec.files import atomic_write, new_folder
-from codec.model.tokenizer import BOS, Tokenizer
+from codec.model.byte_pairs import AnyTokenizer, open_tokenizer
 from trainer.data.documents import read_documents
 from trainer.data.shards import TOKENIZER, TOKENS_PER_SHARD, ShardWriter, Tokens
 
@@ -46,14 +46,14 @@ class Chunk:
 
 def prepare(
     inputs: Sequence[str | Path],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     folder: str | Path,
     val_documents: int = 0,
     processes: int = 1,
     tokens_per_shard: int = TOKENS_PER_SHARD,
     advance: Advance = ignore_progress,
 ) -> dict[str, Any]:
-    """Tokenize the documents of `inputs`, in order, into a folder of shards; each is BOS and its tokens, without EOS.
+    """Tokenize the documents of `inputs`, in order, into a folder of shards: each its tokens behind the first.
 
     Args:
         inputs: files or folders of text; shards are refused, since their tokenizer is unknown here.
@@ -120,7 +120,7 @@ def _chunks(documents: Iterator[bytes], val_documents: int) -> Iterator[Chunk]:
             yield Chunk(split, held)
 
 
-def _tokenized(chunks: Iterator[Chunk], tokenizer: Tokenizer, processes: int) -> Iterator[tuple[Chunk, Tokens]]:
+def _tokenized(chunks: Iterator[Chunk], tokenizer: AnyTokenizer, processes: int) -> Iterator[tuple[Chunk, Tokens]]:
     """Yield every chunk with its tokens, in order, at most two chunks ahead for each process."""
     if processes == 1:
         for chunk in chunks:
@@ -140,19 +140,19 @@ def _tokenized(chunks: Iterator[Chunk], tokenizer: Tokenizer, processes: int) ->
             raise CodecError("a tokenizing process was killed (out of memory?); use fewer processes") from error
 
 
-def encode_documents(documents: Sequence[bytes], tokenizer: Tokenizer) -> Tokens:
-    """Return BOS and the tokens of each document, one document after another: [T]."""
-    bos = np.array([BOS], np.uint16)
-    return np.concatenate([part for document in documents for part in (bos, tokenizer.encode(document))])
+def encode_documents(documents: Sequence[bytes], tokenizer: AnyTokenizer) -> Tokens:
+    """Return the tokenizer's first token and the tokens of each document, one document after another: [T]."""
+    first = np.array([tokenizer.begin], np.uint16)
+    return np.concatenate([part for document in documents for part in (first, tokenizer.encode(document))])
 
 
-_tokenizer: Tokenizer
+_tokenizer: AnyTokenizer
 """The tokenizer of a worker process, sent to the process once."""
 
 
 def _start(model: bytes) -> None:
     global _tokenizer
-    _tokenizer = Tokenizer(model)
+    _tokenizer = open_tokenizer(model)
 
 
 def _work(documents: list[bytes]) -> Tokens:

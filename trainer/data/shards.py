@@ -1,9 +1,10 @@
 """Token shards, in the challenge's format byte for byte.
 
 A shard is 256 little-endian int32 (20240520, 1, number of tokens, zeros), then that many little-endian uint16 tokens,
-then nothing. Where its maker knows the tokenizer, the SHA-256 of that is in the header behind the number of tokens; the
-challenge's own shards have zeros there, and its scripts do not read so far. A split is a stream of documents, each BOS
-and its tokens, cut into shards of equal length wherever the cut falls.
+then nothing. Version 2 in place of 1 has uint32 tokens, of a vocabulary of over 65,536. Where its maker knows the
+tokenizer, the SHA-256 of that is in the header behind the number of tokens; the challenge's own shards have zeros
+there, and its scripts do not read so far. A split is a stream of documents, each the tokenizer's first token and its
+own, cut into shards of equal length wherever the cut falls.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,12 @@ from codec.model.byte_pairs import AnyTokenizer
 from codec.model.tokenizer import BOS
 
 MAGIC = 20240520
-VERSION = 1
+TYPES: dict[int, Any] = {1: "<u2", 2: "<u4"}
+"""What tokens are, by the version of a shard."""
+
+NARROW = 1 << 16
+"""Vocabularies up to this size are in shards of version 1, which the challenge's scripts read, too."""
+
 HEADER_BYTES = 1024
 TOKENIZER_AT = 12
 """The place in the header of the 32 bytes of the tokenizer's SHA-256."""
@@ -37,19 +43,20 @@ TOKENS_PER_SHARD = 100_000_000
 BLOCK = 1 << 20
 """Tokens of a step in the scan of a whole shard."""
 
-Tokens = NDArray[np.uint16]
+Tokens = NDArray[np.unsignedinteger[Any]]
 
 
 def write_shard(path: str | Path, tokens: NDArray[np.integer], tokenizer: AnyTokenizer | None = None) -> None:
     """Write tokens [N] as one shard, which says that `tokenizer` made them.
 
     Raises:
-        FormatError: a token is not in 0..65535, or N is over 2^31 - 1.
+        FormatError: a token is not one of the tokenizer, without one not in 0..65535; or N is over 2^31 - 1.
     """
-    tokens = _as_uint16(tokens)
+    version = _version(tokenizer)
+    stored = _stored(tokens, version)
     with atomic_write(path) as file:
-        file.write(_header(len(tokens), tokenizer))
-        file.write(tokens.tobytes())
+        file.write(_header(len(tokens), version, tokenizer))
+        file.write(stored.tobytes())
 
 
 def shard_length(path: str | Path) -> int:
@@ -58,6 +65,11 @@ def shard_length(path: str | Path) -> int:
     Raises:
         FormatError: unreadable, wrong magic or version, truncated or oversized.
     """
+    return _read_header(path)[0]
+
+
+def _read_header(path: str | Path) -> tuple[int, int]:
+    """Return the number of tokens of a shard and its version; errors as of `shard_length`."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -70,17 +82,17 @@ def shard_length(path: str | Path) -> int:
     magic, version, tokens = np.frombuffer(head, "<i4")[:3].tolist()
     if magic != MAGIC:
         raise FormatError(f"shard {path}: magic number {magic} at byte 0, expected {MAGIC}; this is not a token shard")
-    if version != VERSION:
-        raise FormatError(f"shard {path}: version {version} at byte 4, expected {VERSION}; it needs a newer underpar")
+    if version not in TYPES:
+        raise FormatError(f"shard {path}: version {version} at byte 4, expected 1 or 2; it needs a newer underpar")
     if tokens < 0:
         raise FormatError(f"shard {path}: {tokens} tokens at byte 8, expected at least 0; make or download it again")
-    expected = HEADER_BYTES + 2 * tokens
+    expected = HEADER_BYTES + np.dtype(TYPES[version]).itemsize * tokens
     if size != expected:
         what = "truncated" if size < expected else "oversized"
         raise FormatError(
             f"shard {path}: {what}: {size:,} bytes, but {tokens:,} tokens take {expected:,}; make or download it again"
         )
-    return tokens
+    return tokens, version
 
 
 def check_tokenizer(path: str | Path, tokenizer: AnyTokenizer) -> bool:
@@ -121,13 +133,14 @@ def read_shard(path: str | Path, offset: int = 0, count: int | None = None) -> T
     Raises:
         FormatError: see `shard_length`; or the shard has fewer tokens.
     """
-    total = shard_length(path)
+    total, version = _read_header(path)
+    kind = np.dtype(TYPES[version])
     count = total - offset if count is None else count
     if offset < 0 or count < 0 or offset + count > total:
         raise FormatError(f"shard {path}: tokens {offset:,} to {offset + count:,} wanted, it has {total:,}")
     if count == 0:
-        return np.empty(0, np.uint16)
-    return np.memmap(path, "<u2", "r", HEADER_BYTES + 2 * offset, (count,))
+        return np.empty(0, kind)
+    return np.memmap(path, kind, "r", HEADER_BYTES + kind.itemsize * offset, (count,))
 
 
 def find_shards(folder: str | Path, split: str) -> list[Path]:
@@ -156,6 +169,7 @@ class ShardInfo:
     """The content of a shard: `documents` begin in the shard; `canonical_bytes` is None without a tokenizer."""
 
     path: Path
+    version: int
     tokens: int
     documents: int
     canonical_bytes: int | None
@@ -169,7 +183,8 @@ def describe_shard(path: str | Path, tokenizer: AnyTokenizer | None = None) -> S
         MismatchError: a token that `tokenizer` does not have.
     """
     tokens = read_shard(path)
-    documents = sum(int(np.count_nonzero(block == BOS)) for block in blocks(tokens))
+    begin = tokenizer.begin if tokenizer else BOS
+    documents = sum(int(np.count_nonzero(block == begin)) for block in blocks(tokens))
     canonical = None
     if tokenizer is not None:
         lengths = tokenizer.token_lengths
@@ -177,7 +192,7 @@ def describe_shard(path: str | Path, tokenizer: AnyTokenizer | None = None) -> S
         for i, block in enumerate(blocks(tokens)):
             check_vocabulary(block, tokenizer.vocab_size, f"shard {path}", i * BLOCK)
             canonical += int(lengths[block].sum())
-    return ShardInfo(Path(path), len(tokens), documents, canonical)
+    return ShardInfo(Path(path), _read_header(path)[1], len(tokens), documents, canonical)
 
 
 def check_vocabulary(tokens: NDArray[np.integer], vocab_size: int, where: str, offset: int = 0) -> None:
@@ -218,7 +233,7 @@ class ShardWriter:
         tokens_per_shard: int = TOKENS_PER_SHARD,
         tokenizer: AnyTokenizer | None = None,
     ):
-        self._tokenizer = tokenizer
+        self._tokenizer, self._version = tokenizer, _version(tokenizer)
         self._name = f"{prefix}_{split}"
         self._folder = Path(folder)
         self._tokens_per_shard = tokens_per_shard
@@ -231,9 +246,9 @@ class ShardWriter:
         """Add tokens [N] to the stream.
 
         Raises:
-            FormatError: a token is not in 0..65535.
+            FormatError: a token is not one of the tokenizer, without one not in 0..65535.
         """
-        tokens = _as_uint16(tokens)
+        tokens = _stored(tokens, self._version)
         while len(tokens):
             if self._file is None:
                 self._opened = atomic_write(self._path)
@@ -254,7 +269,7 @@ class ShardWriter:
         if self._file is None or self._opened is None:
             return
         self._file.seek(0)
-        self._file.write(_header(self._filled, self._tokenizer))
+        self._file.write(_header(self._filled, self._version, self._tokenizer))
         self._opened.__exit__(None, None, None)
         self.paths.append(self._path)
         self._opened, self._file, self._filled = None, None, 0
@@ -269,16 +284,23 @@ class ShardWriter:
             self._opened.__exit__(kind, error, at)
 
 
-def _header(tokens: int, tokenizer: AnyTokenizer | None) -> bytes:
+def _header(tokens: int, version: int, tokenizer: AnyTokenizer | None) -> bytes:
     if tokens > np.iinfo(np.int32).max:
         raise FormatError(f"a shard of {tokens:,} tokens, but the format counts to 2^31 - 1; write several")
     header = np.zeros(HEADER_BYTES // 4, "<i4")
-    header[:3] = MAGIC, VERSION, tokens
+    header[:3] = MAGIC, version, tokens
     made_with = bytes.fromhex(tokenizer.sha256) if tokenizer else bytes(32)
     return header.tobytes()[:TOKENIZER_AT] + made_with + bytes(HEADER_BYTES - TOKENIZER_AT - 32)
 
 
-def _as_uint16(tokens: NDArray[np.integer]) -> Tokens:
-    if tokens.dtype != np.uint16 and len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) > 0xFFFF):
-        raise FormatError(f"tokens from {tokens.min()} to {tokens.max()}, but a shard holds 0 to 65535")
-    return tokens.astype("<u2", copy=False)
+def _version(tokenizer: AnyTokenizer | None) -> int:
+    return 2 if tokenizer and tokenizer.vocab_size > NARROW else 1
+
+
+def _stored(tokens: NDArray[np.integer], version: int) -> Tokens:
+    """Return tokens as a shard of a version has them. Raises FormatError for a token that does not fit."""
+    kind = np.dtype(TYPES[version])
+    most = np.iinfo(kind).max
+    if tokens.dtype != kind and len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) > most):
+        raise FormatError(f"tokens from {tokens.min()} to {tokens.max()}, but a shard holds 0 to {most}")
+    return tokens.astype(kind, copy=False)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import FormatError
 from trainer.data.loader import to_device
-from trainer.data.shards import read_shard
+from trainer.data.shards import Tokens, read_shard
 from trainer.data.source import Source
 from trainer.distributed import World
 from trainer.recipe import Recipe
@@ -45,7 +44,7 @@ def validate(loss: Callable[..., Tensor], source: Source, recipe: Recipe, world:
         FormatError: the shards do not hold one row, or their tokens stand for no text.
     """
     window = recipe.model.window
-    parts: list[NDArray[np.uint16]] = []
+    parts: list[Tokens] = []
     while sum(map(len, parts)) <= recipe.train.val_tokens and len(parts) < len(source.val):
         parts.append(read_shard(source.val[len(parts)]))
     stream = np.concatenate(parts)[: recipe.train.val_tokens + 1].astype(np.int64)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.backends.cpu.matmul import blocks
+from codec.devices import threaded
 from codec.errors import UnsupportedError
 from codec.exact.weights import Weights, attention, check_sums, down_operand, gate_matrix, layer_scales, query_fraction
 from codec.model.config import GATE_INPUTS
@@ -132,22 +134,25 @@ def linear(layers: Mapping[str, Quantized], operand: int = OPERAND) -> Linear:
         UnsupportedError: integers have more than 16 bits.
         FormatError: sums would not be exact.
     """
-    for name, layer in layers.items():
-        check_sums(name, layer, operand)
-    integers = np.stack([layer.symbols for layer in layers.values()])
-    if np.abs(integers).max() >= 1 << 15:
-        raise UnsupportedError("integers of more than 16 bits")
+    parts = threaded([partial(_integers, name, layer, operand) for name, layer in layers.items()])
     has_columns = np.array([layer.columns is not None for layer in layers.values()])
-    columns = np.ones((len(layers), integers.shape[2]))
-    digits = []
+    columns = np.ones((len(layers), next(iter(layers.values())).symbols.shape[1]))
     for i, layer in enumerate(layers.values()):
         if layer.columns is not None:
             columns[i] = layer.columns
-        largest = float(np.abs(integers[i]).sum(1, dtype=np.int64).max())
-        digits.append(_digits(largest, OPERAND if has_columns[i] else operand))
-    bits, counts = np.array(digits).T.copy()
+    bits, counts = np.array([digits for _, digits in parts]).T.copy()
     rows = np.stack([layer.rows.astype(np.float64) for layer in layers.values()])
-    return Linear(blocks(integers), rows, columns, has_columns, bits, counts)
+    return Linear(np.stack([part for part, _ in parts]), rows, columns, has_columns, bits, counts)
+
+
+def _integers(name: str, layer: Quantized, operand: int) -> tuple[NDArray[np.int16], tuple[int, int]]:
+    """Arrange the integers of one matrix, and choose the digits of its operands; errors as of `linear`."""
+    check_sums(name, layer, operand)
+    sizes = np.abs(layer.symbols)
+    if sizes.max() >= 1 << 15:
+        raise UnsupportedError("integers of more than 16 bits")
+    largest = float(sizes.sum(1, dtype=np.int64).max())
+    return blocks(layer.symbols), _digits(largest, operand if layer.columns is None else OPERAND)
 
 
 def _digits(weight: float, operand: int) -> tuple[int, int]:

@@ -28,7 +28,9 @@ MAGIC = b"GGUF"
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_MOST_KEYS, _MOST_TENSORS, _MOST_ENTRIES, _MOST_DIMENSIONS = 1 << 12, 1 << 16, 1 << 20, 4
+_MOST_KEYS, _MOST_TENSORS, _MOST_DIMENSIONS = 1 << 12, 1 << 16, 4
+_MOST_ENTRIES = 1 << 20  # bytes of a string, and entries of all arrays: a vocabulary has three of 160,000
+_MOST_HEADER = 1 << 26  # bytes before the tensors
 _NORMAL = 1  # token_type of words; all others are no text
 _SPLITS = {"gpt-2": "gpt2", "smollm": "smollm", "llama-bpe": "llama3", "qwen2": "qwen2"}
 _WHOLE = ("llama-bpe",)  # whose words are looked up whole before they are merged
@@ -47,12 +49,14 @@ class _Reader:
     """Bytes of a file from its beginning on."""
 
     def __init__(self, data: Any, where: str):
-        self._data, self._where, self.at = data, where, 0
+        self._data, self._where, self.at, self._entries = data, where, 0, _MOST_ENTRIES
 
     def take(self, count: int) -> bytes:
         """Return the next bytes. Raises FormatError where there are not so many."""
         if count > len(self._data) - self.at:
             raise FormatError(f"{self._where}: it ends before what its header says is at byte {self.at}")
+        if self.at + count > _MOST_HEADER:
+            raise FormatError(f"{self._where}: a header of over {_MOST_HEADER} bytes; no model has so much")
         self.at += count
         return bytes(self._data[self.at - count : self.at])
 
@@ -78,7 +82,8 @@ class _Reader:
             return self.number(_SCALARS[kind])
         if kind != _ARRAY or (inner := self.number("<I")) not in (_STRING, *_SCALARS):
             raise FormatError(f"{self._where}: a value of type {kind} at byte {self.at}; the format has 0 to 12")
-        count = self.count(_MOST_ENTRIES, "entries of an array")
+        count = self.count(self._entries, "more entries of arrays")
+        self._entries -= count
         if inner == _STRING:
             return [self.text() for _ in range(count)]
         form = _SCALARS[inner]
@@ -126,6 +131,9 @@ def _read_info(reader: _Reader, where: str) -> tuple[str, _Info]:
 
 
 def _taker(data: Any, begin: int, infos: dict[str, _Info], where: str) -> Callable[[str], Tensor]:
+    """Return what reads a tensor by its name, of which no two may have the same bytes: a file has what it says."""
+    taken: list[tuple[int, int]] = []  # the first byte and the end of each tensor read
+
     def take(name: str) -> Tensor:
         if (info := infos.get(name)) is None:
             raise FormatError(f"{where}: tensor {name} is missing; its config says that the model has it")
@@ -141,6 +149,9 @@ def _taker(data: Any, begin: int, infos: dict[str, _Info], where: str) -> Callab
         count = rows * (width // block) * size
         if width % block or not 0 < count <= len(data) - begin - info.offset:
             raise FormatError(f"{where}: tensor {name} of shape {info.shape} is not within the file")
+        if any(info.offset < last and first < info.offset + count for first, last in taken):
+            raise FormatError(f"{where}: tensor {name} has bytes of another tensor; the file is damaged")
+        taken.append((info.offset, info.offset + count))
         raw = np.frombuffer(data, np.uint8, count, begin + info.offset).reshape(rows, -1).copy()
         try:
             floats = dequantize(raw, kind)

@@ -6,7 +6,7 @@ from typing import Any
 from codec.model.families.keys import Keys
 from codec.model.families.links import Link, renamed
 from codec.model.families.llama import shortest
-from codec.model.transformer import MAX_WINDOW, TransformerConfig
+from codec.model.transformer import TransformerConfig, whole_window
 
 MODEL_TYPES = {"gpt2": "GPT2LMHeadModel"}
 ARCHITECTURES = {"gpt2": "gpt2"}
@@ -16,7 +16,7 @@ def _config(keys: Keys, names: Mapping[str, str], **more: Any) -> TransformerCon
     dim, heads = keys.get(names["dim"], int), keys.get(names["heads"], int)
     return TransformerConfig(
         family="gpt2",
-        window=min(keys.get(names["window"], int), MAX_WINDOW),
+        window=whole_window(keys.get(names["window"], int)),
         num_layers=keys.get(names["layers"], int),
         model_dim=dim,
         num_heads=heads,
@@ -72,7 +72,7 @@ def write_config(config: TransformerConfig) -> dict[str, Any]:
 
 def links(config: TransformerConfig) -> list[Link]:
     """Return the tensors of a folder of transformers, without the prefix that some files have."""
-    found = [renamed("tok_emb.weight", "wte.weight"), renamed("pos_emb.weight", "wpe.weight")]
+    found = [renamed("tok_emb.weight", "wte.weight"), renamed("pos_emb.weight", "wpe.weight", longer=True)]
     names = {
         "attn_norm": "ln_1",
         "attn.proj": "attn.c_proj",
@@ -114,7 +114,10 @@ def read_gguf(values: Mapping[str, Any], architecture: str, where: str) -> Trans
 
 def gguf_links(config: TransformerConfig) -> list[Link]:
     """Return the tensors of a GGUF file, whose matrices are [outputs, inputs]."""
-    found = [renamed("tok_emb.weight", "token_embd.weight"), renamed("pos_emb.weight", "position_embd.weight")]
+    found = [
+        renamed("tok_emb.weight", "token_embd.weight"),
+        renamed("pos_emb.weight", "position_embd.weight", longer=True),
+    ]
     names = {
         "attn_norm": "attn_norm",
         "attn.proj": "attn_output",

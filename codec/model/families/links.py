@@ -15,18 +15,20 @@ class Link:
     """Our tensors, one below the other, are their tensors, one below the other, all of one size.
 
     `transposed`: theirs are [inputs, outputs]. `paired`: heads whose rows are in the order of GGUF's Llama, each of
-    the first half before the one of the second half with which it rotates; 0 where rows have our order.
+    the first half before the one of the second half with which it rotates; 0 where rows have our order. `longer`:
+    theirs may have more rows, of positions beyond our window, which are left out.
     """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     transposed: bool = False
     paired: int = 0
+    longer: bool = False
 
 
-def renamed(ours: str, theirs: str, transposed: bool = False, paired: int = 0) -> Link:
+def renamed(ours: str, theirs: str, transposed: bool = False, paired: int = 0, longer: bool = False) -> Link:
     """Link one tensor to one."""
-    return Link((ours,), (theirs,), transposed, paired)
+    return Link((ours,), (theirs,), transposed, paired, longer)
 
 
 def to_ours(
@@ -43,6 +45,7 @@ def to_ours(
         parts = [part.T if link.transposed and part.ndim == 2 else part for part in parts]
         shapes = [expected[name].shape for name in link.ours]
         wanted = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        parts = [part[: wanted[0]] if link.longer else part for part in parts]
         rows = sum(part.shape[0] if part.ndim else 1 for part in parts)
         if any(part.shape[1:] != wanted[1:] or part.ndim != len(wanted) for part in parts) or rows != wanted[0]:
             raise FormatError(

@@ -9,7 +9,7 @@ from typing import Any
 from codec.errors import FormatError
 from codec.model.families.keys import Keys
 from codec.model.families.links import Link, renamed
-from codec.model.transformer import MAX_WINDOW, TransformerConfig
+from codec.model.transformer import TransformerConfig, whole_window
 
 MODEL_TYPES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """model_type of a config.json -> the class of transformers that loads it."""
@@ -41,7 +41,7 @@ def read_config(values: Mapping[str, Any], where: str) -> TransformerConfig:
         vocab_size=keys.get("vocab_size", int),
         begin=begin,
         end=keys.token("eos_token_id", begin),
-        window=min(keys.get("max_position_embeddings", int), MAX_WINDOW),
+        window=whole_window(keys.get("max_position_embeddings", int)),
         num_layers=keys.get("num_hidden_layers", int),
         model_dim=dim,
         hidden_dim=keys.get("intermediate_size", int),
@@ -149,7 +149,7 @@ def read_gguf(values: Mapping[str, Any], architecture: str, where: str) -> Trans
         vocab_size=keys.get(at + "vocab_size", int, len(values.get("tokenizer.ggml.tokens") or ())),
         begin=begin,
         end=keys.get("tokenizer.ggml.eos_token_id", int, begin),
-        window=min(keys.get(at + "context_length", int), MAX_WINDOW),
+        window=whole_window(keys.get(at + "context_length", int)),
         num_layers=keys.get(at + "block_count", int),
         model_dim=dim,
         hidden_dim=keys.get(at + "feed_forward_length", int),

@@ -11,7 +11,7 @@ from codec.errors import FormatError
 from codec.model.byte_pairs import BytePairs
 from codec.model.families.folder import CONFIG, load_folder
 from codec.model.families.gguf import load_gguf
-from codec.model.transformer import TransformerConfig
+from codec.model.transformer import TransformerConfig, whole_window
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ def load_source(path: Path, settings: Mapping[str, Any] | None = None) -> Source
 
     Args:
         path: the folder or file.
-        settings: entries of the config to change: `window` alone, tokens of context, at most the model's.
+        settings: entries of the config to change: `window` alone, tokens of context, at most the model's. Windows are
+            whole (`codec.model.transformer.whole_window`): what is left over is dropped.
 
     Raises:
         FormatError: a setting that is not known, or what the readers refuse.
@@ -47,6 +48,7 @@ def load_source(path: Path, settings: Mapping[str, Any] | None = None) -> Source
     window = (settings or {}).get("window", config.window)
     if type(window) is not int or not 2 <= window <= config.window:
         raise FormatError(f"{path}: a window of {window!r} tokens, expected 2 to {config.window}, the model's")
+    window = whole_window(window)
     if "pos_emb.weight" in state:
         state["pos_emb.weight"] = state["pos_emb.weight"][:window].contiguous()
     return Source(state, replace(config, window=window), tokenizer)

@@ -102,6 +102,24 @@ def test_damage_is_told(good, tmp_path):
             continue
 
 
+def test_tensors_may_not_share_bytes(good, tmp_path):
+    """A small file whose tensors are all the same bytes would take the memory of any model."""
+    path, name = tmp_path / "m.gguf", b"blk.1.attn_norm.weight"
+    at = good.index(name) + len(name) + 4 + 8 + 4  # behind the number of dimensions, one of them and the type
+    other = good.index(b"blk.0.attn_norm.weight") + len(name) + 4 + 8 + 4
+    path.write_bytes(good[:at] + good[other : other + 8] + good[at + 8 :])
+    with pytest.raises(FormatError, match="bytes of another tensor"):
+        load_gguf(path)
+
+
+def test_arrays_are_bounded_together(tmp_path):
+    """4,096 keys of a million entries each: the header is refused before lists of all are made."""
+    path, key = tmp_path / "m.gguf", struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 0, 1 << 20) + bytes(1 << 20)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 12) + 3 * key)
+    with pytest.raises(FormatError, match="entries of arrays"):
+        load_gguf(path)
+
+
 @pytest.mark.parametrize("at", [8, 16])
 def test_counts_beyond_the_file(at, good, tmp_path):
     path = tmp_path / "m.gguf"

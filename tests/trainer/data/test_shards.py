@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from codec.errors import FormatError, MismatchError
+from codec.model.byte_pairs import BytePairs, serialize
 from codec.model.tokenizer import Tokenizer
 from tests.support.helpers import lossless_tokenizer, shared
 from trainer.data import shards
 from trainer.data.documents import read_documents
+from trainer.data.prepare import encode_documents
 from trainer.data.sample import sp1024
 from trainer.data.shards import (
     ShardWriter,
@@ -56,6 +59,29 @@ def test_empty_shard(tmp_path: Path) -> None:
     assert len(read_shard(tmp_path / "a.bin")) == 0
 
 
+def wide_tokenizer() -> BytePairs:
+    """70,000 words without merges, of which those of single bytes have the last ids."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {f"filler{n}": n for n in range(1, 70_000)} | {c: 70_000 + n for n, c in enumerate(alphabet)}
+    return BytePairs(serialize(words, [], {0: "<|endoftext|>"}, "gpt2", False, 0, 0))
+
+
+def test_a_vocabulary_of_over_65536(tmp_path: Path) -> None:
+    """Version 2 has uint32 tokens; documents come back, and what describes shards counts them."""
+    tokenizer, documents = wide_tokenizer(), [b"one", "zwei µ".encode(), b"", b"three"]
+    tokens = encode_documents(documents, tokenizer)
+    with ShardWriter(tmp_path, "x", "val", 9, tokenizer) as writer:
+        writer.append(tokens)
+    assert len(writer.paths) == 3 and writer.paths[0].stat().st_size == 1024 + 4 * 9
+    assert np.concatenate([read_shard(path) for path in writer.paths]).tolist() == tokens.tolist()
+    assert read_shard(writer.paths[1], 2, 3).dtype == np.uint32
+    assert list(read_documents(tmp_path, tokenizer)) == documents
+    info = describe_shard(writer.paths[0], tokenizer)
+    assert (info.version, info.tokens, info.documents) == (2, 9, 2)
+    with pytest.raises(MismatchError):
+        describe_shard(writer.paths[0], sp1024())
+
+
 @pytest.mark.parametrize("token", [-1, 65536])
 def test_tokens_that_do_not_fit_are_refused(tmp_path: Path, token: int) -> None:
     with pytest.raises(FormatError, match="0 to 65535"):
@@ -72,7 +98,8 @@ def test_tokens_that_do_not_fit_are_refused(tmp_path: Path, token: int) -> None:
         (lambda d: d[:100], "expected a header"),
         (lambda d: b"", "expected a header"),
         (lambda d: b"\0" * 4 + d[4:], "magic number 0"),
-        (lambda d: d[:4] + b"\x02" + d[5:], "version 2"),
+        (lambda d: d[:4] + b"\x02" + d[5:], "truncated"),
+        (lambda d: d[:4] + b"\x03" + d[5:], "version 3"),
         (lambda d: d[:8] + b"\xff" * 4 + d[12:], "-1 tokens"),
         (lambda d: d[:8] + b"\xff\xff\xff\x7f" + d[12:], "truncated"),
     ],

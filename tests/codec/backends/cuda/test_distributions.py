@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from codec.backends.agree import whole_sums
 from codec.backends.cuda.backend import CudaBackend
 from codec.exact.reference import TorchBackend
-from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack
+from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack, whole_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

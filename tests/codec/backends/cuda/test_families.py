@@ -71,7 +71,9 @@ def test_recall_of_windows_documents_and_lanes(name):
     assert agree(CudaTransformer(model, TABLES), TorchBackend(model, TABLES), model.config, TRIALS["cuda"])
 
 
-@pytest.mark.parametrize("window", [64, pytest.param(320, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("window", [64, 320])
 def test_sums_of_solid_blocks(window):
     """Chunks of lanes, of which none has parts of two windows, are those of the reference; so are single tokens."""
     check_sums(family_pack(replace(LLAMA, num_layers=1, window=window)).exact(DEVICE), CudaTransformer, [70, 5], window)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codec.backends.agree import whole_sums
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.numerics.widths import FEW
 from codec.text.open_coder import make_coder
@@ -19,7 +18,7 @@ from codec.text.solid import mixed, mixed_decoder
 from codec.text.solid.coder import BYTES, MIXED, SolidCoder
 from codec.text.solid.mixed import Mixing, read_header
 from tests.support.families import LLAMA, family_pack
-from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, tiny_pack
+from tests.support.helpers import EVERY_OPTION, PLAIN, folding_pack, tiny_pack, whole_sums
 from trainer.data.sample import val_documents
 
 TEXT = next(val_documents())
