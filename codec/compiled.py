@@ -49,7 +49,10 @@ def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 compiled = compiler()
-"""Compile a function; integers wrap, and a division by zero raises as in Python."""
+"""Compile a function; a division by zero raises as in Python.
+
+Unsigned integers wrap. Signed ones must not: numba tells LLVM that they never do (`nsw`), and what LLVM makes of one
+that does depends on the processor."""
 
 kernel = compiler(nogil=True, error_model="numpy")
 """Compile a loop over rows: other threads run beside the loop, and a division by zero gives IEEE's infinity or NaN."""

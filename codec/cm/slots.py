@@ -17,16 +17,22 @@ HISTORIES = 640
 """Values of `history_index`: histories below 128 have one each, those above have four each, by ranges of counts."""
 
 _MOST = 250  # decisions that a probability remembers
-_A, _B = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D  # odd multipliers
+_A, _B = np.uint64(0x2545F4914F6CDD1D), np.uint64(0x5851F42D4C957F2D)  # odd multipliers
+_ADDED = np.uint64(0x1F3D5B79)
+_FIRST_SHIFT, _LAST_SHIFT = np.uint64(29), np.uint64(32)
 
 
 @compiled
 def mixed(a, b):
-    """Return a hash (int64) of two integers."""
-    h = (a + 0x1F3D5B79) * _A
-    h ^= (h >> 29) & 0x7FFFFFFFF
-    h = (h + b) * _B
-    return h ^ ((h >> 32) & 0xFFFFFFFF)
+    """Return a hash (int64) of two integers.
+
+    Products are unsigned: to LLVM, signed integers that overflow have no value, and numba says so (`nsw`). With signed
+    ones, code for a processor without AVX entered all places of a text under one hash.
+    """
+    h = (np.uint64(np.int64(a)) + _ADDED) * _A
+    h ^= h >> _FIRST_SHIFT
+    h = (h + np.uint64(np.int64(b))) * _B
+    return np.int64(h ^ (h >> _LAST_SHIFT))
 
 
 @compiled
@@ -62,7 +68,7 @@ def find(nodes, hashed):
 def history_index(node):
     """Return the number of a node's history, 0 to HISTORIES - 1."""
     history, count = node & 255, (node >> 8) & 255
-    return history + (history >> 7) * (((count >= 12) + (count >= 24) + (count >= 80)) << 7)
+    return history + (history >> 7) * ((int(count >= 12) + int(count >= 24) + int(count >= 80)) << 7)
 
 
 @compiled

@@ -6,10 +6,14 @@ as slowly.
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from codec.compiled import ENABLED
 
 LANES = 16
 """Integers of a vector; inputs are a multiple of this number."""
@@ -81,3 +85,23 @@ def prefetch(typing: Any, array: Any, at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
+
+
+def plain_dot(weights: NDArray[np.int32], at: int, inputs: NDArray[np.int32], vectors: int) -> np.int64:
+    """Return what `dot` returns, without compiled code."""
+    count = vectors * LANES
+    return np.int64((weights[at : at + count] * inputs[:count]).sum(dtype=np.int32))
+
+
+def plain_move(weights: NDArray[np.int32], at: int, inputs: NDArray[np.int32], vectors: int, factor: int) -> None:
+    """Do what `move` does, without compiled code."""
+    count = vectors * LANES
+    weights[at : at + count] += (inputs[:count] * np.int64(factor).astype(np.int32) + np.int32(1 << 13)) >> 14
+
+
+def _ignore(array: NDArray[Any], at: int) -> None:
+    """Load nothing: Python has no way to."""
+
+
+if not ENABLED:
+    dot, move, prefetch = plain_dot, plain_move, _ignore  # type: ignore[assignment]

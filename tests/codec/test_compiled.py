@@ -65,6 +65,10 @@ FAULTS = {
     "codec.edits.align": {"_AGREE": "3"},
     "codec.edits.coder": {"_EDITED": "{True: 1 << 14}"},
     "codec.entropy.adaptive_table": {"INCREMENT": "33"},
+    "codec.cm.mixer": {"_RATE": "27", "_FINAL_STEP": "17", "_REMEMBERED": "250"},
+    "codec.cm.slots": {"_MOST": "200", "_FIRST_SHIFT": "numpy.uint64(28)"},
+    "codec.cm.match": {"LEAST": "numpy.array([5, 14])", "_LONGEST": "60"},
+    "codec.cm.contexts": {"_RUNS": "3", "_SHAPES": "module._SHAPES ^ 1"},
     "codec.pack.parts.context_coder": {"_REFRESH": "15", "_PRIOR_ROWS": "9", "_MEMORY": "8"},
     "codec.quantization.trellis": {"CODES": "{8: (0o11, 0o04)}"},
 }
@@ -75,7 +79,8 @@ import numpy
 from importlib import import_module
 from codec.text import golden as text
 from codec.pack import golden as pack
-pack.check.__wrapped__(), text.check.__wrapped__()
+from codec.text.solid import golden as blocks
+pack.check.__wrapped__(), text.check.__wrapped__(), blocks.check()
 for name, values in {faults}.items():
     module = import_module(name)
     for constant, value in values.items():
@@ -83,7 +88,7 @@ for name, values in {faults}.items():
         wrong = eval(value) if value != "untrained" else lambda: (a := module.untrained())[:1] + tuple(a[1])
         setattr(module, constant, wrong)
         try:
-            pack.check.__wrapped__(), text.check.__wrapped__()
+            pack.check.__wrapped__(), text.check.__wrapped__(), blocks.check()
             print("missed:", name, constant)
         except Exception as error:
             print(type(error).__name__, name, constant)
@@ -101,7 +106,8 @@ def test_golden_records_depend_on_constants():
 
 
 def test_golden_records_uncompiled():
-    code = "from codec.text import golden as t; from codec.pack import golden as p; p.check(); t.check()"
+    code = "from codec.text import golden as t; from codec.pack import golden as p; p.check(); t.check(); "
+    code += "from codec.text.solid import golden; golden.check()"
     done = run(ROOT, code, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="error")
     assert (done.returncode, done.stderr) == (0, "")
 

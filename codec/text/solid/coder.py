@@ -16,7 +16,7 @@ from codec.console import Advance, ignore_progress
 from codec.devices import processors, thread_pool
 from codec.errors import FormatError, MismatchError
 from codec.text.coder import Coder
-from codec.text.solid import mixed_decoder
+from codec.text.solid import golden, mixed_decoder
 from codec.text.solid.mixed import Mixing
 
 MIXED, BYTES = 2, 3
@@ -72,7 +72,12 @@ class SolidCoder:
         return next(self.decode({0: (kind, payload, size)}))[1]
 
     def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Payload]:
-        """Return the smallest payload of each block, coded side by side; `advance` is called with bytes of text."""
+        """Return the smallest payload of each block, coded side by side; `advance` is called with bytes of text.
+
+        Raises:
+            CodecError: this machine does not code what the sources say (`codec.text.solid.golden`).
+        """
+        golden.check_once()
         with thread_pool(self._threads) as pool:
             alone = [pool.submit(compress, block) for block in blocks]
             found: dict[int, bytes] = {}
@@ -116,7 +121,9 @@ class SolidCoder:
         Raises:
             FormatError: a payload is not one of a block of its size.
             MismatchError: a block is MIXED, and there is no model.
+            CodecError: this machine does not code what the sources say (`codec.text.solid.golden`).
         """
+        golden.check_once()
         alone = {n: (data, size) for n, (kind, data, size) in blocks.items() if kind == BYTES}
         mixed = {n: (data, size) for n, (kind, data, size) in blocks.items() if kind == MIXED}
         if len(alone) + len(mixed) < len(blocks):
