@@ -283,8 +283,8 @@ def test_without_namespaces_the_hook_stands_alone(tmp_path, monkeypatch):
     """The second line, where the kernel refuses: here the plan asks for what no kernel has."""
     text = tmp_path / "text.txt"
     text.write_text("the text")
-    plan = sandbox_module._plan
-    monkeypatch.setattr(sandbox_module, "_plan", lambda *a: plan(*a)._replace(seen=[["/nowhere", "/nowhere"]]))
+    plan = sandbox_module.plan_of
+    monkeypatch.setattr(sandbox_module, "plan_of", lambda *a: plan(*a)._replace(seen=[["/nowhere", "/nowhere"]]))
     with Sandbox(program(tmp_path, GOOD), 8, QUICK) as sandbox:
         assert sandbox.isolation["network"] == sandbox.isolation["text"] == isolation.HOOK
         assert "mount" in sandbox.isolation["reason"]
