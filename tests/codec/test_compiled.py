@@ -142,7 +142,10 @@ def inner(a):
 
 @compiled
 def outer(a):
-    return inner(inner(a)).sum()
+    total = 0
+    for value in inner(inner(a)):
+        total += value
+    return total
 """
 
 
