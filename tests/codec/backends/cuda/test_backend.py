@@ -278,8 +278,8 @@ def test_attention_of_steps(group):
     parts = (torch.stack(split(x.contiguous().long())).to(torch.int8) for x in rows)
     slots, order = torch.tensor([3, 0, 5, 1, 2]), torch.tensor([2, 4, 0, 3, 1])
     found = attend_step(*parts, *(x.to(DEVICE) for x in (positions, pages[slots], order)), scale, 64)
-    for slot, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
+    for n, (position, slot) in enumerate(zip(positions.tolist(), slots.tolist(), strict=True)):
         seen = torch.tensor([[position]], device=DEVICE)
         rows = (x[slot, None, :, : position + 1] for x in (k, v))
-        expected = attend(q[slot, None, :, :, None], *rows, seen - window + 1, seen, scale.view(2, group, 1, 1), exp2)
-        assert torch.equal(found[slot], expected.flatten())
+        expected = attend(q[n, None, :, :, None], *rows, seen - window + 1, seen, scale.view(2, group, 1, 1), exp2)
+        assert torch.equal(found[n], expected.flatten())
