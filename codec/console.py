@@ -93,7 +93,9 @@ class Bar:
         if self._bar and self._task is not None:
             self._bar.update(self._task, advance=amount, rate=text + (f", {note}" if note else ""))
         left = (self._total - self._done) / rate if self._total and rate else None
-        line = f"{self._what}: {self._done:,.0f} {self._unit}, {text}" + (f", {note}" if note else "")
+        share = f"{self._done / self._total:.0%}" if self._total else f"{self._done:,.0f}"
+        done = f"{self._done:,.0f} {self._unit}, {text}" if self._unit else share
+        line = f"{self._what}: {done}" + (f", {note}" if note else "")
         if left is not None:
             line += f", about {duration(left)} left"
         if not self._warned and left is not None and now - self._begun > _WARN_AFTER:
