@@ -30,6 +30,10 @@ underpar decode both.upz
 underpar decode notes.txt.upz --document 7 -o -
 underpar compress notes.txt"""
 
+WARMING = """underpar encode notes.txt lines.jsonl -o warm.upz -q
+underpar decode warm.upz -t -q"""
+"""What compiles all that the session needs: a command that compiles for a minute says how far it has come."""
+
 
 def session() -> str:
     """Run the session in a new folder; return the page's section."""
@@ -39,6 +43,8 @@ def session() -> str:
         try:
             Path("notes.txt").write_text(NOTES)
             Path("lines.jsonl").write_text(LINES)
+            for command in WARMING.splitlines():
+                _run(command)
             shown = [f"$ {command}\n{_run(command)}" for command in SESSION.splitlines()]
         finally:
             os.chdir(before)
