@@ -39,12 +39,12 @@ class Notes:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether people look at stderr as it is written."""
+        """Return whether people look at stderr as it is written."""
         return sys.stderr is not None and sys.stderr.isatty()
 
     @cached_property
     def console(self) -> "Console":
-        """What draws on a terminal; lines that it prints go above a bar."""
+        """Return the console that draws on a terminal; lines that the console prints go above a bar."""
         from rich.console import Console
 
         return Console(stderr=True)

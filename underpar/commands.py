@@ -31,7 +31,7 @@ PLACES: Mapping[str, str] = {
     **eval.cli.COMMANDS,
     "demo": "underpar.commands:demo_command",
 }
-"""Where the function or the group of each command is, as module:name."""
+"""Places of the function or the group of each command, as module:name."""
 
 
 def function(name: str) -> Any:

@@ -5,4 +5,4 @@ COMMANDS = {
     "submit": "artifacts.cli.submit:submit",
     "hub": "artifacts.cli.share:hub",
 }
-"""Where the function, or the group, of each command is: a module is imported when its command runs."""
+"""Places of the function, or the group, of each command: a module is imported when its command runs."""

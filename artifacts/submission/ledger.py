@@ -31,7 +31,7 @@ LIMIT = 16_000_000
 """The challenge's cap, in bytes."""
 
 Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "unneeded", "training"]
-"""What a file is by its name; `unneeded` is a document that the evaluation ran without."""
+"""Kinds of files, by name; `unneeded` is a document that the evaluation ran without."""
 
 COUNTED: dict[str, tuple[Role, ...]] = {
     "challenge": ("code", "model"),

@@ -227,7 +227,7 @@ def check_names(members: Iterable[Member]) -> None:
 
 
 def fits_windows(name: str) -> bool:
-    """Whether Windows takes a relative path for the same path: no drive, device, other separator or dropped dot.
+    """Return whether Windows takes a relative path for the same path: no drive, device, other separator or dropped dot.
 
     >>> [fits_windows(name) for name in ("a/b.txt", "c:x", "..\\\\x", "aux.txt", "a./b", "console")]
     [True, False, False, False, False, True]

@@ -8,4 +8,4 @@ COMMANDS = {
     "decode": "codec.cli.decode:decode",
     "salvage": "codec.cli.decode:salvage",
 }
-"""Where the function of each command is: a module is imported when its command runs."""
+"""Places of the function of each command: a module is imported when its command runs."""

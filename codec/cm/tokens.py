@@ -210,7 +210,7 @@ def _fill_cuts(v, begins, out):
 
 
 class Cuts(NamedTuple):
-    """Where the sums are read that the coding of each token depends on."""
+    """The indices of the sums that the coding of each token depends on."""
 
     begins: NDArray[np.int64]  # [V + 1]: where a token's begin, by rank
     ranks: NDArray[np.int32]

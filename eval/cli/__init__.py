@@ -13,4 +13,4 @@ COMMANDS = {
     "screen": "eval.cli.screen:screen",
     "rank": "eval.cli.screen:rank",
 }
-"""Where the function of each command is: a module is imported when its command runs."""
+"""Places of the function of each command: a module is imported when its command runs."""

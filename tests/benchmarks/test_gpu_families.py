@@ -77,7 +77,7 @@ def test_no_interval_of_a_family_differs(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_interval_with_recall_differs(name):
-    """Of fewer tokens: the reference takes one of all documents at a time."""
+    """Compare fewer tokens: the reference takes one of all documents at a time."""
     config = replace(FAMILIES[name], window=256)
     model = family_pack(config).exact("cuda")
     fast, slow = CudaTransformer(model, TABLES), TorchBackend(model, TABLES)

@@ -19,7 +19,7 @@ ROWS = ((256, 256, 128), (64, 1024, 512), (32, 2048, 9000))
 """Documents, tokens of their windows, of which the second half is scored, and the place where that begins."""
 
 POSITIONS = ((512, 512), (1024, 1024), (1500, 9000))
-"""Of slots in their windows and in their documents."""
+"""Positions of slots in their windows and in their documents."""
 
 
 def fill(memory: Memory | None, words: torch.Tensor, places: int) -> None:

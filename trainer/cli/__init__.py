@@ -8,4 +8,4 @@ COMMANDS = {
     "data": "trainer.cli.data:data",
     "tokenizer": "trainer.cli.data:tokenizers",
 }
-"""Where the function, or the group, of each command is: a module is imported when its command runs."""
+"""Places of the function, or the group, of each command: a module is imported when its command runs."""

@@ -11,7 +11,7 @@ from eval.audit.sandbox import Limits
 
 
 def ran(tmp_path, source, **files):
-    """What a script wrote, beside files of its own."""
+    """Return what a script wrote, beside files of its own."""
     given = {}
     for name, content in {"script.py": source, **files}.items():
         (tmp_path / name).write_text(content)

@@ -141,7 +141,7 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.long
 @pytest.mark.parametrize("config", [replace(PLAIN, window=80), EVERY_OPTION])
 def test_backends_agree(config):
-    """What decides whether the backend is used: scores, and slots that decode what is coded by them."""
+    """Check what decides whether the backend is used: scores, and slots that decode what is coded by them."""
     model = tiny_pack(config).exact(DEVICE)
     trial = Trial((100, 7), (CHUNK_UNIT + 6, 20), (80, 48), CHUNK_UNIT)
     assert agree(CudaBackend(model), TorchBackend(model), config, trial)
