@@ -73,6 +73,7 @@ class TrainRecipe:
     """Length, batch and bookkeeping of a run; the defaults are the challenge's baseline."""
 
     seed: int = 1337  # of the initial weights
+    weights: str = ""  # a run folder, .safetensors file or pack with whose weights the run begins; "": initial ones
     batch_tokens: int = 524_288  # tokens a step, over all processes
     batch_schedule: Steps = ()  # tokens a step over the run, such as [[0, 262144], [0.2, 524288]]; none: batch_tokens
     window_schedule: Steps = ()  # tokens a row over the run, of which a whole number make a window; none: model.window

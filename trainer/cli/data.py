@@ -38,6 +38,9 @@ def prepare(
     tokens_per_shard: int = typer.Option(
         100_000_000, min=1, max=(1 << 31) - 1, help="Length of a shard; the challenge's is 100,000,000."
     ),
+    without: list[Path] = typer.Option(
+        [], help="Held-out text: training documents that share 13 words with it are left out; may be given again."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Tokenize documents into shards of the challenge's format."""
@@ -51,7 +54,9 @@ def prepare(
     size = sum(map(input_bytes, inputs))
     processes = processes or min(os.cpu_count() or 1, MAX_PROCESSES, 1 + size // BYTES_A_PROCESS)
     with console.progress("tokenize", size, "B") as advance:
-        manifest = run(inputs, model, output, val_documents, processes, tokens_per_shard, advance)
+        manifest = run(inputs, model, output, val_documents, processes, tokens_per_shard, advance, without)
+    if left_out := manifest.get("left_out"):
+        console.notes.print(f"left out: {left_out['documents']:,} documents, {left_out['text_bytes']:,} bytes")
     _report(manifest, output, time.perf_counter() - start, as_json)
 
 

@@ -1,17 +1,20 @@
 """Training batches from token shards, as a pure function of a seed and a position: a resumed run gets the same batches.
 
 The shards of a split are one stream of tokens. Row i is the `seq_len` + 1 tokens from position i * `seq_len`, so that
-every token but the first is a target once an epoch. Each epoch visits all rows in its own order.
+every token but the first is a target once an epoch. Each epoch visits all rows in its own order; from the second on, the
+stream's documents have an order of their own, too (`trainer.data.reorder`).
 """
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import CodecError, FormatError
-from trainer.data.shards import check_vocabulary, read_shard
+from trainer.data.reorder import Places, Reordered, document_places
+from trainer.data.shards import BOS, check_vocabulary, read_shard
 
 ROUNDS = 6
 """Rounds of multiply, add and shift in `permuted`. A bit reaches all others in two rounds; the rest is margin."""
@@ -27,6 +30,7 @@ class Batches:
         seed: of the order of rows.
         rank: of this process.
         world: number of processes.
+        begin: the token at which documents begin.
 
     Attributes:
         tokens: tokens of the stream.
@@ -44,6 +48,7 @@ class Batches:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        begin: int = BOS,
     ):
         self._shards = [np.asarray(read_shard(path)) for path in shards]  # still mapped; slices faster
         self._names = [str(path) for path in shards]
@@ -57,6 +62,8 @@ class Batches:
                 f"of {seq_len}; prepare more text or choose a shorter row"
             )
         self._vocab_size, self._seed, self._rank, self._world = vocab_size, seed, rank, world
+        self._begin = begin
+        self._epoch = lru_cache(2)(self._reordered)  # a batch may end one epoch and begin the next
 
     def take(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return inputs and targets [count / world, seq_len] of rows `first` to `first + count` of all epochs.
@@ -70,8 +77,16 @@ class Batches:
         local = count // self._world
         first += self._rank * local
         tokens = np.empty((local, self.seq_len + 1), np.int64)
-        for i, row in enumerate(self._order(np.arange(first, first + local)).tolist()):
-            self._read(row * self.seq_len, tokens[i])
+        numbers = np.arange(first, first + local)
+        rows, epochs = self._order(numbers).tolist(), (numbers // self.rows).tolist()
+        for out, row, epoch in zip(tokens, rows, epochs, strict=True):
+            position = row * self.seq_len
+            if not epoch:
+                self._read(position, out)
+                continue
+            for origin, length in self._epoch(epoch).pieces(position, len(out)):
+                self._read(origin, out[:length])
+                out = out[length:]
         return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
 
     def _order(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -82,6 +97,16 @@ class Batches:
             here = epochs == epoch
             out[here] = permuted(within[here], self.rows, (self._seed, epoch))
         return out
+
+    @cached_property
+    def _places(self) -> Places:
+        """Where documents begin; a first epoch does not need this pass over all tokens."""
+        return document_places(self._shards, self._begin)
+
+    def _reordered(self, epoch: int) -> Reordered:
+        """Return the stream of an epoch; its key is longer than that of the order of rows, and so another."""
+        count = len(self._places) - 1
+        return Reordered(self._places, permuted(np.arange(count), count, (self._seed, epoch, 1)))
 
     def _read(self, position: int, out: NDArray[np.int64]) -> None:
         """Fill `out` with the stream's tokens from `position`, across the ends of shards."""

@@ -110,7 +110,8 @@ def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
     """
     window, vocab_size, seed = recipe.model.window, recipe.model.vocab_size, recipe.data.seed
     streams = [(source.train, seed), *([(source.late, seed + LATE_SEED)] if source.late else [])]
-    return [Batches(shards, window, vocab_size, key, world.rank, world.size) for shards, key in streams]
+    begin = source.tokenizer.begin
+    return [Batches(shards, window, vocab_size, key, world.rank, world.size, begin) for shards, key in streams]
 
 
 def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World, share: float = 1.0) -> float:

@@ -51,12 +51,20 @@ class State:
     elapsed: float = 0.0
 
     @classmethod
-    def start(cls, recipe: Recipe, world: World) -> "State":
-        """Make the state of step 0: weights from the recipe's seed, equal in every process and on every device."""
+    def start(cls, recipe: Recipe, world: World, weights: Mapping[str, Tensor] | None = None) -> "State":
+        """Make the state of step 0, equal in every process and on every device.
+
+        Args:
+            recipe: the settings.
+            world: the processes.
+            weights: the initial ones by name; None: from the recipe's seed.
+        """
         plan = recipe.train
         torch.manual_seed(plan.seed)
         model = model_of(recipe, world, fusion_of(recipe, world.device))
         initialise(model, plan.initial)
+        if weights is not None:
+            model.load_state_dict(weights)
         model = model.to(world.device)
         average = copy_of(model.state_dict()) if plan.ema_decay or plan.swa_every else {}
         return cls(model, Optimizers(model, recipe.optim, world), average)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from codec.errors import CodecError, FormatError, MismatchError
 from trainer.data.batches import Batches, permuted
+from trainer.data.reorder import Reordered, document_places
 from trainer.data.shards import write_shard
 
 VOCABULARY = 1 << 16
@@ -106,3 +107,42 @@ def test_a_token_outside_the_vocabulary_is_reported_with_its_place(tmp_path: Pat
     batches = Batches(paths, 3, vocab_size=9)
     with pytest.raises(MismatchError, match=r"x_train_000001.bin: token \d+ at position \d"):
         batches.take(0, 4)
+
+
+def test_from_the_second_epoch_on_documents_are_shuffled_and_cut_anew(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    documents = [np.append(1, rng.integers(2, 100, rng.integers(0, 9))) for _ in range(40)]
+    tokens = np.concatenate(documents)
+    for cuts in ([], [33, 100]):
+        paths = []
+        for i, part in enumerate(np.split(tokens, cuts)):
+            paths.append(tmp_path / f"{len(cuts)}_train_{i:06d}.bin")
+            write_shard(paths[-1], part)
+        batches = Batches(paths, 4, VOCABULARY, seed=3)
+        streams = []
+        for epoch in range(4):
+            numbers = np.arange(batches.rows) + epoch * batches.rows
+            inputs, targets = batches.take(int(numbers[0]), batches.rows)
+            rows = np.concatenate([inputs, targets[:, -1:]], axis=1)[np.argsort(batches._order(numbers))]
+            assert (rows[:-1, -1] == rows[1:, 0]).all()
+            streams.append(np.append(rows[:, :-1], rows[-1, -1]))
+        assert (streams[0] == tokens[: len(streams[0])]).all()
+        left = sorted(document.tolist() for document in documents)
+        for stream in streams[1:]:
+            found = sorted(part.tolist() for part in np.split(stream, np.flatnonzero(stream == 1))[1:-1])
+            assert len(found) >= 37  # the end of the last row cuts a document and may lack others
+            assert all(found.count(document) <= left.count(document) for document in found)
+        assert len({stream.tobytes() for stream in streams}) == 4
+
+
+def test_tokens_before_the_first_document_are_one_of_their_own() -> None:
+    shards = [np.array([5, 6]), np.array([7, 1, 8]), np.array([1, 1])]
+    places = document_places(shards, 1)
+    assert places.tolist() == [0, 3, 5, 6, 7]
+    joined = np.concatenate(shards)
+    new = Reordered(places, np.array([2, 0, 3, 1]))
+    wanted = [1, 5, 6, 7, 1, 1, 8]
+    for position in range(8):
+        for length in range(8 - position):
+            pieces = [joined[at : at + size] for at, size in new.pieces(position, length)]
+            assert [int(token) for piece in pieces for token in piece] == wanted[position : position + length]

@@ -69,6 +69,33 @@ def test_any_number_of_processes_and_size_of_chunks(
     assert tree(tmp_path / "1") == tree(tmp_path / "2") == tree(tmp_path / "3")
 
 
+def test_training_documents_that_share_words_with_held_out_text_are_left_out(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in range(100)]
+    texts = [" ".join(words[i : i + 20]) for i in range(0, 80, 4)]  # each shares 16 words with the next
+    for name, lines in (("in", texts), ("held", ["short", " ".join(words[:15]), " ".join(words[60:73])])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
+    held = tmp_path / "held.jsonl"
+    shared_words = [bool(set(range(i, i + 8)) & {0, 1, 2, 60}) for i in range(0, 80, 4)]  # first words of passages
+    for processes in (1, 3):
+        out = tmp_path / str(processes)
+        manifest = prepare(
+            [tmp_path / "in.jsonl"], sp1024(), out, val_documents=1, processes=processes, without=[held, held]
+        )
+        kept = [text for text, leave in zip(texts[1:], shared_words[1:], strict=True) if not leave]
+        assert manifest["splits"]["val"]["documents"] == 1  # though it shares words
+        assert manifest["splits"]["train"]["documents"] == len(kept) < len(texts) - 2
+        assert manifest["splits"]["train"]["text_bytes"] == sum(map(len, kept))
+        left = len(texts) - 1 - len(kept)
+        lost = sum(map(len, texts[1:])) - sum(map(len, kept))
+        assert manifest["left_out"] == {"documents": left, "text_bytes": lost, "without": ["held.jsonl"] * 2}
+        tokens = read_shard(find_shards(out, "train")[0])
+        assert list(read_documents(find_shards(out, "train")[0], sp1024())) == [text.encode() for text in kept]
+        assert manifest["splits"]["train"]["tokens"] == len(tokens)
+    with pytest.raises(FormatError, match="all 20 documents share words"):
+        prepare([tmp_path / "in.jsonl"], sp1024(), tmp_path / "none", without=[tmp_path / "in.jsonl"])
+    assert not (tmp_path / "none").exists()
+
+
 def test_reproduces_the_challenge_shard(tmp_path: Path) -> None:
     head = shared("data", "val", "fineweb_val_head.jsonl.xz")
     manifest = prepare([head], sp1024(), tmp_path / "out", val_documents=901, processes=2)

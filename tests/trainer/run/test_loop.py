@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import codec
 import trainer.run.log
 import trainer.run.loop
 import trainer.run.step
@@ -27,8 +28,10 @@ from codec.model.tokenizer import BOS
 from tests.support.helpers import ROOT, lossless_tokenizer
 from trainer.data.sample import sp1024
 from trainer.data.shards import read_shard, write_shard
+from trainer.distributed import World
 from trainer.model.gpt import GPT
 from trainer.recipe import Recipe, load_recipe
+from trainer.run.first_weights import first_weights
 from trainer.run.loop import Outcome, train
 from trainer.run.state import State
 
@@ -328,11 +331,11 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     assert_same_run(tmp_path / "whole", folder)
 
 
-def interrupted(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+def interrupted(config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Outcome:
     """A run that stopped after its first step."""
     with monkeypatch.context() as patch:
         patch.setattr(trainer.run.log.RunLog, "move_bar", lambda *_: signal.raise_signal(signal.SIGTERM))
-        return train(recipe_of(config), folder)
+        return train(recipe_of(config, *overrides), folder)
 
 
 def test_a_run_is_not_overwritten(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +381,46 @@ def test_resuming_before_the_first_checkpoint_starts_over(config: Path, tmp_path
     assert train(recipe_of(config), folder, resume=True).train_loss == whole.train_loss
     assert_same_run(tmp_path / "whole", folder)
     assert not (folder / ".resume.pt.abc").exists()
+
+
+def test_a_run_goes_on_from_the_weights_of_another(config: Path, tmp_path: Path) -> None:
+    first = train(recipe_of(config), tmp_path / "first")
+    saved = load_checkpoint(tmp_path / "first")
+    pack = tmp_path / "first.pack"
+    pack.write_bytes(codec.compress(saved.state_dict, config=saved.config, tokenizer=saved.tokenizer))
+    for path, exact in ((tmp_path / "first", True), (tmp_path / "first" / "model.safetensors", True), (pack, False)):
+        recipe = recipe_of(config, f"train.weights={path}", "train.iterations=1", "train.log_every=1")
+        weights = first_weights(recipe, sp1024())
+        assert weights is not None
+        state = State.start(recipe, World(), weights)
+        for name, tensor in state.model.state_dict().items():
+            assert torch.allclose(tensor, saved.state_dict[name], atol=0 if exact else 0.05), name
+            assert torch.equal(state.average.get(name, tensor), tensor)
+        folder = tmp_path / f"after {path.name}"
+        fresh = train(recipe_of(config, "train.iterations=1"), tmp_path / f"fresh {path.name}")
+        second = train(recipe, folder)
+        assert first.train_loss and second.train_loss and fresh.train_loss
+        assert second.train_loss < (first.train_loss + fresh.train_loss) / 2
+
+
+def test_only_weights_of_the_same_model_and_tokenizer_begin_a_run(config: Path, tmp_path: Path) -> None:
+    train(recipe_of(config, "train.iterations=1"), tmp_path / "first")
+    setting = f"train.weights={tmp_path / 'first'}"
+    with pytest.raises(MismatchError, match="of a model of"):
+        train(recipe_of(config, setting, "model.num_layers=3"), tmp_path / "other")
+    with pytest.raises(FormatError, match="no such file"):
+        train(recipe_of(config, setting + "x"), tmp_path / "other")
+    (tmp_path / "first" / "tokenizer.model").write_bytes(lossless_tokenizer().model)
+    with pytest.raises(MismatchError, match="trained with a tokenizer of"):
+        train(recipe_of(config, setting), tmp_path / "other")
+
+
+def test_a_resumed_run_needs_no_first_weights(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(recipe_of(config, "train.iterations=1"), tmp_path / "first")
+    setting = f"train.weights={tmp_path / 'first'}"
+    assert interrupted(config, tmp_path / "run", monkeypatch, setting).interrupted
+    (tmp_path / "first").rename(tmp_path / "gone")
+    assert not train(recipe_of(config, setting), tmp_path / "run", resume=True).interrupted
 
 
 def test_the_clock_ends_a_run(config: Path, tmp_path: Path) -> None:
