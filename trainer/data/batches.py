@@ -1,8 +1,8 @@
 """Training batches from token shards, as a pure function of a seed and a position: a resumed run gets the same batches.
 
 The shards of a split are one stream of tokens. Row i is the `seq_len` + 1 tokens from position i * `seq_len`, so that
-every token but the first is a target once an epoch. Each epoch visits all rows in its own order; from the second on, the
-stream's documents have an order of their own, too (`trainer.data.reorder`).
+every token but the first is a target once an epoch. Each epoch visits all rows in its own order; from the second on,
+the documents of the stream have an order of their own, too (`trainer.data.reorder`).
 """
 
 from collections.abc import Sequence
