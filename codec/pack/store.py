@@ -54,8 +54,11 @@ def find(name: str | Path, folders: Sequence[Path]) -> Path:
 
 
 def find_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
-    """Return the pack in `folders` whose file's SHA-256 (hex) begins with `sha256`; None where there is none."""
-    for path in packs(folders).values():
+    """Return the pack in `folders` whose file's SHA-256 (hex) begins with `sha256`; None where there is none.
+
+    Small files are read first: an archive of the small pack does not wait for a large one to be read.
+    """
+    for path in sorted(packs(folders).values(), key=lambda path: path.stat().st_size):
         with path.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest().startswith(sha256):
                 return path
