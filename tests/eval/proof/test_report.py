@@ -16,6 +16,7 @@ from codec.run_folder import DOCUMENTS as SAVED_DOCUMENTS
 from codec.run_folder import PACK, PROOF
 from eval.proof.report import report, tensor_sizes
 from eval.proof.saved import load_proof, save_proof
+from tests.support.browser import look
 from tests.support.helpers import EVERY_OPTION, PLAIN, random_weights, tiny_blob, tiny_pack
 from tests.support.proofs import DOCUMENTS, blob, pack, proof
 from trainer.data.sample import sp1024
@@ -99,6 +100,25 @@ def test_everything_that_is_there_is_shown(full):
         assert words in text
     assert f"{proof().archive_bytes:,}" in text
     assert "Not here yet" not in text
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (500, False)])
+def test_a_browser_shows_it(full, tmp_path, width, dark):
+    seen = look(report(full), tmp_path, width, dark)
+    assert seen["console"] == []
+    assert seen["wide"] == []
+    names = [name for name, *_ in seen["pictures"]]
+    assert {"training curve", "bits per tensor", "account of the bits", "bits per byte of each document"} <= set(names)
+    assert all(200 < wide <= width and height > 20 for name, wide, height in seen["pictures"])
+    for words in ("proof holds", "brotli -11", "run <b>&"):
+        assert words in seen["text"]
+
+
+def test_the_browser_complains_of_what_is_broken(tmp_path):
+    page = '<body><main><img src="missing.png"><p style="width: 3000px">wide</p><script>throw 1</script></main></body>'
+    seen = look(page, tmp_path)
+    assert len(seen["console"]) == 1 and "Uncaught 1" in seen["console"][0]
+    assert seen["wide"] == ["P"]
 
 
 def test_names_and_text_are_escaped(full):
