@@ -7,6 +7,7 @@ import sys
 from codec.console import CheckFailed, clean_up_when_stopped, fail
 from codec.errors import CodecError
 from underpar import help
+from underpar.platforms import is_tested, note_untested
 
 
 def main() -> None:
@@ -45,6 +46,8 @@ def _run() -> None:
     if words in (["--help"], ["-h"]):
         print(help.FILE.read_text(encoding="utf-8"), end="")
         sys.exit()
+    if not is_tested():
+        note_untested()
     if words[:1] in (["encode"], ["decode"]) and "_UNDERPAR_COMPLETE" not in os.environ:
         from underpar.arguments import read
         from underpar.commands import function

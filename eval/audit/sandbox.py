@@ -254,7 +254,12 @@ def plan_of(folder: Path, hidden: Sequence[Path], memory: int, words: Sequence[s
     """Plan the isolation of Python with arguments `words`, which sees itself and the copies in `folder`, nothing else.
 
     `claim` and `modules` of `folder` are what the process sees; `answers` is the descriptor of `isolation.Plan`.
+
+    Raises:
+        CodecError: this system is not Linux.
     """
+    if sys.platform != "linux":
+        raise CodecError(f"the sandbox needs namespaces of Linux; this is {sys.platform}: run the command on Linux")
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     standard = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib"]
