@@ -18,11 +18,16 @@ RECIPE = "recipe.json"
 """The recipe of a run, in its folder."""
 
 
+Mixture = tuple[tuple[str, float], ...]
+"""Folders of token shards, and how often each is read while one of weight 1 is read once."""
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """The sources of tokens."""
 
     shards: str = "embedded"  # a folder of token shards; "embedded" is the sample that ships
+    mixture: Mixture = ()  # folders to train on with weights, such as [["web", 2], ["books", 1]]; none: data.shards
     tokenizer: str = ""  # path of the SentencePiece model that made the shards; the sample brings its own
     seed: int = 0  # of the order in which training data is read
     late_shards: str = ""  # a folder of token shards of the same tokenizer, for the end of the run; "": none
@@ -248,7 +253,7 @@ def section_of(kind: type[Section], section: str, values: dict[str, Any]) -> Sec
         if expected is float and type(value) is int:
             value = float(value)
         if expected is tuple:
-            value = steps_of(f"{section}.{name}", value)
+            value = (mixture_of if name == "mixture" else steps_of)(f"{section}.{name}", value)
         if type(value) is not expected:
             raise FormatError(f"recipe: {section}.{name} is {value!r}, expected a value of type {expected.__name__}")
         checked[name] = value
@@ -266,6 +271,21 @@ def steps_of(name: str, value: Any) -> Steps:
         if all(len(pair) == 2 and type(pair[0]) in (int, float) and type(pair[1]) is int for pair in pairs):
             return tuple((float(share), size) for share, size in pairs)
     raise FormatError(f"recipe: {name} is {value!r}, expected pairs such as [[0, 1024], [0.5, 2048]]")
+
+
+def mixture_of(name: str, value: Any) -> Mixture:
+    """Make a `Mixture` of lists.
+
+    Raises:
+        FormatError: `value` is no list of pairs of a folder and a number above 0.
+    """
+    if isinstance(value, list | tuple):
+        pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in value]
+        if all(len(pair) == 2 and type(pair[0]) is str and type(pair[1]) in (int, float) for pair in pairs) and all(
+            0 < weight < float("inf") for _, weight in pairs
+        ):
+            return tuple((folder, float(weight)) for folder, weight in pairs)
+    raise FormatError(f'recipe: {name} is {value!r}, expected folders with weights above 0 such as [["web", 2]]')
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

@@ -75,6 +75,10 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("train.batch_schedule=[[0, 1024]]", "a multiple of a micro-batch, 524288 / 4"),
         ("train.loop_from=1", "loop_from is 1.0, expected.*less"),
         ("data.late_from=1", "late_from is 1.0, expected.*less"),
+        ("data.mixture=web", "mixture is 'web', expected folders with weights"),
+        ('data.mixture=[["web", 0]]', "expected folders with weights above 0"),
+        ('data.mixture=[["web"]]', "expected folders with weights above 0"),
+        ('data.mixture=[["web", nan]]', "expected folders with weights above 0"),
         ("data.late_from=-0.1", "late_from is -0.1, expected a share"),
     ],
 )

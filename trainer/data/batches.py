@@ -72,12 +72,16 @@ class Batches:
             CodecError: `count` is not a multiple of the number of ranks.
             MismatchError: a token is not in the vocabulary.
         """
-        if count < 1 or count % self._world:
-            raise CodecError(f"a batch of {count} rows over {self._world} ranks; choose a multiple of {self._world}")
-        local = count // self._world
-        first += self._rank * local
-        tokens = np.empty((local, self.seq_len + 1), np.int64)
-        numbers = np.arange(first, first + local)
+        tokens = self.read(split_rows(first, count, self._rank, self._world))
+        return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return rows by their numbers among the rows of all epochs: [len(numbers), seq_len + 1].
+
+        Raises:
+            MismatchError: a token is not in the vocabulary.
+        """
+        tokens = np.empty((len(numbers), self.seq_len + 1), np.int64)
         rows, epochs = self._order(numbers).tolist(), (numbers // self.rows).tolist()
         for out, row, epoch in zip(tokens, rows, epochs, strict=True):
             position = row * self.seq_len
@@ -87,7 +91,7 @@ class Batches:
             for origin, length in self._epoch(epoch).pieces(position, len(out)):
                 self._read(origin, out[:length])
                 out = out[length:]
-        return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+        return tokens
 
     def _order(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows at `positions` of the endless sequence of epochs."""
@@ -117,6 +121,18 @@ class Batches:
             check_vocabulary(part, self._vocab_size, f"shard {self._names[shard]}", offset)
             out[: len(part)] = part
             out, position, shard = out[len(part) :], position + len(part), shard + 1
+
+
+def split_rows(first: int, count: int, rank: int, world: int) -> NDArray[np.int64]:
+    """Return the numbers of a rank's rows among rows `first` to `first + count`: [count / world].
+
+    Raises:
+        CodecError: `count` is not a multiple of the number of ranks.
+    """
+    if count < 1 or count % world:
+        raise CodecError(f"a batch of {count} rows over {world} ranks; choose a multiple of {world}")
+    local = count // world
+    return np.arange(local) + (first + rank * local)
 
 
 def permuted(index: NDArray[np.int64], size: int, key: tuple[int, ...]) -> NDArray[np.int64]:

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.batches import Batches
+from trainer.data.mixture import Mixed
+
+Stream = Batches | Mixed
+"""Rows by position."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,10 @@ class Copied:
 class Loader:
     """A source of rows by position that prepares the rows after the last request; made by `open_loader`."""
 
-    def __init__(self, streams: Sequence[Batches], device: torch.device, pool: ThreadPoolExecutor):
+    def __init__(self, streams: Sequence[Stream], device: torch.device, pool: ThreadPoolExecutor):
         self.streams, self.device, self.pool = streams, device, pool
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.ahead: tuple[tuple[Batches, int, int], Future[Copied]] | None = None
+        self.ahead: tuple[tuple[Stream, int, int], Future[Copied]] | None = None
 
     def take(self, first: int, count: int, late: bool = False) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of `Batches.take`, int64 [B, T] on the device, without waiting for a GPU.
@@ -55,7 +59,7 @@ class Loader:
                 rows.record_stream(here)  # the memory of the rows belongs to the copying stream
         return copied.inputs, copied.targets
 
-    def _copy(self, batches: Batches, first: int, count: int) -> Copied:
+    def _copy(self, batches: Stream, first: int, count: int) -> Copied:
         inputs, targets = batches.take(first, count)
         if self.stream is None:
             return Copied(torch.from_numpy(inputs), torch.from_numpy(targets), None)
@@ -64,7 +68,7 @@ class Loader:
 
 
 @contextmanager
-def open_loader(streams: Sequence[Batches], device: torch.device) -> Iterator[Loader]:
+def open_loader(streams: Sequence[Stream], device: torch.device) -> Iterator[Loader]:
     """Open a loader of one or two streams (the second has the late rows); its thread ends with the block."""
     with ThreadPoolExecutor(1, "loader") as pool:
         yield Loader(streams, device, pool)

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 from codec.model.tokenizer import Tokenizer
 from trainer.data.batches import Batches
+from trainer.data.loader import Stream
+from trainer.data.mixture import Mixed
 from trainer.data.prepare import MANIFEST, encode_documents
 from trainer.data.sample import sp1024, train_documents, val_documents
 from trainer.data.shards import TOKENIZER, check_tokenizer, find_shards, write_shard
@@ -21,6 +24,9 @@ LATE_SEED = 1 << 64
 """Added to the seed for late rows, so that even the same shards come in another order. The number is beyond the 32
 bits of a seed and of an epoch's number: no epoch of late rows has the order of an epoch of the others."""
 
+SOURCE_SEED = 1 << 72
+"""Added to the seed for each further source of a mixture, so that all have orders of their own."""
+
 SAMPLED = 1 << 20
 """Training tokens in the sample for `bytes_per_token`."""
 
@@ -30,10 +36,11 @@ class Source:
     """Shards in the order of their streams, and the tokenizer; `late` and `val` are empty if the recipe has no use.
 
     Attributes:
+        train: the shards of each source.
         shares: bytes of text for each byte that its tokens stand for, at most 1: of `train` and of `val`.
     """
 
-    train: list[Path]
+    train: list[list[Path]]
     late: list[Path]
     val: list[Path]
     tokenizer: Tokenizer
@@ -60,11 +67,12 @@ def open_source(recipe: Recipe, folder: Path, world: World) -> Source:
         if world.leads:
             tokenize_sample(shards, tokenizer)
         world.told(0.0)  # the other processes wait here for the shards
-    train = find_shards(shards, "train")
+    folders = [Path(folder) for folder, _ in data.mixture] or [shards]
+    train = [find_shards(folder, "train") for folder in folders]
     val = find_shards(shards, "val") if recipe.train.val_tokens else []
-    for path in (*train, *val):
+    for path in (*chain.from_iterable(train), *val):
         check_tokenizer(path, tokenizer)
-    shares = text_share(shards, "train"), text_share(shards, "val")
+    shares = min(text_share(folder, "train") for folder in folders), text_share(shards, "val")
     return Source(train, _late_shards(data, tokenizer), val, tokenizer, shares)
 
 
@@ -102,19 +110,28 @@ def _late_shards(data: DataRecipe, tokenizer: Tokenizer) -> list[Path]:
     return find_shards(folder, "train")
 
 
-def open_batches(source: Source, recipe: Recipe, world: World) -> list[Batches]:
+def open_batches(source: Source, recipe: Recipe, world: World) -> list[Stream]:
     """Open this process's rows of the training shards and of the late shards, each in its own order.
 
     Raises:
         FormatError: see `Batches`.
+        CodecError: see `Mixed`.
     """
-    window, vocab_size, seed = recipe.model.window, recipe.model.vocab_size, recipe.data.seed
-    streams = [(source.train, seed), *([(source.late, seed + LATE_SEED)] if source.late else [])]
-    begin = source.tokenizer.begin
-    return [Batches(shards, window, vocab_size, key, world.rank, world.size, begin) for shards, key in streams]
+    seed, ranks, begin = recipe.data.seed, (world.rank, world.size), source.tokenizer.begin
+
+    def rows(shards: list[Path], key: int) -> Batches:
+        return Batches(shards, recipe.model.window, recipe.model.vocab_size, key, *ranks, begin)
+
+    if mixture := recipe.data.mixture:
+        weights = [weight for _, weight in mixture]
+        sources = [rows(shards, seed + number * SOURCE_SEED) for number, shards in enumerate(source.train)]
+        first: Stream = Mixed(sources, weights, seed, *ranks)
+    else:
+        first = rows(source.train[0], seed)
+    return [first, *([rows(source.late, seed + LATE_SEED)] if source.late else [])]
 
 
-def bytes_per_token(batches: Batches, tokenizer: Tokenizer, world: World, share: float = 1.0) -> float:
+def bytes_per_token(batches: Stream, tokenizer: Tokenizer, world: World, share: float = 1.0) -> float:
     """Return the mean bytes of a training token by the challenge's table, over a run's first `SAMPLED` tokens.
 
     A `share` of them is text (`Source.shares`).

@@ -17,8 +17,7 @@ from codec.console import CheckFailed
 from codec.errors import CodecError
 from codec.files import atomic_write
 from codec.model.checkpoint import WEIGHTS, save_checkpoint
-from trainer.data.batches import Batches
-from trainer.data.loader import Loader, open_loader
+from trainer.data.loader import Loader, Stream, open_loader
 from trainer.data.source import Source, bytes_per_token, open_batches, open_source
 from trainer.distributed import World, join
 from trainer.model.qat import quantized_loss, rounding_of
@@ -143,7 +142,7 @@ def run(
     return value, not done
 
 
-def epochs(state: State, streams: Sequence[Batches]) -> str:
+def epochs(state: State, streams: Sequence[Stream]) -> str:
     """Return how often the text and the late text have been read, for the log: repeating a little text overfits."""
     counts = {"epochs": state.tokens - state.late, "late_epochs": state.late}
     found = zip(counts.items(), streams, strict=False)  # the late text may be missing

@@ -504,6 +504,24 @@ def test_late_shards_that_do_not_fit_are_reported(config: Path, tmp_path: Path) 
         train(named, tmp_path / "c")
 
 
+def test_a_mixture_is_read_by_its_weights_and_a_resumed_run_goes_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shards"
+    setting = f'data.mixture=[["{folder}", 1], ["{tmp_path / "late"}", 3.5]]'
+    settings = (setting, "train.val_tokens=0")
+    train(recipe_of(config, *settings), tmp_path / "whole")
+    train(recipe_of(config, "train.val_tokens=0"), tmp_path / "alone")
+    losses = [[line["train_loss"] for line in metrics(tmp_path / name)] for name in ("whole", "alone")]
+    assert losses[0] != losses[1]
+    assert interrupted(config, tmp_path / "run", monkeypatch, *settings).interrupted
+    train(recipe_of(config, *settings), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    forked(config, tmp_path / "two", *settings, processes=2).wait()
+    two = [line["train_loss"] for line in metrics(tmp_path / "two")]
+    assert two == pytest.approx(losses[0], abs=1e-3)
+
+
 def test_the_plain_mean_of_the_last_weights_is_saved(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
