@@ -51,8 +51,8 @@ class Mixed:
         self._counts = apportion(wanted, PERIOD)
         if not self._counts.all():
             raise CodecError(
-                f"mixture: source {int(np.argmin(self._counts)) + 1} of {len(sources)} is less than 1 / {2 * PERIOD} of "
-                "the rows; give it more weight or leave it out"
+                f"mixture: source {int(np.argmin(self._counts)) + 1} of {len(sources)} is less than 1 / {2 * PERIOD} "
+                "of the rows; give it more weight or leave it out"
             )
         owners = np.repeat(np.arange(len(sources)), self._counts)
         self._owner = owners[permuted(np.arange(PERIOD), PERIOD, (seed + PLACES,))]
