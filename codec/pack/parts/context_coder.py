@@ -268,7 +268,9 @@ def typical_of(matrix: Quantized) -> int:
     if not matrix.symbols.size:
         return 0
     rows, columns = _levels(matrix)
-    by_row = np.abs(matrix.symbols) @ np.exp2(columns / 4)  # of sums, so that no second matrix is made
+    across = np.exp2(columns / 4)
+    height = max(1, 65536 // len(across))  # rows taken together: no second matrix is made
+    by_row = np.concatenate([np.abs(matrix.symbols[at : at + height]) @ across for at in range(0, len(rows), height)])
     mean = float(by_row @ np.exp2(rows / 4)) / matrix.symbols.size
     return max(0, min(4 * _MOST_OCTAVES, round(4 * float(np.log2(max(1.0, mean))))))
 
