@@ -43,22 +43,19 @@ def test_the_same_weights_become_the_same_integers():
 
 
 def test_later_groups_make_up_for_earlier_ones(monkeypatch):
-    """The divergence falls below that of the pack, at its steps; without training, the pack comes back."""
+    """The divergence falls below that of the pack, at its steps."""
     monkeypatch.setattr("trainer.fit.sequential.LEARNING_RATE", 3e-3)
     weights, held, told = random_weights(CONFIG), batches(2, 6), []
-    moments = calibrate(model(weights), batches(3))
-    blob = codec.compress(weights, CONFIG, calibration=moments, quantizer=SensitivityGrid(0.5))
+    blob = codec.compress(weights, CONFIG, quantizer=SensitivityGrid(0.5))
     matrices, plain = codec.open(blob).matrices, model(codec.decompress(blob))
     reference, trained = model(weights), model(weights)
-    found = requantize(reference, trained, matrices, moments, batches(10), 30, told.append)
-    assert len(told) == 30 * (len(quantization_order(CONFIG)) - 1)
+    found = requantize(reference, trained, matrices, None, batches(10), 20, told.append)
+    assert len(told) == 20 * (len(quantization_order(CONFIG)) - 1)
     assert cost(reference, trained, held) < 0.8 * cost(reference, plain, held)
     for name, matrix in found.items():
         assert matrix.grid is matrices[name].grid
         assert torch.equal(trained.state_dict()[name], torch.from_numpy(matrix.dequantize()))
     assert not np.array_equal(found["blocks.1.attn.c_q.weight"].symbols, matrices["blocks.1.attn.c_q.weight"].symbols)
-    same = requantize(reference, model(weights), matrices, moments, batches(1), 0)
-    assert all(np.array_equal(same[name].symbols, matrix.symbols) for name, matrix in matrices.items())
     assert all(torch.equal(t, weights[name]) for name, t in reference.state_dict().items())
 
 
@@ -68,13 +65,13 @@ def test_packs_are_made_again(monkeypatch):
     monkeypatch.setattr("trainer.fit.retune.TUNING_RATE", 0.0)
     monkeypatch.setattr("trainer.fit.retune.LEARNING_RATE", 0.0)
     blob = codec.compress(random_weights(PLAIN), PLAIN, sp1024(), quantizer=SensitivityGrid(0.5))
-    made, found = retune_pack(blob, checkpoint(), None, 1, again=10)
+    made, found = retune_pack(blob, checkpoint(), None, 1, again=5)
     assert found.after < found.before and abs(len(made) - len(blob)) < 0.02 * len(blob)
     before, after = codec.open(blob).matrices, codec.open(made).matrices
     assert all(np.array_equal(q.rows, after[name].rows) for name, q in before.items())
     assert any(not np.array_equal(q.symbols, after[name].symbols) for name, q in before.items())
     monkeypatch.setattr("trainer.fit.sequential.LEARNING_RATE", 10.0)  # ruins the model: the pack given comes back
-    worse, found = retune_pack(blob, checkpoint(), None, 1, again=10)
+    worse, found = retune_pack(blob, checkpoint(), None, 1, again=5)
     assert worse == blob and found.after == found.before
     with pytest.raises(MismatchError, match="no steps by row and column"):
         by_row = codec.compress(random_weights(PLAIN), PLAIN, sp1024(), quantizer=RowAbsmax(4))
