@@ -1,6 +1,6 @@
 """Code a slab of a tensor as a part, quantized or exact."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from codec.quantization.sensitivity import SensitivityGrid, unit_for
 LEAST, MOST = 2.0**-100, 2.0**120
 """Bounds on the largest weight of a slab that is quantized: between these, all steps are normal float32 numbers."""
 
+
+TOGETHER = 1 << 16
+"""Weights whose errors are computed together."""
 
 NEARLY = 200
 """Bytes that it may cost to keep a slab exactly: masks and tables of few values take hundreds of bytes either way."""
@@ -89,10 +92,7 @@ class SlabCoder:
             if len(exact) <= len(part) + NEARLY:
                 return Coded(exact, 0.0)
         scale = self.scales.get(item.name) or 1.0
-        errors = quantized.dequantize()
-        errors -= weights  # in place: no further matrix is made
-        squared = sum(float(np.square(row, dtype=np.float64).sum()) for row in errors)
-        return Coded(part, squared / scale**2)
+        return Coded(part, squared_error(quantized, weights) / scale**2)
 
     def _weights(self, slab: Slab, tensor: torch.Tensor) -> NDArray[np.float32] | None:
         """Return the weights of a slab; None where the slab has to be kept exactly."""
@@ -122,6 +122,17 @@ def matrix_of(slab: Slab, weights: NDArray[np.float32], calibration: Calibration
     inputs = found.inputs[(slice(column, column + slab.columns),) * found.inputs.ndim]
     moments = Moments(inputs, found.row_weights[row : row + slab.rows])
     return Matrix(item.name, item.role, weights, moments)
+
+
+def squared_error(quantized: Quantized, weights: NDArray[np.float32]) -> float:
+    """Return the squared error of a quantized matrix [R, C], computed a few rows at a time to save memory."""
+    total = 0.0
+    height = max(1, TOGETHER // max(1, weights.shape[1]))
+    for begin in range(0, len(weights), height):
+        rows = slice(begin, begin + height)
+        few = replace(quantized, symbols=quantized.symbols[rows], rows=quantized.rows[rows])
+        total += float(np.square(few.dequantize() - weights[rows], dtype=np.float64).sum())
+    return total
 
 
 def at_rate(matrix: Matrix, bits: float) -> Quantized:

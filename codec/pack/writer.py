@@ -1,5 +1,6 @@
 """Write packs: decide what becomes of each tensor, quantize and code slabs side by side, meet a budget."""
 
+import math
 import shutil
 import tempfile
 from collections import deque
@@ -35,7 +36,12 @@ FINEST_RATE = 12.0
 """Bits a weight beyond which a budget buys nothing: rounding is then finer than bfloat16's."""
 
 _DEFAULT_BITS = 8
-_IN_MEMORY = 1 << 26  # bytes of a pack that wait in memory; a larger one waits in a file
+_IN_MEMORY = 1 << 24  # bytes of a pack that wait in memory; a larger one waits in a file
+
+_ROOM, _BYTES_AN_ELEMENT = 1 << 27, 16
+"""Bytes for slabs coded side by side, besides half of the largest tensor, and bytes for each of their elements.
+So `underpar pack` stays within 500 MiB and 1.5 times the largest tensor, which lies in memory as a whole, however many
+cores there are. A model with a config takes all cores: its tensors lie in memory at any rate."""
 
 T = TypeVar("T")
 
@@ -235,13 +241,35 @@ class PackJob:
                 slab = Slab(item, *place)
                 yield slab, slab.of(flat)
 
+    def _ahead(
+        self, works: Iterable[tuple[Slab, torch.Tensor]], function: Callable[[tuple[Slab, torch.Tensor]], T]
+    ) -> Iterator[T]:
+        """Yield a function's results in order, computed on all cores as far as memory allows."""
+        threads = torch.get_num_threads()
+        largest = max((size_of(item.dtype, item.shape) for item in self.plan.parts), default=0)
+        room = math.inf if self._config else (_ROOM + largest // 2) // _BYTES_AN_ELEMENT
+        waiting: deque[tuple[int, Future[T]]] = deque()
+        with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+            try:
+                for work in works:
+                    size = work[0].rows * work[0].columns
+                    while waiting and (len(waiting) > threads or size + sum(n for n, _ in waiting) > room):
+                        yield waiting.popleft()[1].result()
+                    waiting.append((size, pool.submit(function, work)))
+                    del work
+                while waiting:
+                    yield waiting.popleft()[1].result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
     def _measure(self, one: Quantizer) -> list[tuple[Any, int]]:
         """Measure every tensor's root mean square, and return the rates of its slabs on steps of unit 1."""
         sums: dict[str, float] = {}
 
         wanted = [item.name for item in self.plan.parts if item.how == "quantize"]
         if self._calibration is None:
-            for name, found in _ahead(self._slabs(lambda item: item.how == "quantize"), _finite_square):
+            for name, found in self._ahead(self._slabs(lambda item: item.how == "quantize"), _finite_square):
                 sums[name] = sums.get(name, 0.0) + found
             counts = {item.name: int(np.prod(item.shape)) for item in self.plan.parts}
             self._scales.update({name: (sums.get(name, 0.0) / max(1, counts[name])) ** 0.5 for name in wanted})
@@ -257,7 +285,7 @@ class PackJob:
             except FormatError as error:
                 raise FormatError(f"tensor {slab.item.name}: {error}") from error
 
-        return list(_ahead(self._slabs(lambda item: item.how == "quantize" and item.bits is None), rate))
+        return list(self._ahead(self._slabs(lambda item: item.how == "quantize" and item.bits is None), rate))
 
     def _build(self, quantizer: Quantizer, may_be_exact: bool) -> Written:
         """Write a pack with a quantizer; slabs may stay exact where that is shorter, if `may_be_exact`."""
@@ -289,7 +317,7 @@ class PackJob:
             def work(given: tuple[Slab, torch.Tensor]) -> tuple[Slab, Coded]:
                 return given[0], coder(*given)
 
-            for slab, coded in _ahead(self._slabs(lambda item: True), work):
+            for slab, coded in self._ahead(self._slabs(lambda item: True), work):
                 entries[slab.item.name]["parts"].append(len(coded.part))
                 errors.append(coded.error)
                 self._advance(slab.rows * slab.columns)
@@ -321,24 +349,8 @@ class PackJob:
 
 def _finite_square(work: tuple[Slab, torch.Tensor]) -> tuple[str, float]:
     """Return the sum of squares of a slab's finite elements."""
-    weights = work[1].float().numpy()
-    return work[0].item.name, float(np.square(weights[np.isfinite(weights)], dtype=np.float64).sum())
-
-
-def _ahead(
-    works: Iterable[tuple[Slab, torch.Tensor]], function: Callable[[tuple[Slab, torch.Tensor]], T]
-) -> Iterator[T]:
-    """Yield a function's results in order, computed on all cores; only few slabs are in memory at a time."""
-    threads = torch.get_num_threads()
-    waiting: deque[Future[T]] = deque()
-    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        try:
-            for work in works:
-                waiting.append(pool.submit(function, work))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    total = 0.0
+    for piece in work[1].reshape(-1).split(1 << 16):
+        weights = piece.float().numpy()
+        total += float(np.square(weights[np.isfinite(weights)], dtype=np.float64).sum())
+    return work[0].item.name, total

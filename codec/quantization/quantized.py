@@ -10,21 +10,46 @@ QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 """2^(i/4) as float32: constants of the format, so never computed by a library."""
 
 
+TUNING = 256
+"""Tunings are in units of 1 / TUNING of a step. Rounding trained steps to it costs less than 0.1 % of the divergence of
+a model of 2.8 million weights at 2.6 bits; to 1/64, 0.8 %."""
+
+MOST_TUNING = 127
+"""Bound on a tuning: trained steps are at least half and at most 1.5 times the steps of the quantizer."""
+
+
+class Tuning(NamedTuple):
+    """What training adds to the steps of rows and columns, in units of 1 / TUNING of each step."""
+
+    rows: NDArray[np.int32]  # [R]
+    columns: NDArray[np.int32]  # [C]
+
+
 @dataclass(frozen=True)
 class StepGrid:
-    """Steps unit * 2^(rows[r] / 4) * 2^(columns[c] / 4), exponents in quarter octaves."""
+    """Steps unit * 2^(rows[r] / 4) * 2^(columns[c] / 4), exponents in quarter octaves.
+
+    With a tuning, row r's step is 1 + tuning.rows[r] / TUNING times as large, and column c's likewise.
+    """
 
     unit: float  # rounded to float32 on use
     rows: NDArray[np.int32]  # [R]
     columns: NDArray[np.int32]  # [C]
+    tuning: Tuning | None = None
 
     def row_steps(self) -> NDArray[np.float32]:
         """Return the row factors, the unit included: float32 [R]."""
-        return np.float32(self.unit) * power(self.rows)
+        steps = np.float32(self.unit) * power(self.rows)
+        return steps * _tuned(self.tuning.rows) if self.tuning else steps
 
     def column_steps(self) -> NDArray[np.float32]:
         """Return the column factors: float32 [C]."""
-        return power(self.columns)
+        steps = power(self.columns)
+        return steps * _tuned(self.tuning.columns) if self.tuning else steps
+
+
+def _tuned(tuning: NDArray[np.int32]) -> NDArray[np.float32]:
+    return 1 + tuning.astype(np.float32) / np.float32(TUNING)
 
 
 def power(exponents: NDArray[np.int32]) -> NDArray[np.float32]:

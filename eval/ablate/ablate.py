@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec.console import Advance, ignore_progress, notes
 from codec.errors import CodecError, FormatError
+from codec.files import read_bytes
 from codec.quantization.quantizers import Strategy
 from codec.quantization.sensitivity import SensitivityGrid, unit_for
 from codec.quantization.strategies import STRATEGIES
@@ -35,15 +36,15 @@ POINTS = "points.jsonl"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Environment variables that limit a worker to one thread; the work is parallel by points."""
 
-Kind = Literal["strategy", "peer"]
+Kind = Literal["strategy", "peer", "pack"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One file to be made: a pack by a strategy, or a peer's file (a peer is another project's weight codec).
+    """One file: a pack by a strategy, a peer's file (a peer is another project's weight codec), or a pack at hand.
 
     A strategy has a unit, or a rate in bits a weight that is met roughly, or a budget in bytes. A peer has a scale for
-    all steps, and another on top for the embedding's.
+    all steps, and another on top for the embedding's. A pack at hand has a path, and a name of the caller's choice.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Point:
     budget: int | None = None
     scale: float | None = None
     embedding: float | None = None
+    path: str | None = None
 
     @property
     def key(self) -> str:
@@ -115,10 +117,12 @@ def make_plan(
     peers: Sequence[str],
     scales: Sequence[float],
     embeddings: Sequence[float],
+    packs: Sequence[tuple[str, Path]] = (),
 ) -> tuple[Point, ...]:
-    """Return every strategy at every unit, rate and budget, and every peer at every scale and embedding's scale.
+    """Return every strategy at every unit, rate and budget, every peer at every scale and embedding's scale, and packs.
 
-    A strategy without a unit, or a peer without steps, is one point.
+    A strategy without a unit, or a peer without steps, is one point. Packs of one name are points of one curve, which
+    must not have the name of a strategy or a peer.
 
     Raises:
         CodecError: an unknown name, or settings out of range.
@@ -136,6 +140,9 @@ def make_plan(
         plan += [Point("strategy", name, unit=unit) for unit in units]
         plan += [Point("strategy", name, rate=rate) for rate in rates]
         plan += [Point("strategy", name, budget=budget) for budget in budgets]
+    if taken := [name for name, _ in packs if name in STRATEGIES or name in PEERS or not name]:
+        raise CodecError(f"packs named {taken[0]!r}: expected a name that no strategy and no peer has")
+    plan += [Point("pack", name, path=str(path)) for name, path in packs]
     for name in peers:
         grid = [(1.0, 1.0)] if PEERS[name].lossless else [(s, e) for s in scales for e in embeddings]
         plan += [Point("peer", name, scale=scale, embedding=embedding) for scale, embedding in grid]
@@ -149,15 +156,20 @@ def make(subject: Subject, point: Point) -> tuple[Made, dict[str, torch.Tensor]]
         size = coded.bytes + subject.companions
         error = subject.relative_error(coded.state)
         return Made(size, coded.encode_seconds, coded.decode_seconds, error, None), coded.state
-    strategy = STRATEGIES[point.name]
     began = time.perf_counter()
-    if point.budget is not None:
-        blob = _pack(subject, budget=point.budget, strategy=strategy)
+    if point.path is not None:
+        blob = read_bytes(Path(point.path), "pack")
+    elif point.budget is not None:
+        blob = _pack(subject, budget=point.budget, strategy=STRATEGIES[point.name])
     else:
+        strategy = STRATEGIES[point.name]
         unit = point.unit or unit_of_rate(subject, strategy, point.rate or 1.0)
         blob = _pack(subject, quantizer=strategy(unit))
     encoded = time.perf_counter()
-    state = codec.open(blob).state_dict()
+    pack = codec.open(blob)
+    if pack.config != subject.config:
+        raise CodecError(f"{point.path}: a pack of another model")
+    state = pack.state_dict()
     decoded = time.perf_counter()
     return Made(len(blob), encoded - began, decoded - encoded, subject.relative_error(state), None), state
 

@@ -75,7 +75,7 @@ def rate_distortion(points: Sequence[Measured], measure: Measure) -> Figure | No
                     axes.plot([sample.bytes] * 2, [low, high], color=color, linewidth=0.8)
             ends.append((one.name, x[-1], y[-1], color))
         widest, worst = (max(getattr(s, of) for c in curves for s in c.samples) for of in ("bytes", "distortion"))
-        for point in (p for p in points if p.point.kind == "strategy" and p.point.name not in strategies):
+        for point in (p for p in points if p.point.kind != "peer" and p.point.name not in strategies):
             value = getattr(point, measure)  # a point far from every curve would squeeze all curves
             if 0 < value <= 5 * worst and point.bytes <= 1.4 * widest:
                 axes.plot(point.bytes, value, "D", color=_color(point.point.name), markersize=4.5)

@@ -59,8 +59,8 @@ def measure_of(points: Sequence[Measured]) -> Measure:
 
 
 def strategy_curves(points: Sequence[Measured], measure: Measure) -> dict[str, Curve]:
-    """Return a curve of each strategy with at least two points, in the order of the plan."""
-    names = dict.fromkeys(p.point.name for p in points if p.point.kind == "strategy")
+    """Return a curve of each strategy, and of packs of one name, with at least two points, in the order of the plan."""
+    names = dict.fromkeys(p.point.name for p in points if p.point.kind != "peer")
     found = (curve(n, _samples((p for p in points if p.point.name == n), measure)) for n in names)
     return {c.name: c for c in found if c}
 

@@ -24,6 +24,9 @@ def ablate(
     peers: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     scales: Annotated[str, typer.Option(help="Factors of the peers' step sizes.")] = "0.8,1,1.3",
     embeddings: Annotated[str, typer.Option(help="Further factors of the embedding's step size.")] = "1,0.45",
+    packs: Annotated[
+        str, typer.Option(help="Packs of this model to measure, too: NAME=FILE, separated by commas.")
+    ] = "",
     tokens: Annotated[int, typer.Option(min=1, help="Approximate number of tokens of text to use.")] = 200_000,
     processes: Annotated[int | None, typer.Option(min=1, help="Workers; default: one for each core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -56,6 +59,7 @@ def ablate(
         list(PEERS) if peers is None else console.listed(peers, str),
         console.listed(scales, float),
         console.listed(embeddings, float),
+        [_named_pack(pair) for pair in console.listed(packs, str)],
     )
     if not plan:
         raise CodecError("nothing to measure; name strategies or peers")
@@ -80,6 +84,16 @@ def ablate(
     console.emit({**result, "files": [str(out / name) for name in files]}, as_json, lambda: _readable(result))
     if outcome.failed:
         raise console.CheckFailed(f"{len(outcome.failed)} of {len(plan)} points failed: {', '.join(outcome.failed)}")
+
+
+def _named_pack(pair: str) -> tuple[str, Path]:
+    """Split NAME=FILE. Raises CodecError for anything else."""
+    from codec.errors import CodecError
+
+    name, equals, path = pair.partition("=")
+    if not equals or not Path(path).is_file():
+        raise CodecError(f"packs: {pair!r}, expected NAME=FILE with a file that exists")
+    return name, Path(path)
 
 
 def _ruler(subject: Any, docs: Path, tokens: int) -> Any:

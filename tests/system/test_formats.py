@@ -14,6 +14,8 @@ import zstandard
 import codec
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
+from codec.pack.change import with_tunings
+from codec.quantization.quantized import Tuning
 from codec.quantization.quantizers import RowAbsmax
 from codec.quantization.sensitivity import SensitivityGrid
 
@@ -24,7 +26,7 @@ WIDTHS = {
     **{"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2, "int32": 4, "uint32": 4},
     **{"float32": 4, "complex32": 4, "int64": 8, "uint64": 8, "float64": 8, "complex64": 8, "complex128": 16},
 }
-EXACT, BY_ROW, BY_GRID = range(3)
+EXACT, BY_ROW, BY_GRID, BY_TUNED_GRID = range(4)
 STORED, ZSTD, TABLE, WHOLE = range(4)
 
 
@@ -177,6 +179,12 @@ def factors(words, least):
     return np.ldexp(QUARTERS[e & 3], e >> 2), [word < 512 for word in words]
 
 
+def tunings(words):
+    found = np.array(list(words), np.float32) - 512
+    assert np.abs(found).max() <= 127
+    return 1 + found / np.float32(256)
+
+
 def quantized(tag, content, height, width):
     """The weights of a quantized part, float32."""
     columns, column_levels, on = np.ones(width, np.float32), [0] * width, ([True] * height, [True] * width)
@@ -190,7 +198,11 @@ def quantized(tag, content, height, width):
         decoder = RangeDecoder(content[11:])
         row_factors, on_rows = factors(list(grid_words(decoder, height)), row_least)
         columns, on_columns = factors(list(grid_words(decoder, width)), column_least)
-        rows, on, column_levels = np.float32(unit) * row_factors, (on_rows, on_columns), octaves(columns)
+        rows, on = np.float32(unit) * row_factors, (on_rows, on_columns)
+        if tag == BY_TUNED_GRID:
+            rows *= tunings(grid_words(decoder, height))
+            columns *= tunings(grid_words(decoder, width))
+        column_levels = octaves(columns)
     q = integers(decoder, octaves(rows), column_levels, states, *on, typical)
     assert decoder.ended()
     weights = q.astype(np.float32) * rows[:, None] * columns
@@ -364,6 +376,13 @@ def test_a_small_trellis_with_rows_and_columns_off_it(states):
     source = {"w": weights, "b": weights.bfloat16()[:32]}
     reader = checked(codec.compress(source, quantizer=SensitivityGrid(0.25, states=states)))
     assert reader.states == {states} and reader.off
+
+
+def test_tuned_steps():
+    source, random = {"a": noise(40, 60), "b": noise(50, 40)}, np.random.default_rng(0)
+    blob = codec.compress(source, quantizer=SensitivityGrid(0.25))
+    tunings = {"a": Tuning(*(random.integers(-127, 128, n, dtype=np.int32) for n in (40, 60)))}
+    assert checked(with_tunings(blob, tunings)).tags == {BY_GRID, BY_TUNED_GRID}
 
 
 @pytest.mark.parametrize("states", [0, 8])

@@ -1,37 +1,48 @@
-"""Re-tune the continuous tensors of a pack: gains, scales and gates make up for part of the integers' error.
+"""Re-tune what is continuous in a pack: gains, scales and gates, and the steps of rows and columns.
 
-The integers stay as they are. Every tensor of role "vector" is trained against the float model on training text, to
-minimise KL(float || quantized). The result is rounded as in a pack, and never worse than the start. Measured on a model
-of 2.8 million parameters, 200 steps of 1,024 tokens: the KL on other text falls by 6.2 % at 2.8 bits a weight and by
-1.7 % at 4.0.
+The integers stay as they are, or are made again before that (`trainer.fit.sequential`). Tensors of role "vector" and a
+factor for each row and column of a matrix are trained against the float model on training text, to minimise KL(float ||
+quantized). The result is rounded as in a pack, and never worse than the start.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 import codec
 from codec.console import Advance, ignore_progress, progress
 from codec.errors import FormatError, MismatchError
 from codec.model.checkpoint import Checkpoint
 from codec.model.parameters import parameters
-from codec.pack.change import with_vectors
+from codec.pack.change import with_recall, with_tunings, with_vectors
 from codec.pack.vectors import HALF_LIMIT
+from codec.quantization.calibration import Calibration
+from codec.quantization.quantized import MOST_TUNING, TUNING, Quantized, Tuning
 from trainer.fit.calibrate import float_model, text_batches
 from trainer.fit.correct import divergence
+from trainer.fit.sequential import quantization_order, requantize
 from trainer.model.build import FloatModel
 
 LEARNING_RATE = 5e-4
-"""Adam's rate at the first step, falling linearly to 0. At 1e-3 the gain at 4 bits is half as large."""
+"""Adam's rate for vectors at the first step, falling linearly to 0. At 1e-3 the gain at 4 bits is half as large."""
+
+TUNING_RATE = 3e-3
+"""Adam's rate for the factors of rows and columns, likewise."""
+
+WEIGHTS_A_STEP = 80
+"""Weights for each row or column from which a matrix's steps are tuned. A tuning takes 4 to 5 bits, which is 2 % of 80
+weights at 2.6 bits: about as much as tuning saves. Record-class matrices have 170 to 480."""
 
 STEP_TOKENS = {"cpu": 1024, "cuda": 1 << 14}
 """Tokens of a step, by device."""
 
 HELD_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 15}
-"""Tokens of the held-out text that chooses the best vectors, by device."""
+"""Tokens of the held-out text that chooses the best of the tensors, by device."""
 
 CHECKS = 5
 """Evaluations of the held-out rows in all."""
@@ -39,28 +50,83 @@ CHECKS = 5
 
 @dataclass(frozen=True)
 class Retuned:
-    """The vectors by name, float32 on the CPU, rounded as in a pack; KL of the held-out rows in nats a token."""
+    """The vectors by name, float32 on the CPU, rounded as in a pack; tunings of matrices; KL of held-out rows in nats
+    a token.
+    """
 
     vectors: dict[str, Tensor]
+    tunings: dict[str, Tuning]
     before: float
     after: float
+
+
+class TunedSteps:
+    """Matrices whose steps are trained: integers times a row and a column step, each times 1 + a trained number."""
+
+    def __init__(self, matrices: Mapping[str, Quantized], device: torch.device):
+        """Take the matrices that have steps by row and column, and enough weights for each.
+
+        Args:
+            matrices: of a pack, by name, without tunings.
+            device: of the trained numbers.
+        """
+        self.fixed: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for name, matrix in matrices.items():
+            if matrix.grid and matrix.symbols.size >= WEIGHTS_A_STEP * sum(matrix.symbols.shape):
+                parts = (matrix.symbols.astype(np.float32), matrix.grid.row_steps(), matrix.grid.column_steps())
+                integers, rows, columns = (torch.from_numpy(part).to(device) for part in parts)
+                self.fixed[name] = integers, rows, columns
+        self.trained = {
+            name: tuple(torch.zeros_like(steps).requires_grad_() for steps in (rows, columns))
+            for name, (_, rows, columns) in self.fixed.items()
+        }
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Return all trained numbers."""
+        return [number for pair in self.trained.values() for number in pair]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the matrices, [R, C] each, differentiable by the trained numbers."""
+        found = {}
+        for name, (integers, rows, columns) in self.fixed.items():
+            by_row, by_column = self.trained[name]
+            found[name] = integers * (rows * (1 + by_row))[:, None] * (columns * (1 + by_column))
+        return found
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Round the trained numbers to those that a pack can hold."""
+        for number in self.parameters:
+            number.copy_((number * TUNING).round().clamp(-MOST_TUNING, MOST_TUNING) / TUNING)
+
+    def tunings(self) -> dict[str, Tuning]:
+        """Return the rounded numbers as a pack holds them, of matrices that have any but 0."""
+        found = {}
+        for name, pair in self.trained.items():
+            rows, columns = ((number.detach() * TUNING).round().int().cpu().numpy() for number in pair)
+            if rows.any() or columns.any():
+                found[name] = Tuning(rows, columns)
+        return found
 
 
 def retune(
     reference: FloatModel,
     quantized: FloatModel,
+    matrices: Mapping[str, Quantized],
     batches: Sequence[Tensor],
     held: Sequence[Tensor],
     steps: int,
     advance: Advance = ignore_progress,
 ) -> Retuned:
-    """Tune the vectors of `quantized`, which then holds the vectors returned.
+    """Tune the vectors and the steps of `quantized`, which then holds the tensors returned.
 
     Args:
         reference: the float model.
         quantized: the same model with a pack's weights, on the same device.
+        matrices: of the pack, whose integers and steps make up the matrices of `quantized`.
         batches: training text, int64 [B, T] each, used in turn; at least one.
-        held: other text, on which the best vectors are chosen.
+        held: other text, on which the best tensors are chosen.
         steps: of Adam.
         advance: called with 1 for every step.
     """
@@ -68,75 +134,139 @@ def retune(
     roles = parameters(reference.config)
     for name, parameter in quantized.named_parameters():
         parameter.requires_grad_(roles[name].role == "vector")
-    tuned = {name: parameter for name, parameter in quantized.named_parameters() if parameter.requires_grad}
+    vectors = {name: parameter for name, parameter in quantized.named_parameters() if parameter.requires_grad}
+    stepped = TunedSteps(matrices, device)
+    trained = [*vectors.values(), *stepped.parameters]
     with torch.no_grad():
         truth = [reference.hidden(batch.to(device)) for batch in held]
 
     @torch.no_grad()
-    def cost(vectors: Mapping[str, Tensor]) -> float:
-        """Return the KL with these vectors in place of the vectors in training, which are put back."""
-        current = copies(tuned)
-        load(tuned, vectors)
+    def rounded_cost() -> tuple[float, list[Tensor]]:
+        """Return the KL with all tensors rounded, and these tensors; those in training are put back."""
+        current = [tensor.detach().clone() for tensor in trained]
+        for vector in vectors.values():
+            vector.copy_(kept(vector))
+        stepped.round()
+        weights = stepped.weights()
         nats = sum(
-            divergence(reference.logits(hidden), quantized(batch.to(device))).item()
+            divergence(reference.logits(hidden), functional_call(quantized, weights, (batch.to(device),))).item()
             for batch, hidden in zip(held, truth, strict=True)
         )
-        load(tuned, current)
-        return nats / sum(batch.numel() for batch in held)
+        rounded = [tensor.detach().clone() for tensor in trained]
+        load(trained, current)
+        return nats / sum(batch.numel() for batch in held), rounded
 
-    best = copies(tuned)
-    before = after = cost(best)
-    adam = torch.optim.Adam(tuned.values(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    before, best = rounded_cost()
+    after = before
+    groups = [(list(vectors.values()), LEARNING_RATE), (stepped.parameters, TUNING_RATE)]
+    adam = torch.optim.Adam([{"params": group, "rate": rate} for group, rate in groups if group], betas=(0.9, 0.99))
     for step in range(steps):
         batch = batches[step % len(batches)].to(device)
         with torch.no_grad():
             target = reference(batch)
-        adam.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
-        (divergence(target, quantized(batch)) / batch.numel()).backward()
+        for group in adam.param_groups:
+            group["lr"] = group["rate"] * (1 - step / steps)
+        (divergence(target, functional_call(quantized, stepped.weights(), (batch,))) / batch.numel()).backward()
         adam.step()
         adam.zero_grad(set_to_none=True)
         if (step + 1) * CHECKS // steps > step * CHECKS // steps:
-            rounded = {name: kept(parameter) for name, parameter in tuned.items()}
-            if (found := cost(rounded)) < after:
+            found, rounded = rounded_cost()
+            if found < after:
                 best, after = rounded, found
         advance(1)
-    load(tuned, best)
-    return Retuned({name: vector.cpu() for name, vector in best.items()}, before, after)
+    load(trained, best)
+    with torch.no_grad():
+        for name, weights in stepped.weights().items():
+            quantized.get_parameter(name).copy_(weights)
+    return Retuned(
+        {name: vector.detach().cpu().clone() for name, vector in vectors.items()}, stepped.tunings(), before, after
+    )
 
 
 def retune_pack(
-    blob: bytes, checkpoint: Checkpoint, docs: Path | None, steps: int, device: str = "cpu"
+    blob: bytes,
+    checkpoint: Checkpoint,
+    docs: Path | None,
+    steps: int,
+    device: str = "cpu",
+    again: int = 0,
+    calibration: Calibration | None = None,
 ) -> tuple[bytes, Retuned]:
-    """Re-tune the vectors of a pack; its integers stay as they are.
+    """Re-tune the vectors and the steps of a pack; its integers stay as they are, or are made again first.
 
     This is the command `underpar retune`, which shows progress.
 
     Args:
-        blob: a pack of the checkpoint.
+        blob: a pack of the checkpoint, whose steps are not tuned.
         checkpoint: the float model, with its config and tokenizer.
         docs: training text, any text file; None: the sample that ships.
         steps: of Adam.
         device: "cpu" or "cuda".
+        again: steps of training behind each group of matrices that is quantized again; 0: integers stay.
+        calibration: second moments by matrix, of which feedback takes those of inputs.
+
+    Returns:
+        (the new pack, what was found); the pack given, if nothing is better on held-out text.
 
     Raises:
-        MismatchError: a pack of weights only, or of another model.
+        MismatchError: a pack of weights only, of another model, with tuned steps, or to be quantized again without
+            steps by row and column.
         FormatError: not a pack, a checkpoint without config or tokenizer, or text too short.
     """
     pack = codec.open(blob)
     if pack.config is None or pack.config != checkpoint.config:
         raise MismatchError("pack: its config is not the checkpoint's; pass the checkpoint that was packed")
+    if any(matrix.grid and matrix.grid.tuning for matrix in pack.matrices.values()):
+        raise MismatchError("pack: its steps are tuned; pass the pack that `underpar pack` made")
     reference = float_model(checkpoint, device)
     quantized = float_model(Checkpoint(pack.state_dict(), pack.config, None), device)
     window = pack.config.window
     step_rows, held_rows = (max(1, tokens[device] // window) for tokens in (STEP_TOKENS, HELD_TOKENS))
-    rows = torch.cat(text_batches(checkpoint, docs, (steps * step_rows + held_rows) * window))
+    every = steps + again * (len(quantization_order(pack.config)) - 1)
+    rows = torch.cat(text_batches(checkpoint, docs, (every * step_rows + held_rows) * window))
     held_rows = min(held_rows, len(rows) // 4)
     if not held_rows:
         raise FormatError(f"text to tune on: {rows.numel()} tokens, expected at least {4 * window}; pass more")
     batches, held = rows[:-held_rows].split(step_rows), rows[-held_rows:].split(step_rows)
-    with progress("re-tuning", steps, "step") as advance:
-        found = retune(reference, quantized, batches, held, steps, advance)
-    return with_vectors(blob, found.vectors), found
+    matrices, before = pack.matrices, held_cost(reference, quantized, held)
+    with progress("re-tuning", every, "step") as advance:
+        if again:
+            other = _quantized_again(reference, checkpoint, pack, batches, again, calibration, advance)
+            opened = codec.open(other)
+            model = float_model(Checkpoint(opened.state_dict(), pack.config, None), device)
+            if held_cost(reference, model, held) < before:
+                blob, quantized, matrices = other, model, opened.matrices
+        found = retune(reference, quantized, matrices, batches, held, steps, advance)
+    if found.after < found.before:
+        blob = with_tunings(with_vectors(blob, found.vectors), found.tunings)
+    return blob, replace(found, before=before)
+
+
+def _quantized_again(
+    reference: FloatModel,
+    checkpoint: Checkpoint,
+    pack: codec.Pack,
+    batches: Sequence[Tensor],
+    steps: int,
+    calibration: Calibration | None,
+    advance: Advance,
+) -> bytes:
+    """Return a pack of the checkpoint at the steps of `pack`, made group by group."""
+    if not all(matrix.grid for matrix in pack.matrices.values()):
+        raise MismatchError("pack: a matrix has no steps by row and column; pass one made with a budget")
+    model = float_model(checkpoint, reference.tok_emb.weight.device)
+    made = requantize(reference, model, pack.matrices, calibration, batches, steps, advance)
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    blob = codec.compress(state, pack.config, pack.tokenizer, quantizer=lambda matrix: made[matrix.name])
+    return with_recall(blob, pack.recall) if pack.recall else blob
+
+
+@torch.no_grad()
+def held_cost(reference: FloatModel, model: FloatModel, held: Sequence[Tensor]) -> float:
+    """Return KL(reference || model) in nats a token of held-out rows [B, T]."""
+    batches = [batch.to(reference.tok_emb.weight.device) for batch in held]
+    nats = sum(divergence(reference(batch), model(batch)).item() for batch in batches)
+    return nats / sum(batch.numel() for batch in batches)
 
 
 def kept(vector: Tensor) -> Tensor:
@@ -145,13 +275,8 @@ def kept(vector: Tensor) -> Tensor:
     return vector.half().float() if (vector.abs() < HALF_LIMIT).all() else vector.clone()
 
 
-def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of the tensors, detached from any graph."""
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
 @torch.no_grad()
-def load(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def load(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Overwrite tensors in place."""
-    for name, tensor in tensors.items():
-        tensor.copy_(values[name])
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)

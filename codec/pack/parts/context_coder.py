@@ -11,6 +11,7 @@ expected magnitude of 4. A symbol at either end of the table is followed by how 
 steps come first, in the same stream.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -267,18 +268,20 @@ def typical_of(matrix: Quantized) -> int:
     if not matrix.symbols.size:
         return 0
     rows, columns = _levels(matrix)
-    by_row = np.abs(matrix.symbols) @ np.exp2(columns / 4)  # of sums, so that no second matrix is made
+    across = np.exp2(columns / 4)
+    height = max(1, 65536 // len(across))  # rows taken together: no second matrix is made
+    by_row = np.concatenate([np.abs(matrix.symbols[at : at + height]) @ across for at in range(0, len(rows), height)])
     mean = float(by_row @ np.exp2(rows / 4)) / matrix.symbols.size
     return max(0, min(4 * _MOST_OCTAVES, round(4 * float(np.log2(max(1.0, mean))))))
 
 
-def encode_matrix(matrix: Quantized, words: NDArray[np.uint16], rows: int, typical: int) -> bytes:
+def encode_matrix(matrix: Quantized, words: Sequence[NDArray[np.uint16]], rows: int, typical: int) -> bytes:
     """Code the words of a matrix's steps, then the matrix's integers.
 
     Args:
         matrix: the integers, and the steps that the words stand for.
-        words: 15 bits each for steps by row; 10 bits each where columns have steps, too.
-        rows: how many of the words are for rows.
+        words: lists of words, 15 bits each for steps by row; 10 bits each where columns have steps, too.
+        rows: how many words of each list are for rows.
         typical: `typical_of` the matrix.
 
     Raises:
@@ -289,8 +292,9 @@ def encode_matrix(matrix: Quantized, words: NDArray[np.uint16], rows: int, typic
     if largest > LIMIT:
         raise FormatError(f"integers up to {largest}, expected at most {LIMIT}; use coarser steps")
     state = range_coder.new_encoder()
-    out = np.zeros(2 * symbols.size + 16 * len(words) + 16 * symbols.shape[1] + 256, np.uint8)
-    _code_steps(state, out, words.astype(np.int64), rows, False)
+    out = np.zeros(2 * symbols.size + 16 * sum(map(len, words)) + 16 * symbols.shape[1] + 256, np.uint8)
+    for each in words:
+        _code_steps(state, out, each.astype(np.int64), rows, False)
     models = _new_models(2 if matrix.states else 1)
     levels, means = _levels(matrix), _first_means(typical, symbols.shape[1])
     column, trellis = 0, 0
@@ -315,7 +319,7 @@ def _code_steps(
 
 
 class Decoder:
-    """A decoder of a stream of `encode_matrix`: first the words of the steps, then the integers of the matrix."""
+    """A decoder of a stream of `encode_matrix`: first the lists of words of steps, then the integers of the matrix."""
 
     def __init__(self, stream: bytes):
         self._size = len(stream)
@@ -324,7 +328,7 @@ class Decoder:
         range_coder.start_decoder(self._state, self._data)
 
     def words(self, count: int, rows: int) -> NDArray[np.uint16]:
-        """Decode `count` words, the first `rows` of them for rows: uint16 [count]."""
+        """Decode a list of `count` words, the first `rows` of them for rows: uint16 [count]."""
         words = np.zeros(count, np.int64)
         _code_steps(self._state, self._data, words, rows, True)
         return words.astype(np.uint16)

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from codec.errors import FormatError
 from codec.pack.parts import context_coder
 from codec.pack.parts.planes import decode_planes, encode_planes
-from codec.quantization.quantized import OnTrellis, Quantized, StepGrid
+from codec.quantization.quantized import MOST_TUNING, OnTrellis, Quantized, StepGrid, Tuning
 from codec.quantization.quantizers import step_exponent
 from codec.quantization.trellis import CODES
 
-EXACT, BY_ROW, BY_GRID = range(3)
-"""Tags: bytes as they are; integers with a float16 step for each row; integers with steps by row and column."""
+EXACT, BY_ROW, BY_GRID, BY_TUNED_GRID = range(4)
+"""Tags: bytes as they are; integers with a float16 step for each row; integers with steps by row and column; the same
+with tunings of the steps."""
 
 OFF = np.uint16(512)
-"""A summand to the exponent of the step of a row or column off the trellis; exponents are smaller."""
+"""A summand to the exponent of the step of a row or column off the trellis; exponents are smaller. Of tunings, the word
+that stands for none."""
 
 _ROW_HEAD = struct.Struct("<hHB")  # exponent, states, typical
 _GRID_HEAD = struct.Struct("<fhhHB")  # unit, least exponents of rows and columns, states, typical
@@ -46,16 +48,19 @@ def quantized_part(matrix: Quantized) -> bytes:
         exponent = step_exponent(matrix.rows)
         words = np.ldexp(matrix.rows, -exponent).astype(np.float16).view(np.uint16)
         head = bytes([BY_ROW]) + _ROW_HEAD.pack(exponent, matrix.states, typical)
-        return _sealed(head + context_coder.encode_matrix(matrix, words, len(words), typical))
+        return _sealed(head + context_coder.encode_matrix(matrix, [words], len(words), typical))
     grid = matrix.grid
     least = [int(exponents.min(initial=1 << 14)) if exponents.size else 0 for exponents in (grid.rows, grid.columns)]
     exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1]))
     if exponents.max(initial=0) >= OFF:
         raise FormatError(f"steps {exponents.max()} quarter octaves apart, expected less than {OFF}")
-    words = exponents.astype(np.uint16)
+    words = [exponents.astype(np.uint16)]
     if matrix.on:
-        words += OFF * ~np.concatenate(matrix.on)
-    head = bytes([BY_GRID]) + _GRID_HEAD.pack(np.float32(grid.unit), *least, matrix.states, typical)
+        words[0] += OFF * ~np.concatenate(matrix.on)
+    if grid.tuning:
+        words.append((np.concatenate(grid.tuning) + OFF).astype(np.uint16))
+    tag = BY_TUNED_GRID if grid.tuning else BY_GRID
+    head = bytes([tag]) + _GRID_HEAD.pack(np.float32(grid.unit), *least, matrix.states, typical)
     return _sealed(head + context_coder.encode_matrix(matrix, words, len(grid.rows), typical))
 
 
@@ -67,8 +72,8 @@ def read_part(part: bytes) -> tuple[int, bytes]:
     """
     if len(part) < 1 + _CRC.size or zlib.crc32(part[: -_CRC.size]) != _CRC.unpack_from(part, len(part) - _CRC.size)[0]:
         raise FormatError(f"CRC-32 of a part of {len(part)} bytes is wrong; fetch the file again")
-    if part[0] not in (EXACT, BY_ROW, BY_GRID):
-        raise FormatError(f"a part begins with {part[0]}, expected 0 to 2; the file was not written by underpar")
+    if part[0] > BY_TUNED_GRID:
+        raise FormatError(f"a part begins with {part[0]}, expected 0 to 3; the file was not written by underpar")
     return part[0], part[1 : -_CRC.size]
 
 
@@ -78,7 +83,7 @@ def decode_exact(content: bytes, size: int, width: int, floating: bool) -> NDArr
 
 
 def decode_quantized(tag: int, content: bytes, rows: int, columns: int) -> Quantized:
-    """Return the matrix [rows, columns] of a part tagged BY_ROW or BY_GRID.
+    """Return the matrix [rows, columns] of a part tagged BY_ROW, BY_GRID or BY_TUNED_GRID.
 
     Raises:
         FormatError: the head, the steps or the integers are none that underpar writes.
@@ -98,13 +103,22 @@ def decode_quantized(tag: int, content: bytes, rows: int, columns: int) -> Quant
         else:
             words = decoder.words(rows + columns, rows)
             exponents, on = (words % OFF).astype(np.int32), words < OFF
-            grid = StepGrid(steps[0], exponents[:rows] + steps[1], exponents[rows:] + steps[2])
+            tuning = _tuning(decoder.words(rows + columns, rows), rows) if tag == BY_TUNED_GRID else None
+            grid = StepGrid(steps[0], exponents[:rows] + steps[1], exponents[rows:] + steps[2], tuning)
             visited = OnTrellis(on[:rows], on[rows:]) if states else None
             matrix = Quantized(empty, grid.row_steps(), grid.column_steps(), states, grid, visited)
     if not (np.isfinite(matrix.rows).all() and (matrix.columns is None or np.isfinite(matrix.columns).all())):
         raise FormatError("steps are not finite; the file was not written by underpar")
     decoder.integers(matrix, typical)
     return matrix
+
+
+def _tuning(words: NDArray[np.uint16], rows: int) -> Tuning:
+    """Return the tunings of words [R + C]. Raises FormatError for one that is out of range."""
+    found = words.astype(np.int32) - int(OFF)
+    if np.abs(found).max(initial=0) > MOST_TUNING:
+        raise FormatError(f"tunings beyond {MOST_TUNING}; the file was not written by underpar")
+    return Tuning(found[:rows], found[rows:])
 
 
 def _sealed(content: bytes) -> bytes:

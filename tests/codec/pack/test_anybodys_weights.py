@@ -1,5 +1,7 @@
 """codec.compress on what other people's checkpoints hold: kinds of tensors that weight codecs are reported to lose."""
 
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +10,8 @@ from torch import nn
 
 import codec
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
+from codec.pack import writer
+from codec.pack.slab_coder import SlabCoder
 
 State = dict[str, torch.Tensor]
 
@@ -195,3 +199,25 @@ def test_enormous_budgets_are_met():
     state = {"w": gaussian(64, 64)}
     for budget in (10**400, float("inf")):
         assert relative(codec.decompress(codec.compress(state, budget=budget))["w"], state["w"]) < 1e-6  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("room", "most"), [(0, 1), (3 * 4096 * 16, 3), (1 << 27, 4)])
+def test_slabs_side_by_side_are_bounded_by_memory(monkeypatch, room, most):
+    """However many cores there are; half of the largest tensor's bytes come on top of the room: 512 elements of it."""
+    running, seen, lock, code = [0], [], threading.Lock(), SlabCoder.__call__
+
+    def counted(self, slab, tensor):
+        with lock:
+            running[0] += 1
+            seen.append(running[0])
+        time.sleep(0.02)
+        found = code(self, slab, tensor)
+        with lock:
+            running[0] -= 1
+        return found
+
+    monkeypatch.setattr(SlabCoder, "__call__", counted)
+    monkeypatch.setattr(writer, "_ROOM", room)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    codec.compress({f"w{i}": gaussian(64, 64, seed=i) for i in range(12)})
+    assert max(seen) == most

@@ -17,12 +17,12 @@ import codec
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
-from codec.pack.change import with_vectors
+from codec.pack.change import with_tunings, with_vectors
 from codec.pack.container import read_container, write_container
 from codec.pack.parts.part import quantized_part
 from codec.quantization import rate
 from codec.quantization.calibration import Moments
-from codec.quantization.quantized import Quantized
+from codec.quantization.quantized import Quantized, Tuning
 from codec.quantization.quantizers import Matrix, RowAbsmax
 from codec.quantization.sensitivity import SensitivityGrid
 from codec.zstd import shrink, unshrink
@@ -290,9 +290,8 @@ def test_rows_of_a_hash_table_that_no_text_visits_keep_something(share):
     assert errors[visits > 0].mean() < errors[visits == 0].mean() < 0.5 * table.square().mean()
 
 
-SMALL = codec.compress(
-    {"w": torch.randn(64, 64, generator=torch.Generator().manual_seed(1)), "v": torch.arange(9), "s": torch.ones(3)}
-)
+SMALL_MATRIX = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+SMALL = codec.compress({"w": SMALL_MATRIX, "v": torch.arange(9), "s": torch.ones(3)})
 
 
 def test_other_vectors():
@@ -309,6 +308,32 @@ def test_other_vectors():
             with_vectors(SMALL, wrong)
     with pytest.raises(FormatError, match="tensor s: not all values are finite"):
         with_vectors(SMALL, {**vectors, "s": torch.full((3,), float("nan"))})
+
+
+def test_other_tunings():
+    """Steps change by 1 / 256 of themselves for each unit; the integers and all other tensors stay."""
+    grid = SensitivityGrid(0.3)
+    blob = codec.compress({"a": SMALL_MATRIX, "v": torch.arange(9.0), "z": SMALL_MATRIX + 1}, quantizer=grid)
+    tuning = Tuning(np.arange(-63, 1, dtype=np.int32), np.full(64, 127, np.int32))
+    tuned = with_tunings(blob, {"a": tuning})
+    before, after = codec.open(blob), codec.open(tuned)
+    one, other = before.matrices["a"], after.matrices["a"]
+    assert np.array_equal(one.symbols, other.symbols)
+    assert np.allclose(other.rows, one.rows * (1 + np.arange(-63, 1) / 256), rtol=1e-6)
+    assert np.allclose(other.columns, one.columns * (1 + 127 / 256), rtol=1e-6)
+    assert all(torch.equal(after.tensor(name), before.tensor(name)) for name in ("v", "z"))
+    assert len(blob) < len(tuned) < len(blob) + 128
+    zero = np.zeros(64, np.int32)
+    same = codec.open(with_tunings(tuned, {"a": Tuning(zero, zero)}))
+    assert torch.equal(same.tensor("a"), before.tensor("a"))
+    for wrong in ({"b": tuning}, {"v": tuning}, {"a": Tuning(zero[1:], zero)}):
+        with pytest.raises(MismatchError, match=r"no such matrices|or not so many"):
+            with_tunings(blob, wrong)
+    with pytest.raises(MismatchError, match="no steps by row and column"):
+        with_tunings(codec.compress({"a": SMALL_MATRIX}, quantizer=RowAbsmax(4)), {"a": tuning})
+    wide = with_tunings(blob, {"a": Tuning(zero - 128, zero)})
+    with pytest.raises(FormatError, match="tensor a: tunings beyond 127"):
+        codec.decompress(wide)
 
 
 def test_every_flipped_byte_is_found():

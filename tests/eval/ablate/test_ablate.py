@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import codec
 from codec.errors import CodecError
 from codec.model.checkpoint import load_checkpoint, save_checkpoint
+from codec.quantization.sensitivity import SensitivityGrid
 from codec.quantization.strategies import STRATEGIES
 from eval import figures
 from eval.ablate import ablate
@@ -87,6 +88,30 @@ def test_a_point_is_the_file_that_compress_writes(run):
     peer, _ = make(subject, Point("peer", "sdclip+brotli", scale=1.3, embedding=0.5))
     assert peer.bytes == PEERS["sdclip+brotli"].run(subject, 1.3, 0.5).bytes + subject.companions
     assert subject.companions > 1000
+
+
+def test_packs_at_hand_are_points_of_a_curve(run, tmp_path):
+    """They are measured as those that the sweep makes, and are rungs of the ladder under the caller's name."""
+    subject, files = load_subject(run), []
+    for unit in (0.01, 0.02):
+        made, _ = make(subject, Point("strategy", "steps", unit=unit))
+        files.append(tmp_path / f"{unit}.pack")
+        files[-1].write_bytes(
+            codec.compress(subject.state, EVERY_OPTION, subject.tokenizer, quantizer=SensitivityGrid(unit, 0))
+        )
+    plan = make_plan([], [], [], [], ["int6+zstd"], [1.0, 2.0], [1.0], [("mine", file) for file in files])
+    assert len({point.key for point in plan}) == len(plan) == 4
+    outcome = run_plan(run, plan, tmp_path / "out", None, 1)
+    assert not outcome.failed and [p.bytes for p in outcome.points[:2]] == [file.stat().st_size for file in files]
+    assert outcome.points[1].bytes == made.bytes and outcome.points[1].relative_error == made.relative_error
+    assert {row["strategy"] for row in ablate_tables.equal_distortion(outcome.points)} == {"mine"}
+    for name in ("steps", "int6+zstd", ""):
+        with pytest.raises(CodecError, match="expected a name"):
+            make_plan([], [], [], [], [], [], [], [(name, files[0])])
+    (tmp_path / "other.pack").write_bytes(codec.compress({"w": torch.ones(64, 64)}))
+    plan = make_plan([], [], [], [], [], [], [], [("other", tmp_path / "other.pack")])
+    assert "a pack of another model" in run_plan(run, plan, tmp_path / "more", None, 1).failed[plan[0].key]
+    assert main(["ablate", str(run), "-o", str(tmp_path / "no"), "--packs", "mine"]) == 2
 
 
 @pytest.mark.parametrize("name", ["steps", "nearest", "trellis8"])

@@ -16,7 +16,9 @@ import codec
 from codec.errors import FormatError, MismatchError
 from codec.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from codec.model.parameters import parameters
+from codec.quantization.quantized import TUNING, Quantized, StepGrid, Tuning
 from codec.quantization.quantizers import RowAbsmax
+from codec.quantization.sensitivity import SensitivityGrid
 from tests.support.helpers import PLAIN, RARE_OPTIONS, ROOT, random_weights
 from trainer.data.sample import sp1024
 from trainer.fit.correct import divergence
@@ -57,7 +59,7 @@ def test_vectors_take_up_an_error(monkeypatch):
     monkeypatch.setattr("trainer.fit.retune.LEARNING_RATE", 0.02)
     held, told = batches(2, 6), []
     reference, quantized = model(random_weights(CONFIG)), model(disturbed())
-    found = retune(reference, quantized, batches(20), held, 60, told.append)
+    found = retune(reference, quantized, {}, batches(20), held, 60, told.append)
     start = model(disturbed())
     assert found.before == pytest.approx(cost(reference, start, held))
     assert found.after < 0.2 * found.before
@@ -79,9 +81,44 @@ def test_nothing_worse_is_returned(monkeypatch):
     """With a learning rate that ruins the model: the start comes back, to the bit."""
     monkeypatch.setattr("trainer.fit.retune.LEARNING_RATE", 10.0)
     quantized = model(disturbed(0.99))
-    found = retune(model(random_weights(CONFIG)), quantized, batches(3), batches(1, 6), 12)
+    found = retune(model(random_weights(CONFIG)), quantized, {}, batches(3), batches(1, 6), 12)
     assert found.after == found.before
     assert all(torch.equal(t, disturbed(0.99)[name]) for name, t in quantized.state_dict().items())
+
+
+def stepped(factor: float) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
+    """Matrices of random weights with rows and columns that are wrong by up to `factor`, and these weights."""
+    random, matrices, weights = np.random.default_rng(3), {}, random_weights(CONFIG)
+    for name, parameter in parameters(CONFIG).items():
+        if parameter.role == "matrix":
+            (height, width), zeros = parameter.shape, [np.zeros(n, np.int32) for n in parameter.shape]
+            grid = StepGrid(1 / 64, *zeros)
+            wrong = Tuning(
+                *(np.rint(256 * (factor ** random.uniform(-1, 1, n) - 1)).astype(np.int32) for n in (height, width))
+            )
+            integers = np.rint(64 * weights[name].numpy()).astype(np.int32)
+            start = replace(grid, tuning=wrong)
+            matrices[name] = Quantized(integers, start.row_steps(), start.column_steps(), grid=start)
+            weights[name] = torch.from_numpy(matrices[name].dequantize())
+    return matrices, weights
+
+
+def test_steps_take_up_an_error(monkeypatch):
+    """Steps of rows and columns that are wrong are put right, and the tensors are those of the tunings returned."""
+    monkeypatch.setattr("trainer.fit.retune.LEARNING_RATE", 1e-9)
+    monkeypatch.setattr("trainer.fit.retune.WEIGHTS_A_STEP", 1)
+    matrices, weights = stepped(1.2)
+    quantized = model(weights)
+    found = retune(model(random_weights(CONFIG)), quantized, matrices, batches(20), batches(2, 6), 60)
+    assert found.after < 0.3 * found.before
+    assert found.tunings.keys() == matrices.keys()
+    for name, tuning in found.tunings.items():
+        old = matrices[name]
+        rows, columns = (1 + each.astype(np.float32) / TUNING for each in tuning)
+        expected = old.symbols * (old.rows * rows)[:, None] * (old.columns * columns)
+        assert np.allclose(quantized.state_dict()[name], expected, rtol=1e-6)
+    monkeypatch.setattr("trainer.fit.retune.WEIGHTS_A_STEP", 10**6)
+    assert not retune(model(random_weights(CONFIG)), quantized, matrices, batches(1), batches(1, 6), 1).tunings
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 7, 200])
@@ -117,6 +154,22 @@ def test_packs_keep_their_integers(monkeypatch):
     state = after.state_dict()
     assert all(torch.equal(state[name], vector) for name, vector in found.vectors.items())
     assert (after.config, after.tokenizer is not None) == (PLAIN, True)
+
+
+def test_packs_take_tuned_steps(monkeypatch):
+    """The pack has the tunings, the weights and the divergence that were measured; a tuned pack is not tuned again."""
+    monkeypatch.setattr("trainer.fit.retune.WEIGHTS_A_STEP", 4)
+    monkeypatch.setitem(HELD_TOKENS, "cpu", 512)
+    blob = codec.compress(random_weights(PLAIN), PLAIN, sp1024(), quantizer=SensitivityGrid(0.5))
+    tuned, found = retune_pack(blob, checkpoint(), None, 20)
+    assert found.after < 0.97 * found.before and len(tuned) > len(blob)
+    before, after = codec.open(blob), codec.open(tuned)
+    assert all(np.array_equal(q.symbols, after.matrices[n].symbols) for n, q in before.matrices.items())
+    tunings = {name: q.grid.tuning for name, q in after.matrices.items() if q.grid}
+    assert tunings.keys() == found.tunings.keys()
+    assert all(np.array_equal(a, b) for n in tunings for a, b in zip(tunings[n], found.tunings[n], strict=True))
+    with pytest.raises(MismatchError, match="its steps are tuned"):
+        retune_pack(tuned, checkpoint(), None, 1)
 
 
 def test_what_does_not_fit_is_reported(tmp_path: Path):

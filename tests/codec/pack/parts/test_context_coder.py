@@ -59,7 +59,7 @@ def decoded(stream: bytes, matrix: Quantized, words: np.ndarray = NO_WORDS, typi
 
 
 def round_trip(matrix: Quantized) -> bytes:
-    stream = encode_matrix(matrix, NO_WORDS, 0, typical_of(matrix))
+    stream = encode_matrix(matrix, [NO_WORDS], 0, typical_of(matrix))
     assert np.array_equal(decoded(stream, matrix), matrix.symbols)
     return stream
 
@@ -78,11 +78,13 @@ def test_words_of_steps(words, rows):
     """Of 15 bits where rows alone have steps, of 10 bits where columns have steps, too."""
     matrix, rows = plain(np.array([[3, -1]])), min(rows, len(words))
     wide = 31 * np.array(words, np.uint16)
-    for part, count in ((wide, len(words)), (np.array(words, np.uint16), rows)):
-        if part is not wide and rows == len(words):
+    narrow = np.array(words, np.uint16)
+    for parts, count in (([wide], len(words)), ([narrow], rows), ([narrow, narrow[::-1]], rows)):
+        if parts[0] is not wide and rows == len(words):
             continue
-        decoder = Decoder(encode_matrix(matrix, part, count, 0))
-        assert np.array_equal(decoder.words(len(part), count), part)
+        decoder = Decoder(encode_matrix(matrix, parts, count, 0))
+        for part in parts:
+            assert np.array_equal(decoder.words(len(part), count), part)
         decoder.integers(empty := plain(np.zeros((1, 2))), 0)
         assert empty.symbols.tolist() == [[3, -1]]
 
@@ -108,7 +110,7 @@ def test_no_pattern_overflows_the_buffer(pattern, repeats):
 def test_integers_beyond_the_limit():
     for value in (LIMIT + 1, -LIMIT - 1, 2**31 - 1, -(2**31)):
         with pytest.raises(FormatError, match=rf"integers up to {abs(value)}, expected at most {LIMIT}"):
-            encode_matrix(plain(np.array([[0, value]])), NO_WORDS, 0, 0)
+            encode_matrix(plain(np.array([[0, value]])), [NO_WORDS], 0, 0)
 
 
 def test_expectations_do_not_overflow():
