@@ -233,7 +233,7 @@ def salvage(
 ) -> None:
     """Restore what a damaged archive still holds; status 1 if anything is lost."""
     from codec.archive.format import read_header
-    from codec.archive.salvage import salvage as restore
+    from codec.archive.whole.salvage import salvage as restore
     from codec.cli.options import open_pack
     from codec.pack import store
 
