@@ -20,7 +20,7 @@ from codec.archive.format import Tag
 from codec.archive.members import Kind, Member
 from codec.archive.sources import Part
 from codec.console import Advance, ignore_progress
-from codec.devices import find_devices, group_bytes, kind_of
+from codec.devices import device_here, group_bytes, kind_of
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
@@ -73,7 +73,7 @@ class PartCoder:
     ):
         self._open, self._solid, self._independent, self._commit = coder, solid, independent, commit
         self._limit = group_bytes(GROUP_BYTES, device)
-        self._side_by_side = _BLOCKS[kind_of(find_devices(device)[0])]
+        self._side_by_side = _BLOCKS[kind_of(device_here(device))]
         self._count, self._block = records, block
         self._done = iter(done)
         self._frame = next(self._done, None)

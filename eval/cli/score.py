@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from codec import console
-from codec.cli.options import Adapt, Device, check_device
+from codec.cli.options import Adapt, Device, Ray, check_device
 from codec.text.policy import Adaptation
 from eval.score.windows import Policy
 
@@ -109,6 +109,7 @@ def prove(
     save: Annotated[Path | None, typer.Option(help="Save the proof in this run folder, for its report.")] = None,
     adapt: Adapt = Adaptation.NONE,
     device: Device = "cpu",
+    ray: Ray = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Code text with a pack, decode the text in a fresh process, compare, and account for every bit."""
@@ -128,7 +129,7 @@ def prove(
         from eval.proof.saved import check_pack, save_proof
 
         check_pack(save, blob)
-    proof = proving.prove(blob, texts, check_device(device), keep, adapt)
+    proof = proving.prove(blob, texts, check_device(device, ray), keep, adapt)
     if save:
         save_proof(save, blob, opened, texts, proof)
     console.emit(proof.to_json(), as_json)
