@@ -4,6 +4,7 @@ Every document is coded alone, so the bytes are those of one process. Workers st
 end with their coder, on any error and on an interrupt; if this process is killed, they end by themselves.
 """
 
+import heapq
 import signal
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from codec.processes import child_environment
 from codec.text.documents import Record
 from codec.text.pipeline import GroupReader
 from codec.text.policy import Policy
-from codec.text.shares import equal_shares, shares_to_decode
 
 Requests = Mapping[int, tuple[Any, ...]]
 """A request for each worker, by the worker's number; see `codec.text.worker`."""
@@ -57,7 +57,7 @@ class Workers:
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
         """Code documents; see `codec.text.coder.Coder.encode`."""
-        parts = equal_shares([len(document) for document in documents], len(self._devices))
+        parts = portions([len(document) for document in documents], len(self._devices))
         requests = {n: ("encode", [documents[i] for i in part], model_only) for n, part in enumerate(parts)}
         found: dict[int, Record] = {}
         with closing(self._answers(requests, advance)) as answers:
@@ -83,8 +83,7 @@ class Workers:
     ) -> Iterator[tuple[int, bytes]]:
         """Decode records; see `codec.text.coder.Coder.decode`."""
         numbers = list(payloads)
-        sizes_of = [len(payload) for payload in payloads.values()]
-        parts = shares_to_decode(sizes_of, len(self._devices), kind_of(self._devices[0]))
+        parts = portions([len(payload) for payload in payloads.values()], len(self._devices))
         shares = [{numbers[i]: payloads[numbers[i]] for i in part} for part in parts]
         requests = {
             n: ("decode", share, sizes and {number: sizes[number] for number in share})
@@ -195,3 +194,20 @@ def _exchange(team: Mapping[int, _Worker], requests: Requests, advance: Advance)
                 del busy[connection]
             else:
                 yield busy[connection], answer
+
+
+def portions(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Distribute items over at most `count` lists of about the same sum of sizes, none empty; return indices.
+
+    The longest item goes first, to the list with the least sum.
+
+    >>> portions([1, 5, 3, 4], 2)
+    [[1, 0], [3, 2]]
+    """
+    loads = [(0, n) for n in range(min(count, len(sizes)))]
+    found: list[list[int]] = [[] for _ in loads]
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        load, n = loads[0]
+        found[n].append(i)
+        heapq.heapreplace(loads, (load + sizes[i] + 1, n))  # an empty document is some work, too
+    return found

@@ -21,26 +21,35 @@ def bpb(
     ] = None,
     targets: Annotated[int | None, typer.Option(min=1, help="Stop after N targets.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, if MODEL has none.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Score on the Ray cluster at HOST:PORT; auto, or local."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a float model in bits per byte, with the challenge's accounting."""
     import time
+    from contextlib import nullcontext
 
     import torch
 
     from eval.score.bpb import score
+    from eval.score.cluster import runner_on
     from eval.score.models import load_model
     from eval.score.streams import measured_stream, stream_bytes
 
     loaded = load_model(model, tokenizer)
-    network = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
+    network = loaded.float_model("cuda" if torch.cuda.is_available() and ray is None else "cpu")
     began = time.perf_counter()
     # Read one row more than needed: `flat` drops a tail that does not fill a row.
     enough = None if targets is None else targets + loaded.config.window + 1
     with console.progress("reading", stream_bytes(docs), "bytes") as advance:
         stream, sizes = measured_stream(docs, loaded.tokenizer, enough, advance)
-    with console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance:
-        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance, sizes)
+    with (
+        console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance,
+        nullcontext() if ray is None else runner_on(loaded, ray, advance) as runner,
+    ):
+        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance, sizes, runner)
     if result.decoded_bytes != result.text_bytes:
         console.notes.print(
             f"the challenge's table counts {result.text_bytes:,} bytes, the decoded text has {result.decoded_bytes:,}",

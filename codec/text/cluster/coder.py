@@ -7,13 +7,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from codec.console import Advance, ignore_progress
-from codec.devices import kind_of
 from codec.text.base import DocumentCoder
 from codec.text.cluster.actor import Actor
 from codec.text.cluster.pool import Pool, Task
 from codec.text.documents import Record
 from codec.text.pipeline import GroupReader
-from codec.text.shares import equal_shares, shares_to_decode
+from codec.text.workers import portions
 
 
 class Cluster:
@@ -29,7 +28,6 @@ class Cluster:
     """
 
     def __init__(self, make: Callable[[str, int], DocumentCoder], devices: Sequence[str], address: str):
-        self._kind = kind_of(devices[0])
         self._pool = Pool(Actor, make, devices, address)
 
     def start(self, advance: Advance = ignore_progress) -> None:
@@ -41,7 +39,7 @@ class Cluster:
         self, documents: Sequence[bytes], model_only: bool = False, advance: Advance = ignore_progress
     ) -> list[Record]:
         """Code documents; see `codec.text.coder.Coder.encode`."""
-        parts = equal_shares([len(document) for document in documents], self._pool.connect())
+        parts = portions([len(document) for document in documents], self._pool.connect())
         tasks = (Task("encode", ([documents[i] for i in part], model_only)) for part in parts)
         found: dict[int, Record] = {}
         with closing(self._pool.in_order(tasks, advance)) as answers:
@@ -76,7 +74,7 @@ class Cluster:
     ) -> Iterator[tuple[int, bytes]]:
         """Decode records; see `codec.text.coder.Coder.decode`."""
         numbers = list(payloads)
-        parts = shares_to_decode([len(payload) for payload in payloads.values()], self._pool.connect(), self._kind)
+        parts = portions([len(payload) for payload in payloads.values()], self._pool.connect())
         shares = [{numbers[i]: payloads[numbers[i]] for i in part} for part in parts]
         tasks = (Task("decode", (share, sizes and {n: sizes[n] for n in share})) for share in shares)
         with closing(self._pool.in_order(tasks, advance)) as answers:

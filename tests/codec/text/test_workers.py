@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import codec
 from codec.archive import part_coder
@@ -22,7 +24,7 @@ from codec.errors import CodecError, DocumentError, FormatError, MismatchError, 
 from codec.text import workers
 from codec.text.open_coder import default_policy, make_coder, open_coder
 from codec.text.policy import Policy
-from codec.text.workers import Workers
+from codec.text.workers import Workers, portions
 from eval.proof.prove import prove
 from tests.support import fuzzing, proofs
 from tests.support.helpers import ROOT
@@ -56,6 +58,18 @@ def started(monkeypatch) -> list["subprocess.Popen[bytes]"]:
 
 def all_ended(processes: list["subprocess.Popen[bytes]"]) -> bool:
     return all(process.poll() is not None for process in processes)
+
+
+@given(st.lists(st.integers(0, 50), max_size=12), st.integers(1, 5))
+def test_portions_are_about_the_same(sizes, count):
+    parts = portions(sizes, count)
+    assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
+    assert len(parts) == min(count, len(sizes))
+    assert all(parts)
+    loads = [sum(sizes[i] + 1 for i in part) for part in parts]
+    for part, load in zip(parts, loads, strict=True):
+        assert [sizes[i] for i in part] == sorted((sizes[i] for i in part), reverse=True)
+        assert load - (sizes[part[-1]] + 1) <= min(loads)  # whoever took a document had the least
 
 
 def test_the_same_records(two):
