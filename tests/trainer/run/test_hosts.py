@@ -23,10 +23,12 @@ def agent(port: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
     launch = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=test"]
     place = [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-conf=timeout=300"]
     program = [sys.executable, "-m", "torch.distributed.run", *launch, *place]
+    # An agent that stays keeps its rendezvous of the first round, which one that comes new would wait for in vain.
+    own_store = {**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.Popen(
         [*program, *arguments],
         cwd=ROOT,
-        env=environment(),
+        env=own_store,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
