@@ -10,6 +10,7 @@ from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 
 if TYPE_CHECKING:
     from codec.archive.reader import ArchiveReader, decode
+    from codec.archive.whole.merge import merge
     from codec.archive.writer import ArchiveWriter, encode
     from codec.pack.reader import Pack, decompress, open
     from codec.pack.writer import compress
@@ -26,11 +27,13 @@ __all__ = [
     "decode",
     "decompress",
     "encode",
+    "merge",
     "open",
 ]
 
 _HOMES = {
     "codec.archive.reader": ("ArchiveReader", "decode"),
+    "codec.archive.whole.merge": ("merge",),
     "codec.archive.writer": ("ArchiveWriter", "encode"),
     "codec.pack.reader": ("Pack", "decompress", "open"),
     "codec.pack.writer": ("compress",),

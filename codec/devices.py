@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CLUSTER = 8
+"""Devices that a cluster is taken to have where text is read or decoded for all of them together."""
+
 
 def visible_gpus() -> list[str]:
     """List the values of CUDA_VISIBLE_DEVICES that pin a process to one GPU: an entry for each GPU."""
@@ -33,12 +36,18 @@ def find_devices(name: str) -> list[str]:
     """List the devices that a name stands for, each "cpu" or "cuda:N".
 
     Args:
-        name: cpu, cuda for all GPUs, cuda:N for GPU N counted from 0, or several of these with commas.
+        name: cpu, cuda for all GPUs, cuda:N for GPU N counted from 0, or several of these with commas. With @ and the
+            address of a Ray cluster behind it, cpu and cuda are those of the cluster, which are not counted here.
 
     Raises:
         CodecError: the name is of another form, or this machine has no such GPU.
     """
-    parts = name.split(",")
+    names, address = split_cluster(name)
+    parts = names.split(",")
+    if address is not None:
+        if not address or not set(parts) <= {"cpu", "cuda"}:
+            raise CodecError(f"device {name!r}: expected cpu or cuda, or several with commas, then @ and an address")
+        return parts
     gpus = [] if set(parts) == {"cpu"} else [f"cuda:{n}" for n in range(len(visible_gpus()))]
     known = {"cpu": ["cpu"], "cuda": gpus, **{gpu: [gpu] for gpu in gpus}}
     found = [known.get(part, []) for part in parts]
@@ -50,19 +59,40 @@ def find_devices(name: str) -> list[str]:
     return list(chain.from_iterable(found))
 
 
+def split_cluster(name: str) -> tuple[str, str | None]:
+    """Split a name into devices and the address of the Ray cluster that has them, None for this machine.
+
+    >>> split_cluster("cuda@10.0.0.1:6379"), split_cluster("cpu")
+    (('cuda', '10.0.0.1:6379'), ('cpu', None))
+    """
+    devices, at, address = name.partition("@")
+    return devices, address if at else None
+
+
+def device_here(name: str) -> str:
+    """Return the device of this process for what is not shared out: the first of a name, or cpu beside a cluster."""
+    return "cpu" if split_cluster(name)[1] is not None else find_devices(name)[0]
+
+
+def device_count(name: str) -> int:
+    """Count the devices of a name; a cluster, which is not asked, has _CLUSTER."""
+    return len(find_devices(name)) if split_cluster(name)[1] is None else _CLUSTER
+
+
 def kind_of(device: str) -> str:
     """Return the kind of a device: cpu or cuda."""
     return device.partition(":")[0]
 
 
 def group_bytes(sizes: Mapping[str, int], name: str) -> int:
-    """Sum the bytes of documents that all devices of a name code together.
+    """Sum the bytes of documents that all devices of a name code together; of a cluster, those of one device.
 
     Args:
         sizes: bytes of documents for one device, by its kind (cpu or cuda).
         name: as for `find_devices`.
     """
-    return sum(sizes[kind_of(device)] for device in find_devices(name))
+    devices = find_devices(name)
+    return sum(sizes[kind_of(device)] for device in devices[: 1 if split_cluster(name)[1] is not None else None])
 
 
 def processors() -> int:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.archive.journal import MAGIC as JOURNAL
 from codec.archive.members import Member, read_members, write_members
 from codec.entropy.varint import Fields, varint, varints
 from codec.errors import FormatError
@@ -41,9 +42,16 @@ _U32 = struct.Struct("<I")
 _LEAST_RECORD = 5  # bytes of a chunk: a head of one byte and a CRC-32
 _MAX_RECORD = 1 << 30  # original bytes, which are in memory together
 _BLOCK = 1 << 24
-_INDEX_BYTES = (1 << 16, 16)
-"""The most bytes of an index: a constant, and a number for each byte of the archive. Names alike shrink to a tenth."""
-_MEMBERS = 1 << 10  # and so many members, and one more for each byte of the archive
+
+
+def _most_index(size: int) -> int:
+    """Return the most bytes of the index of an archive of `size` bytes. Names alike shrink to a tenth."""
+    return (1 << 16) + 16 * size
+
+
+def _most_members(size: int) -> int:
+    """Return the most members of an archive of `size` bytes."""
+    return (1 << 10) + size
 
 
 class Tag(IntEnum):
@@ -147,7 +155,9 @@ def write_footer(contents: Index) -> bytes:
     index += b"" if one_member else varint(len(contents.members))
     index += write_members(contents.members)
     if len(shrunk := shrink(index)) < len(index):
-        index, flags = shrunk, flags | _SHRUNK
+        size = int(contents.lengths.sum()) + sum(gap for _, gap in contents.gaps) + len(shrunk)
+        if len(index) <= _most_index(size) and len(contents.members) <= _most_members(size):
+            index, flags = shrunk, flags | _SHRUNK
     chunk = varint(8 * (1 + len(index)) + Tag.FOOTER) + bytes([flags]) + index
     crc = zlib.crc32(chunk, zlib.crc32(write_header(contents.opening)))
     size = len(chunk) + _U32.size + len(END_MAGIC)
@@ -171,7 +181,8 @@ def read_contents(stream: BinaryIO) -> Contents:
     stream.seek(0)
     header = opening = read_header(stream)
     first = stream.tell()
-    end, flags, index = _read_footer(stream, opening, first)
+    size = stream.seek(0, 2)
+    end, flags, index = _read_footer(stream, opening, first, size)
     fields = Fields(index, "archive: index")
     if flags & _NAMED:
         header = _read_model(fields.take(1)[0], fields.take, fields.number)
@@ -186,7 +197,7 @@ def read_contents(stream: BinaryIO) -> Contents:
     gaps = []
     if flags & _APPENDED:
         gaps = [(fields.number(), fields.number()) for _ in range(fields.count((end - first) // _LEAST_FOOTER, "gaps"))]
-    members = read_members(fields, 1 if flags & _ONE_MEMBER else fields.count(_MEMBERS + end, "members"), sizes)
+    members = read_members(fields, 1 if flags & _ONE_MEMBER else fields.count(_most_members(size), "members"), sizes)
     fields.end()
     offsets, lengths = _place(first, end, count, lengths, gaps)
     return Contents(opening, header, lengths, sizes, members, gaps, first, offsets, end)
@@ -215,6 +226,8 @@ def _place(
 def read_header(stream: BinaryIO) -> Header:
     """Read the header. Raises FormatError for something else, or for another version."""
     head = stream.read(len(MAGIC) + 1)
+    if head == JOURNAL:
+        raise FormatError("archive: what an interrupted encode has done, no archive yet; end it with encode --resume")
     if head[: len(MAGIC)] != MAGIC:
         raise FormatError(f"archive: begins with {head!r}, expected {MAGIC!r}; this is not a .upz file")
     if len(head) <= len(MAGIC):
@@ -240,9 +253,8 @@ def _read_model(head: int, take: Callable[[int], bytes], number: Callable[[], in
     return Header(pack, Adaptation.RECALL if flags & _RECALL else Adaptation.NONE, window)
 
 
-def _read_footer(stream: BinaryIO, header: Header, first: int) -> tuple[int, int, bytes]:
-    """Return (offset, flags, index) of the footer of an archive whose chunks begin at offset `first`."""
-    size = stream.seek(0, 2)
+def _read_footer(stream: BinaryIO, header: Header, first: int, size: int) -> tuple[int, int, bytes]:
+    """Return (offset, flags, index) of the footer of an archive of `size` bytes, whose chunks begin at `first`."""
     stream.seek(max(first, size - 12))
     tail = stream.read(12)
     if tail[-1:] != END_MAGIC:
@@ -265,7 +277,7 @@ def _read_footer(stream: BinaryIO, header: Header, first: int) -> tuple[int, int
         raise FormatError(f"archive: the footer at offset {begin} is damaged; `underpar salvage` reads what is whole")
     flags, index = fields.take(1)[0], fields.take(fields.left)
     if flags & _SHRUNK:
-        index = unshrink(index, _INDEX_BYTES[0] + _INDEX_BYTES[1] * size, "archive: index")
+        index = unshrink(index, _most_index(size), "archive: index")
     return begin, flags, index
 
 

@@ -19,7 +19,9 @@ try:
 except ImportError:  # Windows: two jobs at once are noticed at the end
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"UPZJ"
+MAGIC = b"UPZJ"
+"""The first bytes of a journal."""
+
 _FRAME = struct.Struct("<II")
 _MAX_FRAME = 1 << 31
 
@@ -49,8 +51,8 @@ class Journal:
             raise
 
     def _begin(self, job: bytes, resume: bool, force: bool) -> None:
-        head = self._stream.read(len(_MAGIC))
-        if not _MAGIC.startswith(head):
+        head = self._stream.read(len(MAGIC))
+        if not MAGIC.startswith(head):
             raise FormatError(f"{self.path}: it is in the way and no journal of ours; move it elsewhere")
         self._ends = [end for end, _ in self._read()]
         if len(self) > 0 and not resume and not force:
@@ -62,7 +64,7 @@ class Journal:
         if not self._ends:
             self._stream.seek(0)
             self._stream.truncate()
-            self._stream.write(_MAGIC)
+            self._stream.write(MAGIC)
             self.add(job)
         elif next(self._read())[1] != job:
             raise MismatchError(f"{self.path}: of another pack, archive or policy; begin again with --force")
@@ -71,7 +73,7 @@ class Journal:
 
     def _read(self) -> Iterator[tuple[int, bytes]]:
         """Return the whole frames, and where the last one ends."""
-        self._stream.seek(len(_MAGIC))
+        self._stream.seek(len(MAGIC))
         while len(head := self._stream.read(_FRAME.size)) == _FRAME.size:
             length, crc = _FRAME.unpack(head)
             frame = self._stream.read(length) if length <= _MAX_FRAME else b""
@@ -85,7 +87,7 @@ class Journal:
 
     def add(self, frame: bytes) -> None:
         """Commit a frame of at least one byte; the frame is on the disk when this returns."""
-        self._stream.seek(self._ends[-1] if self._ends else len(_MAGIC))
+        self._stream.seek(self._ends[-1] if self._ends else len(MAGIC))
         self._stream.write(_FRAME.pack(len(frame), zlib.crc32(frame)) + frame)
         self._stream.flush()
         os.fsync(self._stream.fileno())

@@ -20,7 +20,7 @@ from codec.archive.format import Tag
 from codec.archive.members import Kind, Member
 from codec.archive.sources import Part
 from codec.console import Advance, ignore_progress
-from codec.devices import find_devices, group_bytes, kind_of
+from codec.devices import device_here, group_bytes, kind_of
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
@@ -73,7 +73,7 @@ class PartCoder:
     ):
         self._open, self._solid, self._independent, self._commit = coder, solid, independent, commit
         self._limit = group_bytes(GROUP_BYTES, device)
-        self._side_by_side = _BLOCKS[kind_of(find_devices(device)[0])]
+        self._side_by_side = _BLOCKS[kind_of(device_here(device))]
         self._count, self._block = records, block
         self._done = iter(done)
         self._frame = next(self._done, None)
@@ -173,9 +173,12 @@ class PartCoder:
             records += new
             advance(len(part.data) - done)
             return []
+        if self._independent:
+            self._code_lines(part, texts, numbers, records, None, advance)
+            return []
         with ThreadPoolExecutor(1) as pool:
             whole = pool.submit(_stored, part.data)
-            if part.lines or self._independent:
+            if part.lines:
                 self._code_lines(part, texts, numbers, records, whole, advance)
             elif records or _may_mix(part.data):
                 groups = self._blocks([t for n, t in enumerate(texts) if n >= len(records)], advance)
@@ -184,7 +187,7 @@ class PartCoder:
                 advance(len(part.data) - done)
             stored = [whole.result()]
         complete = len(records) == len(texts)
-        return [] if complete and (self._independent or _cost(records) <= _cost(stored)) else stored
+        return [] if complete and _cost(records) <= _cost(stored) else stored
 
     def _code_lines(
         self,
@@ -192,13 +195,13 @@ class PartCoder:
         texts: list[bytes],
         numbers: list[int],
         records: list[Record],
-        whole: "Future[Record]",
+        whole: "Future[Record] | None",
         advance: Advance,
     ) -> None:
-        """Code documents with the model, where the model may pay."""
+        """Code documents with the model, where the model may pay in place of the part as a `whole`, unless None."""
         done = sum(record.text_bytes for record in records)
         share = (len(part.data) - done) / max(1, sum(map(len, texts)) - done)  # bytes of the part for each of texts
-        if self._open is None or not (records or self._independent or self._hopeful(part, texts, whole)):
+        if self._open is None or not (records or whole is None or self._hopeful(part, texts, whole)):
             advance(len(part.data) - done)
             return
         base = self._count

@@ -15,7 +15,7 @@ from codec.archive.format import PACK_HASH, Chunk, Contents, Tag, embedded_pack,
 from codec.archive.json_lines import join
 from codec.archive.members import Entry, Kind, Part, entries, is_tree
 from codec.console import Advance, ignore_progress
-from codec.devices import group_bytes
+from codec.devices import device_count, find_devices, kind_of
 from codec.entropy.varint import Fields
 from codec.errors import DocumentError, FormatError, MismatchError
 from codec.files import open_binary
@@ -33,7 +33,7 @@ GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Bytes of coded documents that a device decodes together: many documents for each of a coder's slots."""
 
 _GROUP_TEXT = 1 << 26
-"""The most original bytes that are in memory together, unless a single record has more."""
+"""The most original bytes that are in memory together for each device, unless a single record has more."""
 
 
 def check_pack(contents: Contents, pack: Pack) -> None:
@@ -178,15 +178,16 @@ class ArchiveReader:
             yield from self._decode(group, advance)
 
     def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """Cut `wanted` into groups: at GROUP_BYTES of chunks, or at _GROUP_TEXT of original bytes."""
-        limit = group_bytes(GROUP_BYTES, self._device)
+        """Cut `wanted` into groups: at GROUP_BYTES of chunks, or _GROUP_TEXT of original bytes, a device."""
+        count = device_count(self._device)
+        limit = GROUP_BYTES[kind_of(find_devices(self._device)[0])] * count
         group: list[int] = []
         size = text = 0
         for number in wanted:
             group.append(number)
             size += int(self.contents.lengths[number])
             text += int(self.contents.sizes[number])
-            if size >= limit or text >= _GROUP_TEXT:
+            if size >= limit or text >= _GROUP_TEXT * count:
                 yield group
                 group, size, text = [], 0, 0
         if group:

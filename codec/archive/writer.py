@@ -10,6 +10,7 @@ import numpy as np
 
 from codec.archive.format import (
     PACK_HASH,
+    Chunk,
     Contents,
     Header,
     Index,
@@ -65,14 +66,18 @@ class ChunkWriter:
 
     def add(self, record: Record) -> None:
         """Write a record."""
-        if record.mode in _NEEDS_MODEL:
+        self.copy(Chunk(Tag(record.mode), record.crc, record.payload), record.text_bytes)
+
+    def copy(self, record: Chunk, size: int) -> None:
+        """Write a record of `size` original bytes as its chunk has it."""
+        if record.tag in _NEEDS_MODEL:
             self._header = self._model
         self._open()
-        chunk = write_chunk(Tag(record.mode), record.crc, record.payload)
+        chunk = write_chunk(record.tag, record.crc, record.payload)
         self._stream.write(chunk)
         self.framing_bytes += len(chunk) - len(record.payload)
         self._lengths.append(len(chunk))
-        self._sizes.append(record.text_bytes)
+        self._sizes.append(size)
 
     def add_pack(self, blob: bytes) -> None:
         """Write the pack, so that a decoder needs nothing beside the archive."""

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from codec.cli.encode import STANDARD, SUFFIX, opened
-from codec.cli.options import Device, Force, Json, Quiet, Remove, Stdout, Threads, Verbose, check_device, set_threads
+from codec.cli.options import (
+    Device,
+    Force,
+    Json,
+    Quiet,
+    Ray,
+    Remove,
+    Stdout,
+    Threads,
+    Verbose,
+    check_device,
+    set_threads,
+)
 from codec.console import CheckFailed, emit, notes, progress, say, table
 from codec.errors import CodecError, MismatchError, OutputError
 
@@ -45,6 +57,7 @@ def decode(
     ] = None,
     special_bits: Annotated[bool, typer.Option(help="Restore setuid, setgid and sticky bits, too.")] = False,
     device: Device = "cpu",
+    ray: Ray = None,
     threads: Threads = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -72,7 +85,7 @@ def decode(
     set_threads(threads)
     results = []
     for path, target in jobs:
-        with _reader(path, model, check_device(device)) as reader:
+        with _reader(path, model, check_device(device, ray)) as reader:
             if target.is_dir() and (not reader.is_tree or (single and (file or document))):
                 check_output(target)
             results.append(_decode(reader, target, test, file, byte_range, document or [], special_bits))
@@ -233,7 +246,7 @@ def salvage(
 ) -> None:
     """Restore what a damaged archive still holds; status 1 if anything is lost."""
     from codec.archive.format import read_header
-    from codec.archive.salvage import salvage as restore
+    from codec.archive.whole.salvage import salvage as restore
     from codec.cli.options import open_pack
     from codec.pack import store
 

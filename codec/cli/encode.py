@@ -16,6 +16,7 @@ from codec.cli.options import (
     Json,
     Model,
     Quiet,
+    Ray,
     Remove,
     Stdout,
     Threads,
@@ -60,6 +61,7 @@ def encode(
     restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach any of them.")] = 1
     << 20,
     device: Device = "cpu",
+    ray: Ray = None,
     threads: Threads = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -75,7 +77,7 @@ def encode(
     jobs = _jobs(paths, STANDARD if stdout else output)
     if as_json and any(target == STANDARD for _, target in jobs):
         raise CodecError("--json with standard output: both want it; pass a file")
-    settings, read = _settings(model, adapt, device, independent, include_model, restart_every)
+    settings, read = _settings(model, adapt, check_device(device, ray), independent, include_model, restart_every)
     for sources, target in jobs:
         if target != STANDARD:
             check_output(target, [*(path for path in sources if path != STANDARD), *read], force or append)
@@ -122,7 +124,7 @@ def _settings(
         return Settings(None, adapt, device, independent, block=block), []
     path = store.find(model, store.FOLDERS)
     blob = read_bytes(path, "pack")
-    settings = Settings(codec.open(blob), adapt, check_device(device), independent, blob if include else None, block)
+    settings = Settings(codec.open(blob), adapt, device, independent, blob if include else None, block)
     return settings, [path]
 
 

@@ -32,6 +32,16 @@ Device = Annotated[
     ),
 ]
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Code on the processors or GPUs (--device cuda) of the Ray cluster at HOST:PORT; auto, or local for one "
+        "that is started here.",
+    ),
+]
+
 
 def open_pack(path: str | Path) -> "Pack":
     """Open the pack of a name in the store, or in a file. Raises FormatError that names the file."""
@@ -45,12 +55,13 @@ def open_pack(path: str | Path) -> "Pack":
         raise FormatError(str(error).replace("pack: ", f"pack {found}: ", 1)) from error
 
 
-def check_device(device: str) -> str:
-    """Return `device` if this machine has it. Raises CodecError otherwise."""
+def check_device(device: str, ray: str | None = None) -> str:
+    """Return the name of a device if this machine has it, or on the cluster at `ray`. Raises CodecError otherwise."""
     from codec.devices import find_devices
 
-    find_devices(device)
-    return device
+    name = device if ray is None else f"{device}@{ray}"
+    find_devices(name)
+    return name
 
 
 def set_threads(count: int | None) -> None:

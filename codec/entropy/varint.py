@@ -8,6 +8,9 @@ from codec.errors import FormatError
 _MOST_BYTES = 9
 """The most bytes of a varint: 63 bits, what an int64 holds."""
 
+_BLOCK = 1 << 16
+"""Integers of an array that are written or read together: the index of millions of documents is no table of columns."""
+
 
 def varint(value: int) -> bytes:
     """Write one integer of 0 to 2^63 - 1.
@@ -32,6 +35,8 @@ def varints(values: ArrayLike) -> bytes:
     left = np.asarray(values, np.int64).reshape(-1)
     if len(left) < 16:
         return b"".join(map(varint, left.tolist()))
+    if len(left) > _BLOCK:
+        return b"".join(varints(left[at : at + _BLOCK]) for at in range(0, len(left), _BLOCK))
     columns = []
     more = np.ones(len(left), np.bool_)
     while more.any():
@@ -85,6 +90,8 @@ class Fields:
         """Read `count` varints, int64 [count]. Raises FormatError where there are fewer."""
         if count < 16:
             return np.array([self.number() for _ in range(count)], np.int64)
+        if count > _BLOCK:
+            return np.concatenate([self.array(min(_BLOCK, count - at)) for at in range(0, count, _BLOCK)])
         data = np.frombuffer(self._data, np.uint8, offset=self._at)[: count * _MOST_BYTES]
         ends = np.flatnonzero(data < 128)[:count]
         if len(ends) < count:

@@ -1,4 +1,4 @@
-"""Define the interface of document coders, on one device here or on several in processes of their own."""
+"""Define the interface of document coders, on one device here, on several in processes, or on a cluster."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -8,9 +8,10 @@ from codec.text.documents import Record
 
 
 class DocumentCoder(Protocol):
-    """The interface of document coders: `codec.text.coder.Coder`, or `codec.text.workers.Workers` with processes.
+    """The interface of document coders: `codec.text.coder.Coder`, `codec.text.workers.Workers` with
+    processes, or `codec.text.cluster.coder.Cluster` with the actors of a Ray cluster.
 
-    Both write the same bytes.
+    All write the same bytes.
     """
 
     def start(self, advance: Advance = ignore_progress) -> None:

@@ -1,6 +1,8 @@
 """Open the coder of a pack on one device or many."""
 
-from codec.devices import compute_threads, find_devices, kind_of, processors, visible_gpus
+from functools import partial
+
+from codec.devices import compute_threads, find_devices, kind_of, processors, split_cluster, visible_gpus
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.exact.chunks import CHUNK_UNIT
 from codec.pack.reader import Pack
@@ -22,7 +24,8 @@ def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Poli
 def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
     """Open the coder of a pack on all devices of a name.
 
-    A processor, or a GPU that is the only one, is used from this process. Several devices have a process each.
+    A processor, or a GPU that is the only one, is used from this process. Several devices have a process each, those of
+    a cluster an actor each.
 
     Args:
         pack: an opened pack with a model.
@@ -35,6 +38,11 @@ def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") ->
         CodecError: no such device.
     """
     policy, devices = policy or default_policy(pack), find_devices(device)
+    if (address := split_cluster(device)[1]) is not None:
+        from codec.text.cluster.coder import Cluster
+
+        check_policy(pack, policy)
+        return Cluster(partial(make_coder, pack, policy), devices, address)
     if devices == ["cpu"] or (len(devices) == 1 and len(visible_gpus()) == 1):
         return make_coder(pack, policy, kind_of(devices[0]))
     from codec.text.workers import Workers  # which a decoder on one device does without

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from codec import console
-from codec.cli.options import Adapt, Device, check_device
+from codec.cli.options import Adapt, Device, Ray, check_device
 from codec.text.policy import Adaptation
 from eval.score.windows import Policy
 
@@ -21,26 +21,35 @@ def bpb(
     ] = None,
     targets: Annotated[int | None, typer.Option(min=1, help="Stop after N targets.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A SentencePiece .model, if MODEL has none.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Score on the Ray cluster at HOST:PORT; auto, or local."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a float model in bits per byte, with the challenge's accounting."""
     import time
+    from contextlib import nullcontext
 
     import torch
 
     from eval.score.bpb import score
+    from eval.score.cluster import runner_on
     from eval.score.models import load_model
     from eval.score.streams import measured_stream, stream_bytes
 
     loaded = load_model(model, tokenizer)
-    network = loaded.float_model("cuda" if torch.cuda.is_available() else "cpu")
+    network = loaded.float_model("cuda" if torch.cuda.is_available() and ray is None else "cpu")
     began = time.perf_counter()
     # Read one row more than needed: `flat` drops a tail that does not fill a row.
     enough = None if targets is None else targets + loaded.config.window + 1
     with console.progress("reading", stream_bytes(docs), "bytes") as advance:
         stream, sizes = measured_stream(docs, loaded.tokenizer, enough, advance)
-    with console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance:
-        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance, sizes)
+    with (
+        console.progress("scoring", min(targets or len(stream), len(stream)), "tokens") as advance,
+        nullcontext() if ray is None else runner_on(loaded, ray, advance) as runner,
+    ):
+        result = score(network, loaded.tokenizer, stream, policy, stride, targets, advance, sizes, runner)
     if result.decoded_bytes != result.text_bytes:
         console.notes.print(
             f"the challenge's table counts {result.text_bytes:,} bytes, the decoded text has {result.decoded_bytes:,}",
@@ -109,6 +118,7 @@ def prove(
     save: Annotated[Path | None, typer.Option(help="Save the proof in this run folder, for its report.")] = None,
     adapt: Adapt = Adaptation.NONE,
     device: Device = "cpu",
+    ray: Ray = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Code text with a pack, decode the text in a fresh process, compare, and account for every bit."""
@@ -128,7 +138,7 @@ def prove(
         from eval.proof.saved import check_pack, save_proof
 
         check_pack(save, blob)
-    proof = proving.prove(blob, texts, check_device(device), keep, adapt)
+    proof = proving.prove(blob, texts, check_device(device, ray), keep, adapt)
     if save:
         save_proof(save, blob, opened, texts, proof)
     console.emit(proof.to_json(), as_json)

@@ -26,7 +26,7 @@ from typing import Any
 import codec
 from codec.archive.writer import ArchiveWriter
 from codec.console import CheckFailed, progress
-from codec.devices import find_devices
+from codec.devices import device_count, device_here
 from codec.errors import CodecError
 from codec.files import atomic_write
 from codec.processes import child_environment
@@ -196,7 +196,7 @@ def _encode(
         progress("encoding", size, "byte") as advance,
         ArchiveWriter(stream, pack, policy, device) as writer,
     ):
-        for batch in groups(iter(documents), BATCH_BYTES * len(find_devices(device))):
+        for batch in groups(iter(documents), BATCH_BYTES * device_count(device)):
             records += writer.append(batch, advance=advance)
     return records, writer.framing_bytes
 
@@ -205,7 +205,7 @@ def _unadapted(pack: codec.Pack, documents: Sequence[bytes], device: str) -> lis
     """Code the documents without adaptation."""
     coder, records = open_coder(pack, device=device), []
     with progress("coding without adaptation", sum(map(len, documents)), "byte") as advance:
-        limit = BATCH_BYTES * len(find_devices(device))
+        limit = BATCH_BYTES * device_count(device)
         for _, found in coder.encode_groups(iter(documents), limit, model_only=True, advance=advance):
             records += found
     return records
@@ -239,7 +239,7 @@ def _float_nats(pack: codec.Pack, documents: Sequence[bytes], device: str) -> fl
     model.load_state_dict(pack.state_dict())
     tokens = [pack.tokenizer.encode(document) for document in documents]
     with progress("scoring the float model", sum(len(t) + 1 for t in tokens), "token") as advance:
-        scores = score_documents(model.to(find_devices(device)[0]).eval(), pack.tokenizer, tokens, advance=advance)
+        scores = score_documents(model.to(device_here(device)).eval(), pack.tokenizer, tokens, advance=advance)
     return math.fsum(score.nats for score in scores)
 
 

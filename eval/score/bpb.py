@@ -8,34 +8,20 @@ cut in windows instead.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from codec.console import Advance, ignore_progress
 from codec.errors import CodecError
 from codec.model.byte_pairs import AnyTokenizer
+from eval.score.batches import Row, Runner, band_nats, row_nats, run_here
 from eval.score.streams import documents_of
 from eval.score.windows import Policy, Window, document_windows, first_targets, flat_windows, sliding_windows
-from trainer.model.attention import SlidingWindow
 from trainer.model.build import FloatModel
-
-MAX_LOGITS = 1 << 24
-"""Elements of a batch's logits, 64 MiB in float32. The peak of memory is a few copies of the logits."""
-
-GPU_LOGITS = 1 << 27
-"""Elements of a batch's logits on a GPU, 512 MiB: larger batches, so that the GPU waits less for the host (chosen by
-size, not by a measurement)."""
-
-ROUND_LENGTH = 64
-"""Rows are padded to a multiple of this many tokens, so that documents of unlike length share a batch. Attention is
-causal: the padding behind a row does not change the row's logits."""
 
 SLIDING_STRIDE = 64
 """The stride of the challenge's sliding evaluation, in tokens."""
@@ -72,14 +58,6 @@ class Score:
         return self.nats / math.log(2) / self.text_bytes
 
 
-class Row(NamedTuple):
-    """A window: tokens [inputs + 1], leading targets that do not count, and the owner whose cost the window adds to."""
-
-    tokens: NDArray[np.integer]
-    skip: int
-    owner: int
-
-
 def score(
     model: FloatModel,
     tokenizer: AnyTokenizer,
@@ -89,6 +67,7 @@ def score(
     targets: int | None = None,
     advance: Advance = ignore_progress,
     sizes: NDArray[np.int64] | None = None,
+    runner: Runner | None = None,
 ) -> Score:
     """Score a stream of tokens [N] under a policy.
 
@@ -102,6 +81,7 @@ def score(
         targets: stop after so many targets.
         advance: called with the number of targets that have just been scored.
         sizes: bytes of the text that each token stands for [N]; by default the bytes of its piece.
+        runner: scores batches in place of the model, as on a cluster; by default the model itself.
 
     Raises:
         CodecError: there is nothing to score, or the stride does not fit the window.
@@ -110,7 +90,7 @@ def score(
     if policy is Policy.DOCUMENT:
         spans = documents_of(stream, sizes, tokenizer.begin)
         found = score_documents(
-            model, tokenizer, documents_of(stream, begin=tokenizer.begin), stride, targets, advance, spans
+            model, tokenizer, documents_of(stream, begin=tokenizer.begin), stride, targets, advance, spans, runner
         )
         nats = math.fsum(document.nats for document in found)
         tokens, text_bytes = sum(d.tokens for d in found), sum(d.bytes for d in found)
@@ -118,7 +98,7 @@ def score(
     else:
         plan = stream_plan(policy, len(stream), model.config.window, stride)
         plan = plan if targets is None else first_targets(plan, targets)
-        result = score_stream(model, tokenizer, stream, plan, advance, sizes)
+        result = score_stream(model, tokenizer, stream, plan, advance, sizes, runner)
     if not result.text_bytes:
         raise CodecError(
             f"nothing to score: {len(stream):,} tokens are {result.tokens:,} targets of {policy} and 0 bytes of text; "
@@ -143,11 +123,12 @@ def score_stream(
     plan: Sequence[Window],
     advance: Advance = ignore_progress,
     sizes: NDArray[np.int64] | None = None,
+    runner: Runner | None = None,
 ) -> Score:
     """Score a stream of tokens [N] over windows that score its inputs from 0 on without a gap."""
     count = plan[-1].end if plan else 0
     rows = (Row(stream[w.start : w.end + 1], w.score_from - w.start, 0) for w in plan)
-    nats = float(row_nats(model, rows, 1, advance)[0])
+    nats = float(row_nats(runner or run_here(model), model.config, rows, 1, advance)[0])
     before, targets = stream[:count], stream[1 : count + 1]
     by_table = tokenizer.challenge_bytes(before, targets)
     if sizes is None:
@@ -166,6 +147,7 @@ def score_documents(
     targets: int | None = None,
     advance: Advance = ignore_progress,
     sizes: Sequence[NDArray[np.int64]] | None = None,
+    runner: Runner | None = None,
 ) -> list[DocumentScore]:
     """Score each document alone: its tokens and its end.
 
@@ -178,6 +160,7 @@ def score_documents(
         targets: stop after so many targets, if need be inside a document.
         advance: called with the number of targets that have just been scored.
         sizes: for each document, bytes of the text that each token stands for [n]; by default the bytes of its piece.
+        runner: as of `score`.
 
     Raises:
         CodecError: the stride does not fit the window.
@@ -204,78 +187,15 @@ def score_documents(
             for w in document_windows(count, window, window if stride is None else stride):
                 yield Row(tokens[w.start : w.end + 1], w.score_from - w.start, owner)
 
-    nats = row_nats(model, rows(), len(counts), advance)
+    runner = runner or run_here(model)
+    nats = row_nats(runner, model.config, rows(), len(counts), advance)
     if stride is None:
         long = [owner for owner, count in enumerate(counts) if count > window]
-        nats += band_nats(model, [whole(owner) for owner in long], len(counts), advance)
+        nats += band_nats(runner, model.config, [whole(owner) for owner in long], len(counts), advance)
     return [
         DocumentScore(float(cost), count, int(size[:count].sum()))
         for cost, count, size in zip(nats, counts, sizes, strict=False)
     ]
-
-
-def row_nats(
-    model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
-) -> NDArray[np.float64]:
-    """Sum the nats of the targets of each owner's rows, float64 [owners]."""
-    totals = np.zeros(owners, np.float64)
-    waiting: dict[int, list[Row]] = defaultdict(list)
-    most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
-
-    def flush(length: int) -> None:
-        batch = waiting.pop(length)
-        for row, nats in zip(batch, _batch_nats(model, batch, length), strict=True):
-            totals[row.owner] += nats
-        advance(sum(len(row.tokens) - 1 - row.skip for row in batch))
-
-    for row in rows:
-        length = min(-(-(len(row.tokens) - 1) // ROUND_LENGTH) * ROUND_LENGTH, model.config.window)
-        waiting[length].append(row)
-        if (len(waiting[length]) + 1) * length * model.config.vocab_size > most:
-            flush(length)
-    for length in list(waiting):
-        flush(length)
-    return totals
-
-
-def band_nats(
-    model: FloatModel, rows: Iterable[Row], owners: int, advance: Advance = ignore_progress
-) -> NDArray[np.float64]:
-    """Sum the nats of the targets of each owner's documents under sliding-window attention, float64 [owners].
-
-    Documents run in batches, a window of each document at a time. Each token sees the last `window` tokens, itself
-    included, through the keys and values that earlier windows left in the KV cache.
-    """
-    totals, window = np.zeros(owners, np.float64), model.config.window
-    most = GPU_LOGITS if model.tok_emb.weight.is_cuda else MAX_LOGITS
-    count = max(1, most // (window * model.config.vocab_size))
-    longest_first = sorted(rows, key=lambda row: -len(row.tokens))
-    for documents in (longest_first[at : at + count] for at in range(0, len(longest_first), count)):
-        sliding = SlidingWindow(window)
-        for begin in range(0, len(documents[0].tokens) - 1, window):
-            running = [row for row in documents if len(row.tokens) - 1 > begin]
-            batch = [Row(row.tokens[begin : begin + window + 1], 0, row.owner) for row in running]
-            for row, nats in zip(batch, _batch_nats(model, batch, len(batch[0].tokens) - 1, sliding), strict=True):
-                totals[row.owner] += nats
-            advance(sum(len(row.tokens) - 1 for row in batch))
-    return totals
-
-
-@torch.inference_mode()
-def _batch_nats(
-    model: FloatModel, rows: Sequence[Row], length: int, sliding: SlidingWindow | None = None
-) -> list[float]:
-    tokens = np.zeros((len(rows), length + 1), np.int64)
-    counted = np.zeros((len(rows), length), np.bool_)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row.tokens)] = row.tokens
-        counted[i, row.skip : len(row.tokens) - 1] = True
-    device = model.tok_emb.weight.device
-    on_device, mask = torch.from_numpy(tokens).to(device), torch.from_numpy(counted).to(device)
-    logits = model.logits(model.hidden(on_device[:, :-1], sliding))
-    losses = F.cross_entropy(logits[mask], on_device[:, 1:][mask], reduction="none").double()
-    owner = mask.nonzero()[:, 0]
-    return torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, owner, losses).tolist()
 
 
 def decoded_bytes(tokenizer: AnyTokenizer, tokens: NDArray[np.integer]) -> int:

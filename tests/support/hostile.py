@@ -28,7 +28,7 @@ from codec.archive.format import Header, Index, Tag, scan, write_chunk, write_fo
 from codec.archive.journal import Journal
 from codec.archive.members import Kind, Member
 from codec.archive.reader import ArchiveReader
-from codec.archive.salvage import salvage
+from codec.archive.whole.salvage import salvage
 from codec.edits.coder import put_edits
 from codec.entropy import range_coder
 from codec.entropy.varint import varint

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from codec.console import Advance, ignore_progress
-from codec.devices import find_devices, kind_of
+from codec.devices import device_here, kind_of
 from codec.entropy.varint import Fields, varint
 from codec.errors import FormatError
 from codec.pack.reader import Pack
@@ -38,7 +38,7 @@ def open_blocks(
         return SolidCoder(coder)
     if pack is None:
         return SolidCoder()
-    return SolidCoder(make_coder(pack, policy, kind_of(find_devices(device)[0])))
+    return SolidCoder(make_coder(pack, policy, kind_of(device_here(device))))
 
 
 def encode_blocks(solid: SolidCoder, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Record]:

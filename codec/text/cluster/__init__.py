@@ -1,0 +1,1 @@
+"""Share documents out to a Ray cluster, and code them in batches of Ray's data sets."""
