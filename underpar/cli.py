@@ -45,6 +45,9 @@ def _run() -> None:
     if words in (["--help"], ["-h"]):
         print(help.FILE.read_text(encoding="utf-8"), end="")
         sys.exit()
+    if words in (["--version"], ["-V"]):
+        print(help.version())
+        sys.exit()
     if words[:1] in (["encode"], ["decode"]) and "_UNDERPAR_COMPLETE" not in os.environ:
         from underpar.arguments import read
         from underpar.commands import function
