@@ -141,12 +141,13 @@ def _clean(base: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def kept(name: str, make: Callable[[], bytes]) -> bytes:
+def kept(name: str, make: Callable[[], bytes], most: int = _MOST_FILES) -> bytes:
     """Return the cached bytes of a name; where they are missing or damaged, make and cache them.
 
     Args:
         name: a path in the cache folder, FOLDER/FILE.
         make: computes the bytes.
+        most: files in FOLDER; where there are as many, nothing more is cached.
     """
     path = cache_folder() / name
     with suppress(OSError):
@@ -156,7 +157,7 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
     made = make()
     with suppress(OSError):  # on a full disk nothing is cached, and the next process computes the bytes again
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        if len(made) > _MOST_BYTES or len(list(path.parent.iterdir())) >= _MOST_FILES:
+        if len(made) > _MOST_BYTES or len(list(path.parent.iterdir())) >= most:
             return made
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(made).digest() + made)

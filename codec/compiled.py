@@ -21,9 +21,11 @@ from llvmlite import binding as llvm
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompileResult
+from numba.core.environment import Environment, lookup_environment
 from numba.core.runtime import rtsys
 
 from codec.cache import cache_folder, kept
+from codec.console import wait_for
 
 ENABLED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 """False where numba is told not to compile; functions that exist as machine code only cannot be called then."""
@@ -128,6 +130,23 @@ class _Library(JITCodeLibrary):
         return self._shared_module
 
 
+def _frozen(environment: Environment) -> tuple[str, list[Any]]:
+    return environment.env_name, environment.consts
+
+
+def _thawed(name: str, constants: list[Any]) -> Environment:
+    """Return the environment of a function: constants, and no globals, which only object mode reads.
+
+    Numba would import the module of each function that was compiled in, for example of `str`, and compiles some.
+    """
+    found = lookup_environment(name)
+    if found is None:
+        found = Environment._memo[name] = Environment({})
+        found.env_name = name
+        found.consts[:] = constants
+    return found
+
+
 class _Format(CompileResultCacheImpl):
     """Write compiled functions as numba does, but to the folder of `_Locator`, whatever numba's variables say."""
 
@@ -137,8 +156,15 @@ class _Format(CompileResultCacheImpl):
         name = f"{function.__module__}.{function.__qualname__}"
         self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
 
+    def reduce(self, data: Any) -> Any:
+        """Return what is kept of a compiled function, as numba does, but environments without their modules."""
+        library, fndesc, env, *others, environments = super().reduce(data)
+        return library, fndesc, _frozen(env), *others, tuple(map(_frozen, environments))
+
     def rebuild(self, target_context: Any, payload: Any) -> Any:
         """Make a compiled function of what `reduce` made, as numba does, but without parsing bitcode."""
+        library, fndesc, env, *others, environments = payload
+        payload = library, fndesc, _thawed(*env), *others, tuple(_thawed(*each) for each in environments)
         (name, kind, data), fndesc, env, signature, objectmode, lifted, annotation, reload_init, environments = payload
         if kind != "object" or reload_init:
             return super().rebuild(target_context, payload)
@@ -178,7 +204,10 @@ class _Cache(FunctionCache):
         """Load machine code without what only compiling needs: importing that takes numba half a second."""
         with self._guard_against_spurious_io_errors():
             rtsys.initialize(target_context)
-            return self._load_overload(sig, target_context)
+            found = self._load_overload(sig, target_context)
+            if found is None:
+                wait_for("compiling for this machine, once")
+            return found
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ Messages for people go to stderr, so that stdout holds the result alone.
 """
 
 import json
+import math
 import signal
 import sys
 import time
@@ -27,6 +28,8 @@ STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(sign
 
 _LINE_EVERY = 60.0  # seconds, where there is no terminal
 _WARN_AFTER, _LONG = 10.0, 3600.0  # seconds after which work that takes longer than so many is told of
+
+_MOMENT = 2.0  # seconds
 
 T = TypeVar("T")
 
@@ -83,6 +86,18 @@ class Bar:
         self._task = bar.add_task(what, total=total, rate="") if bar else None
         self._done, self._begun = 0.0, time.monotonic()
         self._told, self._warned = self._begun, False
+        self._waits: dict[str, float] = {}
+
+    def wait_for(self, what: str) -> None:
+        """Show what the work waits for, once, if it takes more than a moment."""
+        since = self._waits.setdefault(what, time.monotonic())
+        if time.monotonic() - since < _MOMENT:
+            return
+        self._waits[what] = math.inf
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, rate=what)
+        else:
+            say(f"{self._what}: {what}")
 
     def __call__(self, amount: float, note: str = "") -> None:
         """Add an amount; `note` goes behind the rate."""
@@ -90,7 +105,7 @@ class Bar:
         now = time.monotonic()
         rate = self._done / max(1e-9, now - self._begun)
         text = f"{rate:,.0f} {self._unit}/s" if self._unit else ""
-        if self._bar and self._task is not None:
+        if self._bar and self._task is not None and self._done:
             self._bar.update(self._task, advance=amount, rate=text + (f", {note}" if note else ""))
         left = (self._total - self._done) / rate if self._total and rate else None
         share = f"{self._done / self._total:.0%}" if self._total else f"{self._done:,.0f}"
@@ -102,9 +117,12 @@ class Bar:
             self._warned = True
             if left > _LONG:
                 say(line)
-        if now - self._told > _LINE_EVERY and not notes.is_terminal:
+        if now - self._told > _LINE_EVERY and self._done and not notes.is_terminal:
             self._told = now
             say(line)
+
+
+_bars: list[Bar] = []  # of the progress that is shown, the innermost last
 
 
 @contextmanager
@@ -114,7 +132,8 @@ def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
     The block receives a `Bar`, which is an `Advance`.
     """
     if notes.quiet or not notes.is_terminal:
-        yield Bar(None, what, total, unit)
+        with _shown(Bar(None, what, total, unit)) as shown:
+            yield shown
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -126,8 +145,25 @@ def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes.console, transient=True) as bar:
-        yield Bar(bar, what, total, unit)
+    with Progress(*columns, console=notes.console, transient=True) as bar, _shown(Bar(bar, what, total, unit)) as shown:
+        yield shown
+
+
+@contextmanager
+def _shown(bar: Bar) -> Iterator[Bar]:
+    _bars.append(bar)
+    try:
+        yield bar
+    finally:
+        _bars.remove(bar)
+
+
+def wait_for(what: str) -> None:
+    """Say what the work waits for whose progress is shown, and end here if a signal asked for the end of the work."""
+    for check in _checks:
+        check()
+    if _bars:
+        _bars[-1].wait_for(what)
 
 
 def duration(seconds: float) -> str:
@@ -158,6 +194,9 @@ def printable(text: str, most: int = 1000) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
+_checks: list[Callable[[], None]] = []  # of the blocks that are `stoppable`
+
+
 @contextmanager
 def stoppable() -> Iterator[Callable[[], None]]:
     """While the block runs, SIGINT, SIGTERM and SIGHUP are raised by the check that it receives: not in compiled code.
@@ -181,9 +220,11 @@ def stoppable() -> Iterator[Callable[[], None]]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, catch)
+    _checks.append(check)
     try:
         yield check
     finally:
+        _checks.remove(check)
         for number, handler in before.items():
             signal.signal(number, handler)
 

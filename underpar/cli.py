@@ -46,6 +46,9 @@ def _run() -> None:
     if words in (["--help"], ["-h"]):
         print(help.FILE.read_text(encoding="utf-8"), end="")
         sys.exit()
+    if words in (["--version"], ["-V"]):
+        print(help.version())
+        sys.exit()
     if not is_tested():
         note_untested()
     if words[:1] in (["encode"], ["decode"]) and "_UNDERPAR_COMPLETE" not in os.environ:

@@ -17,7 +17,6 @@ import codec.cli
 import eval.cli
 import trainer.cli
 from artifacts.share.store import search_path
-from codec.cache import version as version_of
 from codec.console import CheckFailed, emit, notes, table
 from codec.pack import store
 from underpar import help
@@ -105,8 +104,7 @@ def underpar(
     Without a command, and with a pipe for input, encode standard input to standard output, as tar -I asks for.
     """
     if version:
-        found = version_of("underpar")
-        print(f"underpar {found}" if found else "underpar, from a folder that is not installed")
+        print(help.version())
     elif context.invoked_subcommand is None:
         if sys.stdin is None or sys.stdin.isatty():
             print(context.get_help())

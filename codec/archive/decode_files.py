@@ -16,7 +16,7 @@ from codec.archive.members import ROOT, Entry, Kind, Member, Part
 from codec.archive.reader import ArchiveReader
 from codec.console import Advance, ignore_progress
 from codec.errors import FormatError
-from codec.files import atomic_write, is_stream, new_folder
+from codec.files import atomic_write, is_stream, named, new_folder
 
 _BLOCK = 1 << 20
 
@@ -154,7 +154,7 @@ def _write_tree(folder: Path, entries: Sequence[Entry], content: _Content, speci
             _make_folders(path, made)
         elif entry.member.kind != Kind.LINK:
             _make_folders(path.parent, made)
-            with _create(path) as out:
+            with named(entry.member.name), _create(path) as out:
                 if entry.member.back and (source := written.get(entry.parts)):
                     with source.open("rb") as file:
                         shutil.copyfileobj(file, out, _BLOCK)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.files import named
 
 try:
     import fcntl
@@ -88,9 +89,10 @@ class Journal:
     def add(self, frame: bytes) -> None:
         """Commit a frame of at least one byte; the frame is on the disk when this returns."""
         self._stream.seek(self._ends[-1] if self._ends else len(MAGIC))
-        self._stream.write(_FRAME.pack(len(frame), zlib.crc32(frame)) + frame)
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        with named(self.path):
+            self._stream.write(_FRAME.pack(len(frame), zlib.crc32(frame)) + frame)
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
         self._ends.append(self._stream.tell())
 
     def frames(self) -> Iterator[bytes]:

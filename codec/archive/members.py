@@ -8,6 +8,7 @@ before it has no name: a large file is several members, and some members of JSON
 
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -137,13 +138,13 @@ class _Cursor:
     """The place in the records where the next member begins."""
 
     def __init__(self, sizes: NDArray[np.int64]):
-        self._ends: NDArray[np.int64] = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        self._ends: list[int] = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
         self.at = self.record = 0  # original bytes and whole records that have been taken
 
     @property
     def left(self) -> int:
         """Return the original bytes that no member has taken."""
-        return int(self._ends[-1]) - self.at
+        return self._ends[-1] - self.at
 
     def take(self, member: Member) -> None:
         """Move past a member. Raises FormatError where the records lack the bytes of the member."""
@@ -151,7 +152,7 @@ class _Cursor:
             end = self.record + member.documents + 1
             if end >= len(self._ends) or self._ends[self.record] != self.at:
                 raise FormatError(f"archive: member {member.name!r} does not have whole records; the file is damaged")
-            self.record, self.at = end, int(self._ends[end])
+            self.record, self.at = end, self._ends[end]
         elif member.kind == Kind.FILE and not member.back:
             if member.size > self.left:
                 raise FormatError(
@@ -159,7 +160,7 @@ class _Cursor:
                     "the file is damaged"
                 )
             self.at += member.size
-            self.record = max(self.record, int(np.searchsorted(self._ends, self.at)))
+            self.record = bisect_left(self._ends, self.at, self.record)
 
 
 @dataclass(frozen=True)

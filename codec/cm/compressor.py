@@ -11,6 +11,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from codec.cache import kept
 from codec.cm.compiled import compiled
 from codec.cm.predictor import NONE, learn_bit, predict_bit, start_byte
 from codec.cm.state import Stream, copy, new_stream
@@ -30,6 +31,7 @@ _LOOK = 1 << 18  # bytes from which records are judged
 _TRIED = 1 << 13  # with which each likely kind is tried
 _LIKELY = 3  # primers that are tried
 _ODD = 50  # text has a control character in so many bytes at most
+_SHORT = 15  # binary logarithm of the bytes of a short text, whose time is that of its primers: they are cached
 _CHUNK = 1 << 16
 _BYTE_ROOM = 16  # bytes that a byte may add to a code: two a bit
 
@@ -104,10 +106,21 @@ def primer(name: str) -> bytes:
 @lru_cache(maxsize=_LIKELY + 1)
 def _primed(kind: int, bits: int) -> Stream:
     """Make a stream that has seen a primer, for text of up to 2^bits bytes."""
-    text = np.frombuffer(primer(PRIMERS[kind - 1]), np.uint8).copy()
     s = new_stream(1 << bits)
-    start_byte(s)
-    _code(s, range_coder.new_encoder(), np.zeros(len(text) * _BYTE_ROOM, np.uint8), text, False)
+
+    def learn() -> bytes:
+        text = np.frombuffer(primer(PRIMERS[kind - 1]), np.uint8).copy()
+        start_byte(s)
+        _code(s, range_coder.new_encoder(), np.zeros(len(text) * _BYTE_ROOM, np.uint8), text, False)
+        return zstandard.ZstdCompressor(level=1).compress(b"".join(part.tobytes() for part in s))
+
+    if bits > _SHORT:
+        learn()
+        return s
+    data, at = zstandard.ZstdDecompressor().decompress(kept(f"primed/{kind}", learn)), 0
+    for part in s:
+        part.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8, part.nbytes, at)
+        at += part.nbytes
     return s
 
 
@@ -116,7 +129,7 @@ def _stream(kind: int, record: int, size: int) -> Stream:
         s = new_stream(size, record)
         start_byte(s)
         return s
-    return copy(_primed(kind, max(15, size.bit_length())))
+    return copy(_primed(kind, max(_SHORT, size.bit_length())))
 
 
 def _kinds_of(data: bytes) -> list[int]:

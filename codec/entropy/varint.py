@@ -74,7 +74,10 @@ class Fields:
         """Read one varint. Raises FormatError for one of over 63 bits or without an end."""
         value = 0
         for shift in range(0, 7 * _MOST_BYTES, 7):
-            byte = self.take(1)[0]
+            if self._at == len(self._data):
+                raise FormatError(f"{self._what}: 0 bytes left, expected 1; the file is damaged")
+            byte = self._data[self._at]
+            self._at += 1
             value |= (byte & 127) << shift
             if byte < 128:
                 return value

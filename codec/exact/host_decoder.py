@@ -1,11 +1,13 @@
 """Decode on the host: run range decoders beside the steps of a model, one token in every decoding slot at a time."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.compiled import compiled
+from codec.devices import threaded
 from codec.entropy import range_coder
 from codec.exact.backend import Integers, Slots, States
 from codec.model.config import AnyConfig
@@ -13,19 +15,24 @@ from codec.numerics.widths import total_bits
 
 
 class HostDecoder:
-    """A `Decoder` whose range decoders run on the host and whose launches decode one token in every slot.
+    """A `Decoder` whose range decoders run on the host.
 
     Args:
         config: the model's shape.
         slots: the model's decoding slots, empty.
         count: how many slots there are.
         data: uint8, the payloads of all documents.
+        threads: that each step some of the slots; the model's `step` must allow that.
+        steps: tokens of each slot that a launch decodes, while no thread waits for another.
     """
 
     ahead = 0
 
-    def __init__(self, config: AnyConfig, slots: Slots, count: int, data: NDArray[np.uint8]):
+    def __init__(
+        self, config: AnyConfig, slots: Slots, count: int, data: NDArray[np.uint8], threads: int = 1, steps: int = 1
+    ):
         self._slots, self._data = slots, data
+        self._threads, self._steps = threads, steps
         self._begin, self._end, self._bits = config.begin, config.end, total_bits(config.vocab_size)
         self._bounds = np.zeros((count, 2), np.int64)
         self._states = np.zeros((count, 3), np.uint64)
@@ -43,11 +50,19 @@ class HostDecoder:
 
     def launch(self) -> Callable[[], tuple[Integers, States]]:
         """See `Decoder`."""
-        out = np.full((1, len(self._runs)), -1)
-        if len(slots := np.flatnonzero(self._runs)):
-            out[0, slots] = self._step(slots)
+        out = np.full((self._steps, len(self._runs)), -1)
+        slots = np.flatnonzero(self._runs)
+        parts = np.array_split(slots, min(self._threads, len(slots))) if len(slots) else []
+        threaded([partial(self._decode, part, out) for part in parts])
         states = self._states.copy()
         return lambda: (out, states)
+
+    def _decode(self, slots: Integers, out: Integers) -> None:
+        """Decode tokens of some slots [n], until each has ended or `out` [steps, count] is full."""
+        for row in out:
+            if len(slots):
+                row[slots] = self._step(slots)
+                slots = slots[self._runs[slots]]
 
     def _step(self, slots: Integers) -> Integers:
         """Decode the next symbol of each of some slots [n]."""

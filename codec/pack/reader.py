@@ -25,7 +25,7 @@ from codec.pack.header import check_shapes, check_vocabulary, most_of, read_head
 from codec.pack.parts.batches import read_batch
 from codec.pack.parts.dtypes import FLOATS, size_of, slabs, width_of
 from codec.pack.parts.part import EXACT, decode_exact, decode_quantized, read_part
-from codec.quantization.quantized import Quantized
+from codec.quantization.quantized import CACHED, Quantized, cached
 from codec.zstd import unshrink
 
 if TYPE_CHECKING:  # coding text needs no torch, which takes seconds to import
@@ -148,7 +148,7 @@ class Pack:
             MismatchError: the pack holds weights only.
             FormatError: a part is damaged.
         """
-        return weights_of(self.for_text()[0], self.matrices, self.vectors, self.sha256)
+        return weights_of(self.for_text()[0], self._integers(), self.vectors, self.sha256)
 
     def exact(self, device: "torch.device | str" = "cpu") -> "AnyExact":
         """Make the exact model on torch, which codes text. Raises MismatchError for a pack that holds weights only.
@@ -188,6 +188,13 @@ class Pack:
         with ThreadPoolExecutor(numba.get_num_threads()) as pool:
             found = zip(names, pool.map(self._matrix, names), strict=True)
             return {name: matrix for name, matrix in found if matrix is not None}
+
+    def _integers(self) -> dict[str, Quantized]:
+        """Return `matrices` without trellises and grids; those of packs of medium size come from the cache."""
+        if not self.config or self.parameter_count not in CACHED:
+            return self.matrices
+        names = [entry["name"] for entry in self.manifest["tensors"]]  # of a model, each in one piece
+        return dict(zip(names, cached(self.sha256, lambda: list(self.matrices.values())), strict=True))
 
     @cached_property
     def vectors(self) -> dict[str, NDArray[Any]]:

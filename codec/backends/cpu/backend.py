@@ -34,6 +34,7 @@ Integers = NDArray[np.int64]
 Hidden = tuple[NDArray[np.int32], NDArray[np.float64]]
 
 _JOB_TOKENS = 256  # tokens of short inputs that a thread takes together
+_STEPS = 16  # tokens that threads decode before they wait for each other
 _CHUNK = 64  # rows in one call: enough to read weights seldom, few enough for a second-level cache
 
 
@@ -196,7 +197,7 @@ class CpuNetwork(Backend):
 
     def decoder(self, count: int, data: NDArray[np.uint8], window: int, room: int | None = None) -> HostDecoder:
         """See `codec.exact.backend.Backend`; every slot has room for a whole window."""
-        return HostDecoder(self.config, CpuSlots(self, count, window), count, data)
+        return HostDecoder(self.config, CpuSlots(self, count, window), count, data, compute_threads(), _STEPS)
 
     def distributions(self, count: int, window: int, order: Integers) -> "CpuDistributions":
         """See `codec.exact.backend.Backend`."""
@@ -258,21 +259,13 @@ class CpuSlots:
     def step(
         self, slots: Integers, tokens: Integers, previous: Integers, positions: Integers, targets: Integers
     ) -> Integers:
-        """See `codec.exact.backend.Slots`."""
-        rows = np.array((tokens, previous, positions, self._rows_of[slots], targets))
-        parts = min(compute_threads(), len(slots))
-        if parts == 1:
-            return self._step(rows)
-        jobs = [partial(self._step, part.copy()) for part in np.array_split(rows, parts, axis=1)]
-        return np.concatenate(threaded(jobs), axis=1)
-
-    def _step(self, rows: Integers) -> Integers:
-        hidden = self._model.run(rows[:4], self._cache)
+        """See `codec.exact.backend.Slots`; several threads may step different slots."""
+        rows = np.array((tokens, previous, positions, self._rows_of[slots]))
+        hidden = self._model.run(rows, self._cache)
         levels = self._model.levels(*hidden)
         if self._memory:
-            tokens, _, positions, slots, _ = rows
-            self._model.recall(self._memory, slots, positions, tokens, hidden, levels)
-        return cpu_head.find(levels, rows[4], self._model.octave)
+            self._model.recall(self._memory, rows[3], positions, tokens, hidden, levels)
+        return cpu_head.find(levels, targets, self._model.octave)
 
     def keep(self, slots: Sequence[int]) -> None:
         """See `codec.exact.backend.Slots`."""

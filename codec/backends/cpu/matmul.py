@@ -106,6 +106,9 @@ multiply: Any = _product(ROWS, 1)
 of `rows` and `sums` may have any stride; all else is contiguous. Sums wrap at 32 bits.
 """
 
+multiply_one: Any = _product(1, 1)
+"""`multiply` for one row, in a quarter of the time."""
+
 multiply_wide: Any = _product(2, WIDE // COLUMNS)
 """`multiply` for two rows and WIDE columns: the block is int16 [K / 2, WIDE, 2], the sums int32 [2, WIDE]."""
 
@@ -142,7 +145,10 @@ def project(linear, layer, x, steps):
     for k in range(len(digits)):
         for b in range(len(weights)):
             for i in range(0, n, ROWS):
-                multiply(digits[k, i:], weights[b], products[i:, b * COLUMNS :])
+                if n - i > 1:
+                    multiply(digits[k, i:], weights[b], products[i:, b * COLUMNS :])
+                else:
+                    multiply_one(digits[k, i:], weights[b], products[i:, b * COLUMNS :])
         for i in range(n):
             for r in range(len(rows)):
                 out[i, r] = out[i, r] * base + products[i, r]

@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -250,6 +252,49 @@ def test_a_full_device(call, folder, words):
     ok(call("encode", "text.txt", "-m", "none", "-o", "a.upz"))
     assert "/dev/full" in call.refused(*words)
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    "words", [("encode", "noise", "-m", "none"), ("decode", "noise.upz", "-o", "back"), ("decode", "tree.upz")]
+)
+def test_no_room(call, folder, words):
+    """A limit on the size of files stands for a full disk."""
+    (folder / "in").mkdir()
+    for path in (folder / "noise", folder / "in" / "noise"):
+        path.write_bytes(os.urandom(70_000))  # so much noise is stored
+    ok(call("encode", "noise", "-m", "none"))
+    ok(call("encode", "in", "-o", "tree.upz", "-m", "none"))
+    if words[0] == "encode":
+        (folder / "noise.upz").unlink()
+    before, most = names(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most[1]))
+    try:
+        status, _, err = call(*words, "-q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "File too large: '" in err
+    assert names(folder) == before
+
+
+def test_without_a_home():
+    """As a container's user, whose home does not exist."""
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        work.chmod(0o777)
+        (work / "noise").write_bytes(os.urandom(70_000))  # stored, so that nothing is compiled
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/nonexistent", "TMPDIR": place}
+        for words in ("encode noise -m none", "decode -t noise.upz", "inspect noise.upz"):
+            done = subprocess.run(
+                [sys.executable, "-m", "underpar", *words.split()],
+                cwd=work,
+                env=environment,
+                capture_output=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert b"Traceback" not in done.stderr
+        assert {path.name for path in work.iterdir() if not path.name.startswith("underpar-")} == {"noise", "noise.upz"}
 
 
 def test_equal_files_and_copies(call, folder):

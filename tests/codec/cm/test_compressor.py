@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codec import cache
+from codec.cm import compressor
 from codec.cm.compressor import PLAIN, PRIMERS, RECORDS, compress, decompress, primer
 from codec.errors import FormatError
 
@@ -104,3 +106,20 @@ def test_lengths_that_do_not_fit_are_errors():
             decompress(broken, len(SENTENCE))
     with pytest.raises(FormatError):
         decompress(payload, 0)
+
+
+def test_what_a_primer_teaches_is_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    found = []
+    for _ in range(2):
+        compressor._primed.cache_clear()
+        found.append(compressor._primed(1, compressor._SHORT))
+    compressor._primed.cache_clear()
+    monkeypatch.setattr(compressor, "_SHORT", 0)  # longer texts' are not cached
+    found.append(compressor._primed(1, 15))
+    compressor._primed.cache_clear()
+    assert [path.name for path in (tmp_path / "primed").iterdir()] == ["1"]
+    for learned, cached, other in zip(*found, strict=True):
+        assert np.array_equal(learned, cached)
+        assert np.array_equal(learned, other)
+    assert found[1].nodes.any()

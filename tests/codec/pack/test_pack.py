@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import codec
+from codec import cache
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
+from codec.pack import reader
 from codec.pack.change import with_tunings, with_vectors
 from codec.pack.container import read_container, write_container
 from codec.pack.parts.part import quantized_part
@@ -26,7 +28,7 @@ from codec.quantization.quantized import Quantized, Tuning
 from codec.quantization.quantizers import Matrix, RowAbsmax
 from codec.quantization.sensitivity import SensitivityGrid
 from codec.zstd import shrink, unshrink
-from tests.support.helpers import EVERY_OPTION, PLAIN, lossless_tokenizer, random_weights, tiny_blob, tiny_pack
+from tests.support.helpers import EVERY_OPTION, PLAIN, ROOT, lossless_tokenizer, random_weights, tiny_blob, tiny_pack
 from trainer.data.sample import sp1024
 from trainer.fit.calibrate import calibrate
 from trainer.model.gpt import GPT
@@ -535,3 +537,21 @@ def test_bytes_that_repeat_come_back_whatever_their_width():
 def test_a_long_vector_in_half_precision_opens():
     vector = torch.randn(1_200_000)
     assert torch.equal(codec.decompress(codec.compress({"v": vector}, vectors="float16"))["v"], vector.half().float())
+
+
+def test_weights_of_a_pack_that_was_opened_before_come_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    blob = (ROOT / "artifacts" / "models" / "small.pack").read_bytes()
+    first = codec.open(blob).weights
+    with monkeypatch.context() as patched:
+        patched.setattr(reader.Pack, "matrices", property(lambda self: pytest.fail("decoded again")))
+        second = codec.open(blob).weights
+    (found,) = (tmp_path / "weights").iterdir()
+    found.write_bytes(b"damaged" + found.read_bytes()[7:])
+    for again in (second, codec.open(blob).weights):
+        assert list(again.matrices) == list(first.matrices)
+        for name, matrix in first.matrices.items():
+            other = again.matrices[name]
+            for part in ("symbols", "rows", "columns"):
+                assert np.array_equal(getattr(other, part), getattr(matrix, part)), name
+                assert getattr(other, part).dtype == getattr(matrix, part).dtype

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec.archive.writer import Policy
+from codec.backends.cpu import backend as backend_module
 from codec.entropy import frequencies
 from codec.errors import CodecError, FormatError
 from codec.exact.model import ExactModel
@@ -196,8 +197,9 @@ class Late:
         self._decoder.keep(slots)
 
 
-def test_slots_that_run_ahead_of_the_host():
+def test_slots_that_run_ahead_of_the_host(monkeypatch):
     """Slots end, are loaded and dropped while steps that were launched before run."""
+    monkeypatch.setattr(backend_module, "_STEPS", 1)
     coder = make_coder(tiny_pack(replace(PLAIN, num_layers=1)), Policy(4))
     documents = [d[:n] for n, d in zip((1, 120, 0, 9, 60, 33, 7), val_documents(), strict=False)]
     payloads = dict(enumerate(r.payload for r in coder.encode(documents, model_only=True)))

@@ -1,0 +1,52 @@
+"""codec.console: what people are told while work goes on."""
+
+import signal
+
+import pytest
+
+from codec import console
+from codec.console import notes, progress, stoppable, wait_for
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    monkeypatch.setattr(notes, "quiet", False)
+    monkeypatch.setattr(console, "_MOMENT", 0.0)
+
+
+def test_what_work_waits_for_is_said_once(capsys):
+    wait_for("compiling")
+    with progress("encoding", 10, "byte"):
+        for _ in range(3):
+            wait_for("compiling")
+    wait_for("compiling")
+    assert capsys.readouterr().err == "encoding: compiling\n"
+
+
+def test_a_short_wait_is_not_worth_a_word(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_MOMENT", 100.0)
+    with progress("encoding", 10, "byte"):
+        wait_for("compiling")
+        wait_for("compiling")
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_not_progress(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    with progress("encoding", 10, "byte") as bar:
+        bar(0)
+        assert capsys.readouterr().err == ""
+        bar(5)
+    assert "encoding: 5 byte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_work_that_waits(number):
+    before = signal.getsignal(number)
+    with stoppable():
+        signal.raise_signal(number)
+        with pytest.raises(SystemExit) as ended:
+            wait_for("compiling")
+    assert ended.value.code == 128 + number
+    wait_for("compiling")  # no longer asked to end
+    assert signal.getsignal(number) is before
