@@ -84,6 +84,7 @@ def test_reading_that_fails(cluster):
     assert found == DOCUMENTS[: len(found)] and len(found) > 3
 
 
+@pytest.mark.long
 def test_batches_of_a_data_set(cluster, tmp_path):
     """Parquet to records and back through ray.data."""
     import pyarrow as pa
