@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from codec.devices import fetch, find_devices, group_bytes, processors, send, thread_pool, threaded
+from codec.devices import (
+    device_count,
+    device_here,
+    fetch,
+    find_devices,
+    group_bytes,
+    processors,
+    send,
+    thread_pool,
+    threaded,
+)
 from codec.errors import CodecError
 
 
@@ -100,3 +110,14 @@ def test_values_go_there_and_back():
     values = np.arange(6.0).reshape(2, 3)
     there = send(values, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     assert np.array_equal(fetch(there + 1)(), values + 1)
+
+
+def test_devices_of_a_cluster(gpus):
+    """They are not counted here, and what is not shared out runs on this machine's processor."""
+    assert find_devices("cuda@10.0.0.1:6379") == ["cuda"] and find_devices("cpu,cpu@local") == ["cpu", "cpu"]
+    assert group_bytes({"cpu": 10, "cuda": 1000}, "cpu,cpu@local") == 10  # a group is a task of one actor
+    assert [device_count(name) for name in ("cpu", "cuda", "cuda@auto")] == [1, 2, 8]
+    assert [device_here(name) for name in ("cpu", "cuda", "cuda@auto")] == ["cpu", "cuda:0", "cpu"]
+    for name in ("cpu@", "cuda:1@auto", "gpu@auto", "@auto"):
+        with pytest.raises(CodecError, match="then @ and an address"):
+            find_devices(name)

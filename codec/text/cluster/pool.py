@@ -5,6 +5,7 @@ actor has one to do and one that waits (back-pressure). Where an actor dies, alo
 again by another, and a new actor takes its place. A node that is added is used as soon as it is seen.
 """
 
+import atexit
 import time
 import weakref
 from collections import Counter, deque
@@ -68,7 +69,8 @@ class Pool:
         """Connect at the first call, and let actors start; return how many there are to be. Raises as `in_order`."""
         if self._stored is None:
             disconnect = connect(self._address, len(self._devices))
-            weakref.finalize(self, _end, self._actors, disconnect)
+            # Where Python ends first, this comes before Ray's own end, in whose middle it would fail.
+            atexit.register(weakref.finalize(self, _end, self._actors, disconnect))
             self._stored = import_ray().put(self._content)
         self._look()
         return self._wanted

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import eval.score.bpb
+import eval.score.batches
 from codec.errors import CodecError
 from codec.model.config import ModelConfig
 from codec.model.tokenizer import BOS
@@ -134,7 +134,7 @@ def test_documents_are_bands(model, tokenizer, side_by_side, monkeypatch):
     text = b" ".join(TEXTS)
     whole = tokenizer.encode(text)
     documents = [whole[: n - 1] for n in (5 * WINDOW + 1, WINDOW, 2 * WINDOW, WINDOW + 1, 1, 2 * WINDOW + 3)]
-    monkeypatch.setattr(eval.score.bpb, "MAX_LOGITS", side_by_side * WINDOW * 1024)
+    monkeypatch.setattr(eval.score.batches, "MAX_LOGITS", side_by_side * WINDOW * 1024)
     for document, got in zip(documents, score_documents(model, tokenizer, documents), strict=True):
         framed = [BOS, *document.tolist(), BOS]
         assert got.tokens == len(framed) - 1
@@ -182,7 +182,7 @@ def test_stopping_inside_a_document_counts_its_first_tokens(model, tokenizer, do
 
 def test_batches_do_not_change_a_score(model, tokenizer, stream, monkeypatch):
     whole = score(model, tokenizer, stream, Policy.DOCUMENT)
-    monkeypatch.setattr(eval.score.bpb, "MAX_LOGITS", 1)
+    monkeypatch.setattr(eval.score.batches, "MAX_LOGITS", 1)
     alone = score(model, tokenizer, stream, Policy.DOCUMENT)
     assert alone.nats == pytest.approx(whole.nats, rel=1e-6)
     assert (alone.tokens, alone.text_bytes) == (whole.tokens, whole.text_bytes)

@@ -307,3 +307,16 @@ def test_streams_have_no_names(folder):
             encode_stream(find_sources([Path(name)]), out, SETTINGS)
     merge(["a.upz", "b.upz"], "c.upz")
     assert contents(Path("c.upz")) == {"a": b"a" * 50, "b": b"b" * 50}
+
+
+def test_a_copy_behind_a_folder_that_is_left_out(folder):
+    """Our encoder puts folders first; another may not."""
+    stream = BytesIO()
+    chunks = ChunkWriter(stream, Header())
+    chunks.add(record(b"some text"))
+    chunks.close([Member("f", size=9), Member("d", Kind.FOLDER), Member("g", back=2)])
+    Path("b.upz").write_bytes(stream.getvalue())
+    Path("a", "d").mkdir(parents=True)
+    encode_files(find_sources([Path("a")]), Path("a.upz"), STORED_ONLY)
+    merge(["a.upz", "b.upz"], "c.upz")
+    assert contents(Path("c.upz")) == {"f": b"some text", "g": b"some text"}
