@@ -15,7 +15,7 @@ QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 
 
 TUNING = 256
-"""Tunings are in units of 1 / TUNING of a step. Rounding trained steps to it costs less than 0.1 % of the divergence of
+"""Tunings are in units of 1 / TUNING of a step. Rounding trained steps to it costs 0.1 % of the divergence of
 a model of 2.8 million weights at 2.6 bits; to 1/64, 0.8 %."""
 
 MOST_TUNING = 127

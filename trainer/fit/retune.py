@@ -34,9 +34,9 @@ LEARNING_RATE = 5e-4
 TUNING_RATE = 3e-3
 """Adam's rate for the factors of rows and columns, likewise."""
 
-WEIGHTS_A_STEP = 80
-"""Weights for each row or column from which a matrix's steps are tuned. A tuning takes 4 to 5 bits, which is 2 % of 80
-weights at 2.6 bits: about as much as tuning saves. Record-class matrices have 170 to 480."""
+WEIGHTS_A_STEP = 160
+"""Weights for each row or column from which the steps of a matrix are tuned. A tuning takes about 4.5 bits: 1.2 % of
+150 weights at 2.6 bits: about as much as 100 steps saved on such matrices. Record-class matrices have 170 to 480."""
 
 STEP_TOKENS = {"cpu": 1024, "cuda": 1 << 14}
 """Tokens of a step, by device."""

@@ -54,14 +54,14 @@ def quantized_part(matrix: Quantized) -> bytes:
     exponents = np.concatenate((grid.rows - least[0], grid.columns - least[1]))
     if exponents.max(initial=0) >= OFF:
         raise FormatError(f"steps {exponents.max()} quarter octaves apart, expected less than {OFF}")
-    words = [exponents.astype(np.uint16)]
+    lists = [exponents.astype(np.uint16)]
     if matrix.on:
-        words[0] += OFF * ~np.concatenate(matrix.on)
+        lists[0] += OFF * ~np.concatenate(matrix.on)
     if grid.tuning:
-        words.append((np.concatenate(grid.tuning) + OFF).astype(np.uint16))
+        lists.append((np.concatenate(grid.tuning) + OFF).astype(np.uint16))
     tag = BY_TUNED_GRID if grid.tuning else BY_GRID
     head = bytes([tag]) + _GRID_HEAD.pack(np.float32(grid.unit), *least, matrix.states, typical)
-    return _sealed(head + context_coder.encode_matrix(matrix, words, len(grid.rows), typical))
+    return _sealed(head + context_coder.encode_matrix(matrix, lists, len(grid.rows), typical))
 
 
 def read_part(part: bytes) -> tuple[int, bytes]:

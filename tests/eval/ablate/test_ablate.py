@@ -111,7 +111,8 @@ def test_packs_at_hand_are_points_of_a_curve(run, tmp_path):
     (tmp_path / "other.pack").write_bytes(codec.compress({"w": torch.ones(64, 64)}))
     plan = make_plan([], [], [], [], [], [], [], [("other", tmp_path / "other.pack")])
     assert "a pack of another model" in run_plan(run, plan, tmp_path / "more", None, 1).failed[plan[0].key]
-    assert main(["ablate", str(run), "-o", str(tmp_path / "no"), "--packs", "mine"]) == 2
+    with pytest.raises(CodecError, match="expected NAME=FILE"):
+        app(["ablate", str(run), "-o", str(tmp_path / "no"), "--packs", "mine"], standalone_mode=False)
 
 
 @pytest.mark.parametrize("name", ["steps", "nearest", "trellis8"])
