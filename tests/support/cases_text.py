@@ -1,4 +1,5 @@
-"""The log of cases in which an early underpar failed, tried with today's commands: `python -m tests.support.cases_text`.
+# ruff: noqa: PTH101, PTH102, PTH103, PTH107, PTH109, PTH116, PTH202, PTH208, PTH211
+"""The log of cases in which an early underpar failed, tried again: `python -m tests.support.cases_text`.
 
 The log was made in the manner of other tools' bug reports. One row of the table for each of its rows; a row has what is
 expected today, what came, and the test that keeps the right value. Commands run in forks of one warm process.
