@@ -1,4 +1,4 @@
-"""Cache machine code, tables and self-test verdicts for this user: results that depend on the sources alone.
+"""Cache machine code, tables, self-test verdicts and decoded weights for this user: results of the sources and packs.
 
 The folder's name is a hash of all source files of this package and of the versions that compile them. After any edit
 the hash differs, and a new folder is used.

@@ -137,11 +137,12 @@ def _frozen(environment: Environment) -> tuple[str, list[Any]]:
 def _thawed(name: str, constants: list[Any]) -> Environment:
     """Return the environment of a function: constants, and no globals, which only object mode reads.
 
-    Numba would import the module of each function that was compiled in, for example of `str`, and compiles some.
+    Numba would import the module of each function that was compiled in, for example of `str`. It keeps environments
+    only with the name of a module (`can_cache`), also in the cache of a function that takes this one in.
     """
     found = lookup_environment(name)
     if found is None:
-        found = Environment._memo[name] = Environment({})
+        found = Environment._memo[name] = Environment({"__name__": __name__})
         found.env_name = name
         found.consts[:] = constants
     return found

@@ -28,7 +28,6 @@ from codec.errors import CodecError, MismatchError, OutputError
 
 if TYPE_CHECKING:
     from codec.archive.reader import ArchiveReader
-    from codec.pack.reader import Pack
 
 Model = Annotated[
     str | None,
@@ -85,7 +84,7 @@ def decode(
     set_threads(threads)
     results = []
     for path, target in jobs:
-        with _reader(path, model, check_device(device, ray)) as reader:
+        with _reader(path, target, model, check_device(device, ray)) as reader:
             if target.is_dir() and (not reader.is_tree or (single and (file or document))):
                 check_output(target)
             results.append(_decode(reader, target, test, file, byte_range, document or [], special_bits))
@@ -168,27 +167,36 @@ def seekable(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _reader(path: Path, model: str | None, device: str) -> Iterator["ArchiveReader"]:
+def _reader(path: Path, target: Path, model: str | None, device: str) -> Iterator["ArchiveReader"]:
+    """Open the reader of an archive and its pack. Raises OutputError where the target is the pack."""
+    import codec
     from codec.archive.reader import ArchiveReader
+    from codec.cli.options import open_pack
+    from codec.files import check_output, read_bytes
 
     with seekable(path) as stream:
-        yield ArchiveReader(stream, find_pack(stream, path, model), device)
+        pack = find_pack(stream, path, model)
+        if pack and target != STANDARD and not target.is_dir():
+            check_output(target, [pack])
+        if pack is None:
+            yield ArchiveReader(stream, None, device)
+        else:
+            opened = open_pack(model) if model is not None else codec.open(read_bytes(pack, "pack"))
+            yield ArchiveReader(stream, opened, device)
 
 
-def find_pack(stream: BinaryIO, path: Path, model: str | None) -> "Pack | None":
-    """Open the pack that an archive needs; None where the archive needs no pack or holds its pack.
+def find_pack(stream: BinaryIO, path: Path, model: str | None) -> Path | None:
+    """Find the pack that an archive needs; None where the archive needs no pack or holds its pack.
 
     Raises:
         MismatchError: no folder has the pack.
+        FormatError: there is no pack of the name `model`.
     """
-    import codec
     from codec.archive.format import embedded_pack, read_contents
-    from codec.cli.options import open_pack
-    from codec.files import read_bytes
     from codec.pack import store
 
     if model is not None:
-        return open_pack(model)
+        return store.find(model, store.FOLDERS)
     contents = read_contents(stream)
     wanted = contents.header.pack
     if wanted is None or embedded_pack(stream, contents) is not None:
@@ -200,7 +208,7 @@ def find_pack(stream: BinaryIO, path: Path, model: str | None) -> "Pack | None":
             f"{path}: made with the pack whose SHA-256 begins with {wanted.hex()}, which is in none of "
             f"{', '.join(map(str, folders))}; pass that pack with --model"
         )
-    return codec.open(read_bytes(found, "pack"))
+    return found
 
 
 def _list(paths: list[Path], as_json: bool) -> None:

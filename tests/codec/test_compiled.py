@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from codec import cache
-from codec.compiled import check_once
+from codec.compiled import _frozen, _thawed, check_once
 from codec.errors import CodecError
 
 ROOT = Path(__file__).parents[2]
@@ -258,3 +258,11 @@ def test_a_processor_codes_without_torch():
     )
     done = run(ROOT, f'import sys, {modules}; print([name for name in ("torch", "matplotlib") if name in sys.modules])')
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_environments_out_of_the_cache_are_cached_again():
+    """A function that takes in a function of the cache needs the environments of both where it is loaded."""
+    found = _thawed("_ZN08NumbaEnvE_of_a_test", [1, "two"])
+    assert found.can_cache()
+    assert _frozen(found) == ("_ZN08NumbaEnvE_of_a_test", [1, "two"])
+    assert _thawed("_ZN08NumbaEnvE_of_a_test", []) is found

@@ -6,6 +6,7 @@ A process of its own, because it forks: every attempt is a copy of a process tha
 
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -25,7 +26,7 @@ from codec.errors import CodecError
 from tests.support.fuzzing import pack
 from trainer.data.sample import val_documents
 
-MOMENTS = 14
+MOMENTS, KILLS = 14, 30
 
 
 def run(job: Callable[[], object], seconds: float | None = None) -> bool:
@@ -134,7 +135,29 @@ def campaign(root: Path) -> dict[str, int]:
         encode(root / "in", target, resume=True)
         assert target.read_bytes() == whole.read_bytes()
         assert not partial(target).exists()
-    return kills
+    return {**kills, "solid": solid(root)}
+
+
+def solid(root: Path) -> int:
+    """Kill solid encoding at random moments and go on with it, until KILLS have struck; return how many did."""
+    text, whole, target = root / "solid", root / "solid.upz", root / "resumed.upz"
+    text.write_bytes(b"\n".join(val_documents())[:60_000])
+
+    def job(target: Path) -> None:
+        encode_files(find_sources([text]), target, Settings(block=1 << 12), resume=True)
+
+    seconds, generator = timed(lambda: job(whole)), random.Random(0)
+    decode(whole, root / "three")
+    assert (root / "three").read_bytes() == text.read_bytes()
+    struck = 0
+    while struck < KILLS:
+        struck += not run(lambda: job(target), generator.uniform(0, seconds / 3))
+        if target.exists():
+            assert target.read_bytes() == whole.read_bytes()
+            assert not partial(target).exists()
+            target.unlink()
+        refused(partial(target))
+    return struck
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.helpers import ROOT
 
 
+@pytest.mark.timeout(1200)
 def test_a_kill_at_any_moment_leaves_nothing_wrong(tmp_path):
     command = [sys.executable, "-m", "tests.support.killing", str(tmp_path)]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

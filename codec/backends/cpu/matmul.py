@@ -107,7 +107,7 @@ of `rows` and `sums` may have any stride; all else is contiguous. Sums wrap at 3
 """
 
 multiply_one: Any = _product(1, 1)
-"""`multiply` for one row, in a quarter of the time."""
+"""`multiply` for one row, without three rows of zeros."""
 
 multiply_wide: Any = _product(2, WIDE // COLUMNS)
 """`multiply` for two rows and WIDE columns: the block is int16 [K / 2, WIDE, 2], the sums int32 [2, WIDE]."""

@@ -164,6 +164,8 @@ def test_outputs_that_are_inputs(call, folder, tmp_path):
     ok(call("encode", "text.txt"))
     packed = (folder / "text.txt.upz").read_bytes()
     assert "it is the input" in call.refused("decode", "text.txt.upz", "-f", "-o", "text.txt.upz")
+    for words in (("-m", model), ("-m", "small"), ()):  # named, or found by its hash
+        assert "it is the input" in call.refused("decode", "text.txt.upz", "-f", "-o", model, *words)
     assert ((folder / "text.txt").read_bytes(), (folder / "text.txt.upz").read_bytes()) == (TEXT, packed)
     assert model.read_bytes() == BLOB
 
