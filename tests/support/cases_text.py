@@ -330,7 +330,7 @@ def _() -> None:
     ok(u("decode", "t.upz", "-o", "back"))
     os.remove("t/fifo")
     os.remove("t/socket")
-    script = "cd {}; find . -printf '%p %y %l %m %s %T@\\n' | sort"
+    script = "cd {}; find . -mindepth 1 -printf '%p %y %l %m %s %T@\\n' | sort"
     listings = [subprocess.run(["sh", "-c", script.format(d)], capture_output=True).stdout for d in ("t", "back")]
     assert listings[0] == listings[1]
 
@@ -451,7 +451,8 @@ def _() -> None:
 
 def main() -> None:
     """Try all cases, each in a new folder, and print the table."""
-    from codec.archive import decode_files, encode_files, part_coder, salvage  # noqa: F401 (loaded before forks)
+    from codec.archive import decode_files, encode_files, part_coder  # noqa: F401 (loaded before forks)
+    from codec.archive.whole import salvage  # noqa: F401
     from codec.backends.cpu import backend  # noqa: F401
     from codec.cli import decode, encode  # noqa: F401
     from codec.text.solid import blocks  # noqa: F401
