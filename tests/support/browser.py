@@ -13,8 +13,10 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 LOOK = """<script>addEventListener("load", () => {
-  const width = innerWidth, boxes = [...document.querySelectorAll("figure svg, svg[aria-label]")].map(
-    (svg) => [svg.getAttribute("aria-label") || "", svg.getBoundingClientRect().width, svg.getBBox().height]);
+  const width = innerWidth, boxes = [...document.querySelectorAll("[aria-label]")].flatMap((named) => {
+    const svg = named.matches("svg") ? named : named.querySelector("svg"), box = svg && svg.getBoundingClientRect();
+    return svg ? [[named.getAttribute("aria-label"), box.width, box.height]] : [];
+  });
   const wide = [...document.querySelectorAll("main *")].filter((e) => !e.closest("svg") && !e.closest(".wide")
     && e.getBoundingClientRect().right > width + 1).map((e) => e.tagName);
   document.title = "LOOK" + JSON.stringify({pictures: boxes, wide, text: document.body.innerText});
@@ -22,7 +24,7 @@ LOOK = """<script>addEventListener("load", () => {
 
 
 def look(page: str, folder: Path, width: int = 1280, dark: bool = False) -> dict[str, Any]:
-    """Open a page and return `pictures` (name, width, height of what is drawn, each in CSS pixels), `wide` (elements
+    """Open a page and return `pictures` (name, width and height in CSS pixels), `wide` (elements
     that stick out on the right), `text` (as shown) and `console` (what the browser complained of).
 
     The page is opened from a file, as a user does, with a script at the end that looks at it.
