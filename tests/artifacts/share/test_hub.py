@@ -386,6 +386,6 @@ def test_the_commands(stub, run, monkeypatch, capsys):
     status, told = call("push", run, "owner/local", *said)
     assert status == 0
     status, told = call("list", "--hub")
-    assert {"small", NAME, "owner/local"} == {pack["name"] for pack in told["packs"]}
+    assert {"record", "small", NAME, "owner/local"} == {pack["name"] for pack in told["packs"]}
     assert [model["name"] for model in told["hub"]] == [NAME]
     assert call("pull", "owner/nothing")[0] == 2
