@@ -22,8 +22,8 @@ TRAINER = ("codec.pack.writer", "trainer.run.loop", "trainer.fit.calibrate", "tr
 
 ROOMS = ("codec", "trainer")
 
-WITHOUT = ("codec.text.solid.blocks",)
-"""The coder of solid blocks: the text of a submission is coded document by document."""
+WITHOUT = ("codec.text.solid.blocks", "codec.text.cluster.coder")
+"""The coder of solid blocks, since the text of a submission is coded document by document, and that of clusters."""
 
 BROUGHT = ("triton",)
 """Packages that torch installs in the version that torch needs, on systems that can use them."""
