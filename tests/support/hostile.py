@@ -554,7 +554,7 @@ def _() -> None:
 
 @hostile("safetensors: config in the metadata")
 def _() -> None:
-    data = save({"w": torch.zeros(1)}, {"config": json.dumps({"window": 1 << 60})})
+    data = save({"w": torch.zeros(1)}, {"config": json.dumps({"vocab_size": 1024, "model_dim": 64, "window": 1 << 60})})
     read_file(data, "x.safetensors", load_checkpoint)
 
 
