@@ -22,10 +22,11 @@ from codec.model.parameters import parameters
 from codec.pack import golden
 from codec.pack.container import Section, Source, check_digest, open_source, read_section, read_table
 from codec.pack.header import check_shapes, check_vocabulary, most_of, read_header
+from codec.pack.parts import decoded
 from codec.pack.parts.batches import read_batch
 from codec.pack.parts.dtypes import FLOATS, size_of, slabs, width_of
 from codec.pack.parts.part import EXACT, decode_exact, decode_quantized, read_part
-from codec.quantization.quantized import CACHED, Quantized, cached
+from codec.quantization.quantized import Quantized
 from codec.zstd import unshrink
 
 if TYPE_CHECKING:  # coding text needs no torch, which takes seconds to import
@@ -191,10 +192,9 @@ class Pack:
 
     def _integers(self) -> dict[str, Quantized]:
         """Return `matrices` without trellises and grids; those of packs of medium size come from the cache."""
-        if not self.config or self.parameter_count not in CACHED:
+        if self.parameter_count not in decoded.WORTH:
             return self.matrices
-        names = [entry["name"] for entry in self.manifest["tensors"]]  # of a model, each in one piece
-        return dict(zip(names, cached(self.sha256, lambda: list(self.matrices.values())), strict=True))
+        return decoded.cached(self.sha256, lambda: self.matrices)
 
     @cached_property
     def vectors(self) -> dict[str, NDArray[Any]]:

@@ -1,14 +1,10 @@
 """A matrix as a pack stores it: integers, a step for every row and, optionally, a step for every column."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from codec.cache import kept
 
 QUARTER = np.array([1.0, 1.1892071, 1.4142135, 1.6817929], np.float32)
 """2^(i/4) as float32: constants of the format, so never computed by a library."""
@@ -23,7 +19,7 @@ MOST_TUNING = 127
 
 
 class Tuning(NamedTuple):
-    """What training adds to the steps of rows and columns, in units of 1 / TUNING of each step."""
+    """Changes of the steps of rows and columns by training, in units of 1 / TUNING of each step."""
 
     rows: NDArray[np.int32]  # [R]
     columns: NDArray[np.int32]  # [C]
@@ -100,44 +96,3 @@ class Quantized:
         exact = self.symbols * self.rows.astype(np.float64)[:, None] * columns
         largest = float(np.finfo(np.float32).max)
         return np.nan_to_num(exact, posinf=largest, neginf=-largest).clip(-largest, largest).astype(np.float32)
-
-
-CACHED = range(1 << 19, 1 << 22)
-"""Weights of the models whose integers are worth the cache: fewer are soon decoded, more are not worth the disk."""
-
-_CACHED_MODELS = 16
-
-
-def cached(name: str, make: Callable[[], Sequence[Quantized]]) -> list[Quantized]:
-    """Return the integers and steps of matrices from the cache, or make and cache them.
-
-    Args:
-        name: of the model, for the cache.
-        make: decodes the matrices.
-    """
-    return read_integers(kept(f"weights/{name}", lambda: write_integers(make()), _CACHED_MODELS))
-
-
-def write_integers(matrices: Sequence[Quantized]) -> bytes:
-    """Return integers and steps as plain arrays, which are read faster than a pack is decoded.
-
-    >>> one = Quantized(np.array([[3, -40]], np.int32), np.ones(1, np.float32))
-    >>> read_integers(write_integers([one]))[0].dequantize()
-    array([[  3., -40.]], dtype=float32)
-    """
-    file = BytesIO()
-    for matrix in matrices:
-        small = np.abs(matrix.symbols).max(initial=0) < 1 << 15
-        columns = np.zeros(0, np.float32) if matrix.columns is None else matrix.columns
-        for part in (matrix.symbols.astype(np.int16) if small else matrix.symbols, matrix.rows, columns):
-            np.save(file, part, allow_pickle=False)
-    return file.getvalue()
-
-
-def read_integers(data: bytes) -> list[Quantized]:
-    """Return the matrices of `write_integers`, without the trellises and grids that they came from."""
-    file, found = BytesIO(data), []
-    while file.tell() < len(data):
-        symbols, rows, columns = (np.load(file, allow_pickle=False) for _ in range(3))
-        found.append(Quantized(symbols.astype(np.int32), rows, columns if len(columns) else None))
-    return found
