@@ -92,7 +92,9 @@ def group_bytes(sizes: Mapping[str, int], name: str) -> int:
         name: as for `find_devices`.
     """
     devices = find_devices(name)
-    return sum(sizes[kind_of(device)] for device in devices[: 1 if split_cluster(name)[1] is not None else None])
+    if split_cluster(name)[1] is not None:
+        devices = devices[:1]
+    return sum(sizes[kind_of(device)] for device in devices)
 
 
 def processors() -> int:

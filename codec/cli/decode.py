@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from codec.cli.encode import STANDARD, SUFFIX, opened
+from codec.archive import SUFFIX
+from codec.cli.encode import STANDARD, opened
 from codec.cli.options import (
     Device,
     Force,
@@ -169,20 +170,15 @@ def seekable(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _reader(path: Path, target: Path, model: str | None, device: str) -> Iterator["ArchiveReader"]:
     """Open the reader of an archive and its pack. Raises OutputError where the target is the pack."""
-    import codec
     from codec.archive.reader import ArchiveReader
     from codec.cli.options import open_pack
-    from codec.files import check_output, read_bytes
+    from codec.files import check_output
 
     with seekable(path) as stream:
         pack = find_pack(stream, path, model)
         if pack and target != STANDARD and not target.is_dir():
             check_output(target, [pack])
-        if pack is None:
-            yield ArchiveReader(stream, None, device)
-        else:
-            opened = open_pack(model) if model is not None else codec.open(read_bytes(pack, "pack"))
-            yield ArchiveReader(stream, opened, device)
+        yield ArchiveReader(stream, open_pack(pack) if pack else None, device)
 
 
 def find_pack(stream: BinaryIO, path: Path, model: str | None) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from codec.archive import SUFFIX
 from codec.cli.options import (
     Adapt,
     Device,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from codec.archive.encode_files import Settings, Tally
 
 STANDARD = Path("-")
-SUFFIX = ".upz"
 NO_MODEL = "none"
 
 

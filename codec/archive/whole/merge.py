@@ -14,6 +14,7 @@ from os import stat_result
 from pathlib import Path
 from typing import BinaryIO
 
+from codec.archive import SUFFIX
 from codec.archive.format import Contents, Header, Tag, embedded_pack, read_contents, read_record
 from codec.archive.members import ROOT, Kind, Member, check_names
 from codec.archive.writer import ChunkWriter
@@ -22,12 +23,10 @@ from codec.entropy.varint import Fields
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.files import atomic_write, check_output, open_binary
 
-SUFFIX = ".upz"
-
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge has joined."""
+    """Counts of what a merge has joined."""
 
     archives: int
     files: int
