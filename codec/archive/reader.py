@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Bytes of coded documents that a device decodes together: many documents for each of a coder's slots."""
 
-_GROUP_TEXT = 1 << 26
+GROUP_TEXT = 1 << 26
 """The most original bytes that are in memory together for each device, unless a single record has more."""
 
 
@@ -178,7 +178,7 @@ class ArchiveReader:
             yield from self._decode(group, advance)
 
     def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """Cut `wanted` into groups: at GROUP_BYTES of chunks, or _GROUP_TEXT of original bytes, a device."""
+        """Cut `wanted` into groups: at GROUP_BYTES of chunks, or GROUP_TEXT of original bytes, a device."""
         count = device_count(self._device)
         limit = GROUP_BYTES[kind_of(find_devices(self._device)[0])] * count
         group: list[int] = []
@@ -187,7 +187,7 @@ class ArchiveReader:
             group.append(number)
             size += int(self.contents.lengths[number])
             text += int(self.contents.sizes[number])
-            if size >= limit or text >= _GROUP_TEXT * count:
+            if size >= limit or text >= GROUP_TEXT * count:
                 yield group
                 group, size, text = [], 0, 0
         if group:

@@ -43,8 +43,8 @@ _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the la
 _RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
-_MOST_SLOTS = {"cpu": 128, "cuda": 4096}
-_FEWEST_SLOTS = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
+MOST_SLOTS = {"cpu": 128, "cuda": 4096}
+FEWEST_SLOTS = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
 
 _TOKENS_A_BYTE = 2
 """Tokens for each byte of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with a vocabulary of
@@ -291,12 +291,12 @@ class Coder:
         The longest document takes its time alone. So there are no more slots than let the other documents end with it.
         """
         kind = self.device
-        fewest = _FEWEST_SLOTS[kind]
+        fewest = FEWEST_SLOTS[kind]
         useful = max(1, round(sum(sizes) / max([1, *sizes]) / fewest)) * fewest
         tokens = (min(_TOKENS_A_BYTE * size + 1, self.window) for size in sorted(sizes, reverse=True))
         taken = np.cumsum([self.backend.slot_bytes(n) for n in tokens])
         fit = max(1, int(np.searchsorted(taken, room, "right")))
-        return min(_MOST_SLOTS[kind], fit, useful, len(sizes))
+        return min(MOST_SLOTS[kind], fit, useful, len(sizes))
 
 
 def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: int, model_only: bool = False) -> Record:

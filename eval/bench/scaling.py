@@ -1,4 +1,4 @@
-"""What much text costs, and how well several GPUs decode together: figures of one GPU, and a simulation of the rest.
+"""Compute what much text costs, and simulate how well several GPUs decode together, from figures of one GPU.
 
     python -m eval.bench.scaling --price 3 -o docs/images/scaling.svg
 
@@ -16,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from codec.archive.reader import GROUP_TEXT
 from codec.files import atomic_write
+from codec.text.coder import FEWEST_SLOTS, MOST_SLOTS
 from codec.text.workers import portions
 from eval.figures import BLUE, GREY, INK, STYLE, new_figure, svg
 from trainer.data.sample import val_documents
@@ -33,14 +35,10 @@ positions 64 and 1,500 in docs/results/speed.md (4.30 and 15.06 ms)."""
 
 FIXED = (1 / 3, 2 / 3)
 """The part of `_STEP_AT_0` that does not shrink with the slots: not measured, so the simulation is run with both. The
-first makes the fixed part as long as 1,024 slots take, as FEWEST_SLOTS has it."""
+first makes the fixed part as long as FEWEST slots take."""
 
-FEWEST_SLOTS, MOST_SLOTS = 1024, 4096
-"""Slots of a GPU: those of `codec.text.coder`."""
-
-
-GROUP_TEXT = 1 << 26
-"""Bytes of text that are decoded together, for each GPU, before all wait for each other (`codec.archive.reader`)."""
+FEWEST, MOST = FEWEST_SLOTS["cuda"], MOST_SLOTS["cuda"]
+"""Slots of a GPU."""
 
 
 def documents(tokens: float, seed: int = 0) -> NDArray[np.int64]:
@@ -57,9 +55,9 @@ def decode_seconds(lengths: NDArray[np.int64], fixed: float) -> float:
     Slots take the longest document first, and the next one when a document ends (`codec.text.scheduler`); their number
     is that of `codec.text.coder.Coder`.
     """
-    useful = max(1, round(lengths.sum() / lengths.max() / FEWEST_SLOTS)) * FEWEST_SLOTS
+    useful = max(1, round(lengths.sum() / lengths.max() / FEWEST)) * FEWEST
     waiting = np.sort(lengths)[::-1]
-    slots = min(MOST_SLOTS, useful, len(waiting))
+    slots = min(MOST, useful, len(waiting))
     left, at = waiting[:slots].copy(), np.zeros(slots, np.int64)
     seconds, taken = 0.0, slots
     base, each = fixed * _STEP_AT_0, (1 - fixed) * _STEP_AT_0 / 2048

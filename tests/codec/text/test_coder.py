@@ -165,7 +165,7 @@ def test_fewer_slots_than_documents(coder, slots, monkeypatch):
     """Slots take the next document when one ends, and are dropped once half of them idle."""
     documents = [d[: 11 * n] for n, d in zip(range(12), val_documents(), strict=False)]
     payloads = {100 - n: r.payload for n, r in enumerate(coder.encode(documents, model_only=True))}
-    monkeypatch.setattr(module, "_MOST_SLOTS", {"cpu": slots})
+    monkeypatch.setattr(module, "MOST_SLOTS", {"cpu": slots})
     found = dict(coder.decode(payloads))
     assert found == {100 - n: document for n, document in enumerate(documents)}
     few = {number: payloads[number] for number in (100, 91, 95)}
