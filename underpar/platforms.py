@@ -1,4 +1,4 @@
-"""Say once on a machine that nothing was tested on its kind."""
+"""Say once on a machine that no bytes were compared on its kind."""
 
 import os
 import sys
@@ -7,7 +7,8 @@ from contextlib import suppress
 from codec import console
 
 TESTED = {("linux", "x86_64"), ("linux", "aarch64")}
-"""Systems and processors on which tests ran, as `sys.platform` and `uname -m` name them (docs/results/trust.md)."""
+"""Systems and processors on which the bytes of packs and archives were compared (docs/results/trust.md), as
+`sys.platform` and `uname -m` name them. The whole suite runs on the first."""
 
 NOTED = "untested-platform-noted"
 """The file in the folder of caches that says that the user was told."""
@@ -19,7 +20,7 @@ def machine() -> str:
 
 
 def is_tested() -> bool:
-    """Return whether tests ran on this system and kind of processor."""
+    """Return whether bytes were compared on this system and kind of processor."""
     return (sys.platform, machine()) in TESTED
 
 
@@ -31,7 +32,7 @@ def note_untested() -> None:
     if noted.exists():
         return
     console.notes.print(
-        f"underpar is tested on Linux (x86-64, arm64), not on {sys.platform} with a processor of kind "
+        f"the bytes of underpar were compared on Linux (x86-64, arm64), not on {sys.platform} with a processor of kind "
         f"{machine() or 'unknown'}: decode what you encode before you remove the original"
     )
     with suppress(OSError):
