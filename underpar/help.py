@@ -1,4 +1,4 @@
-"""What `--help` and `--version` say. The help is kept in a file: to make it takes the modules of all commands."""
+"""Give the texts of `--help` and `--version`; that of the help is in a file, since making it takes all commands."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What each input of context mixing is worth: bytes of solid blocks without one input at a time.
+"""Measure what each input of context mixing is worth: bytes of solid blocks without one input at a time.
 
 pytest -s -m benchmark tests/benchmarks/test_mixing_inputs.py
 

@@ -104,7 +104,7 @@ class Batches:
 
     @cached_property
     def _places(self) -> Places:
-        """Where documents begin; a first epoch does not need this pass over all tokens."""
+        """Return where documents begin; a first epoch does not need this pass over all tokens."""
         return document_places(self._shards, self._begin)
 
     def _reordered(self, epoch: int) -> Reordered:

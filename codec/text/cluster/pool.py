@@ -21,7 +21,7 @@ from codec.text.cluster.connection import connect, import_ray
 
 T = TypeVar("T")
 Answer = tuple[T | None, CodecError | None]
-"""What a request gives, or the error in its place: a raised error would come back with Ray's traceback around it."""
+"""Results of requests, or errors in their place: a raised error would come back with Ray's traceback around it."""
 
 _POLL_SECONDS = 0.2  # after which a caller without news may look for an interrupt
 _LOOK_SECONDS = 5.0  # between two looks at how many nodes there are

@@ -278,7 +278,7 @@ def test_no_room(call, folder, words):
 
 
 def test_without_a_home():
-    """As a container's user, whose home does not exist."""
+    """Encode and decode as a container's user, whose home does not exist."""
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         work.chmod(0o777)

@@ -203,7 +203,7 @@ def test_enormous_budgets_are_met():
 
 @pytest.mark.parametrize(("room", "most"), [(0, 1), (3 * 4096 * 16, 3), (1 << 27, 4)])
 def test_slabs_side_by_side_are_bounded_by_memory(monkeypatch, room, most):
-    """However many cores there are; half of the largest tensor's bytes come on top of the room: 512 elements of it."""
+    """Bound slabs for any number of cores; half of the largest tensor's bytes come on top of the room: 512 elements."""
     running, seen, lock, code = [0], [], threading.Lock(), SlabCoder.__call__
 
     def counted(self, slab, tensor):

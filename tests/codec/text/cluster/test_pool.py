@@ -96,7 +96,7 @@ def test_nodes_of_another_version_or_without_the_code_are_refused(cluster):
 
 
 def test_more_than_the_object_store_holds(pool):
-    """What is on its way is bounded; where even that is too much, Ray spills to disk, and all comes back."""
+    """Tasks on their way are bounded; where even these are too much, Ray spills to disk, and all comes back."""
     sizes = [30 << 20] * 8
     assert sum(sizes) > 2 * STORE and 4 * sizes[0] > STORE
     tasks = (Task("length", (bytes(size),)) for size in sizes)
