@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
@@ -77,8 +78,9 @@ class BlocksByHeart:
         return ByHeart().decode({number: data for number, (_, data, _) in blocks.items()}, advance)
 
 
-def pack_of(blob: bytes) -> Any:
+def pack_of(source: bytes | Path) -> Any:
     """What of a pack an archive wants to know."""
+    blob = source if isinstance(source, bytes) else source.read_bytes()
     config, tokenizer = SimpleNamespace(window=32, restarts=False), SimpleNamespace(token_bytes=[])
     return SimpleNamespace(sha256=sha256(blob).hexdigest(), for_text=lambda: (config, tokenizer), recall=None)
 

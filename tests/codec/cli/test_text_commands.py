@@ -212,7 +212,7 @@ def test_fifos_and_devices_are_written_in_place(call, folder):
     os.mkfifo(folder / "fifo")
     found: list[bytes] = []
     for command in (("encode", "text.txt"), ("decode", "a.upz")):
-        reader = threading.Thread(target=lambda: found.append((folder / "fifo").read_bytes()))
+        reader = threading.Thread(target=lambda: found.append((folder / "fifo").read_bytes()), daemon=True)
         reader.start()
         ok(call(*command, "-o", "fifo", "-f"))
         reader.join(60)

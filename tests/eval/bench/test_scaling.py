@@ -24,7 +24,7 @@ def slowly(lengths: list[int], slots: int, fixed: float) -> float:
 
 @pytest.mark.parametrize("fixed", scaling.FIXED)
 def test_steps_are_counted(monkeypatch, fixed):
-    monkeypatch.setattr(scaling, "MOST_SLOTS", 3)
+    monkeypatch.setattr(scaling, "MOST", 3)
     lengths = np.random.default_rng(0).integers(1, 40, 17)
     assert decode_seconds(lengths, fixed) == pytest.approx(slowly(lengths.tolist(), 3, fixed))
     assert decode_seconds(np.array([5]), fixed) == pytest.approx(slowly([5], 1, fixed))
