@@ -54,6 +54,7 @@ class OptimRecipe:
     embed_weight_decay: float = 0.0  # of embeddings and hash tables
     beta1: float = 0.9
     beta2: float = 0.95
+    weight_decay_end: float = 1.0  # factor of both weight decays at the end of the run, reached in a straight line
     adam_eps: float = 1e-8
     grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
 
@@ -110,6 +111,23 @@ class TrainRecipe:
     val_tokens: int = 0  # tokens of the validation shards that are scored after training
 
 
+@dataclass(frozen=True)
+class LearningRecipe:
+    """What is learned besides each next token, for text that is little and therefore read often; nothing by default.
+
+    Sources: teachers of the same size and further tokens, the NanoGPT Slowrun (2026); replaced inputs, arXiv
+    2606.16246; the second loss, arXiv 2606.06888; dropout, both.
+    """
+
+    teacher: str = ""  # a run folder, .safetensors file or pack whose probabilities are learned besides the text
+    teacher_share: float = 0.5  # share of the teacher in the loss
+    ahead: Steps = ()  # further targets over the run, each of half the weight of that before it, as [[0, 2], [0.5, 0]]
+    noise: float = 0.0  # share of the input tokens that are replaced by random ones
+    noise_until: float = 0.8  # share of the run after which none is replaced
+    second_loss: float = 0.0  # weight of the loss of the same rows with up to half of their inputs replaced
+    dropout: float = 0.0  # share of the outputs of attention and MLP that a training step leaves out
+
+
 INITIAL = ("uniform", "orthogonal", "spectral")
 """Distributions of the initial matrices that do not start at 0 (`trainer.model.init`)."""
 
@@ -140,10 +158,11 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
+    learning: LearningRecipe = field(default_factory=LearningRecipe)
 
     def __post_init__(self) -> None:
         train, window = self.train, self.model.window
-        for section in (self.optim, self.train):
+        for section in (self.optim, self.train, self.learning):
             for name, value in asdict(section).items():
                 if isinstance(value, int | float) and value < 0:
                     raise FormatError(f"recipe: {name} is {value}, expected 0 or more")
@@ -156,7 +175,8 @@ class Recipe:
                 f"recipe: train.batch_tokens is {train.batch_tokens}, expected a multiple of model.window {window}"
             )
         for name, unit in (("batch_schedule", window), ("window_schedule", 1)):
-            check_steps(name, getattr(train, name), unit)
+            check_steps(f"train.{name}", getattr(train, name), 1, unit)
+        check_steps("learning.ahead", self.learning.ahead, 0)
         for _, length in train.window_schedule:
             if window % length:
                 raise FormatError(f"recipe: train.window_schedule has {length}, which does not divide {window}")
@@ -188,6 +208,9 @@ class Recipe:
         for name, share in (("train.loop_from", train.loop_from), ("data.late_from", self.data.late_from)):
             if not 0 <= share < 1:
                 raise FormatError(f"recipe: {name} is {share}, expected a share of the run, less than 1")
+        for name in ("teacher_share", "noise", "noise_until", "dropout"):
+            if getattr(self.learning, name) > 1:
+                raise FormatError(f"recipe: learning.{name} is {getattr(self.learning, name)}, expected at most 1")
         if not train.log_every or not train.micro_batches:
             raise FormatError("recipe: train.log_every and train.micro_batches must be at least 1")
 
@@ -202,7 +225,7 @@ class Recipe:
         Raises:
             FormatError: an unknown section or entry, or a value of another type.
         """
-        known = {"model": ModelConfig, "data": DataRecipe, "optim": OptimRecipe, "train": TrainRecipe}
+        known = ("model", "data", "optim", "train", "learning")
         if unknown := sorted(set(values) - set(known)):
             raise FormatError(f"recipe: unknown sections {unknown}, expected some of {sorted(known)}")
         for name, section in values.items():
@@ -213,24 +236,25 @@ class Recipe:
             section_of(DataRecipe, "data", values.get("data", {})),
             section_of(OptimRecipe, "optim", values.get("optim", {})),
             section_of(TrainRecipe, "train", values.get("train", {})),
+            section_of(LearningRecipe, "learning", values.get("learning", {})),
         )
 
 
-def check_steps(name: str, steps: Steps, unit: int) -> None:
+def check_steps(name: str, steps: Steps, least: int, unit: int = 1) -> None:
     """Check a schedule.
 
     Raises:
-        FormatError: shares do not ascend from 0, or `unit` does not divide a value.
+        FormatError: shares do not ascend from 0, a value is below `least`, or `unit` does not divide a value.
     """
     shares = [share for share, _ in steps]
     if steps and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
-        raise FormatError(f"recipe: train.{name} begins at {shares}, expected shares of the run that ascend from 0")
+        raise FormatError(f"recipe: {name} begins at {shares}, expected shares of the run that ascend from 0")
     for _, value in steps:
-        if value < 1 or value % unit:
-            raise FormatError(f"recipe: train.{name} has {value}, expected a multiple of {unit} above 0")
+        if value < least or value % unit:
+            raise FormatError(f"recipe: {name} has {value}, expected a multiple of {unit}, at least {least}")
 
 
-Section = TypeVar("Section", DataRecipe, OptimRecipe, TrainRecipe)
+Section = TypeVar("Section", DataRecipe, OptimRecipe, TrainRecipe, LearningRecipe)
 
 
 def section_of(kind: type[Section], section: str, values: dict[str, Any]) -> Section:

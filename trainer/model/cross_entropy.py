@@ -6,11 +6,15 @@ kernels, Hsu et al. 2024). Softcap, softmax and their derivative are one kernel 
 `trainer.kernels.loss`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+IGNORED = -1
+"""The target of a place that has none."""
 
 CHUNK_LOGITS = 1 << 28
 """Logits in memory at one time: 512 MiB in bfloat16."""
@@ -40,24 +44,76 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, cap: float, count: int) -
     return losses, slopes.to(logits.dtype)
 
 
+def soft_losses_and_slopes(logits: Tensor, wanted: Tensor, cap: float, count: int) -> tuple[Tensor, Tensor]:
+    """Do what `losses_and_slopes` does for wanted probabilities, [N, V], of which each row sums to 1."""
+    squashed = torch.tanh(logits.float() / cap)
+    capped = cap * squashed
+    normaliser = capped.logsumexp(-1, keepdim=True)
+    losses = normaliser[:, 0] - (wanted * capped).sum(-1)
+    slopes = ((capped - normaliser).exp() - wanted) * (1 - squashed.square()) / count
+    return losses, slopes.to(logits.dtype)
+
+
+def wanted_probabilities(targets: Tensor, vocab_size: int) -> Tensor:
+    """Return what several targets ask for together, float32 [N, vocab_size], rows of sum 1.
+
+    Args:
+        targets: int64 [N, K], IGNORED where there is none but in the first column; each counts half of that before it.
+        vocab_size: of the logits.
+    """
+    weights = torch.where(targets == IGNORED, 0.0, 0.5 ** torch.arange(targets.shape[1], device=targets.device))
+    weights = weights / weights.sum(-1, keepdim=True)
+    wanted = torch.zeros(len(targets), vocab_size, device=targets.device)
+    return wanted.scatter_add(-1, targets.clamp_min(0), weights)
+
+
+def next_tokens(targets: Tensor, further: int) -> Tensor:
+    """Return targets int64 [B, T] and the `further` ones after each in its row: [B, T, 1 + further]."""
+    columns = [F.pad(targets, (0, k), value=IGNORED)[:, k:] for k in range(further + 1)]
+    return torch.stack(columns, -1)
+
+
 class SoftcappedCrossEntropy(torch.autograd.Function):
     """The mean cross-entropy in nats of targets under cap * tanh(hidden @ weight^T / cap)."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk: int, own: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        cap: float,
+        chunk: int,
+        own: bool,
+        teacher: Tensor | None,
+        teacher_weight: Tensor | None,
+        teacher_cap: float,
+        share: float,
+    ) -> Tensor:
         """Return a float32 scalar.
 
-        Shapes: hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N].
+        Shapes: hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N], or [N, K] as of
+        `wanted_probabilities`; teacher [N, E] and teacher_weight [V, E] as hidden and weight, whose probabilities are
+        wanted with weight `share`.
         """
-        work = losses_and_slopes
-        if own:
+        work, soft = losses_and_slopes, teacher is not None or targets.ndim == 2
+        if own and not soft:
             from trainer.kernels.loss import losses_and_slopes as work  # Triton is missing on machines without a GPU
         count = len(targets)
         matrix = weight.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         hidden_gradients, weight_gradient = [], torch.zeros_like(weight)
-        for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            losses, slopes = work(F.linear(rows, matrix), wanted, cap, count)
+        for begin in range(0, count, chunk):
+            rows, wanted = hidden[begin : begin + chunk], targets[begin : begin + chunk]
+            logits = F.linear(rows, matrix)
+            if soft:
+                wanted = wanted_probabilities(wanted.view(len(wanted), -1), len(weight))
+                if teacher is not None and teacher_weight is not None:
+                    known = F.linear(teacher[begin : begin + chunk], teacher_weight.to(teacher.dtype)).float()
+                    wanted = wanted.lerp((teacher_cap * torch.tanh(known / teacher_cap)).softmax(-1), share)
+                losses, slopes = soft_losses_and_slopes(logits, wanted, cap, count)
+            else:
+                losses, slopes = work(logits, wanted, cap, count)
             total = total + losses.sum()
             hidden_gradients.append(slopes @ matrix)
             weight_gradient = weight_gradient + (slopes.mT @ rows).float()
@@ -69,21 +125,48 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
         """Return the gradients that `forward` kept, times the gradient of the loss."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
         (scale,) = gradients
-        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None, None, None, None
+        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, *[None] * 8
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Probabilities of a teacher, as the last step of its network leaves them to be computed.
+
+    Attributes:
+        hidden: [B, T, E].
+        weight: the matrix of the output head, [V, E].
+        cap: of the softcap.
+        share: of these probabilities in what is wanted, the text's being the rest.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    cap: float
+    share: float
 
 
 def softcapped_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, chunk_logits: int = CHUNK_LOGITS, own: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float,
+    chunk_logits: int = CHUNK_LOGITS,
+    own: bool = False,
+    taught: Taught | None = None,
 ) -> Tensor:
-    """Return the mean cross-entropy in nats of targets int64 [B, T] under the softcapped logits of hidden [B, T, D].
+    """Return the mean cross-entropy in nats of targets under the softcapped logits of hidden [B, T, D].
 
     Args:
         hidden: [B, T, D].
         weight: the matrix of the output head, float32 [V, D]; used in the dtype of `hidden`.
-        targets: int64 [B, T].
+        targets: int64 [B, T], or [B, T, K] as of `next_tokens`.
         cap: of the softcap.
         chunk_logits: how many logits may exist at one time.
-        own: whether `trainer.kernels.loss` computes losses and slopes.
+        own: whether `trainer.kernels.loss` computes losses and slopes, if there is one target and no teacher.
+        taught: what a teacher says; None: there is none.
     """
     chunk = max(1, chunk_logits // len(weight))
-    return SoftcappedCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), cap, chunk, own)
+    teacher = (
+        (taught.hidden.flatten(0, 1), taught.weight, taught.cap, taught.share) if taught else (None, None, 1.0, 0.0)
+    )
+    return SoftcappedCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(0, 1), cap, chunk, own, *teacher)

@@ -24,10 +24,10 @@ from trainer.model.qat import quantized_loss, rounding_of
 from trainer.optim.schedule import lr_scale, over, phase, phases
 from trainer.recipe import RECIPE, Recipe
 from trainer.run.device import attention_kernels, peak_memory, throttle
-from trainer.run.first_weights import first_weights
 from trainer.run.interrupts import interrupts
 from trainer.run.log import METRICS, RunLog, open_log
 from trainer.run.losses import Losses, losses_of
+from trainer.run.other_models import first_weights, teacher_of
 from trainer.run.state import RESUME, State, check_finite, open_checkpoints
 from trainer.run.step import descend, micro_batches, prime, take
 from trainer.run.validation import Validation, validate
@@ -82,7 +82,7 @@ def train(recipe: Recipe, folder: str | Path, resume: bool = False) -> Outcome:
                 file.write(json.dumps(recipe.to_dict(), indent=1).encode())
         source = open_source(recipe, folder, world)
         state = State.start(recipe, world, None if goes_on else first_weights(recipe, source.tokenizer))
-        losses = losses_of(state.model, recipe, world)
+        losses = losses_of(state.model, recipe, world, teacher_of(recipe, source.tokenizer, world))
         streams = open_batches(source, recipe, world)
         parts = [micro_batches(recipe, world, phase) for phase in phases(recipe)]
         with attention_kernels(world.device), open_loader(streams, world.device) as loader:

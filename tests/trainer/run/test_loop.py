@@ -31,8 +31,8 @@ from trainer.data.shards import read_shard, write_shard
 from trainer.distributed import World
 from trainer.model.gpt import GPT
 from trainer.recipe import Recipe, load_recipe
-from trainer.run.first_weights import first_weights
 from trainer.run.loop import Outcome, train
+from trainer.run.other_models import first_weights
 from trainer.run.state import State
 
 TINY = """
