@@ -52,9 +52,9 @@ class OptimRecipe:
     level_rows: bool = False  # before that, all rows of an update are scaled to one length (MuonEq-R)
     weight_decay: float = 0.0  # of matrices
     embed_weight_decay: float = 0.0  # of embeddings and hash tables
+    weight_decay_end: float = 1.0  # factor of both weight decays at the end of the run, reached in a straight line
     beta1: float = 0.9
     beta2: float = 0.95
-    weight_decay_end: float = 1.0  # factor of both weight decays at the end of the run, reached in a straight line
     adam_eps: float = 1e-8
     grad_clip: float = 0.0  # greatest norm of all gradients together; 0: no limit
 
