@@ -27,7 +27,7 @@ demo: .venv/.ready
 	$(PY) -m underpar demo
 
 test: lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile  # a file's tests share what they make
 
 lint: .venv/.ready
 	$(PY) -m ruff check .

@@ -96,6 +96,7 @@ for name, values in {faults}.items():
 """
 
 
+@pytest.mark.long
 def test_golden_records_depend_on_constants():
     """Uncompiled, where a constant that changes is read anew; the bytes are those of compiled code."""
     done = run(ROOT, PLANT.format(faults=FAULTS), NUMBA_DISABLE_JIT="1")

@@ -15,7 +15,11 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem == "tour" else pytest.param(path, marks=pytest.mark.long) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_notebook(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     committed = nbformat.read(path, as_version=4)

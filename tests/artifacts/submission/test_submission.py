@@ -110,6 +110,7 @@ def alone(folder, tmp_path, *words):
     return done, copy
 
 
+@pytest.mark.long
 def test_the_score_is_reproduced_from_a_copy_alone(submission, tmp_path, documents):
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": document.decode()}) + "\n" for document in documents))
@@ -124,6 +125,7 @@ def test_the_score_is_reproduced_from_a_copy_alone(submission, tmp_path, documen
     check_sums(copy)  # it leaves nothing behind
 
 
+@pytest.mark.long
 def test_the_folder_trains_and_packs_from_its_recipe(submission, tmp_path):
     copy, data = tmp_path / "copy", tmp_path / "data"
     shutil.copytree(submission, copy)
@@ -429,6 +431,7 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     assert "no record" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_strict_counts_what_the_text_was_not_decoded_without(submission, tmp_path):
     found = ledger(submission, evaluate=True)
     documents = {e.path: e.bytes for e in ledger(submission).entries if e.role == "document"}

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -555,3 +557,21 @@ def test_weights_of_a_pack_that_was_opened_before_come_from_the_cache(tmp_path, 
             for part in ("symbols", "rows", "columns"):
                 assert np.array_equal(getattr(other, part), getattr(matrix, part)), name
                 assert getattr(other, part).dtype == getattr(matrix, part).dtype
+
+
+def test_threads_of_the_caller_stay_as_they_are():
+    """In a new process, where no library has started its threads yet."""
+    code = """
+import codec, torch
+torch.set_num_threads(1)
+state = {f"w{i}": torch.randn(256, 256, generator=torch.Generator().manual_seed(i)) for i in range(3)}
+blob = codec.compress(state)
+weights = codec.open(blob)
+weights.state_dict(), weights.tensor("w1")
+pack = codec.open("artifacts/models/small.pack")
+assert codec.decode(pack, codec.encode(pack, [b"a few words of a text"])) == [b"a few words of a text"]
+pack.state_dict(), pack.exact()
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -271,12 +271,16 @@ def test_processes_do_not_survive(tmp_path, isolated, start_new_session):
 
     with Sandbox(program(tmp_path, body), 8, QUICK) as sandbox:
         sandbox.reset(np.array([1]))
-        assert alive()
-    for _ in range(50):
-        if not alive():
+        wait_for(alive)
+    wait_for(lambda: not alive())
+
+
+def wait_for(found):
+    for _ in range(100):
+        if found():
             return
         time.sleep(0.1)
-    pytest.fail(f"{alive()} is still there")
+    pytest.fail("waited for 10 seconds")
 
 
 def test_without_namespaces_the_hook_stands_alone(tmp_path, monkeypatch):

@@ -214,6 +214,7 @@ def test_an_interrupt_ends_the_runs_and_keeps_what_is_done(tmp_path, monkeypatch
     assert outcome.interrupted and outcome.failed == {} and [r.seed for r in outcome.results] == [0]
 
 
+@pytest.mark.long
 def test_a_command_that_is_terminated_leaves_results_and_goes_on(files, tmp_path):
     """Three runs share a device; SIGTERM comes once one is done: another never ends by itself."""
     (tmp_path / "variants.toml").write_text("[wide]\nmodel.mlp_mult = 3\n[endless]\ntrain.iterations = 1_000_000\n")

@@ -147,6 +147,7 @@ def test_backends_agree(config):
     assert agree(CudaBackend(model), TorchBackend(model), config, trial)
 
 
+@pytest.mark.long
 def test_documents_decode_on_fewer_slots():
     """Archives of the processor, by slots that go far beyond a window, are loaded while others run, and are dropped."""
     pack = tiny_pack(replace(PLAIN, window=4, num_layers=1))

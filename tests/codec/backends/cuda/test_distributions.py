@@ -37,6 +37,7 @@ def check(model: Any, fast_backend: type[CudaBackend], lengths: list[int], windo
         assert np.array_equal(mine, reference)
 
 
+@pytest.mark.long
 def test_a_plain_model():
     check(tiny_pack(replace(PLAIN, num_layers=1, window=64)).exact(DEVICE), CudaBackend, [70, 5], window=64)
 

@@ -24,7 +24,7 @@ def check_scores(config, lengths):
     assert np.abs(found[2] - expected[2]).max() < 1e-9
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.long)])
 def test_a_layer_scores_as_the_reference_does(name):
     check_scores(replace(FAMILIES[name], num_layers=1), [5, 1])
 
@@ -50,6 +50,7 @@ def test_windows_documents_and_slots(name):
     assert agree(CudaTransformer(model), TorchBackend(model), model.config, TRIALS["cuda"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_recall(name):
     """Levels that the match model has raised: few different tokens, so that each has followed others."""

@@ -75,7 +75,8 @@ def test_places_are_in_pages():
     assert (later.slots.tolist(), later.places.tolist()) == ([2, 6, 4], [1, 0, 0])
 
 
-@pytest.mark.parametrize("pages", [0, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("pages", [0, 3])
 def test_slots_wait_for_pages(pages):
     """Three slots whose windows take two pages each have two or three in all: pages are kept back for the first."""
     pack = tiny_pack(replace(PLAIN, window=128, num_layers=1))
