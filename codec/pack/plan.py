@@ -58,6 +58,10 @@ class Rules:
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.1 <= rate <= 16:
                 raise FormatError(f"bits of {pattern!r}: {rate!r}, expected a number from 0.1 to 16")
 
+    def rate(self, name: str) -> float | None:
+        """Return the bits a weight that are wished for a tensor; None where there is no wish."""
+        return next((r for pattern, r in reversed(list(self.bits.items())) if fnmatchcase(name, pattern)), None)
+
     def check(self, names: Sequence[str]) -> None:
         """Raise MismatchError for a pattern that matches no name."""
         for what, patterns in (("lossless", self.lossless), ("skip", self.skip), ("bits", self.bits)):
@@ -132,13 +136,12 @@ def make_plan(state: Mapping[str, torch.Tensor], config: AnyConfig | None, rules
     skipped = sorted(name for name in state if _match(name, rules.skip))
     names = sorted(set(state) - set(skipped))
     if config:
-        if rules != Rules():
-            raise FormatError(
-                "lossless, skip, bits and vectors: not for a model with a config, whose codec needs grids"
-            )
+        if rules != Rules(bits=rules.bits):
+            raise FormatError("lossless, skip and vectors: not for a model with a config, whose codec needs grids")
         _check_config(config, state)
         roles = {name: parameter.role for name, parameter in parameters(config).items()}
-        items = [_model_item(name, plain(name, state[name]), role) for name, role in roles.items()]
+        _check_rates(rules, roles)
+        items = [_model_item(name, plain(name, state[name]), role, rules) for name, role in roles.items()]
         twins: dict[str, str] = {}
     else:
         items = [_item(name, plain(name, state[name]), rules) for name in names]
@@ -154,8 +157,7 @@ def _match(name: str, patterns: Sequence[str]) -> bool:
 
 def _item(name: str, tensor: torch.Tensor, rules: Rules) -> Item:
     shape, dtype = tuple(tensor.shape), name_of(tensor.dtype)
-    floating = dtype in FLOATS and tensor.numel() > 0
-    rate = next((rate for pattern, rate in reversed(list(rules.bits.items())) if fnmatchcase(name, pattern)), None)
+    floating, rate = dtype in FLOATS and tensor.numel() > 0, rules.rate(name)
     if rate is not None and not floating:
         raise MismatchError(f"bits: {name} is {dtype} of shape {shape}, expected floating-point weights")
     if floating and not _match(name, rules.lossless):
@@ -166,11 +168,20 @@ def _item(name: str, tensor: torch.Tensor, rules: Rules) -> Item:
     return Item(name, shape, dtype, "vector", "exact", None, _match(name, rules.lossless))
 
 
-def _model_item(name: str, tensor: torch.Tensor, role: Role) -> Item:
+def _check_rates(rules: Rules, roles: Mapping[str, Role]) -> None:
+    """Raise MismatchError for a pattern of `bits` that matches vectors alone, which a model keeps as they are."""
+    for pattern in rules.bits:
+        if not any(fnmatchcase(name, pattern) for name, role in roles.items() if role != "vector"):
+            raise MismatchError(f"bits: {pattern!r} names vectors alone; a model's matrices have bits, vectors float16")
+
+
+def _model_item(name: str, tensor: torch.Tensor, role: Role, rules: Rules) -> Item:
     shape, dtype = tuple(tensor.shape), name_of(tensor.dtype)
     if dtype not in FLOATS:
         raise MismatchError(f"tensor {name}: dtype {dtype}, expected floating-point weights; pass the model's own")
-    return Item(name, shape, dtype, role, "half" if role == "vector" else "quantize")
+    if role == "vector":
+        return Item(name, shape, dtype, role, "half")
+    return Item(name, shape, dtype, role, "quantize", rules.rate(name))
 
 
 def _check_config(config: AnyConfig, state: Mapping[str, torch.Tensor]) -> None:

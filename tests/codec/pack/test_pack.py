@@ -30,6 +30,7 @@ from codec.quantization.quantized import Quantized, Tuning
 from codec.quantization.quantizers import Matrix, RowAbsmax
 from codec.quantization.sensitivity import SensitivityGrid
 from codec.zstd import shrink, unshrink
+from tests.support.families import FAMILIES, family_pack
 from tests.support.helpers import EVERY_OPTION, PLAIN, ROOT, lossless_tokenizer, random_weights, tiny_blob, tiny_pack
 from trainer.data.sample import sp1024
 from trainer.fit.calibrate import calibrate
@@ -575,3 +576,28 @@ print(torch.get_num_threads())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("name", ["plain", "llama"])
+def test_bits_of_a_models_matrices(name):
+    """Wished rates are met, with and without a budget for the rest, and the model codes exactly."""
+    config = PLAIN if name == "plain" else FAMILIES[name]
+    state = random_weights(config) if name == "plain" else family_pack(config).state_dict()
+    table = next(n for n, p in parameters(config).items() if p.role == "embedding")
+    tokenizer = lossless_tokenizer() if name == "plain" else family_pack(config).tokenizer
+    sizes = {}
+    for wish in (3, 7):
+        blob = codec.compress(state, config=config, tokenizer=tokenizer, bits={"*": 5, table: wish})
+        entries = {entry["name"]: entry for entry in codec.open(blob).manifest["tensors"]}
+        sizes[wish] = sum(entries[table]["parts"])
+        assert 8 * sizes[wish] / state[table].numel() == pytest.approx(wish, abs=0.8)
+        rest = [e for n, e in entries.items() if n != table]
+        bits = sum(8 * sum(e["parts"]) for e in rest) / sum(state[e["name"]].numel() for e in rest)
+        assert bits == pytest.approx(5, abs=1.2)
+    pack = codec.open(blob)
+    assert codec.decode(pack, codec.encode(pack, [b"some words of a text"])) == [b"some words of a text"]
+    with pytest.raises(MismatchError, match="names vectors alone"):
+        vector = next(n for n, p in parameters(config).items() if p.role == "vector")
+        codec.compress(state, config=config, bits={vector: 4})
+    with pytest.raises(FormatError, match="lossless, skip and vectors"):
+        codec.compress(state, config=config, lossless=[table])

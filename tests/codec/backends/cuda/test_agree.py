@@ -19,7 +19,10 @@ from codec.exact.reference import TorchBackend
 from tests.codec.exact.test_recall import TABLES
 from tests.support.helpers import EVERY_OPTION, weights_with_columns
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="plants faults in interpreted kernels")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="plants faults in interpreted kernels"),
+    pytest.mark.timeout(1800),
+]
 
 CONFIG = replace(
     EVERY_OPTION, window=72, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1, vocab_size=96, bigram_buckets=8,
@@ -142,8 +145,8 @@ FAULTS: dict[str, Plant] = {
     "window one longer": wrapped(attention, "attend_rows", lambda f, q, k, v, b, w, *a: f(q, k, v, b, w + 1, *a)),
     "window one shorter": wrapped(attention, "_sees", lambda f, query, key, window: f(query, key, window - 1)),
     "begin of a chunk": wrapped(kv_cache, "attend_rows", lambda f, q, k, v, b, *a: f(q, k, v, 0, *a)),
-    "scores": wrapped(attention, "_level", lambda f, score, scale: f(score + 64, scale)),
-    "weights": wrapped(attention, "_weights", lambda f, below: f(below + 1)),
+    "scores": wrapped(attention, "_level", lambda f, score, scale, *a: f(score, scale * 0.5, *a)),
+    "weights": wrapped(attention, "_weights", lambda f, below: f(below + below)),
     "mean": wrapped(attention, "_mean", lambda f, a, b, c, d, total: f(a, b, c, d, total + 1)),
     "page of a step": first_page,
     "place in a page": shifted_places("Steps", 1),
