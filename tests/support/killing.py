@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def run(job: Callable[[], object], seconds: float | None = None) -> bool:
     if not child:
         try:
             job()
-        finally:
-            os._exit(0 if sys.exc_info()[0] is None else 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
@@ -111,6 +114,7 @@ def campaign(root: Path) -> dict[str, int]:
         kills["append"] += 1
         assert target.read_bytes() == whole.read_bytes()
     assert target.read_bytes() == longer
+    partial(target).unlink(missing_ok=True)  # of a job that was killed when all but this was done
 
     single = root / "single.upz"
     encode_files(find_sources([text]), single, Settings(pack(), independent=True))
