@@ -16,11 +16,15 @@ from codec.backends.cpu import head, recall
 from codec.backends.cpu.backend import CpuBackend, CpuSlots
 from codec.exact.model import ExactModel
 from codec.exact.reference import TorchBackend
+from codec.numerics.tables import TURN_ROWS
 from tests.codec.exact.test_recall import TABLES
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack, weights_with_columns
 
 CONFIG = replace(EVERY_OPTION, window=160)
 WEIGHTS = weights_with_columns(CONFIG)
+
+FAR = np.array([1, -1])[:, None, None]
+"""Turns the other way."""
 
 
 class Replay:
@@ -157,6 +161,9 @@ FAULTS: dict[str, Callable[[CpuBackend, pytest.MonkeyPatch], None]] = {
     "rotations": with_network(turns=lambda turns: np.roll(turns, 1, 1)),
     "rotations of late positions": with_network(
         turns=lambda turns: np.concatenate((turns[:, :300], turns[:, :-300]), 1)
+    ),
+    "rotations of far positions": with_network(
+        turns=lambda turns: np.concatenate((turns[:, :TURN_ROWS], turns[:, TURN_ROWS:] * FAR), 1)
     ),
     "scale of scores": with_network(score_scale=lambda scale: np.roll(scale, 1, 1)),
     "grid of values": with_network(value_scale=lambda scale: scale * 2),

@@ -142,7 +142,7 @@ def with_head(name: str, change: Callable[[Any], Any]) -> Plant:
 
 
 FAULTS: dict[str, Plant] = {
-    "window one longer": wrapped(attention, "attend_rows", lambda f, q, k, v, b, w, *a: f(q, k, v, b, w + 1, *a)),
+    "window one longer": wrapped(attention, "_sees", lambda f, query, key, window: f(query, key, window + 1)),
     "window one shorter": wrapped(attention, "_sees", lambda f, query, key, window: f(query, key, window - 1)),
     "begin of a chunk": wrapped(kv_cache, "attend_rows", lambda f, q, k, v, b, *a: f(q, k, v, 0, *a)),
     "scores": wrapped(attention, "_level", lambda f, score, scale, *a: f(score, scale * 0.5, *a)),
@@ -156,7 +156,10 @@ FAULTS: dict[str, Plant] = {
     "sign of the sigmoid": wrapped(elementwise, "_gates", lambda f, *a: 1.0 - f(*a)),
     "no gates": with_layers(gate=lambda gate: None),
     "slope": of_launch("activate_kernel", LEAKY=False),
-    "column steps of down": of_launch("activate_kernel", COLUMNS=False),
+    "column steps of down": with_layers(down=lambda matrix: replace(matrix, columns=matrix.columns.roll(1))),
+    "column steps of attention's output": with_layers(
+        attention_out=lambda matrix: replace(matrix, columns=matrix.columns.roll(1))
+    ),
     "column steps": with_layers(columns=other_columns),
     "column steps of up": with_layers(up_columns=other_columns),
     "column steps of the head": with_head("_head_columns", other_columns),
@@ -171,7 +174,8 @@ FAULTS: dict[str, Plant] = {
     "scale of scores": with_layers(score_scale=lambda scale: scale.flip(0)),
     "grid of values": with_layers(value_scale=lambda scale: scale * 2),
     "scale of the MLP": with_layers(mlp_scale=lambda scale: scale.roll(1)),
-    "rotations": wrapped(elementwise, "_turn_product", lambda f, a, b, c, d: f(a, b, c, -d)),
+    "rotations": with_model("turns", lambda turns: turns.flip(0)),
+    "rotations of far positions": wrapped(elementwise, "_turn_product", lambda f, a, b, c, d: f(a, b, c, -d)),
     "rounding": wrapped(elementwise, "snap_fixed", lambda f, x, scale: f(x, scale * 0.5)),
     "roots": wrapped(elementwise, "reciprocal_sqrt", lambda f, m: f(m) * 1.001),
     "products": wrapped(network, "multiply", lambda f, operand, matrix: f(operand, matrix) + 1),
@@ -179,12 +183,12 @@ FAULTS: dict[str, Plant] = {
         network, "multiply", lambda f, operand, matrix: f(torch.stack((operand[0],) * len(operand)), matrix)
     ),
     "weights of the head": wrapped(head, "exp2", lambda f, below, *a, **s: f(below + 1, *a, **s)),
-    "cumulative frequencies": wrapped(head, "_cumulative", lambda f, below, symbol, z, v: f(below, symbol + 1, z, v)),
+    "cumulative frequencies": wrapped(head, "_cumulative", lambda f, below, symbol, *a: f(below, symbol + 1, *a)),
     "bytes of a decoder": wrapped(
         head, "_take_byte", lambda f, code, size, read, data, end: f(code, size, read + 1, data, end)
     ),
-    "recall": wrapped(head, "_raise_levels", lambda f, *a, **s: None),
-    "state of a slot": wrapped(slots.CudaSlots, "keep", lambda f, self, slots: f(self, [0] * len(slots))),
+    "recall": wrapped(head, "_raise_levels", lambda f, row, agreed, similar, entries, one, top, *a: top),
+    "state of a slot": wrapped(slots.CudaSlots, "keep", lambda f, self, slots: f(self, [1] * len(slots))),
     "memory of documents": wrapped(recall.Memory, "take", lambda f, *a: None),
 }
 
