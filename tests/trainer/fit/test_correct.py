@@ -160,6 +160,7 @@ app()
 """
 
 
+@pytest.mark.long
 def test_the_command_and_two_processes(tmp_path: Path):
     """`underpar calibrate` under torchrun writes what it writes alone, and says what it measured."""
     config = replace(PLAIN, loop_end=1, loop_count=2)

@@ -242,6 +242,7 @@ def quantized_val_loss(config: Path, folder: Path, name: str) -> float:
         return gpt.loss(*(torch.from_numpy(part).view(16, 16) for part in (tokens[:256], tokens[1:]))).item()
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one(config: Path, tmp_path: Path):
     one = train(recipe_of(config, *HALF), tmp_path / "one")
     run = subprocess.run(

@@ -85,6 +85,7 @@ def check_chunks(model: ExactModel, lengths: list[int], chunk: int, window: int)
         assert np.array_equal(mine[:2], reference[:2])
 
 
+@pytest.mark.long
 def test_chunks_are_scored_as_the_reference_does():
     model = tiny_pack(replace(PLAIN, num_layers=1, smear_gate=True)).exact(DEVICE)
     check_chunks(model, [70], 64, window=20)
