@@ -87,11 +87,13 @@ class Bar:
         self._done, self._begun = 0.0, time.monotonic()
         self._told, self._warned = self._begun, False
         self._waits: dict[str, float] = {}
+        self._waits_since: float | None = None
 
     def wait_for(self, what: str) -> None:
-        """Show what the work waits for, once, if it takes more than a moment."""
-        since = self._waits.setdefault(what, time.monotonic())
-        if time.monotonic() - since < _MOMENT:
+        """Show what the work waits for, once, if it takes more than a moment; the wait until progress is no work."""
+        now = time.monotonic()
+        self._waits_since = self._waits_since or now
+        if now - self._waits.setdefault(what, now) < _MOMENT:
             return
         self._waits[what] = math.inf
         if self._bar and self._task is not None:
@@ -103,6 +105,8 @@ class Bar:
         """Add an amount; `note` goes behind the rate."""
         self._done += amount
         now = time.monotonic()
+        if self._waits_since is not None:
+            self._begun, self._waits_since = self._begun + now - self._waits_since, None
         rate = self._done / max(1e-9, now - self._begun)
         text = f"{rate:,.0f} {self._unit}/s" if self._unit else ""
         if self._bar and self._task is not None and self._done:

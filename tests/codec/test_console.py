@@ -1,6 +1,7 @@
 """codec.console: what people are told while work goes on."""
 
 import signal
+import time
 
 import pytest
 
@@ -38,6 +39,25 @@ def test_nothing_is_not_progress(capsys, monkeypatch):
         assert capsys.readouterr().err == ""
         bar(5)
     assert "encoding: 5 byte" in capsys.readouterr().err
+
+
+def test_a_wait_does_not_make_work_slow(capsys, monkeypatch):
+    """Work takes 81 seconds besides the wait of 1,000, for 400 bytes: 9,600 more take half an hour."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress("encoding", 10_000, "byte") as bar:
+        clock[0] = 19.0
+        bar(90)
+        clock[0] = 20.0
+        wait_for("compiling")
+        clock[0] = 1000.0
+        wait_for("compiling")
+        clock[0] = 1020.0
+        bar(10)
+        capsys.readouterr()
+        clock[0] = 1081.0
+        bar(300)
+    assert capsys.readouterr().err == "encoding: 400 byte, 5 byte/s, about 32.4 min left\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
