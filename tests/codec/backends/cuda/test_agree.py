@@ -199,8 +199,13 @@ def test_right_kernels_agree(trial):
     assert not noticed(make(), trial)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("fault", FAULTS)
+QUICK = ("scores", "rounding", "limbs", "weights of the head", "recall")
+"""One fault for each module of kernels, for every run of the tests."""
+
+
+@pytest.mark.parametrize(
+    "fault", [fault if fault in QUICK else pytest.param(fault, marks=pytest.mark.long) for fault in FAULTS]
+)
 def test_a_fault_in_a_gpus_kernels_is_noticed(fault, monkeypatch):
     fast = make()
     FAULTS[fault](fast, monkeypatch)
