@@ -106,6 +106,7 @@ def test_golden_records_depend_on_constants():
     assert not [line for line in found if line.startswith("missed")]
 
 
+@pytest.mark.long
 def test_golden_records_uncompiled():
     code = "from codec.text import golden as t; from codec.pack import golden as p; p.check(); t.check(); "
     code += "from codec.text.solid import golden; golden.check()"

@@ -33,7 +33,7 @@ def campaign(mutation: Mutation, count: int) -> None:
     assert found["forged", "refused"] and found["forged", "right"]
 
 
-@pytest.mark.parametrize("mutation, count", [(archive_mutation, 3000), (pack_mutation, 1500), (solid_mutation, 2000)])
+@pytest.mark.parametrize("mutation, count", [(archive_mutation, 1500), (pack_mutation, 1000), (solid_mutation, 800)])
 def test_mutations(mutation: Mutation, count: int) -> None:
     campaign(mutation, count)
 

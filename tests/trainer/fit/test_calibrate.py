@@ -161,6 +161,7 @@ assert told == [16, 8, 24]
 """
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds(tmp_path: Path):
     """Each takes its share of the text; all know the result."""
     (tmp_path / "process.py").write_text(PROCESS)

@@ -55,6 +55,7 @@ def test_gradients_are_near_those_of_the_plain_product(factor: float) -> None:
     assert not torch.equal(found[0].grad, expected[0].grad)
 
 
+@pytest.mark.long
 def test_a_model_of_8_bits_is_near_the_plain_one_and_one_graph() -> None:
     models = [GPT(EVERY_OPTION, fuse=Fusion(joint=True, fp8=fp8)) for fp8 in (False, True)]
     rows = torch.randint(1024, (4, 32), generator=torch.Generator().manual_seed(3))

@@ -264,6 +264,7 @@ def test_two_processes_train_as_one(config: Path, tmp_path: Path) -> None:
     assert_as_one(config, tmp_path, tmp_path / "two", 2)
 
 
+@pytest.mark.long
 def test_four_processes_train_as_one(config: Path, tmp_path: Path) -> None:
     assert forked(config, tmp_path / "four", *SHARED, processes=4).wait() == 0
     assert_as_one(config, tmp_path, tmp_path / "four", 4)
@@ -286,6 +287,7 @@ def test_a_killed_run_resumes_to_the_same_end(config: Path, tmp_path: Path) -> N
     assert_same_run(tmp_path / "whole", folder)
 
 
+@pytest.mark.long
 def test_a_killed_run_of_two_processes_is_resumed_by_two_or_by_one(config: Path, tmp_path: Path) -> None:
     late = (f"data.late_shards={tmp_path / 'late'}", "data.late_from=0.5")  # from step 15 on
     settings = ("train.iterations=30", "train.checkpoint_steps=5", *late)

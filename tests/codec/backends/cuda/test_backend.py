@@ -59,6 +59,7 @@ def check_scores(model: ExactModel, lengths: list[tuple[int, int]]) -> None:
     assert np.abs(found[2] - expected[2]).max() < 1e-9
 
 
+@pytest.mark.long
 def test_a_pack_scores_as_the_reference_does():
     check_scores(tiny_pack(replace(PLAIN, num_layers=1)).exact(DEVICE), [(5, 5), (1, 1)])
 
