@@ -113,7 +113,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class LearningRecipe:
-    """What is learned besides each next token, for text that is little and therefore read often; nothing by default.
+    """Targets besides each next token, for text that is little and therefore read often; none by default.
 
     Sources: teachers of the same size and further tokens, the NanoGPT Slowrun (2026); replaced inputs, arXiv
     2606.16246; the second loss, arXiv 2606.06888; dropout, both.

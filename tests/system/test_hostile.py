@@ -12,8 +12,8 @@ UNPACKED = {
     "artifact of the challenge: bytes when unpacked": 5 << 29,
     "archive: a block of contexts in a few bytes": 5 << 26,
 }
-"""What takes more memory before it is refused: a gigabyte, once as pieces and once as a whole; 64 MiB of text, the most
-that a block has, beside the block's tables."""
+"""Bytes that files take beyond MEMORY before they are refused: for a gigabyte, once as pieces and once as a whole; for 64
+MiB of text, the most that a block has, beside the block's tables."""
 
 
 def listed() -> list[str]:

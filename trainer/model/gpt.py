@@ -326,7 +326,7 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class Learning:
-    """What a training step learns besides each next token.
+    """Targets of a training step besides each next token.
 
     Attributes:
         further: targets after the next token.

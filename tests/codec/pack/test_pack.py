@@ -561,7 +561,7 @@ def test_weights_of_a_pack_that_was_opened_before_come_from_the_cache(tmp_path, 
 
 
 def test_threads_of_the_caller_stay_as_they_are():
-    """In a new process, where no library has started its threads yet."""
+    """Look in a new process, where no library has started its threads yet."""
     code = """
 import codec, torch
 torch.set_num_threads(1)

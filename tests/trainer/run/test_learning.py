@@ -1,4 +1,4 @@
-"""What a run learns besides the next token: teachers, further targets, noise, a second loss, dropout, weight decay."""
+"""trainer.run, what is learned besides the next token: teachers, further targets, noise, a second loss, dropout, weight decay."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -426,13 +426,14 @@ def test_a_resumed_run_needs_no_first_weights(config: Path, tmp_path: Path, monk
 
 
 def test_the_clock_ends_a_run(config: Path, tmp_path: Path) -> None:
-    overrides = ("train.iterations=0", "train.seconds=1.5", "train.log_every=100000")
+    slow_fall = "train.warmdown_steps=50"  # the last step of a busy machine may take as long as several
+    overrides = ("train.iterations=0", "train.seconds=1.5", "train.log_every=100000", slow_fall)
     start = time.perf_counter()
     done = train(recipe_of(config, *overrides), tmp_path / "run")
     assert 1.5 <= done.seconds < 2.5
     assert done.seconds <= time.perf_counter() - start
     assert done.steps > 10
-    assert metrics(tmp_path / "run")[-2]["lr_scale"] < 0.5  # steps are not alike on a busy machine
+    assert metrics(tmp_path / "run")[-2]["lr_scale"] < 0.2
 
 
 def test_shapes_of_a_run_change_and_a_resumed_one_goes_on(
