@@ -12,7 +12,7 @@ UNPACKED = {
     "artifact of the challenge: bytes when unpacked": 5 << 29,
     "archive: a block of contexts in a few bytes": 5 << 26,
 }
-"""Bytes that files take beyond MEMORY before they are refused: for a gigabyte, once as pieces and once as a whole; for 64
+"""Bytes of files that take more than MEMORY before they are refused: a gigabyte, once as pieces and once as a whole; 64
 MiB of text, the most that a block has, beside the block's tables."""
 
 

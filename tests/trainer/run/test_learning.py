@@ -1,4 +1,4 @@
-"""trainer.run, what is learned besides the next token: teachers, further targets, noise, a second loss, dropout, weight decay."""
+"""trainer.run: teachers, further targets, noise, a second loss, dropout, weight decay over a run."""
 
 from dataclasses import replace
 from pathlib import Path
