@@ -30,12 +30,13 @@ class CudaDistributions:
         self._graph = self._captured() if self._on_gpu else None
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """Capture the step as a graph; the first step of each slot undoes what the capture does to position 0."""
+        """Capture the step as a graph, and leave the cache as empty as it was: capturing runs a step at position 0."""
         with side_stream():
             self._run()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._run()
+        self._cache.clear()
         return graph
 
     @torch.inference_mode()

@@ -85,6 +85,11 @@ class Cache:
             self.keys.append(torch.zeros(*shape, heads.page, heads.padded, dtype=torch.int8, device=device))
             self.values.append(torch.zeros(*shape, *blocks, dtype=torch.int8, device=device))
 
+    def clear(self) -> None:
+        """Set all keys and values to zero."""
+        for part in (*self.keys, *self.values):
+            part.zero_()
+
 
 class ChunkCache:
     """Keys and values of the chunks scored so far, for documents that advance together.
