@@ -12,6 +12,9 @@ SNAP_BITS = 15
 OPERAND = 1 << (SNAP_BITS - 1)
 """Largest absolute value of a snapped operand."""
 
+LARGEST_WEIGHT = 127 * 256 + 127
+"""Largest absolute value of a matrix's integer that compiled kernels multiply: two signed limbs of 8 bits."""
+
 NORM_EPSILON = float.fromhex("0x1p-23")
 """Added to mean squares: the float32 epsilon, as in the challenge's RMS norm."""
 

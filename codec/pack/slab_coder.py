@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.errors import FormatError
+from codec.numerics.widths import LARGEST_WEIGHT
 from codec.pack.parts.dtypes import FLOATS, matrix_shape, width_of
 from codec.pack.parts.part import exact_part, quantized_part
 from codec.pack.parts.planes import entropy
@@ -83,6 +84,7 @@ class SlabCoder:
             return Coded(exact_part(data, width, floating), 0.0)
         try:
             matrix = matrix_of(slab, weights, self.calibration, self.scales.get(item.name))
+            matrix = replace(matrix, largest=LARGEST_WEIGHT if self.must_quantize else None)
             quantized = self.quantizer(matrix) if item.bits is None else at_rate(matrix, item.bits)
             part = quantized_part(quantized)
         except FormatError as error:

@@ -64,7 +64,7 @@ def network(weights: Weights) -> Network:
     """Derive a model's constants.
 
     Raises:
-        UnsupportedError: integers have more than 16 bits; no quantizer of this package makes such integers.
+        UnsupportedError: integers have more than 16 bits, as in no pack of a model that this package makes.
         FormatError: sums would not be exact (`codec.exact.weights`).
     """
     c, vectors, layers = weights.config, weights.vectors, range(weights.config.num_layers)

@@ -20,6 +20,7 @@ from codec import cache
 from codec.errors import BudgetError, CodecError, FormatError, MismatchError
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
+from codec.numerics.widths import LARGEST_WEIGHT
 from codec.pack import reader
 from codec.pack.change import with_tunings, with_vectors
 from codec.pack.container import read_container, write_container
@@ -212,6 +213,23 @@ def test_a_budget_beyond_all_use():
     assert len(blob) < 16_000_000
     assert max(int(np.abs(matrix.symbols).max()) for matrix in opened.matrices.values()) > 1000
     opened.exact()
+
+
+def test_columns_that_read_very_large_activations():
+    """Weights behind them want steps so fine that no compiled kernel knows the integers; a model's are bounded."""
+    x = np.ones((1, PLAIN.hidden_dim), np.float32)
+    x[0, 3] = 1e6
+    name = "blocks.0.mlp.proj.weight"
+    one = np.full(PLAIN.model_dim, 1e-4, np.float32)
+    moments = {name: Moments(x.T @ x, one)}
+
+    def fine(matrix: Matrix) -> Quantized:
+        given = replace(matrix, moments=moments[name]) if matrix.name == name else matrix
+        return SensitivityGrid(0.05)(given)
+
+    blob = codec.compress(random_weights(PLAIN), PLAIN, sp1024(), quantizer=fine)
+    symbols = np.abs(codec.open(blob).matrices[name].symbols)
+    assert LARGEST_WEIGHT / 8 < symbols[:, 3].max() <= LARGEST_WEIGHT
 
 
 def gaussian_state() -> State:

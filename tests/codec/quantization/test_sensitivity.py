@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from codec.errors import FormatError
+from codec.numerics.widths import LARGEST_WEIGHT
 from codec.quantization.calibration import Moments
 from codec.quantization.feedback import damped
 from codec.quantization.quantized import Quantized, StepGrid
@@ -221,3 +222,34 @@ def test_coarse_steps_shrink(unit, least):
     assert errors[0] < (1 - least) * errors[1]
     for factor in (0.99, 1.01):
         assert np.square(factor * shrunk.dequantize() - weights).sum() > errors[0]
+
+
+def massive(shape: tuple[int, int], axis: int, factor: float) -> Moments:
+    """Moments of which one column (axis 1) or one row counts `factor` times as much as the others."""
+    inputs, outputs = np.ones(shape[1]), np.ones(shape[0])
+    (outputs, inputs)[axis][5] = factor
+    return Moments(np.diag(inputs).astype(np.float32), outputs.astype(np.float32))
+
+
+@pytest.mark.parametrize("states", [0, 256])
+@pytest.mark.parametrize(("axis", "factor", "unit"), [(0, 1e3, 1e-3), (1, 1e9, 1.0)])
+def test_integers_that_kernels_multiply_stay_within_their_bound(axis, factor, unit, states):
+    """One column that reads very large activations gets larger steps; all other steps stay what they are."""
+    weights, moments, grid = gaussian(40, 70), massive((40, 70), axis, factor), SensitivityGrid(unit, states)
+    free = quantized(grid, weights, moments)
+    found = grid(Matrix("w", "matrix", weights, moments, largest=LARGEST_WEIGHT))
+    assert np.abs(free.symbols).max() > LARGEST_WEIGHT >= np.abs(found.symbols).max() > LARGEST_WEIGHT / 8
+    changed = [np.flatnonzero(a != b).tolist() for a, b in ((found.rows, free.rows), (found.columns, free.columns))]
+    assert changed == ([[5], []] if axis == 0 else [[], [5]])
+    others = np.delete(np.arange(70 if axis else 40), 5)
+    error, before = (np.take(m.dequantize() - weights, others, axis) for m in (found, free))
+    assert np.square(error).mean() < 1.1 * np.square(before).mean()
+
+
+def test_integers_at_a_rate_beyond_the_kernels():
+    weights = gaussian(40, 70)
+    for scale in (1.0, 1e-30, 1e30):
+        matrix = Matrix("w", "matrix", weights * np.float32(scale), identities((40, 70)), scale, True, LARGEST_WEIGHT)
+        found = SensitivityGrid(2.0**-20)(matrix)
+        assert np.abs(found.symbols).max() <= LARGEST_WEIGHT
+        assert np.abs(found.dequantize() / np.float32(scale) - weights).max() < 1e-3

@@ -14,7 +14,7 @@ from torch import Tensor
 from codec.backends.cuda.kernels.elementwise import PAIR_BITS, launch
 from codec.errors import UnsupportedError
 from codec.exact.model import ExactLinear
-from codec.numerics.widths import OPERAND
+from codec.numerics.widths import LARGEST_WEIGHT, OPERAND
 
 TILE = 128
 """Rows and outputs of the largest tile. Rows and outputs of buffers are padded to multiples of this number."""
@@ -24,7 +24,6 @@ INPUTS = 64
 
 _PAIR_BITS = tl.constexpr(PAIR_BITS)
 _MOST_INPUTS = 1 << 16
-_LARGEST = 127 * 256 + 127  # the largest integer of two limbs
 
 
 def padded(size: int, unit: int = TILE) -> int:
@@ -61,13 +60,13 @@ def limbs(linear: ExactLinear, operand: int = OPERAND) -> Limbs:
         operand: the largest operand, if the matrix has no column steps. With column steps, operands are snapped again.
 
     Raises:
-        UnsupportedError: integers have more than 16 bits, or the matrix has too many inputs. No quantizer of this
-            package makes such integers.
+        UnsupportedError: integers exceed LARGEST_WEIGHT, or the matrix has too many inputs. Packs of models made by
+            this package have no such integers (`codec.quantization.sensitivity`).
     """
     integers = linear.symbols.to(torch.int32)
     rows, inputs = integers.shape
     peak = int(integers.abs().amax()) if integers.numel() else 0
-    if peak > _LARGEST or inputs > _MOST_INPUTS:
+    if peak > LARGEST_WEIGHT or inputs > _MOST_INPUTS:
         raise UnsupportedError(f"a matrix with integers up to {peak} and {inputs} inputs")
     weight = int(integers.abs().sum(1, dtype=torch.int64).amax())
     operand = operand if linear.columns is None else OPERAND
