@@ -13,9 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -1
-"""The target of a place that has none."""
-
 CHUNK_LOGITS = 1 << 28
 """Logits in memory at one time: 512 MiB in bfloat16."""
 
@@ -54,25 +51,6 @@ def soft_losses_and_slopes(logits: Tensor, wanted: Tensor, cap: float, count: in
     return losses, slopes.to(logits.dtype)
 
 
-def wanted_probabilities(targets: Tensor, vocab_size: int) -> Tensor:
-    """Return what several targets ask for together, float32 [N, vocab_size], rows of sum 1.
-
-    Args:
-        targets: int64 [N, K], IGNORED where there is none but in the first column; each counts half of that before it.
-        vocab_size: of the logits.
-    """
-    weights = torch.where(targets == IGNORED, 0.0, 0.5 ** torch.arange(targets.shape[1], device=targets.device))
-    weights = weights / weights.sum(-1, keepdim=True)
-    wanted = torch.zeros(len(targets), vocab_size, device=targets.device)
-    return wanted.scatter_add(-1, targets.clamp_min(0), weights)
-
-
-def next_tokens(targets: Tensor, further: int) -> Tensor:
-    """Return targets int64 [B, T] and the `further` ones after each in its row: [B, T, 1 + further]."""
-    columns = [F.pad(targets, (0, k), value=IGNORED)[:, k:] for k in range(further + 1)]
-    return torch.stack(columns, -1)
-
-
 class SoftcappedCrossEntropy(torch.autograd.Function):
     """The mean cross-entropy in nats of targets under cap * tanh(hidden @ weight^T / cap)."""
 
@@ -92,12 +70,11 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         """Return a float32 scalar.
 
-        Shapes: hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N], or [N, K] as of
-        `wanted_probabilities`; teacher [N, E] and teacher_weight [V, E] as hidden and weight, whose probabilities are
-        wanted with weight `share`.
+        Shapes: hidden [N, D] in the dtype of the products, weight float32 [V, D], targets int64 [N]; teacher [N, E] and
+        teacher_weight [V, E] as hidden and weight, whose probabilities are wanted with weight `share`.
         """
-        work, soft = losses_and_slopes, teacher is not None or targets.ndim == 2
-        if own and not soft:
+        work = losses_and_slopes
+        if own and teacher is None:
             from trainer.kernels.loss import losses_and_slopes as work  # Triton is missing on machines without a GPU
         count = len(targets)
         matrix = weight.to(hidden.dtype)
@@ -106,14 +83,13 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
         for begin in range(0, count, chunk):
             rows, wanted = hidden[begin : begin + chunk], targets[begin : begin + chunk]
             logits = F.linear(rows, matrix)
-            if soft:
-                wanted = wanted_probabilities(wanted.view(len(wanted), -1), len(weight))
-                if teacher is not None and teacher_weight is not None:
-                    known = F.linear(teacher[begin : begin + chunk], teacher_weight.to(teacher.dtype)).float()
-                    wanted = wanted.lerp((teacher_cap * torch.tanh(known / teacher_cap)).softmax(-1), share)
-                losses, slopes = soft_losses_and_slopes(logits, wanted, cap, count)
-            else:
+            if teacher is None or teacher_weight is None:
                 losses, slopes = work(logits, wanted, cap, count)
+            else:
+                known = F.linear(teacher[begin : begin + chunk], teacher_weight.to(teacher.dtype)).float()
+                probabilities = (teacher_cap * torch.tanh(known / teacher_cap)).softmax(-1)
+                text = F.one_hot(wanted, len(weight)).float()
+                losses, slopes = soft_losses_and_slopes(logits, text.lerp(probabilities, share), cap, count)
             total = total + losses.sum()
             hidden_gradients.append(slopes @ matrix)
             weight_gradient = weight_gradient + (slopes.mT @ rows).float()
@@ -159,10 +135,10 @@ def softcapped_cross_entropy(
     Args:
         hidden: [B, T, D].
         weight: the matrix of the output head, float32 [V, D]; used in the dtype of `hidden`.
-        targets: int64 [B, T], or [B, T, K] as of `next_tokens`.
+        targets: int64 [B, T].
         cap: of the softcap.
         chunk_logits: how many logits may exist at one time.
-        own: whether `trainer.kernels.loss` computes losses and slopes, if there is one target and no teacher.
+        own: whether `trainer.kernels.loss` computes losses and slopes, if there is no teacher.
         taught: what a teacher says; None: there is none.
     """
     chunk = max(1, chunk_logits // len(weight))

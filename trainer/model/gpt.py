@@ -15,7 +15,7 @@ from codec.errors import MismatchError
 from codec.model.config import GATE_INPUTS, ModelConfig
 from trainer.kernels.fusion import PLAIN, Fusion
 from trainer.model.attention import Mask, SlidingWindow, attend, document_mask
-from trainer.model.cross_entropy import Taught, next_tokens, softcapped_cross_entropy
+from trainer.model.cross_entropy import Taught, softcapped_cross_entropy
 from trainer.model.embeddings import Bigram, Smear, Values
 from trainer.model.layers import EPS, Linear, RandomMap, rms_norm, rope_tables, rotate
 
@@ -128,7 +128,7 @@ class Block(nn.Module):
         xsa = layer >= config.num_layers - config.xsa_layers
         self.attn = Attention(config, xsa, config.adds_values(layer), qk_gain, fuse)
         self.mlp = MLP(config, layer, fuse)
-        self.parallel, self.dropout = config.parallel(layer), 0.0
+        self.parallel = config.parallel(layer)
         self.attn_scale = nn.Parameter(torch.ones(dim))
         self.mlp_scale = nn.Parameter(torch.ones(dim))
         self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
@@ -162,14 +162,10 @@ class Block(nn.Module):
             a, b, c = (factor.to(x.dtype) for factor in (mix[0] * kept, mix[0] * share, mix[1]))
             x = a * x + b * other + c * x0
         normed = rms_norm(x) * self.norm_scale
-        x = x + self.some(self.attn(normed, cos, sin, self.attn_scale, mask, added))
+        x = x + self.attn(normed, cos, sin, self.attn_scale, mask, added)
         if not self.parallel:
             normed = rms_norm(x) * self.norm_scale
-        return x + self.some(self.mlp(normed, self.mlp_scale))
-
-    def some(self, output: Tensor) -> Tensor:
-        """Leave out a share of an output in training steps, if the recipe has dropout; the rest grows for it."""
-        return F.dropout(output, self.dropout) if self.dropout and torch.is_grad_enabled() else output
+        return x + self.mlp(normed, self.mlp_scale)
 
 
 class GPT(nn.Module):
@@ -194,7 +190,7 @@ class GPT(nn.Module):
     ):
         super().__init__()
         self.config, self.dtype, self.fuse, self.document_masks = config, dtype, fuse, document_masks
-        self.schedule, self.learning = config.schedule, NEXT_TOKEN
+        self.schedule, self.teaching = config.schedule, NOBODY
         self.tok_emb = nn.Embedding(config.vocab_size, config.embedding_dim or config.model_dim)
         nn.init.normal_(self.tok_emb.weight, std=EMBEDDING_STD)
         self.embed_proj = Linear(config.embedding_dim, config.model_dim) if config.embedding_dim else None
@@ -222,17 +218,9 @@ class GPT(nn.Module):
             return self.logits(hidden)
         if reduction == "mean" and torch.is_grad_enabled():
             x, cap = self.before_head(hidden), self.config.logit_softcap
-            wanted = next_tokens(targets, self.learning.further) if self.learning.further else targets
-            taught = self.learning.taught(tokens)
-            return softcapped_cross_entropy(x, self.head, wanted, cap, own=self.fuse.loss, taught=taught)
+            taught = self.teaching.taught(tokens)
+            return softcapped_cross_entropy(x, self.head, targets, cap, own=self.fuse.loss, taught=taught)
         return token_loss(self.logits(hidden), targets, reduction)
-
-    def learn(self, learning: "Learning") -> None:
-        """Change what training steps learn besides each next token."""
-        self.learning = learning
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.dropout = learning.dropout
 
     def loop(self, on: bool) -> None:
         """Switch the config's loops on, or off: then each layer runs once."""
@@ -325,20 +313,16 @@ class GPT(nn.Module):
 
 
 @dataclass(frozen=True)
-class Learning:
-    """Targets of a training step besides each next token.
+class Teaching:
+    """A model whose probabilities a training step learns besides the text.
 
     Attributes:
-        further: targets after the next token.
-        teacher: a model whose probabilities are learned besides the text; None: there is none.
+        teacher: the model; None: there is none.
         share: of the teacher in the loss.
-        dropout: share of the outputs of attention and MLP that is left out.
     """
 
-    further: int = 0
     teacher: GPT | None = None
     share: float = 0.0
-    dropout: float = 0.0
 
     def taught(self, tokens: Tensor) -> Taught | None:
         """Return what the teacher says after tokens int64 [B, T]."""
@@ -349,8 +333,8 @@ class Learning:
         return Taught(hidden, self.teacher.head, self.teacher.config.logit_softcap, self.share)
 
 
-NEXT_TOKEN = Learning()
-"""Nothing besides the next token."""
+NOBODY = Teaching()
+"""No teacher."""
 
 
 def token_loss(logits: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:

@@ -36,10 +36,10 @@ class Optimizers:
         )
 
     @torch.no_grad()
-    def step(self, scale: float, momentum: float, decay: float = 1.0) -> None:
+    def step(self, scale: float, momentum: float) -> None:
         """Make one update from the mean of the processes' gradients, without waiting for a GPU.
 
-        Every learning rate is multiplied by `scale`, every weight decay by `decay`; `momentum` is Muon's.
+        Every learning rate is multiplied by `scale`; `momentum` is Muon's.
         """
         recipe, world = self.recipe, self.world
         arriving = self.muon.reduce()
@@ -54,9 +54,8 @@ class Optimizers:
             torch._foreach_mul_(shares + rest, factor)
         for group, lr in zip(self.adam.param_groups, (recipe.embed_lr, recipe.vector_lr), strict=True):
             group["lr"] = lr * scale
-        self.adam.param_groups[0]["weight_decay"] = recipe.embed_weight_decay * decay
         self.adam.step()
-        self.muon.step(shares, recipe.matrix_lr * scale, momentum, recipe.weight_decay * decay)
+        self.muon.step(shares, recipe.matrix_lr * scale, momentum, recipe.weight_decay)
 
     def mean_of_rest(self) -> list[Tensor]:
         """Return the gradients of all parameters that Muon does not train, averaged over all processes in place."""

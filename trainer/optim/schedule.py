@@ -58,11 +58,6 @@ def muon_momentum(optim: OptimRecipe, step: int) -> float:
     return optim.momentum_start + (optim.momentum - optim.momentum_start) * done
 
 
-def decay_scale(recipe: Recipe, step: int, elapsed: float) -> float:
-    """Return the factor of both weight decays at step `step` (from 0), a straight line over the run."""
-    return 1.0 + (recipe.optim.weight_decay_end - 1.0) * share_done(recipe.train, step, elapsed)
-
-
 def averages(train: TrainRecipe, step: int, elapsed: float) -> bool:
     """Return whether the weights after `step` steps belong to the plain mean: every `swa_every` at the run's end."""
     at_the_end = share_done(train, step, elapsed) >= 1 - train.swa_fraction
@@ -79,8 +74,6 @@ class Phase:
         quantizes: whether the loss uses quantized weights.
         window: tokens a row.
         batch_tokens: tokens a step, over all processes.
-        further: targets besides the next token.
-        noise: share of the input tokens that are replaced by random ones.
     """
 
     late: bool
@@ -88,8 +81,6 @@ class Phase:
     quantizes: bool
     window: int
     batch_tokens: int
-    further: int
-    noise: float
 
 
 def phase(recipe: Recipe, step: int, elapsed: float) -> Phase:
@@ -100,13 +91,12 @@ def phase(recipe: Recipe, step: int, elapsed: float) -> Phase:
 def phases(recipe: Recipe) -> list[Phase]:
     """Return a phase for each kind of model and shape of a run, in turn: each is a graph of its own for the compiler.
 
-    Late rows and noise make no other graph: `late` is False and `noise` 0 in all.
+    Late rows make no other graph: `late` is False in all.
     """
     train = recipe.train
     shares = {0.0, train.loop_from, _qat_from(train)}
-    schedules = (train.batch_schedule, train.window_schedule, recipe.learning.ahead)
-    shares.update(share for steps in schedules for share, _ in steps)
-    return list(dict.fromkeys(replace(_phase_at(recipe, share), late=False, noise=0.0) for share in sorted(shares)))
+    shares.update(share for steps in (train.batch_schedule, train.window_schedule) for share, _ in steps)
+    return list(dict.fromkeys(replace(_phase_at(recipe, share), late=False) for share in sorted(shares)))
 
 
 def _phase_at(recipe: Recipe, share: float) -> Phase:
@@ -114,15 +104,13 @@ def _phase_at(recipe: Recipe, share: float) -> Phase:
 
     Late rows begin at `late_from`, loops at `loop_from`; the last `qat_fraction` is quantized.
     """
-    train, learning = recipe.train, recipe.learning
+    train = recipe.train
     return Phase(
         late=bool(recipe.data.late_shards) and share >= recipe.data.late_from,
         loops=share >= train.loop_from,
         quantizes=bool(train.qat) and share >= _qat_from(train),
         window=_value_at(train.window_schedule, share, recipe.model.window),
         batch_tokens=_value_at(train.batch_schedule, share, train.batch_tokens),
-        further=_value_at(learning.ahead, share, 0),
-        noise=learning.noise if share < learning.noise_until else 0.0,
     )
 
 

@@ -1,14 +1,14 @@
 """The losses that a run minimises, compiled on a GPU."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.distributed import World
-from trainer.model.gpt import GPT, Learning
+from trainer.model.gpt import GPT, Teaching
 from trainer.model.qat import quantized_loss, rounding_of
 from trainer.optim.schedule import Phase, phases
 from trainer.recipe import Recipe
@@ -27,19 +27,14 @@ COMPILING: dict[str, dict[str, str | int | bool | Callable[..., Any]]] = {
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss before and after quantization-aware training begins; equal if the recipe has none.
-
-    `learning` is what is learned besides the next token, without the further targets of a phase.
-    """
+    """The loss before and after quantization-aware training begins; equal if the recipe has none."""
 
     plain: Loss
     quantized: Loss
-    learning: Learning
 
     def of(self, model: GPT, phase: Phase) -> Loss:
-        """Return the loss of a phase, after telling `model` whether loops run and what is learned."""
+        """Return the loss of a phase, after switching `model`'s loops on or off."""
         model.loop(phase.loops)
-        model.learn(replace(self.learning, further=phase.further))
         return self.quantized if phase.quantizes else self.plain
 
 
@@ -55,15 +50,16 @@ def losses_of(model: GPT, recipe: Recipe, world: World, teacher: GPT | None = No
     Raises:
         CodecError: see `trainer.model.qat.rounding_of`.
     """
-    learning = Learning(0, teacher, recipe.learning.teacher_share, recipe.learning.dropout)
+    if teacher is not None:
+        model.teaching = Teaching(teacher, recipe.learning.teacher_share)
     quantized = quantized_loss(model, rounding_of(model, recipe.train)) if recipe.train.qat else model.loss
     if world.device.type != "cuda":
-        return Losses(model.loss, quantized, learning)
+        return Losses(model.loss, quantized)
     torch.compiler.reset()  # graphs of earlier runs in this process count against the limit
     graphs = len(phases(recipe))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
     plain = compiled(model.loss, recipe)
-    return Losses(plain, compiled(quantized, recipe) if recipe.train.qat else plain, learning)
+    return Losses(plain, compiled(quantized, recipe) if recipe.train.qat else plain)
 
 
 def compiled(loss: Callable[..., Tensor], recipe: Recipe) -> Loss:

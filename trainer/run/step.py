@@ -5,20 +5,15 @@ from torch import Tensor
 
 from codec.errors import CodecError
 from trainer.data.loader import Loader
-from trainer.data.shards import BOS
 from trainer.distributed import World
 from trainer.optim.optimizers import Optimizers
-from trainer.optim.schedule import Phase, decay_scale, muon_momentum, phases
+from trainer.optim.schedule import Phase, muon_momentum, phases
 from trainer.recipe import Recipe
 from trainer.run.losses import Loss, Losses
-from trainer.run.noise import Noise, seed_of
 from trainer.run.state import State, copy_of
 
-MOST_REPLACED = 0.5
-"""Share of the inputs that the second loss replaces in a row at most (arXiv 2606.06888)."""
-
-Parts = list[tuple[Tensor, Tensor, float]]
-"""Micro-batches: inputs and targets, int64 [B, T] each, and their weight in the loss."""
+Parts = list[tuple[Tensor, Tensor]]
+"""Micro-batches: inputs and targets, int64 [B, T] each."""
 
 
 def micro_batches(recipe: Recipe, world: World, phase: Phase) -> int:
@@ -45,17 +40,9 @@ def take(loader: Loader, position: int, phase: Phase, recipe: Recipe, world: Wor
     """
     window = recipe.model.window
     inputs, targets = loader.take(position // window, phase.batch_tokens // window, phase.late)
-    count = micro_batches(recipe, world, phase)
-
-    def cut(rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.view(-1, phase.window).chunk(count)
-
-    noise = Noise(recipe, world, inputs, BOS, (position, int(phase.late)))
-    parts = [(*part, 1.0) for part in zip(cut(noise.replace(phase.noise)), cut(targets), strict=True)]
-    if weight := recipe.learning.second_loss:
-        again = noise.replace(noise.shares(MOST_REPLACED))
-        parts += [(*part, weight) for part in zip(cut(again), cut(targets), strict=True)]
-    return parts
+    parts = micro_batches(recipe, world, phase)
+    rows = [part.view(-1, phase.window).chunk(parts) for part in (inputs, targets)]
+    return list(zip(*rows, strict=True))
 
 
 def descend(state: State, loss: Loss, parts: Parts, recipe: Recipe, scale: float) -> Tensor:
@@ -64,15 +51,12 @@ def descend(state: State, loss: Loss, parts: Parts, recipe: Recipe, scale: float
     Returns:
         the mean loss in nats of this process's share of the batch: a scalar on the device, not waited for.
     """
-    if recipe.learning.dropout:
-        torch.manual_seed(seed_of(recipe.train.seed, state.step, state.optimizers.world.rank))
-    losses, total = [], sum(weight for _, _, weight in parts)
-    for inputs, targets, weight in parts:
-        part = loss(inputs, targets) * (weight / total)
+    losses = []
+    for inputs, targets in parts:
+        part = loss(inputs, targets) / len(parts)
         part.backward()
         losses.append(part.detach())
-    decay = decay_scale(recipe, state.step, state.elapsed)
-    state.optimizers.step(scale, muon_momentum(recipe.optim, state.step), decay)
+    state.optimizers.step(scale, muon_momentum(recipe.optim, state.step))
     state.model.zero_grad(set_to_none=True)
     return torch.stack(losses).sum()
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.cross_entropy import IGNORED, Taught, next_tokens, softcapped_cross_entropy, wanted_probabilities
+from trainer.model.cross_entropy import Taught, softcapped_cross_entropy
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
@@ -64,28 +64,14 @@ def test_it_compiles_to_one_graph() -> None:
     torch.testing.assert_close(gradient, weight.grad)
 
 
-def test_next_tokens_end_with_their_row() -> None:
-    found = next_tokens(torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4]]), 2)
-    assert found[0].tolist() == [[5, 6, 7], [6, 7, 8], [7, 8, IGNORED], [8, IGNORED, IGNORED]]
-    assert found[1].tolist() == [[1, 2, 3], [2, 3, 4], [3, 4, IGNORED], [4, IGNORED, IGNORED]]
-
-
-def test_each_target_is_wanted_half_as_much_as_that_before() -> None:
-    found = wanted_probabilities(torch.tensor([[2, 0, 2], [1, 3, IGNORED], [0, IGNORED, IGNORED]]), 4)
-    expected = torch.tensor([[2, 0, 5, 0], [0, 14 / 3, 0, 7 / 3], [7, 0, 0, 0]]) / 7
-    torch.testing.assert_close(found, expected)
-
-
 @pytest.mark.parametrize("chunk_logits", [29 * 5, 1 << 20])
-@pytest.mark.parametrize("further", [0, 2])
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
-def test_further_targets_and_a_teacher(chunk_logits: int, further: int, share: float) -> None:
+def test_a_teacher(chunk_logits: int, share: float) -> None:
     """Value and gradients are those of cross-entropies added up one by one."""
     hidden, weight, targets = example()
     generator = torch.Generator().manual_seed(4)
     taught = Taught(torch.randn(3, 7, 5, generator=generator), torch.randn(29, 5, generator=generator), 3.0, share)
-    wanted = next_tokens(targets, further) if further else targets
-    found = softcapped_cross_entropy(hidden, weight, wanted, 2.0, chunk_logits, taught=taught)
+    found = softcapped_cross_entropy(hidden, weight, targets, 2.0, chunk_logits, taught=taught)
     (3 * found).backward()
     gradients = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
@@ -94,9 +80,7 @@ def test_further_targets_and_a_teacher(chunk_logits: int, further: int, share: f
     total = -share * (known * logs).sum()
     for row in range(3):
         for place in range(7):
-            weights = [0.5**k for k in range(1 + further) if place + k < 7]
-            for k, part in enumerate(weights):
-                total = total - (1 - share) * part / sum(weights) * logs[row, place, targets[row, place + k]]
+            total = total - (1 - share) * logs[row, place, targets[row, place]]
     expected = total / 21
     (3 * expected).backward()
     torch.testing.assert_close(found, expected)
@@ -107,6 +91,6 @@ def test_a_teacher_compiles_to_one_graph() -> None:
     hidden, weight, targets = example()
     taught = Taught(torch.ones(3, 7, 5), torch.ones(29, 5), 3.0, 0.5)
     compiled = torch.compile(softcapped_cross_entropy, backend="aot_eager", fullgraph=True, dynamic=False)
-    found = compiled(hidden, weight, next_tokens(targets, 1), 30.0, 29 * 5, taught=taught)
-    expected = softcapped_cross_entropy(hidden, weight, next_tokens(targets, 1), 30.0, taught=taught)
+    found = compiled(hidden, weight, targets, 30.0, 29 * 5, taught=taught)
+    expected = softcapped_cross_entropy(hidden, weight, targets, 30.0, taught=taught)
     torch.testing.assert_close(found, expected)
