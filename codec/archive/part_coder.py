@@ -20,7 +20,7 @@ from codec.archive.format import Tag
 from codec.archive.members import Kind, Member
 from codec.archive.sources import Part
 from codec.console import Advance, ignore_progress
-from codec.devices import device_here, group_bytes, kind_of
+from codec.devices import compute_threads, device_here, group_bytes, kind_of
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 GROUP_BYTES = {"cpu": 1 << 16, "cuda": 1 << 24}
 """Bytes of text that a device codes together and commits: a second or two of a slow processor."""
 
-_BLOCKS = {"cpu": 2, "cuda": 256}  # of a solid stream that a device codes side by side
+_BLOCKS = 256  # of a solid stream that a GPU codes side by side
+_BLOCKS_OF_PROCESSOR = 16  # that a processor codes side by side at most: each takes up to 150 MiB
 _PIECE = 1 << 13  # bytes of text that the model codes alone: about its window, and enough to fill the decoder's slots
 _BINARY_PIECE = 1 << 16  # the same where a zero byte is near, and a general compressor is likely to be better
 _RECORD = 8  # bytes of an archive that a record takes beside its payload
@@ -73,7 +74,8 @@ class PartCoder:
     ):
         self._open, self._solid, self._independent, self._commit = coder, solid, independent, commit
         self._limit = group_bytes(GROUP_BYTES, device)
-        self._side_by_side = _BLOCKS[kind_of(device_here(device))]
+        on_gpu = kind_of(device_here(device)) == "cuda"
+        self._side_by_side = _BLOCKS if on_gpu else min(max(2, compute_threads()), _BLOCKS_OF_PROCESSOR)
         self._count, self._block = records, block
         self._done = iter(done)
         self._frame = next(self._done, None)

@@ -2,7 +2,7 @@
 
 This module runs as a script with a plan on standard input, a JSON object with the fields of `Plan`. The module imports
 only the standard library, because namespaces need a single thread. The program sees the interpreter, the folders that
-the plan names (read-only), an empty `/tmp`, three harmless devices and its own processes. The program has no
+the plan names (read-only), a new `/tmp`, three harmless devices and its own processes. The program has no
 capability, in a user namespace of its own, which also separates the kernel's key rings. Where the kernel grants no
 namespaces, the program runs without namespaces. The descriptor `answers` is told first which isolation is in force,
 before the program can write anything.
@@ -149,6 +149,8 @@ def _enter_root(libc: ctypes.CDLL, plan: Plan) -> None:
     root = Path(plan.root)
     _mount(libc, "none", "/", None, _RECURSIVE | _PRIVATE)
     _mount(libc, "tmpfs", root, "tmpfs", _NO_SUID | _NO_DEVICES, "mode=755,size=1m")
+    # before the files, of which some may lie below /tmp: a checkout's environment, say
+    _mount(libc, "tmpfs", _place(root, "/tmp", True), "tmpfs", _NO_SUID | _NO_DEVICES, f"mode=1777,size={SCRATCH}")
     for source, target in plan.seen:
         inside = _place(root, target, Path(source).is_dir())
         _mount(libc, source, inside, None, _BIND | _RECURSIVE)
@@ -164,7 +166,6 @@ def _enter_root(libc: ctypes.CDLL, plan: Plan) -> None:
             link.symlink_to(value)
     for device in DEVICES:
         _mount(libc, device, _place(root, device, False), None, _BIND)
-    _mount(libc, "tmpfs", _place(root, "/tmp", True), "tmpfs", _NO_SUID | _NO_DEVICES, f"mode=1777,size={SCRATCH}")
     with suppress(OSError):  # a container may refuse; then there is no /proc
         _mount(libc, "proc", _place(root, "/proc", True), "proc", _READ_ONLY | _NO_SUID | _NO_DEVICES | _NO_EXEC)
     old = _place(root, "/old", True)

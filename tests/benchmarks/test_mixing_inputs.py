@@ -1,9 +1,10 @@
-"""Measure what each input of context mixing is worth: bytes of solid blocks without one input at a time.
+"""Measure what each input of context mixing is worth and costs: bytes and time of solid blocks without one at a time.
 
 pytest -s -m benchmark tests/benchmarks/test_mixing_inputs.py
 
 A copy of the package, in which some source lines differ and inputs can be left out, runs in a process with a cache of
-its own. Machine code of other modules is taken from this user's cache. Contexts that are left out are still looked up.
+its own. Machine code of other modules is taken from this user's cache. Where bytes are counted, contexts that are left
+out are still looked up, so that the other contexts keep their maps; where time is measured, they are not.
 """
 
 import json
@@ -24,9 +25,9 @@ PACK = ROOT / "artifacts" / "models" / "small.pack"
 SAME = ("codec.backends", "codec.edits", "codec.entropy", "codec.exact", "codec.pack")
 """Modules whose machine code is that of the package."""
 
-TEXT, RECORDS, MATCHES, MAPS, REFINED, SELECTED = 30, 54, 78, 79, 80, 81
+TEXT, RECORDS, MATCHES, MAPS, REFINED, SELECTED, TIMED = 30, 54, 78, 79, 80, 81, 82
 """Registers beyond those of the package; one that is not 0 leaves out an input: a context of text or of records (24
-each, as numbered in `codec.cm.contexts`), matches, and so on."""
+each, as numbered in `codec.cm.contexts`), matches, and so on. TIMED leaves out the look-ups of those contexts, too."""
 
 VARIANTS: dict[str, list[int]] = {
     "everything": [],
@@ -42,7 +43,7 @@ VARIANTS: dict[str, list[int]] = {
 }
 
 EDITS = [
-    ("state.py", "REGISTERS = 30", "REGISTERS = 82\nLEFT_OUT = np.zeros(52, np.int64)"),
+    ("state.py", "REGISTERS = 30", "REGISTERS = 83\nLEFT_OUT = np.zeros(53, np.int64)"),
     ("state.py", "    registers[KIND],", "    registers[30:] = LEFT_OUT\n    registers[KIND],"),
     (
         "predictor.py",
@@ -63,6 +64,13 @@ EDITS = [
     ),
     ("mixer.py", "p = 2 * np.int64(SQUASH", f"p = (4 if r[{REFINED}] else 2) * np.int64(SQUASH"),
     ("mixer.py", "for i in range(2):", f"for i in range(0 if r[{REFINED}] else 2):"),
+    (
+        "contexts.py",
+        "    for i in range(used):\n        s.hashes[i] = mixed(s.hashes[i], i + 1)\n    s.registers[USED] = used",
+        "    kept, r = 0, s.registers\n    for i in range(used):\n"
+        f"        if r[{TIMED}] == 0 or r[{TEXT} + 24 * r[KIND] + i] == 0:\n"
+        "            s.hashes[kept] = mixed(s.hashes[i], i + 1)\n            kept += 1\n    r[USED] = kept",
+    ),
     ("compressor.py", "_SHORT = 15", "_SHORT = 0"),  # what primers teach is not cached
 ]
 """File of codec/cm, what is there, and what comes in its place."""
@@ -96,6 +104,23 @@ if sys.argv[2]:
 else:
     kinds = {{name: compressor.compress(text)[0] for name, text in texts.items()}}
     code = lambda data: compressor.compress(data, kinds[name])
+if not sys.argv[2]:
+    from time import process_time
+    seconds = {{variant: [] for variant in {VARIANTS}}}
+    for _ in range(7):
+        for variant, left_out in {VARIANTS}.items():
+            state.LEFT_OUT[:] = 0
+            for register in (*left_out, {TIMED}):
+                state.LEFT_OUT[register - 30] = 1
+            total = 0.0
+            for name in ("alice29.txt", "kennedy.xls"):
+                begin = process_time()
+                compressor.compress(texts[name], compressor.PLAIN if name == "alice29.txt" else compressor.RECORDS)
+                total += process_time() - begin
+            seconds[variant].append(total)
+    least = {{variant: min(found) for variant, found in seconds.items()}}
+    for variant in {VARIANTS}:
+        print(f"| {{variant}} | {{least[variant] / least['everything']:.2f}} of the time |", flush=True)
 for variant, left_out in {VARIANTS}.items():
     state.LEFT_OUT[:] = 0
     for register in left_out:

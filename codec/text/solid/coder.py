@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from codec.cm.compressor import compress, decompress
 from codec.console import Advance, ignore_progress
-from codec.devices import processors, thread_pool
+from codec.devices import compute_threads, processors, thread_pool
 from codec.errors import FormatError, MismatchError
 from codec.text.coder import Coder
 from codec.text.solid import golden, mixed_decoder
@@ -61,7 +61,7 @@ class SolidCoder:
 
     @property
     def _threads(self) -> int:
-        return self._mixing.threads if self._mixing else processors()
+        return self._mixing.threads if self._mixing else compute_threads()
 
     def encode_block(self, data: bytes) -> Payload:
         """Return the payload of one block."""

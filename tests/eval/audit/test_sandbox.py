@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,21 @@ def test_it_is_the_predictor_inside(tmp_path):
         found = sandbox.distribution()
     assert found.dtype == np.float64
     assert found.argmax(-1).tolist() == [4, 4]
+
+
+def test_libraries_below_the_temporary_folder(tmp_path, isolated, monkeypatch):
+    """An environment may lie in /tmp: its packages are seen there, and nothing beside them."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        packages = Path(folder) / "venv" / "site-packages"
+        packages.mkdir(parents=True)
+        (packages / "of_this_environment.py").write_text("x = 6")
+        (packages.parent / "text").write_text("secret")
+        monkeypatch.syspath_prepend(packages)
+        look = f"import os, of_this_environment as o\nself.seen = [o.x * (os.listdir({str(packages.parent)!r}) == "
+        body = method("reset", look + "['site-packages'])]\nself.rows = 1")
+        with Sandbox(program(tmp_path, body), 8, QUICK) as sandbox:
+            sandbox.reset(np.array([1]))
+            assert sandbox.distribution().argmax() == 6
 
 
 def test_peek_hands_over_documents(tmp_path):
