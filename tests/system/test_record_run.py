@@ -11,11 +11,25 @@ import pytest
 from tests.support.helpers import ROOT
 from trainer.data.sample import val_documents
 
-TINY = (
-    "model.vocab_size=1024 model.window=64 model.num_layers=5 model.model_dim=32 model.num_heads=2 model.num_kv_heads=1 "
-    "model.xsa_layers=5 model.loop_start=2 model.loop_end=3 model.rope_dims=8 train.fp8=false train.seconds=0 "
-    "train.iterations=4 train.batch_tokens=2048 train.micro_batches=2 train.val_tokens=2048 train.checkpoint_seconds=0"
-).split()
+TINY = [
+    "model.vocab_size=1024",
+    "model.window=64",
+    "model.num_layers=5",
+    "model.model_dim=32",
+    "model.num_heads=2",
+    "model.num_kv_heads=1",
+    "model.xsa_layers=5",
+    "model.loop_start=2",
+    "model.loop_end=3",
+    "model.rope_dims=8",
+    "train.fp8=false",
+    "train.seconds=0",
+    "train.iterations=4",
+    "train.batch_tokens=2048",
+    "train.micro_batches=2",
+    "train.val_tokens=2048",
+    "train.checkpoint_seconds=0",
+]
 
 
 @pytest.mark.long
