@@ -131,7 +131,7 @@ def read_part(data):
 
 def read_pack(data):
     """Sections of a pack, unpacked but for the tensors, the header, and tensors, batches and files with their bytes."""
-    assert struct.unpack_from("<4sH", data) == (b"UPAK", 4)
+    assert struct.unpack_from("<4sH", data) == (b"UPAK", 1)
     count, crc = struct.unpack_from("<HI", data, len(data) - 38)
     table, sections = data[len(data) - 38 - 24 * count : -38], {}
     assert hashlib.sha256(data[:-32]).digest() == data[-32:] and zlib.crc32(table) == crc and count <= 16
