@@ -35,8 +35,6 @@ VERSION = 1
 PACK_HASH = 8
 """Bytes of a pack's SHA-256 that name the pack. Two of a million packs share a name with a probability of 2^-25."""
 
-_MODEL, _RECALL, _WINDOW = 16, 32, 64  # flags of the header
-_ONE_RECORD, _ONE_MEMBER, _APPENDED, _SHRUNK, _NAMED = 1, 2, 4, 8, 16  # flags of the footer
 _LEAST_FOOTER = 8
 _U32 = struct.Struct("<I")
 _LEAST_RECORD = 5  # bytes of a chunk: a head of one byte and a CRC-32
@@ -52,6 +50,28 @@ def _most_index(size: int) -> int:
 def _most_members(size: int) -> int:
     """Return the most members of an archive of `size` bytes."""
     return (1 << 10) + size
+
+
+class HeaderFlag(IntEnum):
+    """The flags of a header, beside its version."""
+
+    MODEL = 16
+    RECALL = 32
+    WINDOW = 64  # other than the model's own
+
+
+class FooterFlag(IntEnum):
+    """The flags of a footer."""
+
+    ONE_RECORD = 1
+    ONE_MEMBER = 2
+    APPENDED = 4  # there are gaps between records
+    SHRUNK = 8  # the index is a zstandard frame
+    NAMED = 16  # the index names the model in place of the header
+
+
+_MODEL, _RECALL, _WINDOW = HeaderFlag
+_ONE_RECORD, _ONE_MEMBER, _APPENDED, _SHRUNK, _NAMED = FooterFlag
 
 
 class Tag(IntEnum):

@@ -31,7 +31,18 @@ _MODES = (None, 0o644, 0o755)
 """Modes that need no byte of their own; the next code says that a varint with the mode follows."""
 _OTHER_MODE = len(_MODES)
 _MOST_BYTES = 1 << 60  # of a file; its records bound the bytes that it has
-_TIMED, _REST, _COPY, _MORE = 16, 32, 64, 128  # flags: has a time; takes all bytes that are left; see `Member`
+
+
+class MemberFlag(IntEnum):
+    """The flags of a member, beside its kind and its mode."""
+
+    TIMED = 16  # has a time
+    REST = 32  # takes all bytes that are left
+    COPY = 64  # has the bytes of an earlier file
+    MORE = 128  # goes on with the file before
+
+
+_TIMED, _REST, _COPY, _MORE = MemberFlag
 
 
 class Kind(IntEnum):

@@ -21,7 +21,7 @@ IN_MEMORY = 1 << 26
 """Files up to this size are read and checked whole; of larger ones, each tensor is read and checked when asked for."""
 
 MAGIC = b"UPAK"
-VERSION = 4
+VERSION = 1
 _HEAD = struct.Struct("<4sH")
 _ENTRY = struct.Struct("<12sQI")
 _END = struct.Struct("<HI")

@@ -1,10 +1,10 @@
 """Digests of what a machine codes, beside those of x86-64: `python -m tests.support.machines [--reference] [NAME...]`.
 
-Needs the libraries that coding text needs, and the files of tests/golden/machines: packs, archives that x86-64 wrote,
-digests. Decoding these archives is one direction; writing the same bytes is the other, as a reader of equal bytes reads
+Needs the libraries that coding text needs, and files of tests/golden/files: packs, and archives that x86-64 wrote.
+Decoding these archives is one direction; writing the same bytes is the other, as a reader of equal bytes reads
 the same. With --reference the model runs on torch, as where compiled code fails the self-test.
 
-`python -m tests.support.machines --write` makes the files anew.
+`python -m tests.support.machines --write` writes the digests anew.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).resolve().parents[1] / "golden" / "machines"
+FOLDER = Path(__file__).resolve().parents[1] / "golden" / "files"
+DIGESTS = FOLDER.parent / "machines.json"
 PACKS = ("plain", "every", "llama", "gpt2")
 
 TEXTS = [
@@ -127,28 +128,8 @@ def use_the_reference() -> None:
     coder.make_backend = select._reference
 
 
-def write() -> None:
-    import codec
-    from tests.codec.exact.test_recall import TABLES, with_recall
-    from tests.support.families import FAMILIES, family_pack
-    from tests.support.fuzzing import blob
-    from tests.support.helpers import tiny_blob
-
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    every = with_recall(tiny_blob(lossless=True), TABLES)
-    found = {"plain": blob(), "every": every} | {
-        name: family_pack(FAMILIES[name]).source.content for name in ("llama", "gpt2")
-    }
-    for name, data in found.items():
-        assert isinstance(data, bytes) and codec.open(data)
-        (FOLDER / f"{name}.pack").write_bytes(data)
-        (FOLDER / f"{name}.upz").write_bytes(archive(name))
-
-
 def main() -> int:
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
-    if "--write" in sys.argv:
-        write()
     if "--reference" in sys.argv:
         use_the_reference()
     from numba.core.registry import cpu_target
@@ -156,8 +137,7 @@ def main() -> int:
     name, features = cpu_target.target_context.codegen().magic_tuple()[1:]
     shown = [feature for feature in ("avx512f", "avx2", "fma", "sse4.2", "neon") if f"+{feature}" in features]
     print(f"{platform.machine()}, compiled for {name} with {' '.join(shown) or 'no vectors of these'}", flush=True)
-    path = FOLDER / "digests.json"
-    expected = json.loads(path.read_text()) if path.exists() and "--write" not in sys.argv else {}
+    expected = json.loads(DIGESTS.read_text()) if "--write" not in sys.argv else {}
     found: dict[str, str] = {}
     wrong = 0
     for job in words or JOBS:
@@ -169,7 +149,7 @@ def main() -> int:
             verdict = f"DIFFERS from {expected.get(key)}" if not same else "same" if expected else "written"
             print(f"{key}: {value} {verdict} ({time.perf_counter() - begin:.0f} s)", flush=True)
     if "--write" in sys.argv:
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        DIGESTS.write_text(json.dumps(found, indent=1) + "\n")
         return 0
     print(f"{len(found) - wrong} of {len(found)} digests are those of x86-64")
     return int(wrong > 0)

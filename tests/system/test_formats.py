@@ -1,10 +1,14 @@
-"""docs/formats.md is enough to write a reader of packs: this one has nothing but that page, plain and slow."""
+"""docs/formats.md is enough to write a reader of packs: this one has nothing but that page, plain and slow.
 
-import hashlib
-import json
+`tests.support.page_reader` reads what archives and packs say of themselves in the same way.
+"""
+
+import os
 import struct
-import zlib
+import sys
+from io import BytesIO
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +16,23 @@ import torch
 import zstandard
 
 import codec
+from codec.archive.format import embedded_pack, read_contents, read_record
 from codec.model.config import ModelConfig
 from codec.model.parameters import parameters
 from codec.pack.change import with_tunings
 from codec.quantization.quantized import Tuning
 from codec.quantization.quantizers import RowAbsmax
 from codec.quantization.sensitivity import SensitivityGrid
+from tests.golden.make import FOLDER
+from tests.support import page_reader
+from tests.support.page_reader import read_archive, read_pack
 
 CODES = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 64: (0o103, 0o024), 256: (0o515, 0o362)}
 QUARTERS = np.array([1, 1.1892071, 1.4142135, 1.6817929], np.float32)
 RISING, FALLING = (65536, 77936, 92682, 110218), (65536, 55109, 46341, 38968)
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
 WIDTHS = {
+    **dict.fromkeys(FLOAT8, 1),
     **{"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2, "int32": 4, "uint32": 4},
     **{"float32": 4, "complex32": 4, "int64": 8, "uint64": 8, "float64": 8, "complex64": 8, "complex128": 16},
 }
@@ -253,6 +263,10 @@ def converted(values, dtype):
         most = np.uint32(0x7F7F0000).view(np.float32)
         bits = np.clip(values.astype(np.float32), -most, most).view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    if dtype in FLOAT8:  # whose rounding the page says, and torch has
+        kind = getattr(torch, dtype)
+        least = 2.0**-127 if dtype == "float8_e8m0fnu" else -torch.finfo(kind).max
+        return torch.from_numpy(values.clip(least, torch.finfo(kind).max)).to(kind).view(torch.uint8).numpy().tobytes()
     kind = np.dtype(dtype)
     return np.clip(values, np.finfo(kind).min, np.finfo(kind).max).astype(kind).tobytes()
 
@@ -274,42 +288,22 @@ class Reader:
 
     def __init__(self, blob):
         self.found, self.tags, self.methods, self.states, self.off = {}, set(), set(), set(), False
-        assert blob[:4] == b"UPAK" and hashlib.sha256(blob[:-32]).digest() == blob[-32:]
-        assert struct.unpack_from("<H", blob, 4) == (4,)
-        count, crc = struct.unpack_from("<HI", blob, len(blob) - 38)
-        table = blob[len(blob) - 38 - 24 * count : len(blob) - 38]
-        assert zlib.crc32(table) == crc
-        sections, at = {}, 6
-        for name, length, crc in struct.iter_unpack("<12sQI", table):
-            section, at = blob[at : at + length], at + length
-            assert zlib.crc32(section) == crc
-            sections[name.rstrip(b"\0").decode()] = section
-        assert at == len(blob) - 38 - len(table) and len(sections) == count
-        self.header = json.loads(zstandard.decompress(sections["header"]))
-        self.tensors, self.at = sections["tensors"], 0
-        for entry in self.header["tensors"]:
-            pieces = slabs(entry["shape"], self.header.get("whole"))
-            parts = zip(entry["parts"], pieces, strict=True)
-            self.add(entry, b"".join(self.slab(entry["dtype"], length, *piece) for length, piece in parts))
-        left = list(self.header["vectors"])
-        for count, length in self.header["batches"]:
-            self.batch([left.pop(0) for _ in range(count)], length)
-        assert not left and self.at == len(self.tensors)
+        pack = read_pack(blob)
+        self.header = pack["header"]
+        for entry, parts in pack["tensors"]:
+            pieces = zip(parts, slabs(entry["shape"], self.header.get("whole")), strict=True)
+            self.add(entry, b"".join(self.slab(entry["dtype"], *part, *piece) for part, piece in pieces))
+        for entries, part in pack["batches"]:
+            self.batch(entries, *part)
         for name, other in self.header.get("twins", {}).items():
             self.found[name] = self.found[other]
-
-    def part(self, length):
-        part, self.at = self.tensors[self.at : self.at + length], self.at + length
-        assert zlib.crc32(part[:-4]) == int.from_bytes(part[-4:], "little")
-        self.tags.add(part[0])
-        return part[0], part[1:-4]
 
     def exact(self, content, dtype, elements):
         width = WIDTHS[dtype] // 2 if "complex" in dtype else WIDTHS[dtype]
         return planes(content, elements * WIDTHS[dtype], width, "float" in dtype, self.methods)
 
-    def slab(self, dtype, length, height, width):
-        tag, content = self.part(length)
+    def slab(self, dtype, tag, content, height, width):
+        self.tags.add(tag)
         if tag == EXACT:
             return self.exact(content, dtype, height * width)
         weights, states, on = quantized(tag, content, height, width)
@@ -317,8 +311,8 @@ class Reader:
         self.off |= not all(map(all, on))
         return converted(weights, dtype)
 
-    def batch(self, entries, length):
-        tag, content = self.part(length)
+    def batch(self, entries, tag, content):
+        self.tags.add(tag)
         kept = {entry.get("kept", entry["dtype"]) for entry in entries}.pop()
         assert tag == EXACT
         data = self.exact(content, kept, sum(prod(entry["shape"]) for entry in entries))
@@ -422,3 +416,60 @@ def test_several_slabs():
     pieces = (torch.arange(2 * (2**22 + 3)) % 5).to(torch.uint8).reshape(2, -1)
     reader = checked(codec.compress({"rows": rows, "pieces": pieces}))
     assert [len(entry["parts"]) for entry in reader.header["tensors"]] == [4, 3]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.pack")))
+def test_the_page_is_enough_to_list_every_golden_pack(name):
+    blob = (FOLDER / name).read_bytes()
+    said, pack = read_pack(blob), codec.open(blob)
+    assert said["header"] == pack.manifest and said["files"] == pack.files
+    assert said["sections"].keys() == pack.sections.keys()
+    assert len(said["sections"]["tensors"]) == pack.sections["tensors"].length
+    assert said["sections"]["config"].decode() == (pack.config.to_json() if pack.config else "")
+    assert said["sections"]["tokenizer"] == (pack.tokenizer.model if pack.tokenizer else b"")
+    entries = [entry for entry, _ in said["tensors"]] + [entry for batch, _ in said["batches"] for entry in batch]
+    assert [entry["name"] for entry in entries] + list(pack.twins) == pack.names
+    if name != "slabs.pack":  # which has four million quantized elements
+        assert Reader(blob).found == plain(pack.state_dict())
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.upz")))
+def test_the_page_is_enough_to_list_every_golden_archive(name):
+    data = (FOLDER / name).read_bytes()
+    said, contents = read_archive(data), read_contents(stream := BytesIO(data))
+    for header, found in ((said["opening"], contents.opening), (said["header"], contents.header)):
+        assert (header["pack"], header["window"]) == (found.pack and found.pack.hex(), found.window)
+        assert (found.adaptation == "recall") == bool(header["flags"] & 32)
+    chunks = [read_record(stream, contents, n) for n in range(len(contents.sizes))]
+    found = zip(contents.offsets, contents.lengths, contents.sizes, chunks, strict=True)
+    assert [(r["offset"], r["bytes"], r["size"], r["tag"], r["crc"], r["payload"]) for r in said["records"]] == [
+        (offset, length, size, chunk.tag.name.lower(), chunk.crc, chunk.payload)
+        for offset, length, size, chunk in found
+    ]
+    assert (said["gaps"], said["packs"][:1]) == (contents.gaps, [p for p in [embedded_pack(stream, contents)] if p])
+    members = [
+        (os.fsdecode(m["name"]), m["kind"], m["size"], m["mode"], m["time"], m.get("documents", 0),
+         os.fsdecode(m.get("target", b"")), bool(m["flags"] & 64), bool(m["flags"] & 128))
+        for m in said["members"]
+    ]  # fmt: skip
+    assert members == [
+        (m.name, m.kind.name.lower(), m.size, m.mode, m.mtime, m.documents, m.target, m.back > 0, m.more)
+        for m in contents.members
+    ]
+
+
+def test_the_reader_of_the_page_stands_alone_and_is_short():
+    """It imports the standard library and zstandard, and has at most 150 lines."""
+    lines = Path(page_reader.__file__).read_text().splitlines()
+    imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
+    assert len(lines) <= 150 and imported - {"zstandard"} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", ["plain.pack", "folder.pack", "large.upz", "empty_file.upz"])
+def test_the_reader_of_the_page_refuses_what_is_damaged(name):
+    """Every byte of an archive all of whose records can be checked without a model; some bytes of packs."""
+    data = (FOLDER / name).read_bytes()
+    read, step = (read_pack, 101) if name.endswith(".pack") else (read_archive, 1)
+    for at in range(0, len(data), step):
+        with pytest.raises(Exception):  # noqa: B017 (of any kind)
+            read(data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :])

@@ -5,6 +5,7 @@ A part is a tag, the content that the tag calls for, and the CRC-32 of both.
 
 import struct
 import zlib
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,17 @@ from codec.quantization.quantized import MOST_TUNING, OnTrellis, Quantized, Step
 from codec.quantization.quantizers import step_exponent
 from codec.quantization.trellis import CODES
 
-EXACT, BY_ROW, BY_GRID, BY_TUNED_GRID = range(4)
-"""Tags: bytes as they are; integers with a float16 step for each row; integers with steps by row and column; the same
-with tunings of the steps."""
+
+class PartTag(IntEnum):
+    """The kinds of parts."""
+
+    EXACT = 0  # bytes as they are
+    BY_ROW = 1  # integers with a float16 step for each row
+    BY_GRID = 2  # integers with steps by row and column
+    BY_TUNED_GRID = 3  # the same with tunings of the steps
+
+
+EXACT, BY_ROW, BY_GRID, BY_TUNED_GRID = PartTag
 
 OFF = np.uint16(512)
 """A summand to the exponent of the step of a row or column off the trellis; exponents are smaller. Of tunings, the word

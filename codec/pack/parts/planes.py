@@ -8,6 +8,7 @@ the unsplit bytes may be shorter than any of these.
 """
 
 import struct
+from enum import IntEnum
 
 import numpy as np
 import zstandard
@@ -19,7 +20,17 @@ from codec.errors import FormatError
 BLOCK = 1 << 22
 """Bytes that are split into planes together."""
 
-_STORED, _ZSTD, _TABLE, _WHOLE = range(4)
+
+class PlaneMethod(IntEnum):
+    """How a plane is coded, or a block that is not split into planes."""
+
+    STORED = 0
+    ZSTD = 1
+    TABLE = 2
+    WHOLE = 3  # the unsplit block under zstandard
+
+
+_STORED, _ZSTD, _TABLE, _WHOLE = PlaneMethod
 _BYTES = (Alphabet(0, 255),)
 _HEAD = struct.Struct("<BI")  # method and length of a plane
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

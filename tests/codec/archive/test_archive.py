@@ -419,4 +419,4 @@ def test_golden_bytes():
     assert digests == GOLDEN
 
 
-GOLDEN = ["c44f6dd45fb431bf", "1ff3fc6e21541ba2"]
+GOLDEN = ["58e5afd46cf49b1f", "ef085458662ea992"]

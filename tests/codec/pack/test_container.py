@@ -35,7 +35,7 @@ def test_golden_bytes():
     blob = write_container({"a": b"xyz", "bc": b""})
     table = b"a" + bytes(11) + struct.pack("<QI", 3, zlib.crc32(b"xyz")) + b"bc" + bytes(10) + bytes(12)
     end = table + struct.pack("<HI", 2, zlib.crc32(table))
-    assert blob[:-32] == b"UPAK" + b"\x04\x00" + b"xyz" + end
+    assert blob[:-32] == b"UPAK" + b"\x01\x00" + b"xyz" + end
     assert blob[-32:] == hashlib.sha256(blob[:-32]).digest()
 
 
@@ -70,7 +70,7 @@ def test_every_truncation_is_found():
 
 def test_a_future_version_says_so():
     later = MAGIC + struct.pack("<H", VERSION + 1) + SMALL[6:]
-    with pytest.raises(FormatError, match="format version 5, this underpar reads 4; use the underpar that wrote it"):
+    with pytest.raises(FormatError, match="format version 2, this underpar reads 1; use the underpar that wrote it"):
         read_container(later)
 
 
