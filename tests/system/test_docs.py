@@ -53,7 +53,11 @@ def calls(text: str) -> list[list[str]]:
 
 def complaint(words: list[str]) -> str | None:
     """What is wrong with the arguments of a call of `underpar`; nothing is run and no file is looked for."""
-    words = [word for n, word in enumerate(words) if word[0] not in "<>" and (n == 0 or words[n - 1] not in "<>")]
+    words = [
+        word
+        for n, word in enumerate(words)
+        if not word.startswith(("<", ">")) and (n == 0 or words[n - 1] not in ("<", ">"))
+    ]
     name = next((n for n in (" ".join(words[:2]), words[0] if words else "") if n in COMMANDS), None)
     if name is None:
         return f"no such command: underpar {' '.join(words[:2])}"
