@@ -74,8 +74,10 @@ def complaint(words: list[str]) -> str | None:
             return f"underpar {name} has no option {option}"
         else:
             given.add(options[option].name)
-            if not options[option].is_flag and not value and not (rest and rest.pop(0)):
-                return f"underpar {name}: {option} lacks its value"
+            if not options[option].is_flag and not value:
+                if not rest:
+                    return f"underpar {name}: {option} lacks its value"
+                rest.pop(0)
     positional = [p for p in COMMANDS[name].params if not is_option(p)]
     least = sum(p.required for p in positional)
     most = 1_000 if any(p.nargs == -1 for p in positional) else len(positional)
