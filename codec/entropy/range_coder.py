@@ -48,8 +48,15 @@ def _carry(out: NDArray[np.uint8], n: np.uint64) -> None:
 @compiled
 def put(state: State, out: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
     """Encode the interval [start, start + frequency) of a total whose share of the range is `unit` = range // total."""
-    low = state[0] + unit * np.uint64(start)
-    n = state[2]
+    state[0], state[1], state[2] = after_put(state[0], state[1], state[2], out, start, frequency, unit)
+
+
+@compiled
+def after_put(
+    low: np.uint64, size: np.uint64, n: np.uint64, out: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Return what a state of `put` becomes, for loops that keep its three numbers in registers."""
+    low += unit * np.uint64(start)
     if low >= _TOP:
         _carry(out, n)
         low -= _TOP
@@ -59,7 +66,7 @@ def put(state: State, out: NDArray[np.uint8], start: int, frequency: int, unit: 
         n += _ONE
         low = (low << _EIGHT) & _MASK
         size <<= _EIGHT
-    state[0], state[1], state[2] = low, size, n
+    return low, size, n
 
 
 @compiled
@@ -94,15 +101,22 @@ def start_decoder(state: State, data: NDArray[np.uint8]) -> None:
 @compiled
 def take(state: State, data: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64) -> None:
     """Remove the interval of the symbol found at code // unit, as `put` added the interval."""
-    code = state[0] - unit * np.uint64(start)
+    state[0], state[1], state[2] = after_take(state[0], state[1], state[2], data, start, frequency, unit)
+
+
+@compiled
+def after_take(
+    code: np.uint64, size: np.uint64, n: np.uint64, data: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Return what a state of `take` becomes, as `after_put` does."""
+    code -= unit * np.uint64(start)
     size = unit * np.uint64(frequency)
-    n = state[2]
     while size < _BOTTOM:
         byte = np.uint64(data[n]) if n < np.uint64(data.shape[0]) else np.uint64(0)
         code = (code << _EIGHT) | byte
         n += _ONE
         size <<= _EIGHT
-    state[0], state[1], state[2] = code, size, n
+    return code, size, n
 
 
 def written_bits(state: State) -> float:

@@ -39,7 +39,7 @@ def check_range(
     def entry(name: str) -> float:
         weights = matrices[name]
         columns = 1.0 if weights.columns is None else float(np.abs(weights.columns).max(initial=0))
-        return float(np.abs(weights.symbols).max(initial=0)) * float(np.abs(weights.rows).max(initial=0)) * columns
+        return weights.largest * float(np.abs(weights.rows).max(initial=0)) * columns
 
     def product(name: str) -> float:
         """Return the largest factor by which a product with the matrix can multiply a magnitude."""

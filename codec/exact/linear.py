@@ -47,7 +47,7 @@ class ExactLinear:
 
 def _narrow(weights: Quantized) -> bool:
     """Tell whether integers have 16 bits."""
-    return bool(np.abs(weights.symbols).max(initial=0) < 1 << 15)
+    return weights.largest < 1 << 15
 
 
 class ExactRandomMap(ExactLinear):

@@ -77,13 +77,18 @@ def check(weights: Weights) -> None:
     check_range(config, weights.matrices, weights.vectors, layer_scales(config))
 
 
-def check_sums(name: str, weights: Quantized, operand: int) -> None:
-    """Check that products of a matrix with rows of integers up to `operand` are exact in float64."""
-    peak = float(np.abs(weights.symbols).sum(1, dtype=np.int64).max(initial=0)) * operand
-    if peak >= EXACT:
+def check_sums(name: str, weights: Quantized, operand: int) -> int:
+    """Check that products of a matrix with rows of integers up to `operand` are exact in float64.
+
+    Returns:
+        The largest sum of a row's absolute integers.
+    """
+    largest = int(np.abs(weights.symbols).sum(1, dtype=np.int64).max(initial=0))
+    if (peak := float(largest) * operand) >= EXACT:
         raise FormatError(
             f"pack: tensor {name}: sums of up to 2^{math.log2(peak):.1f} are not exact in 53 bits; use coarser steps"
         )
+    return largest
 
 
 def query_fraction(config: ModelConfig) -> int:

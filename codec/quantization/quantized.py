@@ -84,6 +84,11 @@ class Quantized:
     grid: StepGrid | None = None  # the source of the steps; None: rows are float16 times a power of two
     on: OnTrellis | None = None  # None: all rows and columns
 
+    @property
+    def largest(self) -> int:
+        """Return the largest absolute integer."""
+        return max(int(self.symbols.max(initial=0)), -int(self.symbols.min(initial=0)))
+
     def dequantize(self) -> NDArray[np.float32]:
         """Return the weights, float32 [R, C]; those beyond float32 become its largest number."""
         with np.errstate(over="ignore"):

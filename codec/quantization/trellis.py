@@ -8,6 +8,8 @@ codes k = (q - z0) / 2, whose alphabet is that of a uniform quantizer of the who
 Sources: Marcellin and Fischer (1990), Fischer and Wang (1992); codes from Ungerboeck (1982), table I.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ _FAR = 1e30  # cost of a state that cannot be reached
 _REBASE = 32  # samples between subtractions of the least cost
 
 
+@lru_cache
 def transitions(states: int) -> NDArray[np.int64]:
     """Return the state that follows each state with z1 = 0 and z1 = 1: int64 [states, 2]."""
     h0, h1 = CODES[states]

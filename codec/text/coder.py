@@ -44,7 +44,7 @@ _RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
 MOST_SLOTS = {"cpu": 128, "cuda": 4096}
-FEWEST_SLOTS = {"cpu": 8, "cuda": 1024}  # that make a token as cheap as many do: a tile of 4 rows for 2 processors
+FEWEST_SLOTS = {"cpu": 16, "cuda": 1024}  # that make a token as cheap as many do: two tiles of 4 rows for 2 processors
 
 _TOKENS_A_BYTE = 2
 """Tokens for each byte of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with a vocabulary of
@@ -220,13 +220,16 @@ class Coder:
     def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
         """Yield batches of documents whose chunks run side by side, the longest first.
 
-        A batch has at most _BATCH_TOKENS tokens in a step, or a single document.
+        A batch has at most _BATCH_TOKENS tokens in a step, or a single document. On a processor, whose threads take a
+        document each, more documents join until all threads have equally many, if their caches fit.
         """
         lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
-        limit = _BATCH_TOKENS[self.device]
+        limit, together = _BATCH_TOKENS[self.device], self.threads if self.device == "cpu" else 1
         members: list[int] = []
         for n in sorted(lengths, key=lambda n: -lengths[n]):
-            if members and (len(members) + 1) * min(lengths[members[0]], self.window) > limit:
+            count, tokens = len(members), min(lengths[members[0]], self.window) if members else 0
+            fits = (count + 1) * self.backend.slot_bytes(tokens) <= _CACHE_BYTES
+            if (count + 1) * tokens > limit and not (count % together and fits):
                 yield members
                 members = []
             members.append(n)

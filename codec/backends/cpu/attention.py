@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from codec.backends.cpu.elementwise import fixed, rotate, snap
-from codec.backends.cpu.matmul import COLUMNS, WIDE, multiply_add, multiply_wide
+from codec.backends.cpu.matmul import COLUMNS, WIDE, heads_at_once, multiply_add, multiply_wide
 from codec.compiled import kernel
 from codec.numerics.tables import LEVELS_PER_BIT, exp2_series
 from codec.numerics.widths import SOFTMAX_BITS
@@ -86,11 +86,11 @@ def weighted_sum(digits, values, base, count, sums):
     Digits of 11 bits times values of 15 bits: a sum of WIDE products stays below 2^31.
 
     Args:
-        digits: int16 [4, count or more].
+        digits: int16 [4 or 6, count or more].
         values: int16 [ring / WIDE, size / COLUMNS, WIDE / 2, COLUMNS, 2].
         base: the first position, a multiple of WIDE.
         count: positions.
-        sums: int64 [4, size], filled in.
+        sums: int64 [4 or 6, size], filled in.
     """
     sums[:] = 0
     for at in range(0, count, WIDE):
@@ -116,8 +116,8 @@ def _remove_own(mixed, own):
 def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, xsa):
     """Compute attention, and snap its rows of outputs.
 
-    Two heads with the same keys are computed at a time. If a head is left over, the second half of the buffers holds
-    old numbers, and no result from that half is read.
+    Two or three heads with the same keys are computed at a time. If fewer are left over, the rest of the buffers holds
+    old numbers, and no result from that rest is read.
 
     Args:
         queries: float64 [n, dim], overwritten.
@@ -136,10 +136,11 @@ def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, x
     (positions, slots), (cos, sin, query_scale), (keys, values) = rows, rope, cache
     heads, blocks = len(score_scale), keys.shape[2]
     size, group = queries.shape[1] // heads, heads // len(value_step)
-    snapped, query = np.empty(size, np.int32), np.zeros((2, size), np.int16)
+    at_once = heads_at_once(group)
+    snapped, query = np.empty(size, np.int32), np.zeros((at_once, size), np.int16)
     width = (blocks + 1) * WIDE  # room for a window that begins within a block
-    scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
-    sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
+    scores, digits = np.empty((at_once, width), np.int32), np.zeros((2 * at_once, width), np.int16)
+    sums, totals = np.empty((2 * at_once, values.shape[3] * COLUMNS), np.int64), np.empty(at_once)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
     for i in range(len(queries)):
         slot, p, own = slots[i], positions[i], positions[i] % (blocks * WIDE)
@@ -149,22 +150,22 @@ def attend(queries, gates, rows, window, score_scale, value_step, rope, cache, x
         digits[:, :begin] = 0
         digits[:, count : count + 1] = 0  # the second position of a pair
         for h in range(heads):
-            kv, place = h // group, h % group % 2
+            kv, place = h // group, h % group % at_once
             out = queries[i, h * size : (h + 1) * size]
             rotate(out, cos[i], sin[i], query_scale, snapped, query[place])
-            if place == 0 and h % group < group - 1:
-                continue  # until there are two heads
+            if place < at_once - 1 and h % group < group - 1:
+                continue  # until there are so many heads
             # Queries and keys have a length of 2^14, up to rounding: their products are far below 2^31.
             for at in range(0, count, WIDE):
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
-                low, high, scale = digits[g, begin:count], digits[2 + g, begin:count], score_scale[h - place + g]
+                low, high, scale = digits[g, begin:count], digits[at_once + g, begin:count], score_scale[h - place + g]
                 totals[g] = softmax(scores[g, begin:count], scale, np.inf, low, high)
             weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):
-                    queries[i, at + t] = np.float64(sums[g, t] + (sums[2 + g, t] << 11)) / totals[g]
+                    queries[i, at + t] = np.float64(sums[g, t] + (sums[at_once + g, t] << 11)) / totals[g]
                 if xsa:
                     _remove_own(
                         queries[i, at : at + size], values[slot, kv, own // WIDE, :, own % WIDE // 2, :, own % 2]

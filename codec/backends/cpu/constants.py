@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.backends.cpu.matmul import blocks
+from codec.backends.cpu.matmul import block_shape, fill_blocks
 from codec.devices import threaded
 from codec.errors import UnsupportedError
 from codec.exact.weights import Weights, attention, check_sums, down_operand, gate_matrix, layer_scales, query_fraction
@@ -21,7 +21,7 @@ from codec.quantization.quantized import Quantized
 class Linear(NamedTuple):
     """A matrix of every layer, stacked."""
 
-    integers: NDArray[np.int16]  # [layers, R / COLUMNS, K / 2, COLUMNS, 2]: `matmul.blocks` of [layers, R, K]
+    integers: NDArray[np.int16]  # [layers, R / COLUMNS, K / 2, COLUMNS, 2]: `matmul.fill_blocks` of [R, K]
     rows: NDArray[np.float64]  # [layers, R]
     columns: NDArray[np.float64]  # [layers, K]
     has_columns: NDArray[np.bool_]  # [layers]; columns are read only where true
@@ -134,25 +134,27 @@ def linear(layers: Mapping[str, Quantized], operand: int = OPERAND) -> Linear:
         UnsupportedError: integers have more than 16 bits.
         FormatError: sums would not be exact.
     """
-    parts = threaded([partial(_integers, name, layer, operand) for name, layer in layers.items()])
-    has_columns = np.array([layer.columns is not None for layer in layers.values()])
-    columns = np.ones((len(layers), next(iter(layers.values())).symbols.shape[1]))
-    for i, layer in enumerate(layers.values()):
+    matrices = list(layers.values())
+    rows, width = matrices[0].symbols.shape
+    integers = np.zeros((len(layers), *block_shape(rows, width)), np.int16)
+    numbered = enumerate(layers.items())
+    digits = threaded([partial(_fill, integers[i], name, layer, operand) for i, (name, layer) in numbered])
+    columns = np.ones((len(layers), width))
+    for i, layer in enumerate(matrices):
         if layer.columns is not None:
             columns[i] = layer.columns
-    bits, counts = np.array([digits for _, digits in parts]).T.copy()
-    rows = np.stack([layer.rows.astype(np.float64) for layer in layers.values()])
-    return Linear(np.stack([part for part, _ in parts]), rows, columns, has_columns, bits, counts)
+    bits, counts = np.array(digits).T.copy()
+    steps = np.stack([layer.rows.astype(np.float64) for layer in matrices])
+    return Linear(integers, steps, columns, np.array([m.columns is not None for m in matrices]), bits, counts)
 
 
-def _integers(name: str, layer: Quantized, operand: int) -> tuple[NDArray[np.int16], tuple[int, int]]:
-    """Arrange the integers of one matrix, and choose the digits of its operands; errors as of `linear`."""
-    check_sums(name, layer, operand)
-    sizes = np.abs(layer.symbols)
-    if sizes.max() >= 1 << 15:
+def _fill(out: NDArray[np.int16], name: str, layer: Quantized, operand: int) -> tuple[int, int]:
+    """Arrange the integers of one matrix in `out`, and choose the digits of its operands; errors as of `linear`."""
+    largest = check_sums(name, layer, operand)
+    if layer.largest >= 1 << 15:
         raise UnsupportedError("integers of more than 16 bits")
-    largest = float(sizes.sum(1, dtype=np.int64).max())
-    return blocks(layer.symbols), _digits(largest, operand if layer.columns is None else OPERAND)
+    fill_blocks(np.ascontiguousarray(layer.symbols), out)
+    return _digits(float(largest), operand if layer.columns is None else OPERAND)
 
 
 def _digits(weight: float, operand: int) -> tuple[int, int]:

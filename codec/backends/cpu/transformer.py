@@ -15,7 +15,7 @@ from codec.backends.cpu.backend import Cache, CpuNetwork, Hidden, Integers
 from codec.backends.cpu.constants import Linear, linear, sigmoid
 from codec.backends.cpu.elementwise import reciprocal_sqrt, rotations
 from codec.backends.cpu.head import plain_levels
-from codec.backends.cpu.matmul import COLUMNS, WIDE, multiply_wide, project
+from codec.backends.cpu.matmul import COLUMNS, WIDE, heads_at_once, multiply_wide, project
 from codec.compiled import kernel
 from codec.errors import UnsupportedError
 from codec.exact.families import weights as constants
@@ -101,7 +101,7 @@ class Table:
     """Look up the rows of an embedding, as `codec.exact.linear.ExactTable` has them."""
 
     def __init__(self, weights: Quantized):
-        if np.abs(weights.symbols).max() >= 1 << 15:
+        if weights.largest >= 1 << 15:
             raise UnsupportedError("integers of more than 16 bits")
         self._symbols = weights.symbols.astype(np.int16)
         self._rows = weights.rows.astype(np.float64)
@@ -235,18 +235,20 @@ def _attend(network, layer, queries, rows, window, turn, cache):
 
     Queries, float64 [n, q_dim], are overwritten.
 
-    Two heads with the same keys are taken at a time; where one is left over, the other's places hold what was there
-    before, and nothing that is made of it is read.
+    Two or three heads with the same keys are taken at a time; where fewer are left over, the others' places hold what
+    was there before, and nothing that is made of it is read.
     """
     (positions, slots), (cos, sin), (keys, values) = rows, turn, cache
     key_scale, value_scale = network.key_scale[layer], network.value_scale[layer]
     size, blocks = key_scale.shape[1], keys.shape[2]
     heads = queries.shape[1] // size
     group = heads // len(key_scale)
-    snapped, query, scale = np.empty(size, np.int32), np.zeros((2, size), np.int16), np.empty(2)
+    at_once = heads_at_once(group)
+    snapped, query = np.empty(size, np.int32), np.zeros((at_once, size), np.int16)
     width = (blocks + 1) * WIDE  # of a window that begins within a block
-    scores, digits = np.empty((2, width), np.int32), np.zeros((4, width), np.int16)
-    sums, totals = np.empty((4, values.shape[3] * COLUMNS), np.int64), np.empty(2)
+    scale = np.empty(at_once)
+    scores, digits = np.empty((at_once, width), np.int32), np.zeros((2 * at_once, width), np.int16)
+    sums, totals = np.empty((2 * at_once, values.shape[3] * COLUMNS), np.int64), np.empty(at_once)
     mixed, steps = np.empty(queries.shape, np.int32), np.empty(len(queries))
     for i in range(len(queries)):
         slot, p = slots[i], positions[i]
@@ -256,7 +258,7 @@ def _attend(network, layer, queries, rows, window, turn, cache):
         digits[:, :begin] = 0
         digits[:, count : count + 1] = 0  # the other of a pair
         for h in range(heads):
-            kv, place = h // group, h % group % 2
+            kv, place = h // group, h % group % at_once
             out = queries[i, h * size : (h + 1) * size]
             _turn(out, network.query_gain[layer], cos[i], sin[i], network, snapped)
             for t in range(size):
@@ -264,18 +266,18 @@ def _attend(network, layer, queries, rows, window, turn, cache):
             scale[place] = _snap(out, snapped, network.query_bits) * network.score_unit
             for t in range(size):
                 query[place, t] = np.int16(snapped[t])
-            if place == 0 and h % group < group - 1:
-                continue  # until there are two
+            if place < at_once - 1 and h % group < group - 1:
+                continue  # until there are so many
             for at in range(0, count, WIDE):
                 multiply_wide(query, keys[slot, kv, (base + at) // WIDE % blocks], scores[:, at:])
             for g in range(place + 1):
-                low, high = digits[g, begin:count], digits[2 + g, begin:count]
+                low, high = digits[g, begin:count], digits[at_once + g, begin:count]
                 totals[g] = softmax(scores[g, begin:count], scale[g], LARGEST_SCORE, low, high)
             weighted_sum(digits, values[slot, kv], base, count, sums)
             for g in range(place + 1):
                 at = (h - place + g) * size
                 for t in range(size):
-                    value = np.float64(sums[g, t] + (sums[2 + g, t] << 11)) / totals[g]
+                    value = np.float64(sums[g, t] + (sums[at_once + g, t] << 11)) / totals[g]
                     queries[i, at + t] = value / value_scale[kv]
         steps[i] = _snap(queries[i], mixed[i], SNAP_BITS)
     return mixed, steps

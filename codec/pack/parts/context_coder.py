@@ -12,6 +12,7 @@ steps come first, in the same stream.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ SYMBOLS = 32
 """Symbols of every table: the integers from -16 to 15; either end stands for all integers beyond, too."""
 
 _BINS = 64  # contexts: expected magnitudes from 2^-4 to 2^12 in quarter octaves
-_INCREMENT = 32  # added to the count of a symbol coded
-_PRIOR_TOTAL = 16 * _INCREMENT  # what a context's counts sum to, about, before it has seen anything
+_INCREMENT, _NONE = np.int32(32), np.int32(0)  # added to the counts of a symbol coded, and of others
+_PRIOR_TOTAL = 16 * 32  # what a context's counts sum to, about, before it has seen anything
 _MOST_TOTAL = 1 << 20  # counts are halved here: 32,768 symbols of memory cost 0.1 % over a stationary distribution
 _LENGTHS = 25  # bit lengths of what lies beyond the ends of a table
 _DIGITS = 2 + 2 * SYMBOLS + 3  # tables of 5-bit digits of steps
@@ -59,12 +60,12 @@ _inlined = compiler(nogil=True, inline="always")
 class _Models(NamedTuple):
     """The statistics that a stream has learned."""
 
-    counts: NDArray[np.int32]  # [2 _BINS, SYMBOLS] of integers by context
-    totals: NDArray[np.int64]  # [2 _BINS]
+    sums: NDArray[np.int32]  # [2 _BINS, SYMBOLS]: of integers by context, counts up to and with each symbol's
     bits: NDArray[np.int32]  # slots of `codec.entropy.adaptive_bit` for what lies beyond the tables
     seen: NDArray[np.int16]
 
 
+@lru_cache
 def prior_counts(scale: int) -> NDArray[np.int32]:
     """Return the counts of contexts that have seen nothing: about a two-sided exponential of the expected magnitude.
 
@@ -97,9 +98,12 @@ def shift_of(b: int, scale: int) -> int:
 
 
 def _new_models(scale: int) -> _Models:
-    counts = prior_counts(scale)
     slots = 2 * _LENGTHS + _LENGTHS * _LENGTHS
-    return _Models(counts, counts.sum(1, dtype=np.int64), np.full(slots, EVEN, np.int32), np.zeros(slots, np.int16))
+    return _Models(_sums(prior_counts(scale)), np.full(slots, EVEN, np.int32), np.zeros(slots, np.int16))
+
+
+def _sums(counts: NDArray[np.int32]) -> NDArray[np.int32]:
+    return counts.cumsum(1, dtype=np.int32)
 
 
 def quarter_octaves(steps: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -115,30 +119,48 @@ def _power(e):
     return _OCTAVES[e & 3] << min(e >> 2, _MOST_OCTAVES)
 
 
-@_inlined
-def _code_symbol(state, stream, counts, totals, table, symbol, decode):
-    """Encode `symbol`, or decode a symbol, under the counts of `table`; add the symbol to the counts, and return it."""
-    unit = state[1] // np.uint64(totals[table])
-    start = np.int64(0)
-    if decode:
-        symbol, code = 0, state[0]
-        while symbol < SYMBOLS - 1 and code >= unit * np.uint64(start + counts[table, symbol]):
-            start += counts[table, symbol]
-            symbol += 1
-        range_coder.take(state, stream, start, counts[table, symbol], unit)
-    else:
-        for s in range(symbol):
-            start += counts[table, s]
-        range_coder.put(state, stream, start, counts[table, symbol], unit)
-    counts[table, symbol] += _INCREMENT
-    totals[table] += _INCREMENT
-    if totals[table] > _MOST_TOTAL:
-        total = 0
+@_beside
+def _find(sums, target):
+    """Return the symbol whose counts a target below the total falls into: loops without branches become vectors."""
+    symbol = np.int32(0)
+    for s in range(sums.shape[0]):
+        symbol = np.int32(symbol + (np.int32(1) if sums[s] <= target else np.int32(0)))
+    return np.int64(symbol)
+
+
+@_beside
+def _count(sums, symbol):
+    """Add a symbol to the counts of a table."""
+    first = np.int32(symbol)
+    for s in range(sums.shape[0]):
+        sums[s] = np.int32(sums[s] + (_INCREMENT if np.int32(s) >= first else _NONE))
+    if sums[SYMBOLS - 1] > _MOST_TOTAL:
+        before = total = 0
         for s in range(SYMBOLS):
-            counts[table, s] = (counts[table, s] + 1) >> 1
-            total += counts[table, s]
-        totals[table] = total
-    return symbol
+            before, count = sums[s], sums[s] - before
+            total += (count + 1) >> 1
+            sums[s] = total
+
+
+@_inlined
+def _code_symbol(coder, stream, sums, symbol, decode):
+    """Encode `symbol`, or decode a symbol, under the sums of a table's counts, and count the symbol.
+
+    Returns:
+        (the state of `range_coder` as a tuple, the symbol).
+    """
+    first, size, n = coder
+    total = np.uint64(sums[SYMBOLS - 1])
+    unit = size // total
+    if decode:
+        symbol = _find(sums, np.int32(min(first // unit, total - np.uint64(1))))
+    start = np.int64(sums[symbol - 1]) if symbol > 0 else np.int64(0)
+    if decode:
+        coder = range_coder.after_take(first, size, n, stream, start, sums[symbol] - start, unit)
+    else:
+        coder = range_coder.after_put(first, size, n, stream, start, sums[symbol] - start, unit)
+    _count(sums, symbol)
+    return coder, symbol
 
 
 @_beside
@@ -157,34 +179,37 @@ def _code_beyond(state, stream, bits, seen, end, size, decode):
 
 
 @_inlined
-def _code_low(state, stream, shift, low, decode):
-    """Code the `shift` low bits as they are."""
-    unit = state[1] >> np.uint64(shift)
+def _code_low(coder, stream, shift, low, decode):
+    """Code the `shift` low bits as they are; returns the state and the bits."""
+    first, size, n = coder
+    unit = size >> np.uint64(shift)
     if decode:
-        low = min(np.int64(state[0] // unit), (1 << shift) - 1)
-        range_coder.take(state, stream, low, 1, unit)
+        low = min(np.int64(first // unit), (1 << shift) - 1)
+        coder = range_coder.after_take(first, size, n, stream, low, 1, unit)
     else:
-        range_coder.put(state, stream, low, 1, unit)
-    return low
+        coder = range_coder.after_put(first, size, n, stream, low, 1, unit)
+    return coder, low
 
 
 @_beside
-def _code_digits(state, stream, words, digits, kind, counts, totals, decode):
+def _code_digits(state, stream, words, digits, kind, sums, decode):
     """Code words of 5-bit digits: of two digits, the second depends on the first; three digits (float16) are
     independent.
     """
+    coder = state[0], state[1], state[2]
     for i in range(words.shape[0]):
         table, word = kind, 0
         for d in range(digits - 1, -1, -1):
-            digit = _code_symbol(state, stream, counts, totals, table, (words[i] >> (5 * d)) & 31, decode)
+            coder, digit = _code_symbol(coder, stream, sums[table], (words[i] >> (5 * d)) & 31, decode)
             word = (word << 5) | digit
             table = 2 + SYMBOLS * kind + digit if digits == 2 else 2 + 2 * SYMBOLS + d
         words[i] = word
+    state[0], state[1], state[2] = coder
 
 
 @_beside
 def _code_columns(
-    state, stream, counts, totals, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns, means,
+    state, stream, sums, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns, means,
     begin, trellis, decode,
 ):  # fmt: skip  # arrays one by one: a tuple of them would be counted in and out at each call
     """Code the columns of `symbols` [C, R] from `begin` on while `stream` has room; when decoding, to its end.
@@ -198,8 +223,9 @@ def _code_columns(
     width, height = symbols.shape
     scale = 2 if following.shape[0] else 1
     room = np.uint64(stream.shape[0])
+    coder = state[0], state[1], state[2]
     for j in range(begin, width):
-        if not decode and state[2] + np.uint64(16 * height + 64) > room:
+        if not decode and coder[2] + np.uint64(16 * height + 64) > room:
             return j, trellis
         rate = max(65536 // (j + _PRIOR + 1), 65536 // _MEMORY)
         seen = expected = np.int64(0)
@@ -220,14 +246,17 @@ def _code_columns(
             k = np.int64(0) if decode else np.int64(line[r] - parity) // scale
             shift = _shift_of(b, scale)
             index = min(max((k >> shift) + SYMBOLS // 2, 0), SYMBOLS - 1)
-            index = _code_symbol(state, stream, counts, totals, 2 * b + parity, index, decode)
+            coder, index = _code_symbol(coder, stream, sums[2 * b + parity], index, decode)
             cell = np.int64(index - SYMBOLS // 2)
-            if index == 0:
-                cell -= _code_beyond(state, stream, bits, seen_bits, 0, cell - (k >> shift), decode)
-            elif index == SYMBOLS - 1:
-                cell += _code_beyond(state, stream, bits, seen_bits, 1, (k >> shift) - cell, decode)
+            if index == 0 or index == SYMBOLS - 1:
+                state[0], state[1], state[2] = coder
+                if index == 0:
+                    cell -= _code_beyond(state, stream, bits, seen_bits, 0, cell - (k >> shift), decode)
+                else:
+                    cell += _code_beyond(state, stream, bits, seen_bits, 1, (k >> shift) - cell, decode)
+                coder = state[0], state[1], state[2]
             if shift:
-                low = _code_low(state, stream, shift, k - ((k >> shift) << shift), decode)
+                coder, low = _code_low(coder, stream, shift, k - ((k >> shift) << shift), decode)
                 cell = (cell << shift) | low
             q = scale * cell + parity
             if decode:
@@ -239,7 +268,8 @@ def _code_columns(
             seen = min(seen + size, _SUM)
             expected = min(expected + mean, _SUM)
             means[r] = mean + (((min((size * inverse) >> 12, _MAGNITUDE) - mean) * rate) >> 16)
-        if decode and state[2] > room + np.uint64(range_coder.CODE_BYTES):
+        state[0], state[1], state[2] = coder
+        if decode and coder[2] > room + np.uint64(range_coder.CODE_BYTES):
             return j, trellis
     return width, trellis
 
@@ -288,9 +318,8 @@ def encode_matrix(matrix: Quantized, words: Sequence[NDArray[np.uint16]], rows: 
         FormatError: an integer is beyond LIMIT.
     """
     symbols = np.ascontiguousarray(matrix.symbols.T)
-    largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)))
-    if largest > LIMIT:
-        raise FormatError(f"integers up to {largest}, expected at most {LIMIT}; use coarser steps")
+    if matrix.largest > LIMIT:
+        raise FormatError(f"integers up to {matrix.largest}, expected at most {LIMIT}; use coarser steps")
     state = range_coder.new_encoder()
     out = np.zeros(2 * symbols.size + 16 * sum(map(len, words)) + 16 * symbols.shape[1] + 256, np.uint8)
     for each in words:
@@ -312,10 +341,9 @@ def _code_steps(
 ) -> None:
     """Encode the words of steps, or decode them in place: those for rows, then those for columns."""
     digits = 3 if rows == len(words) else 2
-    counts = np.full((_DIGITS, SYMBOLS), 16 if digits == 3 else 1, np.int32)
-    totals = counts.sum(1, dtype=np.int64)
+    sums = _sums(np.full((_DIGITS, SYMBOLS), 16 if digits == 3 else 1, np.int32))
     for kind, part in enumerate((words[:rows], words[rows:])):
-        _code_digits(state, stream, part, digits, kind, counts, totals, decode)
+        _code_digits(state, stream, part, digits, kind, sums, decode)
 
 
 class Decoder:

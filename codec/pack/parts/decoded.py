@@ -34,7 +34,7 @@ def write_integers(matrices: Mapping[str, Quantized]) -> bytes:
     file = BytesIO()
     np.save(file, np.array(list(matrices), np.str_), allow_pickle=False)
     for matrix in matrices.values():
-        small = np.abs(matrix.symbols).max(initial=0) < 1 << 15
+        small = matrix.largest < 1 << 15
         columns = np.zeros(0, np.float32) if matrix.columns is None else matrix.columns
         for part in (matrix.symbols.astype(np.int16) if small else matrix.symbols, matrix.rows, columns):
             np.save(file, part, allow_pickle=False)

@@ -18,7 +18,7 @@ from codec.errors import CodecError, FormatError
 from codec.exact.model import ExactModel
 from codec.text import coder as module
 from codec.text.coder import Coder
-from codec.text.documents import MODELLED, STORED
+from codec.text.documents import MODELLED, STORED, prepare
 from codec.text.open_coder import make_coder
 from codec.text.scheduler import Decoding
 from tests.support.helpers import EVERY_OPTION, PLAIN, tiny_pack
@@ -131,8 +131,20 @@ def test_records_do_not_depend_on_parts(coder, monkeypatch, size):
     assert coder.encode([]) == []
 
 
+def test_all_threads_have_equally_many_documents(coder, monkeypatch):
+    """Unless caches of so many documents take too much memory; a batch of few tokens is never cut for that."""
+    prepared = [prepare(d[:100], coder.tokenizer, True) for d in islice(val_documents(), 7)]
+    monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 40})
+    assert list(map(len, replace(coder, threads=3)._batches(prepared))) == [3, 3, 1]
+    monkeypatch.setattr(module, "_CACHE_BYTES", 2 * coder.backend.slot_bytes(0))
+    assert list(map(len, replace(coder, threads=3)._batches(prepared))) == [2, 2, 2, 1]
+    monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 1000})
+    assert list(map(len, replace(coder, threads=3)._batches(prepared))) == [7]
+
+
 def test_a_batch_is_given_before_the_one_before_is_waited_for(coder, monkeypatch):
     """And no more than that; all are waited for in their order, and an interrupt in the middle ends it all."""
+    coder = replace(coder, threads=1)  # a batch has no document beyond its tokens
     documents = [d[:n] for d, n in zip(val_documents(), (5, 300, 60, 0, 140), strict=False)]
     together, launch, events = coder.encode(documents, model_only=True), coder.backend.launch, []
 

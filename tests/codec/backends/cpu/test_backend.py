@@ -18,7 +18,18 @@ from codec.backends.cpu import constants as cpu_network
 from codec.backends.cpu import head as cpu_head
 from codec.backends.cpu.attention import softmax
 from codec.backends.cpu.backend import CpuBackend, CpuSlots
-from codec.backends.cpu.matmul import COLUMNS, ROWS, WIDE, blocks, multiply_add, multiply_wide, project, split_digits
+from codec.backends.cpu.matmul import (
+    COLUMNS,
+    ROWS,
+    WIDE,
+    block_shape,
+    fill_blocks,
+    heads_at_once,
+    multiply_add,
+    multiply_wide,
+    project,
+    split_digits,
+)
 from codec.backends.select import make_backend
 from codec.entropy import frequencies
 from codec.exact.model import ExactModel
@@ -48,6 +59,7 @@ MORE_CONFIGS = {
     **{name: config for name, config in CONFIGS.items() if name not in LEFT_TO_THE_REFERENCE},
     "sizes beside the tiles": ODD,
     "three heads a key": replace(PLAIN, model_dim=36, num_heads=6, num_kv_heads=2),
+    "five heads a key": replace(PLAIN, model_dim=30, num_heads=5, num_kv_heads=1),
     "window of many blocks": replace(EVERY_OPTION, window=150),
 }
 
@@ -194,8 +206,11 @@ def test_products_against_int64():
         weights = generator.integers(-127, 128, (2, size, width))
         x = generator.integers(-(1 << 28), 1 << 28, (n, width)).astype(np.int32)
         bits, count = cpu_network._digits(np.abs(weights).sum(2).max(), 1 << 28)
+        integers = np.zeros((2, *block_shape(size, width)), np.int16)
+        for matrix, out in zip(weights, integers, strict=True):
+            fill_blocks(matrix.astype(np.int32), out)
         linear = cpu_network.Linear(
-            blocks(weights),
+            integers,
             np.full((2, size), 0.5),
             np.ones((2, width)),
             np.zeros(2, bool),
@@ -333,24 +348,29 @@ def test_the_coders_weights_are_those_of_the_table():
     assert np.array_equal(found, tables.exp2_table(FEW_BITS))
 
 
-def test_tiles_are_parts_of_longer_rows():
-    """Both shapes that attention takes, beside numpy's products."""
+@pytest.mark.parametrize("heads", [2, 3])
+def test_tiles_are_parts_of_longer_rows(heads):
+    """The shapes that attention takes, beside numpy's products."""
     generator = np.random.default_rng(0)
-    x = generator.integers(-1000, 1000, (ROWS, 10), dtype=np.int16)
+    x = generator.integers(-1000, 1000, (2 * heads, 10), dtype=np.int16)
     wide = generator.integers(-1000, 1000, (3, WIDE, 2), dtype=np.int16)
     narrow = generator.integers(-1000, 1000, (3, COLUMNS, 2), dtype=np.int16)
-    products, sums = np.zeros((ROWS, WIDE + 2), np.int32), np.ones((ROWS, COLUMNS + 2), np.int64)
+    products, sums = np.zeros((heads, WIDE + 2), np.int32), np.ones((2 * heads, COLUMNS + 2), np.int64)
 
     @njit
     def multiply(x, wide, narrow, products, sums):
-        multiply_wide(x[:, 2:], wide, products[:, 1:])
+        multiply_wide(x[: len(products), 2:], wide, products[:, 1:])
         multiply_add(x[:, 2:], narrow, sums[:, 1:])
 
     multiply(x, wide, narrow, products, sums)
     operand = x[:, 2:8].astype(np.int64)
     expected = np.zeros_like(products)
-    expected[:2, 1:-1] = operand[:2] @ wide.swapaxes(1, 2).reshape(6, WIDE)
+    expected[:, 1:-1] = operand[:heads] @ wide.swapaxes(1, 2).reshape(6, WIDE)
     assert np.array_equal(products, expected)
     expected = np.ones_like(sums)
     expected[:, 1:-1] += operand @ narrow.swapaxes(1, 2).reshape(6, COLUMNS)
     assert np.array_equal(sums, expected)
+
+
+def test_heads_at_once_take_the_fewest_turns():
+    assert [heads_at_once(group) for group in range(1, 9)] == [2, 2, 3, 2, 3, 3, 3, 3]
