@@ -470,7 +470,7 @@ def test_late_rows_come_at_the_end_and_a_resumed_run_goes_on(
 
     def seeing(*arguments: Any) -> trainer.run.step.Parts:
         parts = take(*arguments)
-        for inputs, targets, _ in parts:
+        for inputs, targets in parts:
             seen.extend(torch.cat([inputs, targets[:, -1:]], 1).tolist())
         return parts
 
