@@ -57,7 +57,7 @@ class SensitivityGrid:
         while True:
             limited = coarser(chosen, matrix.weights / np.float32((matrix.scale or 1.0) * self.unit), most)
             found = self._on_steps(matrix, factor, limited)
-            if np.abs(found.symbols).max(initial=0) <= matrix.largest or most < 1:
+            if found.largest <= matrix.largest or most < 1:
                 return found
             most /= 2
 
