@@ -84,7 +84,7 @@ class SlabCoder:
             return Coded(exact_part(data, width, floating), 0.0)
         try:
             matrix = matrix_of(slab, weights, self.calibration, self.scales.get(item.name))
-            matrix = replace(matrix, largest=LARGEST_WEIGHT if self.must_quantize else None)
+            matrix = replace(matrix, limit=LARGEST_WEIGHT if self.must_quantize else None)
             quantized = self.quantizer(matrix) if item.bits is None else at_rate(matrix, item.bits)
             part = quantized_part(quantized)
         except FormatError as error:

@@ -17,7 +17,7 @@ class Matrix:
     """The input of a quantizer: finite weights float32 [R, C] of a tensor, and their moments.
 
     `scale` is 1 where moments say what an error costs in nats. Without a calibration errors are `relative`: `scale` is
-    the root mean square of the tensor, so that tensors of small numbers keep as much as those of large ones. `largest`
+    the root mean square of the tensor, so that tensors of small numbers keep as much as those of large ones. `limit`
     bounds the integers, where compiled kernels multiply them; None: any integer will do.
     """
 
@@ -27,7 +27,7 @@ class Matrix:
     moments: Moments
     scale: float = 1.0
     relative: bool = False
-    largest: int | None = None
+    limit: int | None = None
 
 
 class Quantizer(Protocol):

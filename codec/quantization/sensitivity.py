@@ -51,13 +51,13 @@ class SensitivityGrid:
         """
         factor = upper_factor(damped(matrix.moments.inputs))
         chosen = self._steps(matrix, factor)
-        if matrix.largest is None:
+        if matrix.limit is None:
             return self._on_steps(matrix, factor, chosen)
-        most = matrix.largest / 4  # a trellis halves steps, and feedback moves weights
+        most = matrix.limit / 4  # a trellis halves steps, and feedback moves weights
         while True:
             limited = coarser(chosen, matrix.weights / np.float32((matrix.scale or 1.0) * self.unit), most)
             found = self._on_steps(matrix, factor, limited)
-            if found.largest <= matrix.largest or most < 1:
+            if found.largest <= matrix.limit or most < 1:
                 return found
             most /= 2
 

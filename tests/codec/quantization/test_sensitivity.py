@@ -237,7 +237,7 @@ def test_integers_that_kernels_multiply_stay_within_their_bound(axis, factor, un
     """One column that reads very large activations gets larger steps; all other steps stay what they are."""
     weights, moments, grid = gaussian(40, 70), massive((40, 70), axis, factor), SensitivityGrid(unit, states)
     free = quantized(grid, weights, moments)
-    found = grid(Matrix("w", "matrix", weights, moments, largest=LARGEST_WEIGHT))
+    found = grid(Matrix("w", "matrix", weights, moments, limit=LARGEST_WEIGHT))
     assert np.abs(free.symbols).max() > LARGEST_WEIGHT >= np.abs(found.symbols).max() > LARGEST_WEIGHT / 8
     changed = [np.flatnonzero(a != b).tolist() for a, b in ((found.rows, free.rows), (found.columns, free.columns))]
     assert changed == ([[5], []] if axis == 0 else [[], [5]])
