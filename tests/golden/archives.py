@@ -36,7 +36,7 @@ from tests.support.machines import BLOCK, TEXTS, archive
 from trainer.data.sample import val_documents
 
 Make = Callable[["Pack | None", Path], bytes]
-"""What makes an archive, given its pack, in an empty folder."""
+"""Makes an archive, given its pack, in an empty folder."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Recipe:
 
 
 ARCHIVES: dict[str, Recipe] = {}
-"""What makes each golden archive, by its name."""
+"""Recipes of the golden archives by name."""
 
 LINES = [
     {"id": 1, "text": "The second line of this file has a text that this line had had before, and nothing else."},
@@ -98,7 +98,7 @@ def written(
 
 
 def encoded(folder: Path, inputs: Sequence[str], pack: Pack | None = None, **settings: object) -> bytes:
-    """What `underpar encode` makes of files of a folder."""
+    """Make what `underpar encode` makes of files of a folder."""
     target = folder / "archive.upz"
     encode_files(find_sources([folder / name for name in inputs]), target, Settings(pack, **settings))  # type: ignore[arg-type]
     return target.read_bytes()

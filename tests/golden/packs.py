@@ -32,7 +32,7 @@ from tests.support.helpers import PLAIN, RARE_OPTIONS, folding_tokenizer, random
 from trainer.data.sample import train_documents
 
 PACKS: dict[str, Callable[[], bytes]] = {}
-"""What makes each golden pack, by its name."""
+"""Recipes of the golden packs by name."""
 
 RARE = replace(
     RARE_OPTIONS, vocab_size=512, window=24, model_dim=16, num_heads=2, num_kv_heads=1, embedding_dim=12,

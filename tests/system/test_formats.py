@@ -333,7 +333,7 @@ def plain(state):
 
 
 def checked(blob):
-    """What the reader met in a pack that it reads as the project does."""
+    """Return what the reader met in a pack that it reads as the project does."""
     reader = Reader(blob)
     assert reader.found == plain(codec.decompress(blob))
     return reader

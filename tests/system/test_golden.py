@@ -98,7 +98,7 @@ def of_pack(data: bytes) -> Iterator[Seen]:
 
 
 def of_parts(data: bytes) -> Iterator[Seen]:
-    """What only a reader of the tensors sees."""
+    """Yield what only a reader of the tensors sees."""
     reader = Reader(data)
     yield from (("plane", method) for method in reader.methods)
     yield from (("states", states) for states in reader.states)

@@ -14,7 +14,7 @@ from trainer.recipe import Recipe, load_recipe
 def test_every_variant_that_ships_differs_from_the_proxy_and_from_the_others(path):
     found = load_variants(path.stem, load_recipe("proxy"))
     assert found[BASE] == load_recipe("proxy")
-    assert len(set(found.values())) == len(found) >= 5
+    assert len(set(found.values())) == len(found) > (4 if path.stem == "learning" else 10)
 
 
 def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
