@@ -79,9 +79,6 @@ def retune(
     output: Path = typer.Option(..., "-o", "--output", help="The pack to write."),
     docs: Path | None = typer.Option(None, help="Training text; by default the sample that ships."),
     steps: int = typer.Option(200, min=1, help="Steps of the optimizer."),
-    again: int = typer.Option(
-        0, min=0, help="Quantize again, block by block, with so many steps of training behind each; 0: integers stay."
-    ),
     as_json: bool = typer.Option(False, "--json", help="Print exactly one JSON object on stdout."),
 ) -> None:
     """Fit a pack's gains, scales and steps to its integers; the new pack is no worse on held-out text."""
@@ -91,16 +88,13 @@ def retune(
 
     from codec.files import atomic_write, check_output, read_bytes
     from codec.model.checkpoint import load_checkpoint
-    from codec.quantization.calibration import FILE, load_calibration
     from trainer.fit.retune import retune_pack
 
     check_output(output, [pack, checkpoint, *([docs] if docs else [])])
     begin = time.perf_counter()
     loaded, before = load_checkpoint(checkpoint), read_bytes(pack, "pack")
-    beside = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / FILE
-    calibration = load_calibration(beside) if again and beside.is_file() else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    after, found = retune_pack(before, loaded, docs, steps, device, again, calibration)
+    after, found = retune_pack(before, loaded, docs, steps, device)
     with atomic_write(output) as file:
         file.write(after)
     result = {

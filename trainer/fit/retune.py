@@ -1,12 +1,12 @@
 """Re-tune what is continuous in a pack: gains, scales and gates, and the steps of rows and columns.
 
-The integers stay as they are, or are made again before that (`trainer.fit.sequential`). Tensors of role "vector" and a
-factor for each row and column of a matrix are trained against the float model on training text, to minimise KL(float ||
-quantized). The result is rounded as in a pack, and never worse than the start.
+The integers stay as they are. Tensors of role "vector" and a factor for each row and column of a matrix are trained
+against the float model on training text, to minimise KL(float || quantized). The result is rounded as in a pack, and
+never worse than the start. Factors take bytes: a pack of 36 million weights grows by 0.3 to 0.6 %.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,11 @@ from codec.console import Advance, ignore_progress, progress
 from codec.errors import FormatError, MismatchError
 from codec.model.checkpoint import Checkpoint
 from codec.model.parameters import parameters
-from codec.pack.change import with_recall, with_tunings, with_vectors
+from codec.pack.change import with_tunings, with_vectors
 from codec.pack.vectors import HALF_LIMIT
-from codec.quantization.calibration import Calibration
 from codec.quantization.quantized import MOST_TUNING, TUNING, Quantized, Tuning
 from trainer.fit.calibrate import float_model, text_batches
 from trainer.fit.correct import divergence
-from trainer.fit.sequential import quantization_order, requantize
 from trainer.model.build import FloatModel
 
 LEARNING_RATE = 5e-4
@@ -189,10 +187,8 @@ def retune_pack(
     docs: Path | None,
     steps: int,
     device: str = "cpu",
-    again: int = 0,
-    calibration: Calibration | None = None,
 ) -> tuple[bytes, Retuned]:
-    """Re-tune the vectors and the steps of a pack; its integers stay as they are, or are made again first.
+    """Re-tune the vectors and the steps of a pack; its integers stay as they are.
 
     This is the command `underpar retune`, which shows progress.
 
@@ -202,15 +198,12 @@ def retune_pack(
         docs: training text, any text file; None: the sample that ships.
         steps: of Adam.
         device: "cpu" or "cuda".
-        again: steps of training behind each group of matrices that is quantized again; 0: integers stay.
-        calibration: second moments by matrix, of which feedback takes those of inputs.
 
     Returns:
         (the new pack, what was found); the pack given, if nothing is better on held-out text.
 
     Raises:
-        MismatchError: a pack of weights only, of another model, with tuned steps, or to be quantized again without
-            steps by row and column.
+        MismatchError: a pack of weights only, of another model, or with tuned steps.
         FormatError: not a pack, a checkpoint without config or tokenizer, or text too short.
     """
     pack = codec.open(blob)
@@ -222,51 +215,16 @@ def retune_pack(
     quantized = float_model(Checkpoint(pack.state_dict(), pack.config, None), device)
     window = pack.config.window
     step_rows, held_rows = (max(1, tokens[device] // window) for tokens in (STEP_TOKENS, HELD_TOKENS))
-    every = steps + again * (len(quantization_order(pack.config)) - 1)
-    rows = torch.cat(text_batches(checkpoint, docs, (every * step_rows + held_rows) * window))
+    rows = torch.cat(text_batches(checkpoint, docs, (steps * step_rows + held_rows) * window))
     held_rows = min(held_rows, len(rows) // 4)
     if not held_rows:
         raise FormatError(f"text to tune on: {rows.numel()} tokens, expected at least {4 * window}; pass more")
     batches, held = rows[:-held_rows].split(step_rows), rows[-held_rows:].split(step_rows)
-    matrices, before = pack.matrices, held_cost(reference, quantized, held)
-    with progress("re-tuning", every, "step") as advance:
-        if again:
-            other = _quantized_again(reference, checkpoint, pack, batches, again, calibration, advance)
-            opened = codec.open(other)
-            model = float_model(Checkpoint(opened.state_dict(), pack.config, None), device)
-            if held_cost(reference, model, held) < before:
-                blob, quantized, matrices = other, model, opened.matrices
-        found = retune(reference, quantized, matrices, batches, held, steps, advance)
+    with progress("re-tuning", steps, "step") as advance:
+        found = retune(reference, quantized, pack.matrices, batches, held, steps, advance)
     if found.after < found.before:
         blob = with_tunings(with_vectors(blob, found.vectors), found.tunings)
-    return blob, replace(found, before=before)
-
-
-def _quantized_again(
-    reference: FloatModel,
-    checkpoint: Checkpoint,
-    pack: codec.Pack,
-    batches: Sequence[Tensor],
-    steps: int,
-    calibration: Calibration | None,
-    advance: Advance,
-) -> bytes:
-    """Return a pack of the checkpoint at the steps of `pack`, made group by group."""
-    if not all(matrix.grid for matrix in pack.matrices.values()):
-        raise MismatchError("pack: a matrix has no steps by row and column; pass one made with a budget")
-    model = float_model(checkpoint, reference.tok_emb.weight.device)
-    made = requantize(reference, model, pack.matrices, calibration, batches, steps, advance)
-    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    blob = codec.compress(state, pack.config, pack.tokenizer, quantizer=lambda matrix: made[matrix.name])
-    return with_recall(blob, pack.recall) if pack.recall else blob
-
-
-@torch.no_grad()
-def held_cost(reference: FloatModel, model: FloatModel, held: Sequence[Tensor]) -> float:
-    """Return KL(reference || model) in nats a token of held-out rows [B, T]."""
-    batches = [batch.to(reference.tok_emb.weight.device) for batch in held]
-    nats = sum(divergence(reference(batch), model(batch)).item() for batch in batches)
-    return nats / sum(batch.numel() for batch in batches)
+    return blob, found
 
 
 def kept(vector: Tensor) -> Tensor:
