@@ -274,7 +274,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> "Table":
 
     out = Table()
     for i, header in enumerate(headers):
-        out.add_column(header, justify="left" if i == 0 else "right")
+        out.add_column(header, justify="right" if i else "left", overflow="ellipsis" if i else "fold")
     for row in rows:
         out.add_row(*(escape(readable(value)) for value in row))
     return out

@@ -14,7 +14,7 @@ restored = codec.decompress(blob)
 count = sum(tensor.numel() for tensor in state.values())
 print(f"{4 * count:,} bytes of float32 -> {len(blob):,} bytes, {8 * len(blob) / count:.2f} bits a weight")
 for name, tensor in state.items():
-    error = (tensor - restored[name]).square().mean().sqrt() / tensor.square().mean().sqrt()
-    print(f"{name:10} {tuple(tensor.shape)!s:12} relative error {error:.4f}")
+    error = (tensor - restored[name]).square().sum() / tensor.square().sum()
+    print(f"{name:10} {tuple(tensor.shape)!s:12} squared error, over its square, {error:.4f}")
 
 model.load_state_dict(restored)

@@ -126,6 +126,7 @@ A language model of {pack.parameter_count:,} parameters in {pack.size:,} bytes.
 | bits per byte, really coded, over canonical bytes | {proof["bpb_canonical"]:.5f} |
 | of the whole archive, over the original bytes | {proof["bpb_raw"]:.5f} |
 | documents, bytes of text | {proof["documents"]:,}, {proof["text_bytes"]:,} |
+| of which a general compressor coded, not the model | {proof["stored"]:,}, {proof["stored_bytes"]:,} |
 | SHA-256 of the text (each document behind its length, u64) | `{proof["sha256"]}` |
 | SHA-256 of `{PACK}` | `{pack.sha256}` |
 

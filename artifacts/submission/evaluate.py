@@ -108,6 +108,7 @@ def reproduce(blob: bytes, archive: bytes, count: int | None = None) -> Reproduc
         "tokens": tokens,
         "adaptation": str(reader.policy.adaptation),
         "stored": len(records) - len(modelled),
+        "stored_bytes": text - sum(record.text_bytes for record in modelled),
         "bpb_exact": sum(r.exact_bits for r in modelled) / max(1, seen),
         "bpb_ideal": sum(r.ideal_bits for r in modelled) / max(1, seen),
         "bpb_coded": 8 * through / max(1, seen),

@@ -24,6 +24,7 @@ def readme(submission: Mapping[str, Any]) -> str:
             [
                 ("documents", f"{proof['documents']:,}"),
                 ("bytes of text", f"{proof['text_bytes']:,}"),
+                ("of which a general compressor coded, not the model", f"{proof['stored_bytes']:,}"),
                 ("bits per byte: exact model", f"{proof['bpb_exact']:.6f}"),
                 ("integer frequencies", f"{proof['bpb_ideal']:.6f}"),
                 ("really coded, over canonical bytes (the score)", f"{proof['bpb_canonical']:.6f}"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def pack(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a file of weights.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The pack to write, - for stdout.")] = None,
-    budget: Annotated[int | None, typer.Option(min=1, help="Most bytes that the pack may have.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Most bytes of the pack, such as 16000000.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model, if not beside the checkpoint.")] = None,
     calibration: Annotated[
         str, typer.Option(help="File of second moments, or none; otherwise the one beside the checkpoint.")
@@ -45,7 +45,7 @@ def pack(
 
     if output is None and not dry_run:
         raise OutputError("output: none named; pass -o NAME.pack, or --dry-run to write none")
-    if output is not None and str(output) != "-":
+    if output is not None and str(output) != "-" and not dry_run:
         check_output(output, [checkpoint, *([tokenizer] if tokenizer else [])], force)
     begin = time.perf_counter()
     rules = Rules(tuple(lossless), tuple(skip), _rates(bits))
@@ -177,7 +177,8 @@ def unpack(
 def inspect(
     file: Annotated[Path, typer.Argument(help="A pack or an archive.")],
     source: Annotated[
-        Path | None, typer.Option(help="What a pack was made of: adds each tensor's relative squared error.")
+        Path | None,
+        typer.Option(help="What a pack was made of: adds the squared error of each tensor, and of all inexact ones."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -201,21 +202,22 @@ def inspect(
             sums = relative_errors(opened, _load(source, None)[0], bar)
         for tensor in result["tensors"]:
             error, norm = sums[tensor["name"]]
-            tensor["relative_error"] = error / norm if norm else float(error > 0)
-        total = sum(norm for _, norm in sums.values())
-        result["relative_error"] = sum(error for error, _ in sums.values()) / total if total else 0.0
+            tensor["relative_squared_error"] = error / norm if norm else float(error > 0)
+        changed = [pair for pair in sums.values() if pair[0]]  # exact tensors, such as counters, may be large
+        total = sum(norm for _, norm in changed)
+        result["relative_squared_error"] = sum(error for error, _ in changed) / total if total else float(bool(changed))
     emit(result, as_json, lambda: _shown(result))
 
 
 def _shown(result: dict[str, Any]) -> Any:
     """Make the table of a pack, with a column of errors where they are known."""
-    known = "relative_error" in result
+    known = "relative_squared_error" in result
     rows = [
         (t["name"], t["dtype"], "×".join(map(str, t["shape"])), f"{t['bits_per_weight']:.3f}", t["bytes"])
-        + ((f"{t['relative_error']:.2e}",) if known else ())
+        + ((f"{t['relative_squared_error']:.2e}",) if known else ())
         for t in result["tensors"]
     ]
-    columns = ["tensor", "dtype", "shape", "bits a weight", "bytes", *(["relative error"] if known else [])]
+    columns = ["tensor", "dtype", "shape", "bits a weight", "bytes", *(["squared error"] if known else [])]
     shown = table(columns, rows)
     shown.caption = ", ".join(f"{k} {readable(v)}" for k, v in result.items() if not isinstance(v, (list, dict)))
     return shown

@@ -60,7 +60,8 @@ class Proof:
     canonical_bytes: int
     tokens: int  # coded with the model, ends of documents included
     adaptation: str
-    stored: int  # documents that are stored, because zstandard needs fewer bytes
+    stored: int  # documents that are stored, because a general compressor needs fewer bytes
+    stored_bytes: int  # of text in these documents, which the model has no part in
     bpb_float: float
     bpb_exact: float
     bpb_ideal: float
@@ -108,7 +109,8 @@ def prove(
         The proof; `ok` is False if a document decodes to other bytes.
 
     Raises:
-        CodecError: there is no text, or the pack cannot code text.
+        CodecError: there is no text, the pack cannot code text, or a general compressor needs fewer bytes than the
+            model for every document.
         CheckFailed: the decoding process died.
     """
     if not any(documents):
@@ -121,6 +123,11 @@ def prove(
         policy = default_policy(pack, adaptation)
         records, framing = _encode(folder / "text.upz", pack, documents, device, policy)
         encode_seconds = time.perf_counter() - begin
+        if not any(record.mode == MODELLED for record in records):
+            raise CodecError(
+                f"nothing to prove: a general compressor needs fewer bytes than the model for every one of the "
+                f"{len(documents)} documents, so none was coded with it; `underpar bpb` says the model's own score"
+            )
         archive = (folder / "text.upz").read_bytes()
         restored, told = _decode(folder, device)
     if keep:
@@ -143,6 +150,7 @@ def prove(
         tokens=sum(r.tokens for r in records),
         adaptation=adaptation,
         stored=len(records) - len(modelled),
+        stored_bytes=sum(r.text_bytes for r in records if r.mode != MODELLED),
         bpb_float=_ratio(nats / math.log(2), canonical),
         bpb_exact=_ratio(sum(r.exact_bits for r in modelled), canonical),
         bpb_ideal=_ratio(sum(r.ideal_bits for r in modelled), canonical),

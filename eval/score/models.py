@@ -62,9 +62,15 @@ def load_model(
         state, config = from_challenge(checkpoint.state_dict), checkpoint.config
         found = found or checkpoint.tokenizer
     else:
-        state, config = load_peer(read_bytes(path, "artifact"), settings)
+        try:
+            state, config = load_peer(read_bytes(path, "artifact"), settings)
+        except FormatError as error:
+            raise FormatError(f"model {path}: no run folder, pack or safetensors file, and as an {error}") from error
     if config is None:
-        raise FormatError(f"model {path}: holds weights without a config; pass a run folder or a pack of a run folder")
+        raise FormatError(
+            f"model {path}: holds weights without a config; pass a run folder, a pack of a "
+            "run folder, or, to `underpar import`, the whole folder of transformers"
+        )
     if found is None:
         raise FormatError(f"model {path}: has no tokenizer with it; pass a SentencePiece .model with --tokenizer")
     if found.vocab_size > config.vocab_size:

@@ -179,6 +179,14 @@ def test_the_readme_is_one_page():
     assert len(lines) <= 150
 
 
+def test_the_readmes_python_runs():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_page_of_commands_is_up_to_date():
     written = cli_page.PAGE.read_text(encoding="utf-8")
     assert written == page() + "\n", "run: python -m tests.support.cli_page"

@@ -244,16 +244,35 @@ def test_errors_beside_a_source(call, folder, tmp_path):
     for tensor in told["tensors"]:
         truth = source[tensor["name"]].double()
         error = (state[tensor["name"]].double() - truth).square().sum()
-        assert tensor["relative_error"] == pytest.approx(float(error / truth.square().sum()), rel=1e-6, abs=1e-12)
-    assert 0 < told["relative_error"] < 1e-3
+        relative = float(error / truth.square().sum())
+        assert tensor["relative_squared_error"] == pytest.approx(relative, rel=1e-6, abs=1e-12)
+    assert 0 < told["relative_squared_error"] < 1e-3
     assert sum(t["bytes"] for t in told["tensors"]) + told["other_bytes"] == told["pack_bytes"]
     status, out, _ = call("inspect", folder / "m.pack", "--source", folder / "run")
-    assert (status, "relative error" in out) == (0, True)
+    assert (status, "squared error" in out) == (0, True)
     save_file({"w": torch.ones(3)}, tmp_path / "other.safetensors")
     assert "the source has none" in call.refused(
         "inspect", folder / "m.pack", "--source", tmp_path / "other.safetensors"
     )
     assert "is for packs" in call.refused("inspect", folder / "text.upz", "--source", folder / "run")
+
+
+def test_the_error_of_all_leaves_exact_tensors_out(call, tmp_path):
+    state = {"w": torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), "seen": torch.tensor(10**9)}
+    save_file(state, tmp_path / "w.safetensors")
+    call.json("pack", tmp_path / "w.safetensors", "-o", tmp_path / "w.pack", "--bits", "w=3")
+    told = call.json("inspect", tmp_path / "w.pack", "--source", tmp_path / "w.safetensors")
+    errors = {tensor["name"]: tensor["relative_squared_error"] for tensor in told["tensors"]}
+    assert errors["seen"] == 0
+    assert told["relative_squared_error"] == pytest.approx(errors["w"])
+    assert errors["w"] > 1e-3
+
+
+def test_a_dry_run_writes_nothing_and_minds_no_output(call, tmp_path):
+    save_file({"w": torch.ones(64, 64)}, tmp_path / "w.safetensors")
+    (tmp_path / "w.pack").write_bytes(b"here before")
+    call.json("pack", tmp_path / "w.safetensors", "-o", tmp_path / "w.pack", "-n")
+    assert (tmp_path / "w.pack").read_bytes() == b"here before"
 
 
 def test_a_pack_to_standard_output(monkeypatch, capsysbinary, tmp_path):

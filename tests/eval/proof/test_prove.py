@@ -57,13 +57,21 @@ def test_it_holds_on_any_bytes():
     assert (found.documents, found.text_bytes) == (len(DOCUMENTS), sum(map(len, DOCUMENTS)))
     modes = {record.mode for record in found.records}
     assert modes == {MODELLED, STORED}
-    assert found.stored == sum(record.mode == STORED for record in found.records)
+    kept = [document for document, record in zip(DOCUMENTS, found.records, strict=True) if record.mode == STORED]
+    assert (found.stored, found.stored_bytes) == (len(kept), sum(map(len, kept)))
 
 
 def test_json_has_the_stable_fields():
     values = proof().to_json()
     assert set(values) >= STABLE
-    assert set(values) - STABLE == {"canonical_bytes", "tokens", "stored", "adaptation", "bpb_unadapted"}
+    assert set(values) - STABLE == {
+        "canonical_bytes",
+        "tokens",
+        "stored",
+        "stored_bytes",
+        "adaptation",
+        "bpb_unadapted",
+    }
     assert values["ok"] is True
     assert json.loads(json.dumps(values)) == values
 
@@ -102,6 +110,12 @@ def test_the_fingerprint_tells_documents_apart():
 def test_of_no_text_nothing_is_proved(documents):
     with pytest.raises(CodecError, match="nothing to prove"):
         prove(blob(), documents)
+
+
+def test_where_the_model_coded_nothing_nothing_is_proved(tmp_path):
+    with pytest.raises(CodecError, match="a general compressor needs fewer bytes"):
+        prove(blob(), [b"again " * 1000, bytes(1000)], keep=tmp_path / "kept.upz")
+    assert not (tmp_path / "kept.upz").exists()
 
 
 def test_canonical_bytes_are_never_more_than_the_text_has():
