@@ -35,7 +35,8 @@ PACK = (
 )
 
 
-@pytest.mark.parametrize("case", [pytest.param(TEXT, marks=pytest.mark.long), PACK], ids=["text", "pack"])
+@pytest.mark.parametrize("case", [TEXT, PACK], ids=["text", "pack"])
+@pytest.mark.long
 def test_an_edited_constant_of_a_helper_is_noticed(case, tmp_path):
     """With the machine code of the source before the edit and with none alike; without the check bytes change alike."""
     file, before, after, room, made = case

@@ -57,7 +57,7 @@ def appended(archive: bytes, documents: list[bytes], pack: Pack = PACK) -> bytes
     return stream.getvalue()
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), max_size=5))
 @example([])
 @example([b""])

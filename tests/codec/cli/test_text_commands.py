@@ -403,7 +403,7 @@ def test_tar_and_pipes_between_processes(folder):
 
 
 def test_a_closed_pipe_is_quiet_and_streams_may_be_closed(folder):
-    (folder / "big").write_bytes(os.urandom(3_000_000))  # more than any pipe holds
+    (folder / "big").write_bytes(os.urandom(300_000))  # more than a pipe holds
     script = """
         underpar encode big -m none -q || exit 9
         PYTHONUNBUFFERED=1 underpar decode big.upz -c | head -c 10 > /dev/null; echo ${PIPESTATUS[0]}

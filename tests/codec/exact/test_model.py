@@ -303,10 +303,10 @@ def test_cached_steps_are_the_teacher_forced_pass(config):
 @pytest.mark.parametrize("count", [1, 2])
 def test_batch_sizes_and_threads(count):
     model = tiny_pack(EVERY_OPTION).exact()
-    tokens = some_tokens(20, 32)
+    tokens = some_tokens(8, 32)
     expected = torch.cat([forward(model, row[None]) for row in tokens])
     with threads(count):
-        for size in (1, 7, 20):
+        for size in (1, 3, 8):
             assert torch.equal(torch.cat([forward(model, part) for part in tokens.split(size)]), expected)
             assert torch.equal(stepped(model, tokens[:size]), expected[:size])
 

@@ -596,7 +596,7 @@ print(torch.get_num_threads())
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
-@pytest.mark.parametrize("name", ["plain", "llama"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("llama", marks=pytest.mark.long)])
 def test_bits_of_a_models_matrices(name):
     """Wished rates are met, with and without a budget for the rest, and the model codes exactly."""
     config = PLAIN if name == "plain" else FAMILIES[name]

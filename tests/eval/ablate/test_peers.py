@@ -29,7 +29,7 @@ def subject():
 def runnable():
     for name, peer in PEERS.items():
         marks = [pytest.mark.skip(reason=peer.missing())] if peer.missing() else []
-        marks += [pytest.mark.long] if name.startswith("sdclip+lrzip") else []  # which lqer+lrzip packs with, too
+        marks += [pytest.mark.long] if name.endswith("lrzip") else []
         yield pytest.param(peer, id=name, marks=marks)
 
 

@@ -134,7 +134,11 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(("script", "interpret"), [(SAME, "1"), (COMPILED, "0")], ids=["same", "compiled"])
+@pytest.mark.parametrize(
+    ("script", "interpret"),
+    [pytest.param(SAME, "1", marks=pytest.mark.long), (COMPILED, "0")],
+    ids=["same", "compiled"],
+)
 def test_kernels(script: str, interpret: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", script],

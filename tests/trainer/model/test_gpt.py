@@ -346,7 +346,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32() -> None:
     assert {p.grad.dtype for p in half.parameters() if p.grad is not None} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["baseline", "everything"])
+@pytest.mark.parametrize("name", ["baseline", pytest.param("everything", marks=pytest.mark.long)])
 def test_the_loss_is_one_graph_for_the_compiler(name: str) -> None:
     model = GPT(CONFIGS[name], dtype=torch.bfloat16, fuse=Fusion(joint=True))
     model.load_state_dict(random_model(CONFIGS[name]).state_dict())

@@ -88,7 +88,7 @@ class Documents:
             assert measures.agreement.max() == -1
 
 
-@pytest.mark.parametrize("history", [8, 300])
+@pytest.mark.parametrize("history", [8, pytest.param(300, marks=pytest.mark.long)])
 def test_documents_in_pieces(history):
     """Rings that wrap, documents at different places, pieces of one token and of many, fewer rows than tokens."""
     documents = Documents(2, 56, history, 24, 40)
