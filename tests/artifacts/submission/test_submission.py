@@ -33,6 +33,7 @@ from codec.text.policy import Adaptation
 from eval.proof.prove import prove
 from eval.proof.saved import save_proof
 from tests.support import proofs
+from tests.support.families import FAMILIES, byte_pairs, family_weights
 from tests.support.helpers import PLAIN, ROOT, random_weights
 from trainer.data.prepare import prepare
 from trainer.data.sample import sp1024, val_documents
@@ -201,15 +202,32 @@ def test_the_folder_passes_sha256sum(submission):
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_the_source_holds_every_module_that_a_decoder_imports(submission, documents, tmp_path):
-    """What a real decode imports from our rooms is in the folder, and a pack's ledger counts the decoder's part."""
+def imported_to_decode(folder):
+    """What a real decode of a folder's text imports from our rooms."""
     code = f"""
 import sys, codec
-codec.decode(codec.open(open({str(submission / PACK)!r}, "rb").read()), open({str(submission / TEXT)!r}, "rb").read())
+codec.decode(codec.open(open({str(folder / PACK)!r}, "rb").read()), open({str(folder / TEXT)!r}, "rb").read())
 print(*(m for m in sys.modules if m.split(".")[0] in ("codec", "trainer", "eval", "artifacts")))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= set(minify.modules())
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_imported_model_is_submitted_with_the_source_that_decodes_it(tmp_path, family):
+    """Small weights, so that the model needs fewer bits for short text than zstandard does."""
+    config = FAMILIES[family]
+    weights = {n: t * (0.02 if t.ndim == 2 else 1) for n, t in family_weights(config).items()}
+    blob = codec.compress(weights, config, byte_pairs(config.begin, config.end))
+    run = make_run(tmp_path / "run", blob, [b"Some words that the model codes, and then some more of them."])
+    told = submit([run], tmp_path / "s", "R", AUTHOR)
+    assert told["proof"]["tokens"] > 0
+    assert imported_to_decode(tmp_path / "s") <= set(minify.modules())
+
+
+def test_the_source_holds_every_module_that_a_decoder_imports(submission):
+    """What a real decode imports is in the folder, and a pack's ledger counts the decoder's part."""
+    assert imported_to_decode(submission) <= set(minify.modules())
     source = sum(path.stat().st_size for path in minify.modules().values())
     minified = sum(map(len, minify.sources().values()))
     assert minified < 0.7 * source
