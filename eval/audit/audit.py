@@ -208,7 +208,7 @@ def _sizes(claim: Claim) -> dict[str, int]:
 
 def _copies(claim: Claim) -> list[str]:
     """Return the names of a claim's files that are a file of the text, byte for byte."""
-    texts = [text for path in claim.program.hidden for text in shown_files(path)]
+    texts = [text for path in claim.program.hidden for text in shown_files(path) if text.stat().st_size]
     return [file.name for file in claim.program.files if any(filecmp.cmp(file, text, shallow=False) for text in texts)]
 
 

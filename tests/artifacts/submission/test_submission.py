@@ -235,6 +235,14 @@ def test_the_source_holds_every_module_that_a_decoder_imports(submission):
     assert ledger(submission / PACK).by_role()["code"] == minified
 
 
+def test_the_code_of_a_submission_is_the_packs_with_scripts_and_training(submission):
+    scripts = sum((submission / name).stat().st_size for name in ("evaluate.py", "train_gpt.py"))
+    both = minify.sources(minify.DECODER + minify.TRAINER)
+    assert both.items() > minify.sources().items()
+    training = sum(map(len, both.values())) - ledger(submission / PACK).by_role()["code"]
+    assert ledger(submission).by_role()["code"] == ledger(submission / PACK).by_role()["code"] + training + scripts
+
+
 def test_minified_source_is_the_same_program():
     for name, source in minify.sources(minify.DECODER + minify.TRAINER).items():
         before = ast.parse((ROOT / name).read_text())
