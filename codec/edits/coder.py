@@ -90,8 +90,10 @@ def _code(state, stream, model, canonical, original, edits, book, decode, most):
     """
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
     out = np.empty(2 * size + 64 if decode else 0, np.uint8)
-    i = n = k = length = others = 0  # position, edit, spaces passed, bytes of `out`, edits outside the book
-    before = -1  # kind of the last edit at a space
+    # Not 0 and -1: numba takes these as types of their own, and compiles all that is called with them a second time.
+    zero = np.int64(0)
+    i = n = k = length = others = zero  # position, edit, spaces passed, bytes of `out`, edits outside the book
+    before = zero - 1  # kind of the last edit at a space
     while i <= size:
         entry, delete, begin, insert = -1, 0, 0, 0
         if not decode and n < len(edits) and edits[n, 0] == i:
