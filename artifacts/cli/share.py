@@ -57,7 +57,8 @@ def push(
     from artifacts.share.bundle import Card
     from artifacts.share.store import default_store
 
-    card = Card(licence, data)
+    card, store = Card(licence, data), default_store()
+    store.folder(name)  # a name that is none fails before the run is packed and proved
     if docs:
         from artifacts.share.publish import complete
         from trainer.data.documents import read_documents
@@ -68,7 +69,7 @@ def push(
 
         result = {"name": name, "commit": on_hub.push(name, run, card, private)}
     else:
-        result = {"name": name, "folder": str(default_store().put(name, run, card))}
+        result = {"name": name, "folder": str(store.put(name, run, card))}
     emit(result, as_json)
 
 

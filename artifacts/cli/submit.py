@@ -21,7 +21,10 @@ def ledger(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Count the bytes toward 16,000,000 under the challenge's rules and under strict rules."""
+    """Count the bytes toward 16,000,000 under the challenge's rules and under strict rules.
+
+    To a pack belongs the source that decodes with it, minified; a submission has scripts and training's source, too.
+    """
     from dataclasses import asdict
 
     from artifacts.submission import ledger as counting

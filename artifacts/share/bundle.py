@@ -23,7 +23,7 @@ from artifacts.provenance import FILE as PROVENANCE
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.files import read_bytes
 from codec.model.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
-from codec.model.config import ModelConfig
+from codec.model.config import read_config
 from codec.pack.reader import Pack
 from codec.run_folder import DOCUMENTS, PACK, PROOF
 from eval.proof.saved import Evidence, load_proof
@@ -37,22 +37,28 @@ OPTIONAL = (WEIGHTS, TOKENIZER, RECIPE, METRICS, LOG, PROVENANCE)
 
 @dataclass(frozen=True)
 class Card:
-    """A publisher's statements on a model; `data` names the training text, its source and licence."""
+    """A publisher's statements on a model; `data` names the training text, its source and licence.
+
+    Raises:
+        CodecError: an entry is empty.
+    """
 
     licence: str  # an SPDX identifier in lower case, as the hub wants it
     data: str
+
+    def __post_init__(self) -> None:
+        if not self.licence.strip() or not self.data.strip():
+            raise CodecError(
+                "card: licence or training data is empty; name both, since nobody may use a model without a licence"
+            )
 
 
 def make_bundle(run: Path, folder: Path, name: str, card: Card) -> None:
     """Fill `folder` with the published form of a run, as `name`.
 
     Raises:
-        CodecError: the run has no pack, no valid proof, or a proof of another pack; or an entry of the card is empty.
+        CodecError: the run has no pack, no valid proof, or a proof of another pack.
     """
-    if not card.licence.strip() or not card.data.strip():
-        raise CodecError(
-            "card: licence or training data is empty; name both, since nobody may use a model without a licence"
-        )
     blob = read_bytes(run / PACK, "pack")
     evidence = _evidence(run, blob)
     pack = codec.open(blob)
@@ -81,7 +87,7 @@ def check_bundle(folder: Path) -> Pack:
     pack = codec.open(blob)
     _evidence(folder, blob)
     if (folder / CONFIG).exists():
-        config = ModelConfig.from_json(read_bytes(folder / CONFIG, "config").decode("utf-8", "replace"))
+        config = read_config(read_bytes(folder / CONFIG, "config").decode("utf-8", "replace"))
         if config != pack.config:
             raise MismatchError(f"{folder / CONFIG}: not the config of {PACK}; this bundle is of two models")
     if (folder / WEIGHTS).exists() and load_checkpoint(folder).config != pack.config:

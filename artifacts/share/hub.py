@@ -18,6 +18,7 @@ from artifacts.share.bundle import CARD, CONFIG, OPTIONAL, Card, make_bundle
 from artifacts.share.store import Store
 from codec.console import notes
 from codec.errors import CodecError, FormatError, MismatchError
+from codec.model.transformer import MAX_PARAMETERS
 from codec.run_folder import DOCUMENTS, PACK, PROOF
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ TAG = "underpar"
 TRIES, PAUSE = 4, 1.0
 """Tries of a request that the hub library has given up, and seconds before the second try."""
 
-MAX_BYTES = 1 << 33
-"""Largest size of a fetched file: more than the weights of any model that packs into 16 MB."""
+MAX_BYTES = 8 * MAX_PARAMETERS
+"""Largest size of a fetched file: twice the float32 weights of the largest model that can be imported."""
 
 T = TypeVar("T")
 

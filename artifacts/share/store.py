@@ -63,7 +63,8 @@ class Store:
         """
         from artifacts.share.bundle import make_bundle
 
-        self.folder(name).parent.mkdir(parents=True, exist_ok=True)
+        self.folder(name)  # a name that is none fails before anything is made
+        self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new.", dir=self.root) as room:
             bundle = Path(room) / "bundle"
             bundle.mkdir()

@@ -30,6 +30,9 @@ from codec.pack.container import MAGIC, read_container
 LIMIT = 16_000_000
 """The challenge's cap, in bytes."""
 
+UNCHECKED = "the stated score was not checked, `python evaluate.py` in the folder checks it"
+"""What decoding the text alone leaves open."""
+
 Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "unneeded", "training"]
 """Kinds of files, by name; `unneeded` is a document that the evaluation ran without."""
 
@@ -158,7 +161,7 @@ def folder_ledger(folder: Path, evaluate: bool = False) -> Ledger:
     evaluation = ""
     if evaluate:
         try:
-            evaluation = f"the text was decoded without {decode_alone(folder, entries)} files"
+            evaluation = f"the text was decoded without {decode_alone(folder, entries)} files; {UNCHECKED}"
             entries = [replace(e, role="unneeded") if e.role == "document" else e for e in entries]
         except (CheckFailed, FormatError) as error:
             evaluation = f"every file counts: {error}"

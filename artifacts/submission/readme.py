@@ -18,6 +18,8 @@ def readme(submission: Mapping[str, Any]) -> str:
         "```\npip install -r requirements.txt\npython evaluate.py                     # all documents, no network\n"
         "python evaluate.py --documents 10      # the first ten\n"
         "python evaluate.py --docs VAL.jsonl    # and compare with a text of yours\n```",
+        "A part of the documents does not check the score. The first minute compiles the decoder: with "
+        "`UNDERPAR_CACHE=FOLDER` in the environment the machine code is kept for the next run.",
         "## Figures",
         _table(
             ("", ""),

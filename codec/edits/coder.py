@@ -11,6 +11,8 @@ whether the document has edits. If so, decisions go through the positions:
 `codec.edits.model` holds the probabilities.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -90,8 +92,10 @@ def _code(state, stream, model, canonical, original, edits, book, decode, most):
     """
     size, words, seen, scratch = len(canonical), words_of(canonical), new_lines(), edit_model.new_scratch()
     out = np.empty(2 * size + 64 if decode else 0, np.uint8)
-    i = n = k = length = others = 0  # position, edit, spaces passed, bytes of `out`, edits outside the book
-    before = -1  # kind of the last edit at a space
+    # Not 0 and -1: numba takes these as types of their own, and compiles all that is called with them a second time.
+    zero: Any = np.int64(0)
+    i = n = k = length = others = zero  # position, edit, spaces passed, bytes of `out`, edits outside the book
+    before = zero - 1  # kind of the last edit at a space
     while i <= size:
         entry, delete, begin, insert = -1, 0, 0, 0
         if not decode and n < len(edits) and edits[n, 0] == i:

@@ -6,6 +6,7 @@ bytes of the text. A predictor with `peek` runs a second time as its author's sc
 score arises.
 """
 
+import filecmp
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from codec.console import progress
 from eval.audit import conditions
-from eval.audit.claims import Claim, load_claim, on_text
+from eval.audit.claims import Claim, load_claim, on_text, shown_files
 from eval.audit.coding import Place, Transcript, decode, encode
 from eval.audit.conditions import Condition, Fresh
 from eval.audit.probing import Apart, Leaks, probe, rows_apart
@@ -176,7 +177,7 @@ def _verdict(claim: Claim, found: _Findings, begin: float) -> Audit:
         conditions.text(claim, edit_bits),
         conditions.complete(claim),
         conditions.artifact(sizes),
-        conditions.memorised(carried, conditions.xz_bytes(shown, carried), honest_bpb, found.fresh),
+        conditions.memorised(_copies(claim), carried, conditions.xz_bytes(shown, carried), honest_bpb, found.fresh),
         conditions.score(claim.claimed_bpb, honest_bpb, text_bytes),
     ]
     return Audit(
@@ -203,6 +204,12 @@ def _sizes(claim: Claim) -> dict[str, int]:
     """Count what a claim brings: bytes of each file and of its name, and of the factory's name."""
     sizes = {file.name: file.stat().st_size + len(file.name.encode()) for file in claim.program.files}
     return {**sizes, "factory": len(claim.program.factory.encode())}
+
+
+def _copies(claim: Claim) -> list[str]:
+    """Return the names of a claim's files that are a file of the text, byte for byte."""
+    texts = [text for path in claim.program.hidden for text in shown_files(path) if text.stat().st_size]
+    return [file.name for file in claim.program.files if any(filecmp.cmp(file, text, shallow=False) for text in texts)]
 
 
 def _word(lines: Sequence[Condition]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from codec.errors import FormatError, MismatchError
 from codec.files import read_bytes
 from codec.model.tokenizer import Tokenizer
+from codec.run_folder import PACK
 from eval.audit.rows import Alphabet, Bytes260, Layout, Row, known_tokens, lay, stream_of
 from eval.audit.sandbox import Program
 from eval.score.streams import COMPRESSED_SHARD, documents_of, token_stream
@@ -53,7 +54,7 @@ KEYS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 }
 """The keys that a claim may have, by table."""
 
-_HELP = "`eval/audit/predictor.py` and `underpar audit --help` show a whole claim.toml"
+_HELP = "`underpar audit --help` shows a whole claim.toml"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def load_claim(path: str | Path) -> Claim:
         FormatError: a file is missing or damaged, or a key is unknown, missing or of the wrong type.
         MismatchError: two of the files do not belong together.
     """
-    path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    path = _claim_file(Path(path))
     values = _read(path)
     folder, text, scored = path.parent, values["text"], values.get("scored", {})
     module = values["predictor"].partition(":")[0]
@@ -232,6 +233,22 @@ def shown_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else document_files(path)
 
 
+def _claim_file(path: Path) -> Path:
+    """Return the claim.toml of a folder, or `path` itself. Raises FormatError for a folder without one."""
+    if not path.is_dir() or (path / FILE).exists():
+        return path / FILE if path.is_dir() else path
+    if (path / "submission.json").is_file() and (path / "evaluate.py").is_file():
+        how = (
+            f"it is a submission, which brings its own check: `python {path / 'evaluate.py'}` decodes the text and "
+            f"compares every stated figure, `underpar ledger {path} --evaluate` counts its bytes"
+        )
+    elif (path / PACK).is_file():
+        how = f"it is a run folder: `underpar prove {path / PACK} --docs TEXT` codes and decodes a text with its pack"
+    else:
+        how = f"pass a folder with one, or a claim.toml; {_HELP}"
+    raise FormatError(f"{path}: no {FILE} is in this folder; {how}")
+
+
 def _documents(path: Path, source: Path, alphabet: Alphabet, text: Mapping[str, Any]) -> list[bytes]:
     """Read the documents of a text: as many as the claim states, and for a flat stream as many as its targets need."""
     wanted, left = text.get("documents"), text.get("targets", math.inf)
@@ -268,16 +285,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not TOML ({error}); {_HELP}") from error
     for table, keys in KEYS.items():
         found = values.get(table, {}) if table else values
+        where = f"in [{table}]" if table else "above the tables"
         for key, value in found.items():
             if key not in keys:
-                raise FormatError(f"{path}: unknown key {key!r} in [{table}], expected {sorted(keys)}; {_HELP}")
+                raise FormatError(f"{path}: unknown key {key!r} {where}, known are {', '.join(keys)}; {_HELP}")
             if not isinstance(value, keys[key]) or isinstance(value, bool):
-                raise FormatError(f"{path}: {key} is {value!r}, of the wrong type; {_HELP}")
+                raise FormatError(f"{path}: {key} {where} is {value!r}, of the wrong type; {_HELP}")
             if isinstance(value, int) and value < (0 if key == "side_bits" else 1):
                 raise FormatError(f"{path}: {key} is {value}; give a number above 0")
     for table, key in (("", "claimed_bpb"), ("", "predictor"), ("", "tokenizer"), ("", "text"), ("text", "path")):
         if key not in (values[table] if table else values):
-            raise FormatError(f"{path}: {key} is missing; {_HELP}")
+            raise FormatError(f"{path}: {key} is missing{f' in [{table}]' if table else ''}; {_HELP}")
     if not math.isfinite(values["claimed_bpb"]):
         raise FormatError(f"{path}: claimed_bpb is {values['claimed_bpb']}; give a finite number")
     for table, key, allowed in (("text", "layout", ("documents", "flat")), ("scored", "ends", ("coded", "given"))):

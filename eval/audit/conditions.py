@@ -325,16 +325,21 @@ class Fresh:
     margin: float
 
 
-def memorised(carried: int, compressed: int | None, honest: float | None, fresh: Fresh | None) -> Condition:
+def memorised(
+    copies: Sequence[str], carried: int, compressed: int | None, honest: float | None, fresh: Fresh | None
+) -> Condition:
     """Check that the claim's files do not hold the text.
 
     Args:
+        copies: names of files that are the text, byte for byte.
         carried: bytes of code, model and tokenizer.
         compressed: bytes of the text under xz; None if more than `carried`.
         honest: bits per byte of the claim's text.
         fresh: the score of a fresh text.
     """
     held = f"{carried:,} bytes of code, model and tokenizer"
+    if copies:
+        return Condition("memorised", False, f"{', '.join(copies)} among the claim's files is the scored text itself")
     if fresh is not None and honest is not None:
         worse = fresh.bpb - honest
         said = f"a fresh text of {fresh.text_bytes:,} bytes scores {fresh.bpb:.4f}, {worse:+.4f}"

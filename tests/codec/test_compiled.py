@@ -115,6 +115,15 @@ def test_golden_records_uncompiled():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
+def test_the_coder_of_edits_is_compiled_once(tmp_path):
+    """What it calls in its loop has one version each: a counter that begins as a literal would make a second one."""
+    code = "from codec.text import golden; golden.check(); from codec.edits import coder, contexts; "
+    code += "print(len(coder._decide_entry.overloads), len(contexts.look.overloads), len(coder._room.overloads))"
+    done = run(ROOT, code, UNDERPAR_CACHE=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "1 1 1\n"), done.stderr
+
+
 def test_a_check_that_passed_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
     runs = []

@@ -15,9 +15,11 @@ from artifacts.share.publish import complete
 from artifacts.share.store import Store, default_store
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.model.checkpoint import save_checkpoint
+from codec.model.transformer import MAX_PARAMETERS
 from codec.pack.store import is_name
 from eval.proof.prove import prove
 from eval.proof.saved import save_proof
+from tests.support.families import FAMILIES, byte_pairs, family_weights
 from tests.support.helpers import PLAIN, random_weights
 from tests.support.hub_stub import Stub
 from trainer.data.sample import sp1024
@@ -275,6 +277,7 @@ def test_a_bundle_that_agrees_with_its_sums_alone_is_refused(stub, store, run):
 
 
 def test_a_file_too_large_is_not_fetched(stub, store, run, monkeypatch):
+    assert 4 * MAX_PARAMETERS < 0.9 * hub.MAX_BYTES  # the weights of the largest imported model are not too large
     hub.push(NAME, run, CARD)
     monkeypatch.setattr(hub, "MAX_BYTES", 10_000)
     with pytest.raises(MismatchError, match="expected a file of at most 10000"):
@@ -312,6 +315,45 @@ def test_a_folder_is_as_good_a_place(stub, store, run):
     assert artifacts.open(NAME).config == PLAIN
     assert stub.log == []
     assert [path.name for path in store.root.iterdir()] == ["owner"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_imported_model_is_pushed_pulled_and_opened(stub, store, tmp_path, family):
+    config = FAMILIES[family]
+    imported = family_weights(config), config, byte_pairs(config.begin, config.end)
+    blob = codec.compress(*imported)
+    save_checkpoint(tmp_path, *imported)
+    (tmp_path / "model.pack").write_bytes(blob)
+    save_proof(tmp_path, blob, codec.open(blob), TEXTS, prove(blob, TEXTS))
+    check_bundle(store.put("owner/local", tmp_path, CARD))
+    hub.push(NAME, tmp_path, CARD)
+    assert artifacts.open(NAME).config == config
+    assert {"model.safetensors", "tokenizer.model", "config.json"} < set(read_sums(store.folder(NAME)))
+    honest = head(stub).files["config.json"]
+    tampered(stub, config_json=honest.replace(b'"begin": ', b'"begin": 1'))
+    with pytest.raises(CodecError, match="two models"):
+        hub.pull(NAME, store)
+
+
+def test_a_push_that_is_refused_does_nothing_before_and_leaves_nothing(stub, run, tmp_path, monkeypatch, capsys):
+    def refused(name, licence, why, *more):
+        words = ["hub", "push", run, name, "--licence", licence, "--data", "none", *more]
+        monkeypatch.setattr(sys, "argv", ["underpar", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert why in capsys.readouterr().err
+
+    text = tmp_path / "text.txt"
+    text.write_text("Words.")
+    monkeypatch.setattr("artifacts.share.publish.complete", None)  # neither packs nor proves
+    for where in ((), ("--hub",)):
+        refused("tiny", "mit", "expected owner/name", "--docs", text, *where)
+        refused(NAME, " ", "licence or training data is empty", "--docs", text, *where)
+    run = tmp_path / "run"
+    run.mkdir()
+    refused(NAME, "mit", "model.pack")
+    assert (stub.log, list((tmp_path / "store").iterdir())) == ([], [])
 
 
 def test_a_run_fresh_from_training_is_packed_proved_and_published(stub, store, run, tmp_path, monkeypatch, capsys):

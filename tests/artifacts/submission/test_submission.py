@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import date
 from itertools import islice
 
@@ -22,7 +23,7 @@ from artifacts.folders import check_sums
 from artifacts.provenance import Source, TrainingOnly, save_provenance
 from artifacts.share.packs import find
 from artifacts.submission import evaluate, minify
-from artifacts.submission.ledger import ledger
+from artifacts.submission.ledger import UNCHECKED, ledger
 from artifacts.submission.significance import Record
 from artifacts.submission.submission import TEXT, Author, load_run, submit
 from codec.console import CheckFailed
@@ -33,6 +34,7 @@ from codec.text.policy import Adaptation
 from eval.proof.prove import prove
 from eval.proof.saved import save_proof
 from tests.support import proofs
+from tests.support.families import FAMILIES, byte_pairs, family_weights
 from tests.support.helpers import PLAIN, ROOT, random_weights
 from trainer.data.prepare import prepare
 from trainer.data.sample import sp1024, val_documents
@@ -201,19 +203,44 @@ def test_the_folder_passes_sha256sum(submission):
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_the_source_holds_every_module_that_a_decoder_imports(submission, documents, tmp_path):
-    """What a real decode imports from our rooms is in the folder, and a pack's ledger counts the decoder's part."""
+def imported_to_decode(folder):
+    """What a real decode of a folder's text imports from our rooms."""
     code = f"""
 import sys, codec
-codec.decode(codec.open(open({str(submission / PACK)!r}, "rb").read()), open({str(submission / TEXT)!r}, "rb").read())
+codec.decode(codec.open(open({str(folder / PACK)!r}, "rb").read()), open({str(folder / TEXT)!r}, "rb").read())
 print(*(m for m in sys.modules if m.split(".")[0] in ("codec", "trainer", "eval", "artifacts")))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= set(minify.modules())
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_imported_model_is_submitted_with_the_source_that_decodes_it(tmp_path, family):
+    """Small weights, so that the model needs fewer bits for short text than zstandard does."""
+    config = FAMILIES[family]
+    weights = {n: t * (0.02 if t.ndim == 2 else 1) for n, t in family_weights(config).items()}
+    blob = codec.compress(weights, config, byte_pairs(config.begin, config.end))
+    run = make_run(tmp_path / "run", blob, [b"Some words that the model codes, and then some more of them."])
+    told = submit([run], tmp_path / "s", "R", AUTHOR)
+    assert told["proof"]["tokens"] > 0
+    assert imported_to_decode(tmp_path / "s") <= set(minify.modules())
+
+
+def test_the_source_holds_every_module_that_a_decoder_imports(submission):
+    """What a real decode imports is in the folder, and a pack's ledger counts the decoder's part."""
+    assert imported_to_decode(submission) <= set(minify.modules())
     source = sum(path.stat().st_size for path in minify.modules().values())
     minified = sum(map(len, minify.sources().values()))
     assert minified < 0.7 * source
     assert ledger(submission / PACK).by_role()["code"] == minified
+
+
+def test_the_code_of_a_submission_is_the_packs_with_scripts_and_training(submission):
+    scripts = sum((submission / name).stat().st_size for name in ("evaluate.py", "train_gpt.py"))
+    both = minify.sources(minify.DECODER + minify.TRAINER)
+    assert both.items() > minify.sources().items()
+    training = sum(map(len, both.values())) - ledger(submission / PACK).by_role()["code"]
+    assert ledger(submission).by_role()["code"] == ledger(submission / PACK).by_role()["code"] + training + scripts
 
 
 def test_minified_source_is_the_same_program():
@@ -319,6 +346,74 @@ def test_a_folder_that_states_what_is_not_found_fails(submission, tmp_path, monk
     page = (copy / "README.md").read_text()
     (copy / "README.md").write_text(page.replace("bits per byte**", "bits per bite**"))
     assert not evaluate.evaluate(None, None)["ok"]
+
+
+def test_a_part_of_the_documents_does_not_check_the_claim(submission, tmp_path, monkeypatch, documents):
+    copy = tmp_path / "copy"
+    shutil.copytree(submission, copy)
+    monkeypatch.setattr(evaluate, "HERE", copy)
+
+    def state(values, **files):
+        for name in ("proof.json", "submission.json"):
+            honest = json.loads((submission / name).read_bytes())
+            (copy / name).write_text(json.dumps({**honest, **files.get(name.removesuffix(".json"), {})}))
+        (copy / "README.md").write_text(f"**{values:.5f} bits per byte**")
+
+    proof = json.loads((submission / "proof.json").read_bytes())
+    state(proof["bpb_canonical"])
+    told = evaluate.evaluate(1, None)
+    assert (told["ok"], told["whole"], told["checks"]["as_stated"], told["differences"]) == (None, False, None, [])
+    assert told["claim"] == "not checked: the first 1 documents alone; the claim is about 3"
+    own = codec.encode(codec.open((copy / PACK).read_bytes()), documents[:1])
+    assert told["archive_bytes"] == len(own) == told["payload_bytes"] + told["framing_bytes"]
+    assert told["bpb_raw"] == 8 * len(own) / len(documents[0])
+    state(proof["bpb_canonical"], submission={"val_bpb": 1.1})  # against the proof beside it
+    told = evaluate.evaluate(1, None)
+    assert (told["ok"], told["checks"]["as_stated"]) == (False, False)
+    assert told["differences"][0].startswith("submission.json, val_bpb: 1.1 stated")
+    for lie in ({"documents": 1}, {"archive_bytes": 1}, {"pack_bytes": 1}, {"val_loss": "left out"}):
+        name = next(iter(lie))
+        state(proof["bpb_canonical"], proof=lie)
+        if lie[name] == "left out":
+            (copy / "proof.json").write_text(json.dumps({n: v for n, v in proof.items() if n != name}))
+        assert evaluate.evaluate(1, None)["differences"][0].startswith(f"{name}: ")
+    other = {**proof, "bpb_canonical": 1.1}  # alike everywhere: only all documents tell
+    seeds = {"1337": {"val_loss": proof["val_loss"], "val_bpb": 1.1, "artifact_bytes": proof["pack_bytes"]}}
+    state(1.1, proof=other, submission={"val_bpb": 1.1, "proof": other, "seed_results": seeds})
+    assert evaluate.evaluate(1, None)["ok"] is None
+    assert evaluate.evaluate(3, None)["ok"] is False
+
+
+def test_the_script_says_what_it_does_and_that_a_part_is_no_check(submission, monkeypatch, capsys):
+    """The run of the script with the code that is imported here."""
+    shown = []
+
+    @contextmanager
+    def progress(what, total, unit=""):
+        amounts = []
+        yield amounts.append
+        shown.append((what, total, sum(amounts)))
+
+    monkeypatch.setattr("codec.console.progress", progress)
+    monkeypatch.setattr(evaluate, "HERE", submission)
+    monkeypatch.setattr(evaluate, "use_own_code", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(["--documents", "1"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, json.loads(out)["ok"]) == (1, None)
+    assert "decoding text.upz with model.pack" in err
+    assert "the claim was not checked: the first 1 documents alone; the claim is about 3; leave out --documents" in err
+    assert [what for what, _, _ in shown] == [
+        "opening the pack",
+        "decoding 1 of 3 documents",
+        "coding 1 of 3 documents again",
+    ]
+    for _, total, amount in shown[1:]:
+        assert 0 < amount == pytest.approx(total, abs=20)  # a record has a head beside its payload
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(["--documents", "0"])
+    assert ended.value.code == 2
+    assert "expected 1 or more" in capsys.readouterr().err
 
 
 def test_a_score_with_recall_is_reproduced(documents, tmp_path):
@@ -437,7 +532,7 @@ def test_strict_counts_what_the_text_was_not_decoded_without(submission, tmp_pat
     documents = {e.path: e.bytes for e in ledger(submission).entries if e.role == "document"}
     assert {"README.md", "submission.json", "proof.json", "train.log", "SHA256SUMS"} & set(documents) > {"README.md"}
     assert {e.path for e in found.entries if e.role == "unneeded"} == set(documents)
-    assert found.evaluation == f"the text was decoded without {len(documents)} files"
+    assert found.evaluation == f"the text was decoded without {len(documents)} files; {UNCHECKED}"
     everything = ledger(submission).total("strict").bytes
     assert found.total("strict").bytes == everything - sum(documents.values())
     assert found.total("challenge") == ledger(submission).total("challenge")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from itertools import pairwise
 from unittest.mock import patch
@@ -15,7 +16,9 @@ from eval.audit.audit import AS_FAR, HOLDS, REFUTED, audit
 from eval.audit.claims import load_claim
 from eval.audit.isolation import ROOT
 from eval.audit.sandbox import Limits
+from eval.cli.audit import HELP
 from tests.support.audit_claims import FRESH, HEAD, TEXTS, assert_holds, claim_folder, with_fresh
+from tests.support.helpers import ROOT as ROOT_FOLDER
 from trainer.data.sample import sp1024
 from trainer.data.shards import write_shard
 from underpar.cli import main
@@ -50,6 +53,24 @@ def test_a_claim_below_what_was_coded_is_refuted_for_that_alone(tmp_path):
     honest = audit(claim_folder(tmp_path / "a")).honest_bpb
     found = audit(claim_folder(tmp_path / "b", claimed=honest - 64 / sum(map(len, TEXTS)) - 0.001))
     assert (found.verdict, found.failed) == (REFUTED, ["score"])
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_claim_that_carries_the_text_is_refuted(tmp_path, fresh):
+    folder = claim_folder(tmp_path / "c", head='files = ["weights.bin"]')
+    (folder / "weights.bin").write_bytes((folder / "docs.jsonl").read_bytes())
+    found = with_fresh(folder) if fresh else audit(folder)
+    assert (found.verdict, found.failed) == (REFUTED, ["memorised"])
+    assert by_name(found)["memorised"].evidence == "weights.bin among the claim's files is the scored text itself"
+
+
+def test_the_page_of_the_audit_names_the_conditions_that_are_printed(tmp_path):
+    page = (ROOT_FOLDER / "docs" / "audit.md").read_text()
+    table = page.partition("## Conditions")[2].partition("## The museum")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == list(by_name(audit(claim_folder(tmp_path / "c"))))
+    status = "0 if the claim holds, 1 if {} is refuted or a condition could not be checked, 2 if {} cannot be read"
+    for text, subject in ((page, "it"), (HELP, "the claim")):
+        assert status.format(subject, subject) in " ".join(text.split())
 
 
 def test_batches_do_not_change_what_is_coded(tmp_path):

@@ -17,7 +17,14 @@ from trainer.data.shards import write_shard
         ("claimed_bpb = 9.0", "claimed_bpb = nan", "finite"),
         ("claimed_bpb = 9.0", 'claimed_bpb = "low"', "wrong type"),
         ("claimed_bpb = 9.0", "claimed_bpb = = 1", "not TOML"),
-        ("claimed_bpb = 9.0", "claimed_bpb = 9.0\nbpb = 1", "unknown key 'bpb'"),
+        (
+            "claimed_bpb = 9.0",
+            "claimed_bpb = 9.0\nbpb = 1",
+            "unknown key 'bpb' above the tables, known are claimed_bpb, .*help",
+        ),
+        ("[text]", "[text]\nlayuot = 1", r"unknown key 'layuot' in \[text\], known are path, documents, layout"),
+        ("[text]", "[text]\ndocuments = 'all'", r"documents in \[text\] is 'all', of the wrong type"),
+        ("path =", "# path =", r"path is missing in \[text\]"),
         ("predictor.py:make", "other.py:make", "there is no file"),
         ('"byte260"', '"no.model"', "tokenizer"),
         ("docs.jsonl", "none.jsonl", "none.jsonl"),
@@ -51,6 +58,21 @@ def test_a_claim_without_text_is_refused(tmp_path):
         load_claim(claim_folder(tmp_path / "c", texts=[], scored='ends = "given"'))
     with pytest.raises(FormatError, match="claim"):
         load_claim(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (["submission.json", "evaluate.py", "model.pack"], "is a submission.* `python .*evaluate.py` .*--evaluate`"),
+        (["model.pack"], "is a run folder: `underpar prove .*model.pack --docs TEXT`"),
+        (["notes.txt"], "pass a folder with one, or a claim.toml; `underpar audit --help`"),
+    ],
+)
+def test_a_folder_without_a_claim_says_what_checks_it(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(FormatError, match=f"no claim.toml is in this folder; .*{message}"):
+        load_claim(tmp_path)
 
 
 def test_a_claim_is_what_its_files_say(tmp_path):
