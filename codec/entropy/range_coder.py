@@ -109,8 +109,8 @@ def after_take(
     code: np.uint64, size: np.uint64, n: np.uint64, data: NDArray[np.uint8], start: int, frequency: int, unit: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64]:
     """Return what a state of `take` becomes, as `after_put` does."""
-    code -= unit * np.uint64(start)
     size = unit * np.uint64(frequency)
+    code = min(code - unit * np.uint64(start), size)  # beyond the interval, as in a damaged stream, it stays there
     while size < _BOTTOM:
         byte = np.uint64(data[n]) if n < np.uint64(data.shape[0]) else np.uint64(0)
         code = (code << _EIGHT) | byte

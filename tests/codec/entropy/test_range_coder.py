@@ -106,8 +106,13 @@ def test_no_shorter_stream_decodes(sequence):
 
 
 @given(st.lists(symbols(), max_size=30))
+@example([(0, 1, 1)] * 4 + [(0, 1, 17), (16777214, 1, 16777215), (1048575, 1, 1048576)])
 def test_no_other_stream_of_the_same_length_decodes(sequence):
-    """So a damaged byte is seen, even where the symbols stay the same."""
+    """So a damaged byte is seen, even where the symbols stay the same.
+
+    In the example the last slots take what a rounded range leaves over, and code that lies beyond them was shifted out
+    of its 64 bits.
+    """
     data = encode(sequence)
     for position in range(max(0, len(data) - 3), len(data)):
         for flip in (1, 2, 64, 128, 255):

@@ -267,7 +267,8 @@ def _decode_kernel(
     frequency = tl.min(ends_after, 0) - start
 
     active = tl.load(runs + n) != 0
-    code, size, end = code - unit * start, unit * frequency, tl.load(ends + n)
+    size, end = unit * frequency, tl.load(ends + n)
+    code = tl.minimum(code - unit * start, size)  # see `codec.entropy.range_coder.after_take`
     code, size, read = _take_byte(code, size, read, data, end)
     code, size, read = _take_byte(code, size, read, data, end)
     code, size, read = _take_byte(code, size, read, data, end)
