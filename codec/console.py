@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # rich is imported where something is drawn: to import it tak
 Advance = Callable[[float], None]
 """Called by long work with the amount done since the last call, in the unit of the total it was given."""
 
-STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that ask a process to end."""
 
 _LINE_EVERY = 60.0  # seconds, where there is no terminal
@@ -164,8 +164,7 @@ def _shown(bar: Bar) -> Iterator[Bar]:
 
 def wait_for(what: str) -> None:
     """Say what the work waits for whose progress is shown, and end here if a signal asked for the end of the work."""
-    for check in _checks:
-        check()
+    check_stopped()
     if _bars:
         _bars[-1].wait_for(what)
 
@@ -198,50 +197,53 @@ def printable(text: str, most: int = 1000) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
-_checks: list[Callable[[], None]] = []  # of the blocks that are `stoppable`
+class Stopped(BaseException):
+    """A signal asked for the end of this process; notes on the exception say what is kept of the work.
+
+    No KeyboardInterrupt, of which typer makes a status without a word.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+    def __str__(self) -> str:
+        return "; ".join([super().__str__(), *getattr(self, "__notes__", [])])
+
+
+_caught: list[int] = []  # signals that came in a `stoppable` block
+
+
+def check_stopped() -> None:
+    """Raise Stopped where a signal has asked for the end: a destructor or a callback may have swallowed the first."""
+    if _caught:
+        raise Stopped(_caught[0])
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], None]]:
-    """While the block runs, SIGINT, SIGTERM and SIGHUP are raised by the check that it receives: not in compiled code.
+def stoppable() -> Iterator[None]:
+    """While the block runs, let SIGINT, SIGTERM and SIGHUP, unless they are ignored, raise Stopped in the main thread.
 
-    A second SIGINT does not wait.
+    So files are cleaned up as by any exception. Threads are not waited for (`codec.devices.thread_pool`).
     """
-    caught: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPS)}
-
-    def catch(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def check() -> None:
-        for number in caught:
-            if number != signal.SIGINT:
-                sys.exit(128 + number)
-        if caught:
-            raise KeyboardInterrupt
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, catch)
-    _checks.append(check)
-    try:
-        yield check
-    finally:
-        _checks.remove(check)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def clean_up_when_stopped() -> None:
-    """Let SIGTERM and SIGHUP, unless they are ignored, end this process as an exception does: files are cleaned up."""
 
     def stop(number: int, frame: object) -> None:
-        sys.exit(128 + number)
+        _caught.append(number)
+        raise Stopped(number)
 
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
             signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _caught.clear()
 
 
 def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | None = None) -> None:

@@ -1,13 +1,25 @@
 """The `underpar` command: the messages and exit statuses of errors, and its help."""
 
+import atexit
 import io
 import os
 import sys
 
-from codec.console import CheckFailed, clean_up_when_stopped, fail
+from codec.console import CheckFailed, Stopped, fail, stoppable
 from codec.errors import CodecError
 from underpar import help
 from underpar.platforms import is_tested, note_untested
+
+
+def run() -> None:
+    """Run the command line as a process; one that a signal has ended does not wait for what its threads are at."""
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, Stopped):
+            atexit._run_exitfuncs()  # which end processes of ours; the interpreter would join the threads before
+            os._exit(int(ended.code or 0))
+        raise
 
 
 def main() -> None:
@@ -15,13 +27,13 @@ def main() -> None:
     # Threads that wait for each other must not spin: on shared cores, a step of training would take 20 times as long.
     # OpenMP reads this variable when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    clean_up_when_stopped()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets another in its place
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            _run()
+            with stoppable():
+                _command()
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # which typer makes status 1 of
                 _leave_pipe()
@@ -30,6 +42,8 @@ def main() -> None:
             raise
     except BrokenPipeError:
         _leave_pipe()
+    except Stopped as stopped:
+        fail(one_line(stopped), 128 + stopped.number)
     except KeyboardInterrupt:
         sys.exit(130)
     except CheckFailed as failed:
@@ -40,7 +54,7 @@ def main() -> None:
         fail(f"{one_line(error)}; check the path, its permissions and the space on its disk", 2)
 
 
-def _run() -> None:
+def _command() -> None:
     """Run the command that the arguments name: at once where neither typer nor a library has to look at them."""
     words = sys.argv[1:]
     if words in (["--help"], ["-h"]):
@@ -72,6 +86,6 @@ def _leave_pipe() -> None:
     sys.exit(141)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, whatever line breaks it holds."""
     return " ".join(str(error).split())

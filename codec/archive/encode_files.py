@@ -43,14 +43,15 @@ _BLOCK = 1 << 20
 class Tally:
     """The progress of a job, in bytes. `resumed` of the `text_bytes` were done before the job began.
 
-    For the rest, `tokens` counts the tokens that the model coded, ends of documents included, and `seconds` the time
-    since the model was ready.
+    The journal has the records of `kept` bytes. For what was not resumed, `tokens` counts the tokens that the model
+    coded, ends of documents included, and `seconds` the time since the model was ready.
     """
 
     documents: int = 0
     text_bytes: int = 0
     coded_bytes: int = 0
     resumed: int = 0
+    kept: int = 0
     tokens: int = 0
     seconds: float = 0.0
     begun: float = 0.0  # when the model was ready
@@ -163,6 +164,11 @@ def _code(
     """Code all parts, and add the parts' members to `members`."""
     tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
     count = len(before.contents.sizes) if before else 0
+
+    def keep(frame: bytes) -> None:
+        commit(frame)
+        tally.kept = coder.kept
+
     coder = PartCoder(
         opener := _opener(settings, before, tally, watch),
         _solid_opener(settings, before, opener),
@@ -171,7 +177,7 @@ def _code(
         settings.block,
         count,
         done,
-        commit,
+        keep,
     )
     for part in PartReader(sources, len(members)).parts():
 
@@ -183,7 +189,7 @@ def _code(
         tally.documents += len(records)
         tally.text_bytes += len(part.data)
         tally.coded_bytes += sum(len(record.payload) for record in records)
-        tally.resumed, tally.tokens = coder.resumed, coder.tokens
+        tally.resumed, tally.tokens, tally.kept = coder.resumed, coder.tokens, coder.kept
         watch(tally, 0)
     if tally.begun:
         tally.seconds = time.perf_counter() - tally.begun

@@ -24,7 +24,7 @@ from codec.cli.options import (
     check_device,
     set_threads,
 )
-from codec.console import CheckFailed, emit, notes, progress, say, table
+from codec.console import CheckFailed, Stopped, emit, notes, progress, say, table
 from codec.errors import CodecError, MismatchError, OutputError
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ def decode(
         with _reader(path, target, model, check_device(device, ray)) as reader:
             if target.is_dir() and (not reader.is_tree or (single and (file or document))):
                 check_output(target)
-            results.append(_decode(reader, target, test, file, byte_range, document or [], special_bits))
+            try:
+                results.append(_decode(reader, target, test, file, byte_range, document or [], special_bits))
+            except Stopped as stopped:
+                stopped.add_note("the output is cut off" if target == STANDARD and not test else "nothing was written")
+                raise
         if verbose or test:
             say(f"{path}: {results[-1]['text_bytes']:,} bytes" + (", ok" if test else f" in {target}"))
         if remove and path != STANDARD and not test:

@@ -25,12 +25,12 @@ from codec.cli.options import (
     check_device,
     set_threads,
 )
-from codec.console import emit, notes, progress, say, stoppable
+from codec.console import Stopped, check_stopped, emit, notes, progress, say
 from codec.errors import CodecError, OutputError
 from codec.text.policy import Adaptation
 
 if TYPE_CHECKING:
-    from codec.archive.encode_files import Settings, Tally
+    from codec.archive.encode_files import Settings
 
 STANDARD = Path("-")
 NO_MODEL = "none"
@@ -133,7 +133,8 @@ def _encode(
 ) -> dict[str, Any]:
     import time
 
-    from codec.archive.encode_files import encode_files, encode_stream, partial
+    from codec.archive.encode_files import Tally, encode_files, encode_stream, partial
+    from codec.archive.journal import is_empty
     from codec.archive.sources import find_sources, total_bytes
     from codec.files import is_stream
 
@@ -141,10 +142,18 @@ def _encode(
     stream = target == STANDARD or is_stream(target)
     before = target.stat().st_size if append and target.exists() else 0
     sources = find_sources(paths, None if stream else target, say)
-    with stoppable() as check, progress("encoding", total_bytes(sources), "byte") as bar:
+    journal = partial(target.resolve())
+    if resume and (stream or is_empty(journal)):
+        say(
+            f"underpar: {'a stream has no journal' if stream else f'no journal {journal}'}: encoding from the beginning"
+        )
+    seen, total = Tally(), total_bytes(sources)
+    with progress("encoding", total, "byte") as bar:
 
-        def watch(tally: "Tally", amount: float) -> None:
-            check()
+        def watch(tally: Tally, amount: float) -> None:
+            nonlocal seen
+            check_stopped()
+            seen = tally
             done = f"{100 * tally.coded_bytes / tally.text_bytes:.1f} % of the text" if tally.text_bytes else ""
             bar(amount, done)
 
@@ -157,9 +166,17 @@ def _encode(
             else:
                 done = encode_files(sources, target, settings, append, resume, force, watch)
                 size = target.stat().st_size
-        except (KeyboardInterrupt, SystemExit):
-            if not stream and partial(target).exists():
-                say(f"underpar: what is done is kept in {partial(target)}; go on with --resume")
+        except Stopped as stopped:
+            kept = (
+                f"{seen.kept:,} of {total:,} bytes of the input are coded and"
+                if seen.kept
+                else "what was coded before is"
+            )
+            stopped.add_note(
+                "nothing is kept that --resume could go on from"
+                if stream or is_empty(journal)
+                else f"{kept} kept in {journal}; go on with --resume"
+            )
             raise
     return {
         "files": done.files,

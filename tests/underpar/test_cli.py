@@ -1,6 +1,7 @@
 """underpar.cli: what every command owes its caller: exit statuses, one JSON object on stdout, a quick --help."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -142,6 +143,21 @@ def test_what_becomes_of_an_error(underpar, monkeypatch, error, status, message)
     assert (got, out) == (status, "")
     assert err.startswith(message)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_waits_for_no_thread(number):
+    script = f"""
+import signal, threading
+from underpar import cli
+def command():
+    threading.Thread(target=threading.Event().wait).start()
+    signal.raise_signal({number.value})
+cli._command = command
+cli.run()
+"""
+    done = python("-c", script)
+    assert (done.returncode, done.stderr) == (128 + number, f"underpar: interrupted by {number.name}\n")
 
 
 def test_the_module_gives_the_status_to_the_shell(tmp_path):

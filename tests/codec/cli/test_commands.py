@@ -1,7 +1,10 @@
 """codec.cli.pack: pack, unpack, inspect, as a person or a script calls them; refusals of all commands of the room."""
 
 import json
+import os
+import signal
 import sys
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec.archive.writer import ArchiveWriter
 from codec.model.checkpoint import save_checkpoint
-from tests.support.helpers import PLAIN, random_weights, tiny_blob
+from codec.text.solid import coder
+from tests.support.helpers import PLAIN, ROOT, random_weights, tiny_blob
 from trainer.data.sample import sp1024
 from underpar.cli import main
 
@@ -272,3 +276,35 @@ def test_metadata_of_another_project(call, tmp_path, value):
     save_file({"w": torch.ones(3)}, tmp_path / "w.safetensors", {"config": value})
     call.json("pack", tmp_path / "w.safetensors", "-o", tmp_path / "w.pack")
     assert codec.open(tmp_path / "w.pack").metadata == {"config": value}
+
+
+class Busy:
+    """A function that is at work until the test ends, and in which a signal comes."""
+
+    def __init__(self, number: int):
+        self._number, self._gate, self.ended = number, threading.Event(), 0
+
+    def __call__(self, *arguments: object) -> bytes:
+        os.kill(os.getpid(), self._number)
+        self._gate.wait(60)
+        self.ended += 1
+        return b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_does_not_wait_for_a_block(call, folder, monkeypatch, number):
+    (folder / "page").write_bytes((ROOT / "README.md").read_bytes()[:5000])
+    monkeypatch.chdir(folder)
+    assert call("encode", "page", "-m", "none")[0] == 0
+    before = files(folder)
+    for words, place, told in (
+        (("encode", "page", "-o", "b.upz", "-m", "none"), "compress", "nothing is kept that --resume could go on"),
+        (("decode", "page.upz", "-o", "back"), "decompress", "nothing was written"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(coder, place, busy := Busy(number))
+            status, _, err = call(*words)
+        assert (status, busy.ended) == (128 + number, 0)
+        assert err.startswith(f"underpar: interrupted by {number.name}; {told}")
+        busy._gate.set()
+    assert files(folder) == before
