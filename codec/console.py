@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec.errors import CodecError
@@ -88,6 +89,7 @@ class Bar:
         self._told, self._warned = self._begun, False
         self._waits: dict[str, float] = {}
         self._waits_since: float | None = None
+        self._lock = Lock()  # several threads may decode
 
     def wait_for(self, what: str) -> None:
         """Show what the work waits for, once, if it takes more than a moment; the wait until progress is no work."""
@@ -103,6 +105,10 @@ class Bar:
 
     def __call__(self, amount: float, note: str = "") -> None:
         """Add an amount; `note` goes behind the rate."""
+        with self._lock:
+            self._add(amount, note)
+
+    def _add(self, amount: float, note: str) -> None:
         self._done += amount
         now = time.monotonic()
         if self._waits_since is not None:
@@ -305,9 +311,14 @@ def listed(text: str, kind: Callable[[str], T]) -> list[T]:
         raise CodecError(f"{text!r}: expected numbers separated by commas ({error})") from error
 
 
-def fail(message: str, status: int) -> None:
-    """Print one line on stderr, also where notes are off, and exit with `status`."""
+def complain(message: str) -> None:
+    """Print the message of an error on one line of stderr, also where notes are off."""
     quiet, notes.quiet = notes.quiet, False
-    say(f"underpar: {message}")
+    say(f"underpar: {' '.join(message.split())}")
     notes.quiet = quiet
+
+
+def fail(message: str, status: int) -> None:
+    """Print the message of an error as `complain` does, and exit with `status`."""
+    complain(message)
     sys.exit(status)

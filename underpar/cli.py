@@ -4,6 +4,7 @@ import atexit
 import io
 import os
 import sys
+from pathlib import Path
 
 from codec.console import CheckFailed, Stopped, fail, stoppable
 from codec.errors import CodecError
@@ -43,20 +44,21 @@ def main() -> None:
     except BrokenPipeError:
         _leave_pipe()
     except Stopped as stopped:
-        fail(one_line(stopped), 128 + stopped.number)
+        fail(str(stopped), 128 + stopped.number)
     except KeyboardInterrupt:
         sys.exit(130)
     except CheckFailed as failed:
-        fail(one_line(failed), 1)
+        fail(str(failed), 1)
     except CodecError as error:
-        fail(one_line(error), 2)
+        fail(str(error), 2)
     except OSError as error:
-        fail(f"{one_line(error)}; check the path, its permissions and the space on its disk", 2)
+        fail(f"{error}; check the path, its permissions and the space on its disk", 2)
 
 
 def _command() -> None:
     """Run the command that the arguments name: at once where neither typer nor a library has to look at them."""
-    words = sys.argv[1:]
+    # A path that names a file called "-" would become "-", standard input, as soon as it is a Path.
+    words = [str(Path(word).absolute()) if word != "-" and Path(word) == Path("-") else word for word in sys.argv[1:]]
     if words in (["--help"], ["-h"]):
         print(help.FILE.read_text(encoding="utf-8"), end="")
         sys.exit()
@@ -76,7 +78,7 @@ def _command() -> None:
             sys.exit()
     from underpar.commands import app
 
-    app(prog_name="underpar")
+    app(words, prog_name="underpar")
 
 
 def _leave_pipe() -> None:
@@ -84,8 +86,3 @@ def _leave_pipe() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # for what is flushed at the end of Python
     sys.exit(141)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, whatever line breaks it holds."""
-    return " ".join(str(error).split())

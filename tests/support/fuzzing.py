@@ -84,7 +84,8 @@ def solid_archives() -> list[bytes]:
     """Archives of files, in blocks of both kinds, under every general compressor, and with every kind of member."""
     solid, several = open_blocks(pack()), Member("one", Kind.FILE, len(TEXT), 0o640, 1)
     assert solid._mixing
-    mixed = [(Tag.MIXED, varint(len(TEXT)) + (solid._mixing.encode([TEXT])[0] or b""))]
+    (coded,) = solid._mixing.encode([TEXT])
+    mixed = [(Tag.MIXED, varint(len(TEXT)) + (coded.data if coded else b""))]
     contexts = [(Tag.BYTES, varint(len(block)) + compress(block)) for block in BLOCKS]
     stored = [(Tag.STORED, payload) for payload in _stored(TEXT)]
     found = []

@@ -118,6 +118,17 @@ def test_wrong_usage_is_status_2(underpar, words):
     assert "Usage: underpar" in err
 
 
+def test_a_file_named_like_standard_input(underpar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_bytes(b"what is in the file")
+    assert underpar("encode", "./-", "-m", "none", "-q") == (0, "", "")
+    assert underpar("encode", ".//-", "--model=none", "-q", "-o", "other.upz") == (0, "", "")  # words that typer reads
+    (tmp_path / "-").unlink()
+    assert underpar("decode", "./-.upz", "-q") == (0, "", "")
+    assert (tmp_path / "-").read_bytes() == b"what is in the file"
+    assert underpar("decode", "other.upz", "-o", "./-", "-f", "-q") == (0, "", "")
+
+
 def test_words_of_other_tools_are_understood(underpar):
     for word, name in (("compress", "encode"), ("extract", "decode")):
         status, _, err = underpar(word, "file")

@@ -58,7 +58,9 @@ def test_default_names(call, folder):
     (folder / "text.txt").unlink()
     ok(call("decode", "text.txt.upz"))
     assert (folder / "text.txt").read_bytes() == TEXT
-    assert "does not end in .upz" in call.refused("decode", "text.txt")
+    assert "text.txt: begins with" in call.refused("decode", "text.txt")
+    (folder / "text.txt.upz").rename(folder / "other")
+    assert "does not end in .upz" in call.refused("decode", "other")
 
 
 def test_several_inputs_have_an_archive_each(call, folder):
