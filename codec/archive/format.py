@@ -15,7 +15,7 @@ self-delimiting, so a stream can be written without seeking.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
@@ -367,21 +367,6 @@ def read_chunk(stream: BinaryIO) -> Chunk | None:
         return Chunk(tag, 0, payload)
     crc = _U32.unpack(_read_exactly(stream, _U32.size, offset))[0]
     return Chunk(tag, crc, _read_exactly(stream, length, offset))
-
-
-def scan(stream: BinaryIO) -> Iterator[tuple[int, Chunk]]:
-    """Yield (offset, chunk) of every whole chunk behind the header, read without the index, as of a damaged archive."""
-    stream.seek(0)
-    read_header(stream)
-    while True:
-        offset = stream.tell()
-        try:
-            chunk = read_chunk(stream)
-        except FormatError:
-            return
-        if chunk is None:
-            return
-        yield offset, chunk
 
 
 def _read_varint(stream: BinaryIO, offset: int) -> int:

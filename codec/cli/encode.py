@@ -62,7 +62,7 @@ def encode(
     adapt: Adapt = Adaptation.NONE,
     independent: Annotated[
         bool,
-        typer.Option(help="Make every line and piece decodable alone, at the cost of size; damage then loses few."),
+        typer.Option(help="Make every line and piece decodable alone, at the cost of size; damage then loses little."),
     ] = False,
     include_model: Annotated[
         bool, typer.Option(help="Put the pack into the archive: decoding needs no other file.")

@@ -184,7 +184,7 @@ def inspect(
 ) -> None:
     """Say what is inside a pack (bits for each tensor) or an archive."""
     from codec.archive.format import MAGIC
-    from codec.archive.reader import describe as describe_archive
+    from codec.archive.whole.description import describe as describe_archive
     from codec.files import open_binary
     from codec.pack.unpack import relative_errors
 

@@ -20,9 +20,10 @@ import torch
 import zstandard
 
 import codec
-from codec.archive.format import Tag, read_contents, scan, write_chunk, write_footer, write_header
+from codec.archive.format import Tag, read_contents, write_chunk, write_footer, write_header
 from codec.archive.members import ROOT, Kind, Member
 from codec.archive.reader import ArchiveReader
+from codec.archive.whole.salvage import scan
 from codec.archive.writer import ArchiveWriter, ChunkWriter, header_of
 from codec.cm.compressor import compress
 from codec.entropy.varint import varint

@@ -2,13 +2,14 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
 from codec.archive.decode_files import decode_file
-from codec.archive.format import Chunk, Tag, read_contents, read_header, scan
+from codec.archive.format import Chunk, Tag, read_chunk, read_contents, read_header
 from codec.archive.members import Kind
 from codec.archive.reader import ArchiveReader
 from codec.console import Advance, ignore_progress
@@ -80,6 +81,21 @@ def _remove_empty(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def scan(stream: BinaryIO) -> Iterator[tuple[int, Chunk]]:
+    """Yield (offset, chunk) of every whole chunk behind the header, read without the index, as of a damaged archive."""
+    stream.seek(0)
+    read_header(stream)
+    while True:
+        offset = stream.tell()
+        try:
+            chunk = read_chunk(stream)
+        except FormatError:
+            return
+        if chunk is None:
+            return
+        yield offset, chunk
 
 
 def _open(stream: BinaryIO, copy: BinaryIO, pack: Pack | None, device: str) -> ArchiveReader | None:

@@ -133,7 +133,9 @@ class SolidCoder:
         if mixed and self._mixing is None:
             raise MismatchError("a block was coded with a model; open the archive with the pack that it names")
         with thread_pool(self._threads) as pool:
-            yield from zip(alone, pool.map(lambda block: decompress(*block, advance), alone.values()), strict=True)
+            yield from zip(
+                alone, pool.map(lambda block: decompress(block[0], block[1], advance), alone.values()), strict=True
+            )
         if self._mixing:
             yield from mixed_decoder.decode(self._mixing, mixed, advance)
 

@@ -161,7 +161,7 @@ def test_kinds(lossless):
     alone = SolidCoder()
     payload = alone.encode_block(TEXT)
     assert payload.kind == BYTES
-    assert alone.decode_block(*payload, len(TEXT)) == TEXT
+    assert alone.decode_block(payload.kind, payload.data, len(TEXT)) == TEXT
 
 
 def test_the_smaller_payload_is_kept(lossless, monkeypatch):
