@@ -24,6 +24,7 @@ from numba.core.compiler import CompileResult
 from numba.core.environment import Environment, lookup_environment
 from numba.core.runtime import rtsys
 
+from codec import startup
 from codec.cache import cache_folder, kept
 from codec.console import wait_for
 
@@ -208,7 +209,13 @@ class _Cache(FunctionCache):
             found = self._load_overload(sig, target_context)
             if found is None:
                 wait_for("compiling for this machine, once")
+                startup.begin()  # numba compiles now, and saves
             return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save machine code that was compiled because `load_overload` found none."""
+        startup.end()
+        super().save_overload(sig, data)
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec.errors import CodecError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # rich is imported where something is drawn: to import it tak
 Advance = Callable[[float], None]
 """Called by long work with the amount done since the last call, in the unit of the total it was given."""
 
-STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that ask a process to end."""
 
 _LINE_EVERY = 60.0  # seconds, where there is no terminal
@@ -88,6 +89,7 @@ class Bar:
         self._told, self._warned = self._begun, False
         self._waits: dict[str, float] = {}
         self._waits_since: float | None = None
+        self._lock = Lock()  # several threads may decode
 
     def wait_for(self, what: str) -> None:
         """Show what the work waits for, once, if it takes more than a moment; the wait until progress is no work."""
@@ -103,6 +105,10 @@ class Bar:
 
     def __call__(self, amount: float, note: str = "") -> None:
         """Add an amount; `note` goes behind the rate."""
+        with self._lock:
+            self._add(amount, note)
+
+    def _add(self, amount: float, note: str) -> None:
         self._done += amount
         now = time.monotonic()
         if self._waits_since is not None:
@@ -164,8 +170,7 @@ def _shown(bar: Bar) -> Iterator[Bar]:
 
 def wait_for(what: str) -> None:
     """Say what the work waits for whose progress is shown, and end here if a signal asked for the end of the work."""
-    for check in _checks:
-        check()
+    check_stopped()
     if _bars:
         _bars[-1].wait_for(what)
 
@@ -198,50 +203,53 @@ def printable(text: str, most: int = 1000) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
-_checks: list[Callable[[], None]] = []  # of the blocks that are `stoppable`
+class Stopped(BaseException):
+    """A signal asked for the end of this process; notes on the exception say what is kept of the work.
+
+    No KeyboardInterrupt, of which typer makes a status without a word.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+    def __str__(self) -> str:
+        return "; ".join([super().__str__(), *getattr(self, "__notes__", [])])
+
+
+_caught: list[int] = []  # signals that came in a `stoppable` block
+
+
+def check_stopped() -> None:
+    """Raise Stopped where a signal has asked for the end: a destructor or a callback may have swallowed the first."""
+    if _caught:
+        raise Stopped(_caught[0])
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], None]]:
-    """While the block runs, SIGINT, SIGTERM and SIGHUP are raised by the check that it receives: not in compiled code.
+def stoppable() -> Iterator[None]:
+    """While the block runs, let SIGINT, SIGTERM and SIGHUP, unless they are ignored, raise Stopped in the main thread.
 
-    A second SIGINT does not wait.
+    So files are cleaned up as by any exception. Threads are not waited for (`codec.devices.thread_pool`).
     """
-    caught: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPS)}
-
-    def catch(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def check() -> None:
-        for number in caught:
-            if number != signal.SIGINT:
-                sys.exit(128 + number)
-        if caught:
-            raise KeyboardInterrupt
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, catch)
-    _checks.append(check)
-    try:
-        yield check
-    finally:
-        _checks.remove(check)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def clean_up_when_stopped() -> None:
-    """Let SIGTERM and SIGHUP, unless they are ignored, end this process as an exception does: files are cleaned up."""
 
     def stop(number: int, frame: object) -> None:
-        sys.exit(128 + number)
+        _caught.append(number)
+        raise Stopped(number)
 
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
             signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _caught.clear()
 
 
 def emit(result: Mapping[str, Any], as_json: bool, human: Callable[[], Any] | None = None) -> None:
@@ -303,9 +311,14 @@ def listed(text: str, kind: Callable[[str], T]) -> list[T]:
         raise CodecError(f"{text!r}: expected numbers separated by commas ({error})") from error
 
 
-def fail(message: str, status: int) -> None:
-    """Print one line on stderr, also where notes are off, and exit with `status`."""
+def complain(message: str) -> None:
+    """Print the message of an error on one line of stderr, also where notes are off."""
     quiet, notes.quiet = notes.quiet, False
-    say(f"underpar: {message}")
+    say(f"underpar: {' '.join(message.split())}")
     notes.quiet = quiet
+
+
+def fail(message: str, status: int) -> None:
+    """Print the message of an error as `complain` does, and exit with `status`."""
+    complain(message)
     sys.exit(status)

@@ -116,13 +116,18 @@ def compute_threads() -> int:
 
 @contextmanager
 def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Open a pool of threads for a block; an error or interrupt in the block cancels the jobs that have not begun."""
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    """Open a pool of threads for a block.
+
+    An error in the block cancels the jobs that have not begun, and waits for the others. An interrupt does not wait: a
+    job may take half a minute.
+    """
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 @lru_cache

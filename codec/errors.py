@@ -1,5 +1,9 @@
 """The errors that codec raises: each says what was found, what was expected, where, and what to do."""
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +21,19 @@ def _without_constructor(kind: type[CodecError], *args: object) -> CodecError:
 
 class FormatError(CodecError):
     """A file or value that is not what its format says: truncated, corrupted, of a future version, not finite."""
+
+
+class DamagedError(FormatError):
+    """An archive that is not what was written: truncated, or with other bytes."""
+
+
+@contextmanager
+def damaged() -> Iterator[None]:
+    """Let FormatError of the block be DamagedError: what the block reads follows from something that was whole."""
+    try:
+        yield
+    except FormatError as error:
+        raise DamagedError(str(error)) from error
 
 
 class OutputError(CodecError):
@@ -60,3 +77,19 @@ class DocumentError(MismatchError):
     def __init__(self, message: str, document: int, decoded: bytes):
         super().__init__(f"document {document}: {message}")
         self.document, self.decoded = document, decoded
+
+
+@contextmanager
+def named_archive(path: Path) -> Iterator[None]:
+    """Name the file of an archive in errors about it, and say what to do where the archive is damaged."""
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        yield
+    except (DamagedError, DocumentError) as error:
+        why = str(error).removeprefix("archive: ")
+        raise DamagedError(
+            f"{name}: the archive is damaged; fetch it again, or restore what is whole: "
+            f"underpar salvage {shlex.quote(str(path))} -o FOLDER ({why})"
+        ) from error
+    except (FormatError, MismatchError) as error:
+        raise type(error)(f"{name}: {str(error).removeprefix('archive: ')}") from error

@@ -1,5 +1,5 @@
 """`python -m underpar`: the command line without an installed script."""
 
-from underpar.cli import main
+from underpar.cli import run
 
-main()
+run()

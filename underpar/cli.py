@@ -1,13 +1,26 @@
 """The `underpar` command: the messages and exit statuses of errors, and its help."""
 
+import atexit
 import io
 import os
 import sys
+from pathlib import Path
 
-from codec.console import CheckFailed, clean_up_when_stopped, fail
+from codec.console import CheckFailed, Stopped, fail, stoppable
 from codec.errors import CodecError
 from underpar import help
 from underpar.platforms import is_tested, note_untested
+
+
+def run() -> None:
+    """Run the command line as a process; one that a signal has ended does not wait for what its threads are at."""
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, Stopped):
+            atexit._run_exitfuncs()  # which end processes of ours; the interpreter would join the threads before
+            os._exit(int(ended.code or 0))
+        raise
 
 
 def main() -> None:
@@ -15,13 +28,13 @@ def main() -> None:
     # Threads that wait for each other must not spin: on shared cores, a step of training would take 20 times as long.
     # OpenMP reads this variable when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    clean_up_when_stopped()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets another in its place
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            _run()
+            with stoppable():
+                _command()
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # which typer makes status 1 of
                 _leave_pipe()
@@ -30,19 +43,22 @@ def main() -> None:
             raise
     except BrokenPipeError:
         _leave_pipe()
+    except Stopped as stopped:
+        fail(str(stopped), 128 + stopped.number)
     except KeyboardInterrupt:
         sys.exit(130)
     except CheckFailed as failed:
-        fail(one_line(failed), 1)
+        fail(str(failed), 1)
     except CodecError as error:
-        fail(one_line(error), 2)
+        fail(str(error), 2)
     except OSError as error:
-        fail(f"{one_line(error)}; check the path, its permissions and the space on its disk", 2)
+        fail(f"{error}; check the path, its permissions and the space on its disk", 2)
 
 
-def _run() -> None:
+def _command() -> None:
     """Run the command that the arguments name: at once where neither typer nor a library has to look at them."""
-    words = sys.argv[1:]
+    # A path that names a file called "-" would become "-", standard input, as soon as it is a Path.
+    words = [str(Path(word).absolute()) if word != "-" and Path(word) == Path("-") else word for word in sys.argv[1:]]
     if words in (["--help"], ["-h"]):
         print(help.FILE.read_text(encoding="utf-8"), end="")
         sys.exit()
@@ -62,7 +78,7 @@ def _run() -> None:
             sys.exit()
     from underpar.commands import app
 
-    app(prog_name="underpar")
+    app(words, prog_name="underpar")
 
 
 def _leave_pipe() -> None:
@@ -70,8 +86,3 @@ def _leave_pipe() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # for what is flushed at the end of Python
     sys.exit(141)
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error on one line, whatever line breaks it holds."""
-    return " ".join(str(error).split())

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from artifacts.provenance import TrainingOnly, check, load_provenance
 from artifacts.submission.minify import sources
 from artifacts.submission.script import run_script
-from codec.archive.reader import describe
+from codec.archive.whole.description import describe
 from codec.console import CheckFailed
 from codec.errors import FormatError
 from codec.files import read_bytes

@@ -10,7 +10,6 @@ what the journal lacks. The archive is the same to the byte.
 """
 
 import json
-import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from codec.archive.format import Contents, Header, read_contents
+from codec.archive.format import WITH_MODEL, Contents, Header, read_contents
 from codec.archive.journal import Journal
 from codec.archive.members import Kind, Member, check_names
 from codec.archive.part_coder import PartCoder, kept_records
 from codec.archive.reader import check_pack
 from codec.archive.sources import PartReader, Source
 from codec.archive.writer import ChunkWriter, header_of
-from codec.errors import MismatchError
+from codec.errors import MismatchError, named_archive
 from codec.files import atomic_write, open_binary
 from codec.pack.reader import Pack
 from codec.text.base import DocumentCoder
@@ -43,17 +42,17 @@ _BLOCK = 1 << 20
 class Tally:
     """The progress of a job, in bytes. `resumed` of the `text_bytes` were done before the job began.
 
-    For the rest, `tokens` counts the tokens that the model coded, ends of documents included, and `seconds` the time
-    since the model was ready.
+    The journal has the records of `kept` bytes. The model took part in `model_bytes` of the text. It coded `tokens`
+    tokens of what was not resumed, ends of documents included.
     """
 
     documents: int = 0
     text_bytes: int = 0
     coded_bytes: int = 0
     resumed: int = 0
+    kept: int = 0
     tokens: int = 0
-    seconds: float = 0.0
-    begun: float = 0.0  # when the model was ready
+    model_bytes: int = 0
     files: int = 0
 
 
@@ -163,6 +162,11 @@ def _code(
     """Code all parts, and add the parts' members to `members`."""
     tally = Tally(files=sum(source.member.kind in (Kind.FILE, Kind.JSON_LINES) for source in sources))
     count = len(before.contents.sizes) if before else 0
+
+    def keep(frame: bytes) -> None:
+        commit(frame)
+        tally.kept = coder.kept
+
     coder = PartCoder(
         opener := _opener(settings, before, tally, watch),
         _solid_opener(settings, before, opener),
@@ -171,7 +175,7 @@ def _code(
         settings.block,
         count,
         done,
-        commit,
+        keep,
     )
     for part in PartReader(sources, len(members)).parts():
 
@@ -182,11 +186,10 @@ def _code(
         members += found
         tally.documents += len(records)
         tally.text_bytes += len(part.data)
+        tally.model_bytes += sum(record.text_bytes for record in records if record.mode in WITH_MODEL)
         tally.coded_bytes += sum(len(record.payload) for record in records)
-        tally.resumed, tally.tokens = coder.resumed, coder.tokens
+        tally.resumed, tally.tokens, tally.kept = coder.resumed, coder.tokens, coder.kept
         watch(tally, 0)
-    if tally.begun:
-        tally.seconds = time.perf_counter() - tally.begun
     return tally
 
 
@@ -204,7 +207,6 @@ def _opener(
     def opened() -> DocumentCoder:
         coder = open_coder(pack, policy, settings.device)
         coder.start(lambda amount: watch(tally, amount))
-        tally.begun = time.perf_counter()
         return coder
 
     return opened
@@ -262,7 +264,7 @@ class _Before:
 
     def __init__(self, path: Path, settings: Settings):
         self._path = path
-        with open_binary(path, "archive") as stream:
+        with open_binary(path, "archive") as stream, named_archive(path):
             self.contents: Contents = read_contents(stream)
             self.size, self.crc = _transfer(stream, None)
         if self.contents.sizes.size and not self.contents.members:

@@ -15,7 +15,7 @@ self-delimiting, so a stream can be written without seeking.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from codec.archive.journal import MAGIC as JOURNAL
 from codec.archive.members import Member, read_members, write_members
 from codec.entropy.varint import Fields, varint, varints
-from codec.errors import FormatError
+from codec.errors import FormatError, damaged
+from codec.pack.container import MAGIC as PACK_MAGIC
 from codec.text.policy import Adaptation, Policy
 from codec.zstd import shrink, unshrink
 
@@ -85,6 +86,9 @@ class Tag(IntEnum):
     PACK = 5  # the pack itself
     FOOTER = 7
 
+
+WITH_MODEL = (Tag.MODELLED, Tag.MIXED)
+"""The kinds of records that a language model takes part in."""
 
 RECORDS = (Tag.STORED, Tag.MODELLED, Tag.MIXED, Tag.BYTES, Tag.SAME)
 
@@ -196,11 +200,18 @@ def read_contents(stream: BinaryIO) -> Contents:
     """Read header and footer of a seekable archive, without reading the records.
 
     Raises:
-        FormatError: not an archive, of another version, truncated or damaged.
+        FormatError: not an archive, or of another version.
+        DamagedError: truncated, or with other bytes than were written.
     """
     stream.seek(0)
-    header = opening = read_header(stream)
-    first = stream.tell()
+    header = read_header(stream)
+    with damaged():
+        return _read_index(stream, header)
+
+
+def _read_index(stream: BinaryIO, opening: Header) -> Contents:
+    """Read the footer of an archive, behind whose header the stream is."""
+    header, first = opening, stream.tell()
     size = stream.seek(0, 2)
     end, flags, index = _read_footer(stream, opening, first, size)
     fields = Fields(index, "archive: index")
@@ -248,6 +259,11 @@ def read_header(stream: BinaryIO) -> Header:
     head = stream.read(len(MAGIC) + 1)
     if head == JOURNAL:
         raise FormatError("archive: what an interrupted encode has done, no archive yet; end it with encode --resume")
+    if head == PACK_MAGIC:
+        raise FormatError(
+            "archive: this is a pack, no archive; `underpar unpack` restores its weights, and "
+            "`underpar encode --model` codes text with it"
+        )
     if head[: len(MAGIC)] != MAGIC:
         raise FormatError(f"archive: begins with {head!r}, expected {MAGIC!r}; this is not a .upz file")
     if len(head) <= len(MAGIC):
@@ -351,21 +367,6 @@ def read_chunk(stream: BinaryIO) -> Chunk | None:
         return Chunk(tag, 0, payload)
     crc = _U32.unpack(_read_exactly(stream, _U32.size, offset))[0]
     return Chunk(tag, crc, _read_exactly(stream, length, offset))
-
-
-def scan(stream: BinaryIO) -> Iterator[tuple[int, Chunk]]:
-    """Yield (offset, chunk) of every whole chunk behind the header, read without the index, as of a damaged archive."""
-    stream.seek(0)
-    read_header(stream)
-    while True:
-        offset = stream.tell()
-        try:
-            chunk = read_chunk(stream)
-        except FormatError:
-            return
-        if chunk is None:
-            return
-        yield offset, chunk
 
 
 def _read_varint(stream: BinaryIO, offset: int) -> int:

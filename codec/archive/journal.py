@@ -9,6 +9,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,7 +56,7 @@ class Journal:
         head = self._stream.read(len(MAGIC))
         if not MAGIC.startswith(head):
             raise FormatError(f"{self.path}: it is in the way and no journal of ours; move it elsewhere")
-        self._ends = [end for end, _ in self._read()]
+        self._ends = [end for end, _ in _frames(self._stream)]
         if len(self) > 0 and not resume and not force:
             raise MismatchError(
                 f"{self.path}: holds what an interrupted job has done; go on with --resume, or begin again with --force"
@@ -67,20 +68,10 @@ class Journal:
             self._stream.truncate()
             self._stream.write(MAGIC)
             self.add(job)
-        elif next(self._read())[1] != job:
+        elif next(_frames(self._stream))[1] != job:
             raise MismatchError(f"{self.path}: of another pack, archive or policy; begin again with --force")
         self._stream.seek(self._ends[-1])
         self._stream.truncate()
-
-    def _read(self) -> Iterator[tuple[int, bytes]]:
-        """Return the whole frames, and where the last one ends."""
-        self._stream.seek(len(MAGIC))
-        while len(head := self._stream.read(_FRAME.size)) == _FRAME.size:
-            length, crc = _FRAME.unpack(head)
-            frame = self._stream.read(length) if length <= _MAX_FRAME else b""
-            if not frame or len(frame) != length or zlib.crc32(frame) != crc:  # zeros are what a power cut may leave
-                return
-            yield self._stream.tell(), frame
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -115,6 +106,26 @@ class Journal:
         """Close and remove the journal of a job that is done."""
         self.path.unlink(missing_ok=True)
         self._stream.close()
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a job has no journal, or one with no more than the description of the job."""
+    try:
+        with path.open("rb") as stream:
+            return MAGIC.startswith(stream.read(len(MAGIC))) and len(list(islice(_frames(stream), 2))) < 2
+    except FileNotFoundError:
+        return True
+
+
+def _frames(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Return the whole frames of a journal, and where each ends."""
+    stream.seek(len(MAGIC))
+    while len(head := stream.read(_FRAME.size)) == _FRAME.size:
+        length, crc = _FRAME.unpack(head)
+        frame = stream.read(length) if length <= _MAX_FRAME else b""
+        if not frame or len(frame) != length or zlib.crc32(frame) != crc:  # zeros are what a power cut may leave
+            return
+        yield stream.tell(), frame
 
 
 def _open(path: Path) -> BinaryIO:

@@ -7,7 +7,7 @@ before, and continues behind them.
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from hashlib import blake2b
@@ -20,7 +20,7 @@ from codec.archive.format import Tag
 from codec.archive.members import Kind, Member
 from codec.archive.sources import Part
 from codec.console import Advance, ignore_progress
-from codec.devices import compute_threads, device_here, group_bytes, kind_of
+from codec.devices import compute_threads, device_here, group_bytes, kind_of, thread_pool
 from codec.entropy.varint import Fields, varint
 from codec.errors import MismatchError
 from codec.text.base import DocumentCoder
@@ -81,6 +81,7 @@ class PartCoder:
         self._frame = next(self._done, None)
         self._seen: dict[bytes, int] = {}  # records of documents by hash
         self.resumed = 0  # bytes of text of which frames were given
+        self.kept = 0  # bytes of text that a resumed job would not code again
         self.tokens = 0  # that the model coded
 
     def code(self, part: Part, advance: Advance) -> tuple[list[Member], list[Record]]:
@@ -99,8 +100,10 @@ class PartCoder:
             self._check(part.data, whole)
             advance(len(part.data))
             self.resumed += len(part.data)
+            self.kept += len(part.data)
         elif self._take(b"K") is None:
             whole = self._code(part, texts, numbers, records, advance)
+            self.kept += len(part.data) - sum(record.text_bytes for record in records) if whole else 0
             self._commit(b"S" + write_records(whole) if whole else b"K")
         if whole:
             self._count += len(whole)
@@ -130,6 +133,7 @@ class PartCoder:
                 records.append(record)
                 advance(record.text_bytes)
                 self.resumed += record.text_bytes
+                self.kept += record.text_bytes
         return records
 
     def _check(self, data: bytes, records: Sequence[Record]) -> None:
@@ -171,14 +175,14 @@ class PartCoder:
         done = sum(record.text_bytes for record in records)
         if self._independent and self._open is None:
             new = [_stored(text) for text in texts[len(records) :]]
-            self._commit(b"D" + write_records(new))
             records += new
+            self._keep(new)
             advance(len(part.data) - done)
             return []
         if self._independent:
             self._code_lines(part, texts, numbers, records, None, advance)
             return []
-        with ThreadPoolExecutor(1) as pool:
+        with thread_pool(1) as pool:
             whole = pool.submit(_stored, part.data)
             if part.lines:
                 self._code_lines(part, texts, numbers, records, whole, advance)
@@ -257,11 +261,15 @@ class PartCoder:
                     records.append(record)
                     self.tokens += record.tokens
             if len(records) > at:
-                self._commit(b"D" + write_records(records[at:]))
+                self._keep(records[at:])
 
         for found in groups:
             add(iter(found))
         add(iter(()))
+
+    def _keep(self, records: Sequence[Record]) -> None:
+        self.kept += sum(record.text_bytes for record in records)
+        self._commit(b"D" + write_records(records))
 
 
 def split(data: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ from codec.archive.members import Entry, Kind, Part, entries, is_tree
 from codec.console import Advance, ignore_progress
 from codec.devices import device_count, find_devices, kind_of
 from codec.entropy.varint import Fields
-from codec.errors import DocumentError, FormatError, MismatchError
+from codec.errors import CodecError, DamagedError, DocumentError, FormatError, MismatchError, damaged
 from codec.files import open_binary
 from codec.pack.reader import Pack
 from codec.pack.reader import open as open_pack
@@ -57,7 +57,8 @@ class ArchiveReader:
 
     Raises:
         MismatchError: the archive was made with another pack.
-        FormatError: the file is no archive, of a later version, truncated, damaged, or of over `most_bytes`.
+        FormatError: the file is no archive, of a later version, or of over `most_bytes`.
+        DamagedError: the file is truncated or damaged.
 
     >>> import io
     >>> from pathlib import Path
@@ -85,6 +86,7 @@ class ArchiveReader:
         if pack:
             check_pack(self.contents, pack)
         self._pack = pack
+        self._last: tuple[range, bytes | CodecError] = range(0), b""
         self._ends = np.cumsum(self.contents.sizes)
         frames = [
             part.record + part.member.documents for entry in self.entries for part in entry.parts if _is_lines(part)
@@ -95,7 +97,7 @@ class ArchiveReader:
     def coder(self) -> DocumentCoder:
         """Return the decoder of records that need the model."""
         if self.contents.header.pack is None:
-            raise FormatError("archive: a record needs a model, which the archive does not name; it is damaged")
+            raise DamagedError("archive: a record needs a model, which the archive does not name")
         return open_coder(self._opened(), self.policy, self._device)
 
     @cached_property
@@ -163,7 +165,8 @@ class ArchiveReader:
             advance: called with bytes of payload.
 
         Raises:
-            FormatError: a record is damaged, or there is no such document.
+            FormatError: there is no such document.
+            DamagedError: a record is damaged.
             DocumentError: decoding gave other bytes than were encoded.
         """
         wanted = range(len(self)) if documents is None else documents
@@ -195,7 +198,8 @@ class ArchiveReader:
 
     def _decode(self, group: Sequence[int], advance: Advance) -> Iterator[bytes]:
         with self._lock:
-            chunks = {number: self._chunk(number) for number in sorted(set(group))}
+            with damaged():
+                chunks = {number: self._chunk(number) for number in sorted(set(group))}
             sources = {target for target, _ in chunks.values()}
             found = self._modelled(dict(chunks.values()), sources, advance)
             found |= self._blocks(dict(chunks.values()), advance)
@@ -204,7 +208,8 @@ class ArchiveReader:
             if target in found:
                 yield found[target]
                 continue
-            document = self._plain(target, chunk)
+            with damaged():
+                document = self._plain(target, chunk)
             _check(target, document, chunk.crc)
             advance(len(chunk.payload))
             yield document
@@ -229,9 +234,11 @@ class ArchiveReader:
             return {}
         sizes = {n: int(self.contents.sizes[n]) for n in payloads}
         found: dict[int, bytes] = {}
-        for number, document in self.coder.decode(payloads, advance, sizes):
-            found[number] = document
-            _check(number, document, chunks[number].crc)
+        coder = self.coder
+        with damaged():
+            for number, document in coder.decode(payloads, advance, sizes):
+                found[number] = document
+                _check(number, document, chunks[number].crc)
         return found
 
     def _blocks(self, chunks: Mapping[int, Chunk], advance: Advance) -> dict[int, bytes]:
@@ -242,7 +249,9 @@ class ArchiveReader:
         from codec.text.solid.blocks import decode_blocks, open_blocks
 
         needs_model = any(tag == Tag.MIXED for tag, _, _ in blocks.values())
-        found = dict(decode_blocks(self.solid if needs_model else open_blocks(), blocks, advance))
+        solid = self.solid if needs_model else open_blocks()
+        with damaged():
+            found = dict(decode_blocks(solid, blocks, advance))
         for number, data in found.items():
             _check(number, data, chunks[number].crc)
         return found
@@ -285,8 +294,21 @@ class ArchiveReader:
         first = int(np.searchsorted(ends, part.begin + offset, "right"))
         last = int(np.searchsorted(ends, part.begin + min(offset + count, part.member.size)))
         begin = int(ends[first] - sizes[first]) - part.begin
-        data = b"".join(self.records(range(first, last + 1)))
+        data = self._joined(range(first, last + 1))
         return max(0, begin), data[max(0, -begin) :][: part.member.size - max(0, begin)]
+
+    def _joined(self, numbers: range) -> bytes:
+        """Return the bytes of consecutive records; the last answer is kept, an error too, for other files in them."""
+        asked, found = self._last
+        if asked != numbers:
+            try:
+                found = b"".join(self.records(numbers))
+            except CodecError as error:
+                found = error
+            self._last = numbers, found
+        if isinstance(found, CodecError):
+            raise found
+        return found
 
 
 def _is_lines(part: Part) -> bool:
@@ -362,25 +384,3 @@ def decode(model: Pack, packed: bytes, documents: Sequence[int] | None = None, d
     [b'\\xff\\x00', b'any bytes']
     """
     return ArchiveReader(BytesIO(packed), model, device).decode(documents)
-
-
-def describe(archive: bytes | BinaryIO) -> dict[str, Any]:
-    """Return the description of an archive that needs no pack. Raises FormatError as `ArchiveReader` does."""
-    stream = BytesIO(archive) if isinstance(archive, bytes) else archive
-    contents = read_contents(stream)
-    tags = [read_record(stream, contents, n).tag for n in range(len(contents.sizes))]
-    header = contents.header
-    files = [
-        {"name": entry.member.name, "kind": entry.member.kind.name.lower(), "bytes": entry.size}
-        for entry in entries(contents.members, contents.sizes)
-    ]
-    return {
-        "archive_bytes": stream.seek(0, 2),
-        "documents": len(tags),
-        "text_bytes": int(contents.sizes.sum()),
-        **{tag.name.lower(): tags.count(tag) for tag in (Tag.MODELLED, Tag.STORED, Tag.SAME, Tag.MIXED, Tag.BYTES)},
-        "pack": header.pack.hex() if header.pack else None,
-        "window": header.window,
-        "adaptation": header.adaptation.value,
-        "files": files,
-    }

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from codec import startup
 from codec.archive import SUFFIX
-from codec.cli.encode import STANDARD, opened
+from codec.cli.encode import NAMES, STANDARD, opened
 from codec.cli.options import (
     Device,
     Force,
@@ -24,8 +25,8 @@ from codec.cli.options import (
     check_device,
     set_threads,
 )
-from codec.console import CheckFailed, emit, notes, progress, say, table
-from codec.errors import CodecError, MismatchError, OutputError
+from codec.console import CheckFailed, Stopped, complain, emit, notes, progress, say, table, two_columns
+from codec.errors import CodecError, MismatchError, OutputError, named_archive
 
 if TYPE_CHECKING:
     from codec.archive.reader import ArchiveReader
@@ -83,31 +84,46 @@ def decode(
         if target != STANDARD and not target.is_dir():
             check_output(target, [path] if path != STANDARD else [], force)
     set_threads(threads)
-    results = []
+    name, results = check_device(device, ray), []
     for path, target in jobs:
-        with _reader(path, target, model, check_device(device, ray)) as reader:
-            if target.is_dir() and (not reader.is_tree or (single and (file or document))):
-                check_output(target)
-            results.append(_decode(reader, target, test, file, byte_range, document or [], special_bits))
+        try:
+            with _reader(path, target, model, name) as reader:
+                if target.is_dir() and (not reader.is_tree or (single and (file or document))):
+                    check_output(target)
+                results.append(_decode(reader, path, target, test, file, byte_range, document or [], special_bits))
+        except CodecError as error:
+            if len(jobs) == 1:
+                raise
+            complain(str(error))
+            continue
         if verbose or test:
             say(f"{path}: {results[-1]['text_bytes']:,} bytes" + (", ok" if test else f" in {target}"))
         if remove and path != STANDARD and not test:
             path.unlink()
-    if as_json or (len(jobs) == 1 and jobs[0][1] != STANDARD):
-        emit({key: sum(result[key] for result in results) for key in results[0]}, as_json)
+    if results and (as_json or (len(jobs) == 1 and jobs[0][1] != STANDARD)):
+        total = {key: sum(result[key] for result in results) for key in results[0]}
+        emit(total, as_json, lambda: two_columns({NAMES.get(key, key): value for key, value in total.items()}))
+    if len(results) < len(jobs):
+        raise CodecError(f"{len(jobs) - len(results)} of {len(jobs)} archives were not decoded")
 
 
 def _target(path: Path, single: bool) -> Path:
-    """Return the path that an archive is decoded to, if no output is named."""
+    """Return the path that an archive is decoded to, if no output is named; errors are of what is no archive, too."""
+    from codec.archive.format import read_header
+
     if path == STANDARD or single:
         return STANDARD
     if path.suffix != SUFFIX or not path.stem:
+        with seekable(path) as stream, named_archive(path):
+            read_header(stream)
         raise OutputError(f"{path}: its name does not end in {SUFFIX}; pass the output with -o")
-    return path.with_suffix("")
+    target = path.with_suffix("")
+    return target.absolute() if target == STANDARD else target
 
 
 def _decode(
     reader: "ArchiveReader",
+    path: Path,
     target: Path,
     test: bool,
     file: str | None,
@@ -119,18 +135,23 @@ def _decode(
 
     from codec.archive.decode_files import decode_documents, decode_file, decode_files
 
-    begin = time.perf_counter()
+    begin, started = time.perf_counter(), startup.seconds()
     out = nullcontext(_Nowhere()) if test else opened(target) if target == STANDARD else nullcontext(target)
-    with out as place, progress("decoding", int(reader.contents.lengths.sum()), "byte") as bar:
-        if file is not None:
-            first, last = _range(byte_range)
-            size, count = decode_file(reader, file, first, last, place), 1  # type: ignore[arg-type]
-        elif documents:
-            size, count = decode_documents(reader, documents, place, bar), len(documents)  # type: ignore[arg-type]
-        else:
-            size, count = decode_files(reader, place, special, bar), len(reader)  # type: ignore[arg-type]
+    try:
+        with out as place, progress("decoding", int(reader.contents.lengths.sum()), "byte") as bar, named_archive(path):
+            if file is not None:
+                first, last = _range(byte_range)
+                size, count = decode_file(reader, file, first, last, place), 1  # type: ignore[arg-type]
+            elif documents:
+                size, count = decode_documents(reader, documents, place, bar), len(documents)  # type: ignore[arg-type]
+            else:
+                size, count = decode_files(reader, place, special, bar), len(reader)  # type: ignore[arg-type]
+    except Stopped as stopped:
+        stopped.add_note("the output is cut off" if target == STANDARD and not test else "nothing was written")
+        raise
     seconds = time.perf_counter() - begin
-    return {"documents": count, "text_bytes": size, "seconds": seconds, "coding_seconds": seconds}
+    coding = seconds - (startup.seconds() - started)
+    return {"documents": count, "text_bytes": size, "seconds": seconds, "coding_seconds": coding}
 
 
 def _range(text: str | None) -> tuple[int, int | None]:
@@ -178,7 +199,10 @@ def _reader(path: Path, target: Path, model: str | None, device: str) -> Iterato
         pack = find_pack(stream, path, model)
         if pack and target != STANDARD and not target.is_dir():
             check_output(target, [pack])
-        yield ArchiveReader(stream, open_pack(pack) if pack else None, device)
+        opened = open_pack(pack) if pack else None
+        with named_archive(path):
+            reader = ArchiveReader(stream, opened, device)
+        yield reader
 
 
 def find_pack(stream: BinaryIO, path: Path, model: str | None) -> Path | None:
@@ -193,10 +217,11 @@ def find_pack(stream: BinaryIO, path: Path, model: str | None) -> Path | None:
 
     if model is not None:
         return store.find(model, store.FOLDERS)
-    contents = read_contents(stream)
-    wanted = contents.header.pack
-    if wanted is None or embedded_pack(stream, contents) is not None:
-        return None
+    with named_archive(path):
+        contents = read_contents(stream)
+        wanted = contents.header.pack
+        if wanted is None or embedded_pack(stream, contents) is not None:
+            return None
     folders = [*store.FOLDERS, *([] if path == STANDARD else [path.resolve().parent])]
     found = store.find_hash(wanted.hex(), folders)
     if found is None:
@@ -212,7 +237,7 @@ def _list(paths: list[Path], as_json: bool) -> None:
 
     found: list[dict[str, Any]] = []
     for path in paths:
-        with seekable(path) as stream:
+        with seekable(path) as stream, named_archive(path):
             reader = ArchiveReader(stream)
             files = [
                 {"name": e.member.name, "kind": e.member.kind.name.lower(), "bytes": e.size, "target": e.member.target}
@@ -255,11 +280,13 @@ def salvage(
     from codec.pack import store
 
     with seekable(archive) as stream:
-        wanted = read_header(stream).pack
+        with named_archive(archive):
+            wanted = read_header(stream).pack
         path = store.find_hash(wanted.hex(), [*store.FOLDERS, archive.resolve().parent]) if wanted else None
         named = model or path
         pack = open_pack(named) if named else None
-        found = restore(stream, pack, output, check_device(device))
+        with progress("salvaging", None, "files or records") as bar, named_archive(archive):
+            found = restore(stream, pack, output, check_device(device), bar)
     for line in found.lost:
         say(f"lost: {line}")
     result = {
@@ -270,4 +297,6 @@ def salvage(
     }
     emit(result, as_json)
     if found.lost:
-        raise CheckFailed(f"{len(found.lost)} files or records are lost; the others are in {output}")
+        kept = len(found.files) + found.records
+        rest = f"the other {kept:,} are in {output}" if kept else f"nothing could be restored, and {output} is empty"
+        raise CheckFailed(f"{len(found.lost):,} files or records are lost; {rest}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from codec import startup
 from codec.archive import SUFFIX
 from codec.cli.options import (
     Adapt,
@@ -23,17 +24,24 @@ from codec.cli.options import (
     Threads,
     Verbose,
     check_device,
+    named_pack,
     set_threads,
 )
-from codec.console import emit, notes, progress, say, stoppable
+from codec.console import Stopped, check_stopped, emit, notes, progress, say, two_columns
 from codec.errors import CodecError, OutputError
 from codec.text.policy import Adaptation
 
 if TYPE_CHECKING:
-    from codec.archive.encode_files import Settings, Tally
+    from codec.archive.encode_files import Settings
 
 STANDARD = Path("-")
 NO_MODEL = "none"
+NAMES = {
+    "documents": "documents (decodable alone)",
+    "model_bytes": "text_bytes with the model",
+    "tokens": "tokens with the model",
+}
+"""What people are told in place of an entry's name."""
 
 
 def encode(
@@ -53,13 +61,15 @@ def encode(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     adapt: Adapt = Adaptation.NONE,
     independent: Annotated[
-        bool, typer.Option(help="Make every line and piece decodable alone, at the cost of size.")
+        bool,
+        typer.Option(help="Make every line and piece decodable alone, at the cost of size; damage then loses little."),
     ] = False,
     include_model: Annotated[
         bool, typer.Option(help="Put the pack into the archive: decoding needs no other file.")
     ] = False,
-    restart_every: Annotated[int, typer.Option(min=4096, help="Bytes that are decoded to reach any of them.")] = 1
-    << 20,
+    restart_every: Annotated[
+        int, typer.Option(min=4096, help="Bytes of a block: all are decoded to reach any, and damage loses all.")
+    ] = 1 << 20,
     device: Device = "cpu",
     ray: Ray = None,
     threads: Threads = None,
@@ -97,7 +107,8 @@ def encode(
                 if path != STANDARD:
                     path.unlink()
     if all(target != STANDARD for _, target in jobs) and (len(jobs) == 1 or as_json):
-        emit(_total(results), as_json)
+        total = _total(results)
+        emit(total, as_json, lambda: two_columns(_told(total, settings)))
 
 
 def _jobs(paths: list[Path], output: Path | None) -> list[tuple[list[Path], Path]]:
@@ -124,8 +135,10 @@ def _settings(
         return Settings(None, adapt, device, independent, block=block), []
     path = store.find(model, store.FOLDERS)
     blob = read_bytes(path, "pack")
-    settings = Settings(codec.open(blob), adapt, device, independent, blob if include else None, block)
-    return settings, [path]
+    with named_pack(path):
+        pack = codec.open(blob)
+        pack.for_text()
+    return Settings(pack, adapt, device, independent, blob if include else None, block), [path]
 
 
 def _encode(
@@ -133,18 +146,27 @@ def _encode(
 ) -> dict[str, Any]:
     import time
 
-    from codec.archive.encode_files import encode_files, encode_stream, partial
+    from codec.archive.encode_files import Tally, encode_files, encode_stream, partial
+    from codec.archive.journal import is_empty
     from codec.archive.sources import find_sources, total_bytes
     from codec.files import is_stream
 
-    begin = time.perf_counter()
+    begin, started = time.perf_counter(), startup.seconds()
     stream = target == STANDARD or is_stream(target)
     before = target.stat().st_size if append and target.exists() else 0
     sources = find_sources(paths, None if stream else target, say)
-    with stoppable() as check, progress("encoding", total_bytes(sources), "byte") as bar:
+    journal = partial(target.resolve())
+    if resume and (stream or is_empty(journal)):
+        say(
+            f"underpar: {'a stream has no journal' if stream else f'no journal {journal}'}: encoding from the beginning"
+        )
+    seen, total = Tally(), total_bytes(sources)
+    with progress("encoding", total, "byte") as bar:
 
-        def watch(tally: "Tally", amount: float) -> None:
-            check()
+        def watch(tally: Tally, amount: float) -> None:
+            nonlocal seen
+            check_stopped()
+            seen = tally
             done = f"{100 * tally.coded_bytes / tally.text_bytes:.1f} % of the text" if tally.text_bytes else ""
             bar(amount, done)
 
@@ -157,20 +179,30 @@ def _encode(
             else:
                 done = encode_files(sources, target, settings, append, resume, force, watch)
                 size = target.stat().st_size
-        except (KeyboardInterrupt, SystemExit):
-            if not stream and partial(target).exists():
-                say(f"underpar: what is done is kept in {partial(target)}; go on with --resume")
+        except Stopped as stopped:
+            kept = (
+                f"{seen.kept:,} of {total:,} bytes of the input are coded and"
+                if seen.kept
+                else "what was coded before is"
+            )
+            stopped.add_note(
+                "nothing is kept that --resume could go on from"
+                if stream or is_empty(journal)
+                else f"{kept} kept in {journal}; go on with --resume"
+            )
             raise
+    seconds = time.perf_counter() - begin
     return {
         "files": done.files,
         "documents": done.documents,
         "text_bytes": done.text_bytes,
         "resumed_bytes": done.resumed,
         "archive_bytes": size,
+        "model_bytes": done.model_bytes,
         "tokens": done.tokens,
         "bits_per_byte": 8 * (size - before) / max(1, done.text_bytes),
-        "seconds": time.perf_counter() - begin,
-        "coding_seconds": done.seconds,
+        "seconds": seconds,
+        "coding_seconds": seconds - (startup.seconds() - started),
     }
 
 
@@ -178,6 +210,12 @@ def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
     total = {key: sum(result[key] for result in results) for key in results[0]}
     total["bits_per_byte"] = sum(r["bits_per_byte"] * r["text_bytes"] for r in results) / max(1, total["text_bytes"])
     return total
+
+
+def _told(result: dict[str, Any], settings: "Settings") -> dict[str, Any]:
+    """Return a result with names for people."""
+    without = {} if settings.pack else {"model_bytes": "0, without a model", "tokens": "0, without a model"}
+    return {NAMES.get(key, key): value for key, value in {**result, **without}.items()}
 
 
 class _Counting:

@@ -1,11 +1,13 @@
 """Define the options that commands of all rooms share, and open what the options name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codec.errors import FormatError
+from codec.errors import FormatError, MismatchError
 from codec.text.policy import Adaptation
 
 if TYPE_CHECKING:
@@ -49,10 +51,17 @@ def open_pack(path: str | Path) -> "Pack":
     from codec.pack import store
 
     found = store.find(path, store.FOLDERS)
-    try:
+    with named_pack(found):
         return codec.open(found)
-    except FormatError as error:
-        raise FormatError(str(error).replace("pack: ", f"pack {found}: ", 1)) from error
+
+
+@contextmanager
+def named_pack(path: Path) -> Iterator[None]:
+    """Name the file of a pack in errors about it."""
+    try:
+        yield
+    except (FormatError, MismatchError) as error:
+        raise type(error)(str(error).replace("pack: ", f"pack {path}: ", 1)) from error
 
 
 def check_device(device: str, ray: str | None = None) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codec.cli.encode import NAMES
 from codec.cli.options import Json, open_pack
-from codec.console import emit, notes, progress, readable, table
-from codec.errors import FormatError, OutputError
+from codec.console import emit, notes, progress, readable, table, two_columns
+from codec.errors import FormatError, OutputError, named_archive
 
 if TYPE_CHECKING:
     from codec.pack.reader import Pack
@@ -184,7 +185,7 @@ def inspect(
 ) -> None:
     """Say what is inside a pack (bits for each tensor) or an archive."""
     from codec.archive.format import MAGIC
-    from codec.archive.reader import describe as describe_archive
+    from codec.archive.whole.description import describe as describe_archive
     from codec.files import open_binary
     from codec.pack.unpack import relative_errors
 
@@ -193,7 +194,9 @@ def inspect(
             if source is not None:
                 raise FormatError(f"archive {file}: --source is for packs")
             stream.seek(0)
-            emit(describe_archive(stream), as_json)
+            with named_archive(file):
+                about = describe_archive(stream)
+            emit(about, as_json, lambda: two_columns(_told(about)))
             return
     opened = open_pack(file)
     result = describe(opened)
@@ -207,6 +210,26 @@ def inspect(
         total = sum(norm for _, norm in changed)
         result["relative_squared_error"] = sum(error for error, _ in changed) / total if total else float(bool(changed))
     emit(result, as_json, lambda: _shown(result))
+
+
+_KINDS = {
+    "modelled": "modelled (by the model alone)",
+    "stored": "stored (by general compressors)",
+    "same": "same (equal to earlier ones)",
+    "mixed": "mixed (by the model and context mixing)",
+    "bytes": "bytes (by context mixing alone)",
+}
+"""What people are told of the tags of an archive's records, which are counted."""
+
+
+def _told(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said about an archive, with names for people."""
+    names = {**NAMES, **_KINDS, "window": "window (tokens)"}
+    model = {"pack": "none: decoding needs no model", "window": "none", "adaptation": "none"}
+    if about["pack"]:
+        model = {} if about["window"] else {"window": "the model's own"}
+    files = f"{len(about['files']):,}" if about["files"] else "without names"
+    return {names.get(key, key): value for key, value in {**about, "files": files, **model}.items()}
 
 
 def _shown(result: dict[str, Any]) -> Any:

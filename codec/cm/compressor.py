@@ -15,6 +15,7 @@ from codec.cache import kept
 from codec.cm.compiled import compiled
 from codec.cm.predictor import NONE, learn_bit, predict_bit, start_byte
 from codec.cm.state import Stream, copy, new_stream
+from codec.console import Advance, ignore_progress
 from codec.entropy import range_coder
 from codec.entropy.adaptive_bit import code_bit
 from codec.errors import FormatError
@@ -77,8 +78,11 @@ def compress(data: bytes, kind: int | None = None) -> bytes:
     return head + out[: range_coder.finish(coder, out)].tobytes()
 
 
-def decompress(payload: bytes, size: int) -> bytes:
-    """Return the `size` bytes of a payload, in time and memory that `size` bounds. Raises FormatError for any other."""
+def decompress(payload: bytes, size: int, advance: Advance = ignore_progress) -> bytes:
+    """Return the `size` bytes of a payload, in time and memory that `size` bounds. Raises FormatError for any other.
+
+    `advance` is called with bytes of payload.
+    """
     if not size and not payload:
         return b""
     kind = payload[0] if payload else -1
@@ -89,7 +93,8 @@ def decompress(payload: bytes, size: int) -> bytes:
     s, coder, values = _stream(kind, record, size), np.zeros(3, np.uint64), np.zeros(size, np.uint8)
     range_coder.start_decoder(coder, code)
     for at in range(0, size, _CHUNK):
-        _code(s, coder, code, values[at : at + _CHUNK], True)
+        _code(s, coder, code, chunk := values[at : at + _CHUNK], True)
+        advance(len(payload) * len(chunk) / size)
         if int(coder[2]) > len(code) + range_coder.CODE_BYTES:
             break
     if not range_coder.ended(coder, len(code)):

@@ -2,7 +2,6 @@
 
 import mmap
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.devices import compute_threads
+from codec.devices import compute_threads, thread_pool
 from codec.errors import FormatError, MismatchError
 from codec.exact.families.weights import AnyWeights, weights_of
 from codec.exact.recall import Recall, read_recall
@@ -135,7 +134,7 @@ class Pack:
         (torch.Size([128, 128]), tensor([3]))
         """
         names = [entry["name"] for entry in self.manifest["tensors"]]
-        with ThreadPoolExecutor(compute_threads()) as pool:
+        with thread_pool(compute_threads()) as pool:
             found = dict(zip(names, pool.map(self.tensor, names), strict=True))
         for batch in self._batches:
             found |= self._small(*batch)
@@ -186,7 +185,7 @@ class Pack:
             FormatError: a part is damaged.
         """
         names = [entry["name"] for entry in self.manifest["tensors"] if len(entry["parts"]) == 1]
-        with ThreadPoolExecutor(compute_threads()) as pool:
+        with thread_pool(compute_threads()) as pool:
             found = zip(names, pool.map(self._matrix, names), strict=True)
             return {name: matrix for name, matrix in found if matrix is not None}
 

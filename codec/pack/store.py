@@ -48,9 +48,23 @@ def find(name: str | Path, folders: Sequence[Path]) -> Path:
     """
     known = packs(folders)
     path = known.get(str(name), Path(name))
+    if path.is_dir():
+        raise FormatError(f"pack {name}: {_advice(path)}")
     if not path.is_file():
         raise FormatError(f"pack {name}: neither a file nor one of {sorted(known)}; pass a path or one of these names")
     return path
+
+
+def _advice(folder: Path) -> str:
+    """Say how a folder becomes a pack."""
+    if (folder / PACK).is_file():
+        return f"a folder, expected a file; pass {folder / PACK}"
+    if (folder / "config.json").is_file():  # of transformers; our checkpoints have theirs beside the weights
+        return (
+            f"a folder of a Hugging Face model, expected a pack; make one: underpar import {folder} -o RUN, then "
+            "underpar pack RUN -o NAME.pack"
+        )
+    return f"a folder, expected a file; of a run folder, make a pack: underpar pack {folder} -o NAME.pack"
 
 
 def find_hash(sha256: str, folders: Sequence[Path]) -> Path | None:

@@ -29,6 +29,7 @@ from codec.exact.families.weights import AnyWeights
 from codec.exact.recall import Recall
 from codec.model.byte_pairs import AnyTokenizer
 from codec.numerics.widths import total_bits
+from codec.startup import starting
 from codec.text.documents import Prepared, Record, prepare, write_record
 from codec.text.golden import check_once as check_golden
 from codec.text.pipeline import GroupReader, _Group, _Part
@@ -68,6 +69,7 @@ class Coder:
         return total_bits(self.weights.config.vocab_size)
 
     @cached_property
+    @starting()
     def backend(self) -> Backend:
         """Return the backend that runs the exact model. Raises CodecError where `codec.text.golden.check` does."""
         check_golden()
@@ -80,6 +82,7 @@ class Coder:
 
         return exact_model(self.weights, self.device)
 
+    @starting()
     def start(self, advance: Advance = ignore_progress) -> None:
         """Compile, and make the backend; see `codec.text.base.DocumentCoder.start`."""
         check_golden()  # and so compile what codes edits; the backend compiles the model

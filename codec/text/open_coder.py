@@ -6,6 +6,7 @@ from codec.devices import compute_threads, find_devices, kind_of, processors, sp
 from codec.errors import CodecError, FormatError, MismatchError
 from codec.exact.chunks import CHUNK_UNIT
 from codec.pack.reader import Pack
+from codec.startup import starting
 from codec.text.base import DocumentCoder
 from codec.text.coder import Coder
 from codec.text.policy import Adaptation, Policy
@@ -21,6 +22,7 @@ def default_policy(pack: Pack, adaptation: Adaptation = Adaptation.NONE) -> Poli
     return Policy(pack.for_text()[0].window, adaptation)
 
 
+@starting()
 def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") -> DocumentCoder:
     """Open the coder of a pack on all devices of a name.
 
@@ -51,6 +53,7 @@ def open_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu") ->
     return Workers(pack, policy, devices)
 
 
+@starting()
 def make_coder(pack: Pack, policy: Policy | None = None, device: str = "cpu", threads: int | None = None) -> Coder:
     """Make the coder of a pack in this process; errors as of `open_coder`.
 

@@ -20,6 +20,7 @@ from codec.devices import kind_of, processors, visible_gpus
 from codec.errors import WorkerError
 from codec.pack.reader import Pack
 from codec.processes import child_environment
+from codec.startup import starting
 from codec.text.documents import Record
 from codec.text.pipeline import GroupReader
 from codec.text.policy import Policy
@@ -105,7 +106,8 @@ class Workers:
             team.update((n, _Worker(f"worker {n} ({self._devices[n]})", self._devices[n])) for n in new)
             threads = max(1, processors() // len(self._devices))
             opening = {n: (self._pack, self._policy, kind_of(self._devices[n]), threads, n == 0) for n in new}
-            yield from _exchange(team, opening, advance)
+            with starting():
+                yield from _exchange(team, opening, advance)
             yield from _exchange(team, requests, advance)
         except BaseException:
             _stop(team)

@@ -22,13 +22,13 @@ def bench(
     """Compress and restore text with a pack and with other compressors: bytes, and speed both ways."""
     import json
 
-    import codec
+    from codec.cli.options import open_pack
     from codec.files import write_files
     from eval.bench.plots import ratio_against_speed
     from eval.bench.text import baselines, measure
     from eval.figures import svg
 
-    opened = codec.open(pack)
+    opened = open_pack(pack)
     texts = {path.name.partition(".")[0]: cut(path, size) for path in docs}
     rows = measure(texts, opened, lambda what: console.notes.print(f"underpar: {what}"))
     missing = baselines()[1]

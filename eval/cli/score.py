@@ -125,6 +125,7 @@ def prove(
     from itertools import islice
 
     import codec
+    from codec.cli.options import named_pack
     from codec.files import check_output, read_bytes
     from eval.proof import prove as proving
     from trainer.data.documents import read_documents
@@ -132,7 +133,9 @@ def prove(
     if keep:
         check_output(keep, [pack, docs])
     blob = read_bytes(pack, "pack")
-    opened = codec.open(blob)
+    with named_pack(pack):
+        opened = codec.open(blob)
+        opened.for_text()
     texts = list(islice(read_documents(docs, opened.tokenizer), documents))
     if save:
         from eval.proof.saved import check_pack, save_proof

@@ -100,7 +100,7 @@ if sys.argv[2]:
             sums[key] = list(plain(self, blocks))
         return iter(sums[key])
     mixed.Mixing._distributions = remembered
-    code = lambda data: mixing.encode([data])[0]
+    code = lambda data: mixing.encode([data])[0].data
 else:
     kinds = {{name: compressor.compress(text)[0] for name, text in texts.items()}}
     code = lambda data: compressor.compress(data, kinds[name])

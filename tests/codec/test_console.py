@@ -2,11 +2,12 @@
 
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
 from codec import console
-from codec.console import notes, progress, stoppable, wait_for
+from codec.console import Stopped, check_stopped, notes, progress, stoppable, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -60,16 +61,40 @@ def test_a_wait_does_not_make_work_slow(capsys, monkeypatch):
     assert capsys.readouterr().err == "encoding: 400 byte, 5 byte/s, about 32.4 min left\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_work_that_waits(number):
-    inherited = signal.signal(number, signal.SIG_DFL)  # ignored where the tests run under nohup
-    try:
-        with stoppable():
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def number(request):
+    """A signal that is not ignored, as some are where the tests run under nohup."""
+    inherited = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, inherited)
+
+
+def test_a_signal_ends_the_block_at_once(number):
+    with pytest.raises(Stopped) as ended, stoppable():
+        try:
             signal.raise_signal(number)
-            with pytest.raises(SystemExit) as ended:
-                wait_for("compiling")
-        assert ended.value.code == 128 + number
-        wait_for("compiling")  # no longer asked to end
-        assert signal.getsignal(number) is signal.SIG_DFL
-    finally:
-        signal.signal(number, inherited)
+            time.sleep(60)
+        except Stopped as stopped:
+            stopped.add_note("much is kept")
+            raise
+    assert ended.value.number == number
+    assert str(ended.value) == f"interrupted by {number.name}; much is kept"
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_signal_that_was_swallowed_is_raised_again(number):
+    with stoppable():
+        with suppress(Stopped):  # as a destructor does
+            signal.raise_signal(number)
+        with pytest.raises(Stopped):
+            wait_for("compiling")
+        with pytest.raises(Stopped):
+            check_stopped()
+    wait_for("compiling")  # no longer asked to end
+
+
+def test_an_ignored_signal_stays_ignored(number):
+    signal.signal(number, signal.SIG_IGN)
+    with stoppable():
+        signal.raise_signal(number)
+        check_stopped()

@@ -60,19 +60,25 @@ def test_groups_grow_with_the_devices(gpus):
     assert [group_bytes(sizes, name) for name in ("cpu", "cpu,cpu", "cuda", "cuda:0,cpu")] == [10, 20, 2000, 1010]
 
 
-def test_an_interrupt_leaves_undone_what_no_thread_has_begun():
-    begun, done, gate = threading.Event(), [], threading.Event()
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, ValueError])
+def test_what_ends_a_pool_leaves_undone_what_no_thread_has_begun(error):
+    """An error waits for the job that a thread is at; an interrupt does not."""
+    begun, gate, done = threading.Event(), threading.Event(), []
 
     def first() -> None:
         begun.set()
         gate.wait(60)
         done.append(0)
 
-    with pytest.raises(KeyboardInterrupt), thread_pool(1) as pool:
+    with pytest.raises(error), thread_pool(1) as pool:
         queued = [pool.submit(first), *(pool.submit(done.append, n) for n in range(1, 4))]
         begun.wait(60)
-        queued[-1].add_done_callback(lambda future: gate.set())  # it is cancelled, or after all has run
-        raise KeyboardInterrupt
+        if error is ValueError:
+            queued[-1].add_done_callback(lambda future: gate.set())
+        raise error
+    assert done == ([0] if error is ValueError else [])
+    gate.set()
+    queued[0].result()
     assert done == [0]
     assert [future.cancelled() for future in queued] == [False, True, True, True]
 

@@ -309,7 +309,7 @@ def mixed(pack: Pack | None, folder: Path, adaptation: Adaptation = Adaptation.N
     blocks = [block for block in blocks if block]
     assert mixing
     payloads = mixing.encode(blocks)
-    records = [(Tag.MIXED, varint(len(b)) + (p or b""), b) for b, p in zip(blocks, payloads, strict=True)]
+    records = [(Tag.MIXED, varint(len(b)) + (p.data if p else b""), b) for b, p in zip(blocks, payloads, strict=True)]
     return written(records, [], pack, adaptation)
 
 

@@ -20,9 +20,10 @@ import torch
 import zstandard
 
 import codec
-from codec.archive.format import Tag, read_contents, scan, write_chunk, write_footer, write_header
+from codec.archive.format import Tag, read_contents, write_chunk, write_footer, write_header
 from codec.archive.members import ROOT, Kind, Member
 from codec.archive.reader import ArchiveReader
+from codec.archive.whole.salvage import scan
 from codec.archive.writer import ArchiveWriter, ChunkWriter, header_of
 from codec.cm.compressor import compress
 from codec.entropy.varint import varint
@@ -84,7 +85,8 @@ def solid_archives() -> list[bytes]:
     """Archives of files, in blocks of both kinds, under every general compressor, and with every kind of member."""
     solid, several = open_blocks(pack()), Member("one", Kind.FILE, len(TEXT), 0o640, 1)
     assert solid._mixing
-    mixed = [(Tag.MIXED, varint(len(TEXT)) + (solid._mixing.encode([TEXT])[0] or b""))]
+    (coded,) = solid._mixing.encode([TEXT])
+    mixed = [(Tag.MIXED, varint(len(TEXT)) + (coded.data if coded else b""))]
     contexts = [(Tag.BYTES, varint(len(block)) + compress(block)) for block in BLOCKS]
     stored = [(Tag.STORED, payload) for payload in _stored(TEXT)]
     found = []

@@ -24,11 +24,11 @@ import zstandard
 from safetensors.torch import save
 
 import codec
-from codec.archive.format import Header, Index, Tag, scan, write_chunk, write_footer, write_header
+from codec.archive.format import Header, Index, Tag, write_chunk, write_footer, write_header
 from codec.archive.journal import Journal
 from codec.archive.members import Kind, Member
 from codec.archive.reader import ArchiveReader
-from codec.archive.whole.salvage import salvage
+from codec.archive.whole.salvage import salvage, scan
 from codec.edits.coder import put_edits
 from codec.entropy import range_coder
 from codec.entropy.varint import varint

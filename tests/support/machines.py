@@ -89,7 +89,9 @@ def blocks(name: str) -> Iterator[tuple[str, str]]:
 
     solid = open_blocks(open_golden(name))
     assert solid._mixing
-    (mixed,) = solid._mixing.encode([BLOCK])
+    (found,) = solid._mixing.encode([BLOCK])
+    assert found
+    mixed = found.data
     yield f"{name}: mixed block", digest(mixed)
     assert solid.decode_block(2, mixed, len(BLOCK)) == BLOCK
 

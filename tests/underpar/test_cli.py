@@ -1,6 +1,7 @@
 """underpar.cli: what every command owes its caller: exit statuses, one JSON object on stdout, a quick --help."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -117,6 +118,17 @@ def test_wrong_usage_is_status_2(underpar, words):
     assert "Usage: underpar" in err
 
 
+def test_a_file_named_like_standard_input(underpar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_bytes(b"what is in the file")
+    assert underpar("encode", "./-", "-m", "none", "-q") == (0, "", "")
+    assert underpar("encode", ".//-", "--model=none", "-q", "-o", "other.upz") == (0, "", "")  # words that typer reads
+    (tmp_path / "-").unlink()
+    assert underpar("decode", "./-.upz", "-q") == (0, "", "")
+    assert (tmp_path / "-").read_bytes() == b"what is in the file"
+    assert underpar("decode", "other.upz", "-o", "./-", "-f", "-q") == (0, "", "")
+
+
 def test_words_of_other_tools_are_understood(underpar):
     for word, name in (("compress", "encode"), ("extract", "decode")):
         status, _, err = underpar(word, "file")
@@ -142,6 +154,21 @@ def test_what_becomes_of_an_error(underpar, monkeypatch, error, status, message)
     assert (got, out) == (status, "")
     assert err.startswith(message)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_waits_for_no_thread(number):
+    script = f"""
+import signal, threading
+from underpar import cli
+def command():
+    threading.Thread(target=threading.Event().wait).start()
+    signal.raise_signal({number.value})
+cli._command = command
+cli.run()
+"""
+    done = python("-c", script)
+    assert (done.returncode, done.stderr) == (128 + number, f"underpar: interrupted by {number.name}\n")
 
 
 def test_the_module_gives_the_status_to_the_shell(tmp_path):

@@ -10,6 +10,7 @@ from io import BytesIO
 
 import sentencepiece
 
+from codec.console import Stopped
 from codec.errors import CodecError, FormatError
 from codec.model.capitals import MARKS, fold
 from codec.model.tokenizer import BOS, FOLDED, SPACE, Tokenizer
@@ -98,6 +99,6 @@ class _Sentences:
                 if self.bytes > MAX_TRAINING_BYTES:
                     return
                 yield document.decode("utf-8", errors="replace")
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, Stopped) as error:
             self.error = error
             raise

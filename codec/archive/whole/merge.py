@@ -20,7 +20,7 @@ from codec.archive.members import ROOT, Kind, Member, check_names
 from codec.archive.writer import ChunkWriter
 from codec.console import Advance, ignore_progress
 from codec.entropy.varint import Fields
-from codec.errors import CodecError, FormatError, MismatchError
+from codec.errors import CodecError, FormatError, MismatchError, damaged, named_archive
 from codec.files import atomic_write, check_output, open_binary
 
 
@@ -97,11 +97,9 @@ def _read(path: Path) -> _Input:
         status = path.stat()
         if not stream.seekable():
             raise FormatError(f"{path}: a pipe or device, whose index cannot be read first; copy it to a file")
-        try:
+        with named_archive(path):
             contents = read_contents(stream)
             return _Input(path, contents, status, embedded_pack(stream, contents) is not None)
-        except FormatError as error:
-            raise FormatError(f"{path}: {error}") from error
 
 
 def _write(inputs: Sequence[_Input], out: BinaryIO, folders: bool, advance: Advance) -> Merged:
@@ -210,15 +208,13 @@ def _copy(found: _Input, chunks: ChunkWriter, advance: Advance) -> None:
         now = found.path.stat()
         if (now.st_size, now.st_mtime_ns) != (found.status.st_size, found.status.st_mtime_ns):
             raise _changed(found)
-        try:
+        with named_archive(found.path), damaged():
             for number, size in enumerate(found.contents.sizes.tolist()):
                 chunk = read_record(stream, found.contents, number)
                 if chunk.tag == Tag.SAME:
                     Fields(chunk.payload, f"record {number}").count(number, "records back")
                 chunks.copy(chunk, size)
                 advance(len(chunk.payload))
-        except FormatError as error:
-            raise found.named(error) from error
 
 
 def _changed(found: _Input) -> MismatchError:

@@ -2,15 +2,17 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
 from codec.archive.decode_files import decode_file
-from codec.archive.format import Chunk, Tag, read_contents, read_header, scan
+from codec.archive.format import Chunk, Tag, read_chunk, read_contents, read_header
 from codec.archive.members import Kind
 from codec.archive.reader import ArchiveReader
+from codec.console import Advance, ignore_progress
 from codec.entropy.varint import Fields
 from codec.errors import CodecError, FormatError
 from codec.files import new_folder
@@ -29,7 +31,9 @@ class Salvaged:
     lost: list[str] = field(default_factory=list)  # files and records, and why
 
 
-def salvage(stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cpu") -> Salvaged:
+def salvage(
+    stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cpu", advance: Advance = ignore_progress
+) -> Salvaged:
     """Restore the undamaged files of an archive, and one by one the records behind its last undamaged index.
 
     Args:
@@ -37,6 +41,7 @@ def salvage(stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cp
         pack: the pack that the archive was made with, if its records need one.
         output: a new folder. A record without a file becomes `record-000000` and so on.
         device: where the model runs, as of `codec.devices.find_devices`.
+        advance: called with 1 for each file or record.
 
     Raises:
         FormatError: the file has not even a header.
@@ -55,9 +60,10 @@ def salvage(stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cp
             if chunk.tag == Tag.FOOTER and (opened := _open(stream, copy, pack, device)):
                 reader, chunks = opened, []
         if reader:
-            _files(reader, folder, found)
+            _files(reader, folder, found, advance)
         documents = [chunk for chunk in chunks if chunk.tag not in (Tag.FOOTER, Tag.PACK)]
         for number, chunk in enumerate(documents, records - len(documents)):
+            advance(1)
             try:
                 data = _record(chunk, reader, pack, device)
             except CodecError as error:
@@ -66,7 +72,30 @@ def salvage(stream: BinaryIO, pack: Pack | None, output: Path, device: str = "cp
             (folder / f"record-{number:06}").write_bytes(data)
             found.records += 1
             found.text_bytes += len(data)
+        _remove_empty(folder)
     return found
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders that were made for files that could not be restored."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def scan(stream: BinaryIO) -> Iterator[tuple[int, Chunk]]:
+    """Yield (offset, chunk) of every whole chunk behind the header, read without the index, as of a damaged archive."""
+    stream.seek(0)
+    read_header(stream)
+    while True:
+        offset = stream.tell()
+        try:
+            chunk = read_chunk(stream)
+        except FormatError:
+            return
+        if chunk is None:
+            return
+        yield offset, chunk
 
 
 def _open(stream: BinaryIO, copy: BinaryIO, pack: Pack | None, device: str) -> ArchiveReader | None:
@@ -85,7 +114,7 @@ def _open(stream: BinaryIO, copy: BinaryIO, pack: Pack | None, device: str) -> A
         return None
 
 
-def _files(reader: ArchiveReader, folder: Path, found: Salvaged) -> None:
+def _files(reader: ArchiveReader, folder: Path, found: Salvaged, advance: Advance) -> None:
     """Restore files, or documents where there are no files, one by one."""
     for entry in reader.entries:
         name = entry.member.name
@@ -94,12 +123,14 @@ def _files(reader: ArchiveReader, folder: Path, found: Salvaged) -> None:
         if (folder / name).exists():
             found.lost.append(f"{name}: this disk takes its name for that of another file; restore to another disk")
             continue
+        advance(1)
         try:
             found.text_bytes += decode_file(reader, name, 0, None, folder / name)
             found.files.append(name)
         except CodecError as error:
             found.lost.append(f"{name}: {error}")
     for number in range(len(reader)) if not reader.entries else ():
+        advance(1)
         try:
             (data,) = reader.decode([number])
         except CodecError as error:

@@ -45,7 +45,7 @@ def encode_blocks(solid: SolidCoder, blocks: Sequence[bytes], advance: Advance =
     """Code blocks side by side; `advance` is called with bytes of text."""
     payloads = solid.encode(blocks, advance)
     return [
-        Record(p.kind, varint(len(block)) + p.data, zlib.crc32(block), len(block), len(block), 0, 0.0, 0.0)
+        Record(p.kind, varint(len(block)) + p.data, zlib.crc32(block), len(block), len(block), p.tokens, 0.0, 0.0)
         for block, p in zip(blocks, payloads, strict=True)
     ]
 
@@ -58,7 +58,7 @@ def decode_blocks(
     Args:
         solid: of `open_blocks`.
         records: (kind, payload, bytes of the block) by number; None for the bytes where only the payload tells.
-        advance: called with bytes of payload.
+        advance: called with bytes of payload, from several threads.
 
     Yields:
         (number, bytes), in the order in which blocks end.

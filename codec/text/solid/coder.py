@@ -17,7 +17,7 @@ from codec.devices import compute_threads, processors, thread_pool
 from codec.errors import FormatError, MismatchError
 from codec.text.coder import Coder
 from codec.text.solid import golden, mixed_decoder
-from codec.text.solid.mixed import Mixing
+from codec.text.solid.mixed import Mixed, Mixing
 
 MIXED, BYTES = 2, 3
 """Kinds of payloads, which are tags of an archive's records."""
@@ -33,6 +33,7 @@ class Payload(NamedTuple):
 
     kind: int
     data: bytes
+    tokens: int = 0  # that the model coded
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,17 @@ class SolidCoder:
         golden.check_once()
         with thread_pool(self._threads) as pool:
             alone = [pool.submit(compress, block) for block in blocks]
-            found: dict[int, bytes] = {}
+            found: dict[int, Mixed] = {}
             if (mixing := self._mixing) is not None:
                 numbers = self._promising(mixing, blocks, pool)
                 payloads = mixing.encode([blocks[n] for n in numbers], advance)
-                found = {n: payload for n, payload in zip(numbers, payloads, strict=True) if payload is not None}
+                found = {n: payload for n, payload in zip(numbers, payloads, strict=True) if payload}
             out = []
             for n, future in enumerate(alone):
                 data = future.result()
                 mixed = found.get(n)
-                out.append(Payload(BYTES, data) if mixed is None or len(data) <= len(mixed) else Payload(MIXED, mixed))
+                pays = mixed and len(mixed.data) < len(data)
+                out.append(Payload(MIXED, *mixed) if mixed and pays else Payload(BYTES, data))
                 advance(0 if n in found else len(blocks[n]))
         return out
 
@@ -102,7 +104,7 @@ class SolidCoder:
 
         def pays(n: int) -> bool:
             payload = mixed[n]
-            return payload is not None and len(payload) < _PAYS * len(alone[n].result())
+            return payload is not None and len(payload.data) < _PAYS * len(alone[n].result())
 
         return [n for n in text if n not in samples or pays(n)]
 
@@ -113,7 +115,7 @@ class SolidCoder:
 
         Args:
             blocks: (kind, payload, size of the block) by number.
-            advance: called with bytes of payload.
+            advance: called with bytes of payload, from several threads.
 
         Yields:
             (number, bytes), in the order in which blocks end.
@@ -131,13 +133,11 @@ class SolidCoder:
         if mixed and self._mixing is None:
             raise MismatchError("a block was coded with a model; open the archive with the pack that it names")
         with thread_pool(self._threads) as pool:
-            for n, data in zip(alone, pool.map(lambda block: decompress(*block), alone.values()), strict=True):
-                yield n, data
-                advance(len(alone[n][0]))
+            yield from zip(
+                alone, pool.map(lambda block: decompress(block[0], block[1], advance), alone.values()), strict=True
+            )
         if self._mixing:
-            for n, data in mixed_decoder.decode(self._mixing, mixed):
-                yield n, data
-                advance(len(mixed[n][0]))
+            yield from mixed_decoder.decode(self._mixing, mixed, advance)
 
 
 def _invalid(block: bytes) -> int:

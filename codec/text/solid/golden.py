@@ -8,6 +8,7 @@ from functools import cache
 from codec import compiled
 from codec.cm.compressor import PLAIN, RECORDS, compress, decompress
 from codec.errors import CodecError
+from codec.startup import starting
 
 TEXT = (
     b"It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness,\n"
@@ -47,6 +48,7 @@ def check() -> None:
 
 
 @cache
+@starting()
 def check_once() -> None:
     """Check the golden blocks unless an earlier process did so with the same sources; errors as of `check`."""
     compiled.check_once("blocks", check)

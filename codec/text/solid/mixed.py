@@ -90,6 +90,13 @@ class _Chunk(NamedTuple):
     begins: Integers  # [N + 1], where those of each token begin
 
 
+class Mixed(NamedTuple):
+    """A block coded with the model."""
+
+    data: bytes
+    tokens: int
+
+
 _Rows = tuple[Integers, Integers]
 """For each segment of a block, its first row among the distributions, and its number of rows."""
 
@@ -121,13 +128,13 @@ class Mixing:
         """Return where the sums are that the coding of each token depends on."""
         return cuts(self.vocabulary)
 
-    def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[bytes | None]:
+    def encode(self, blocks: Sequence[bytes], advance: Advance = ignore_progress) -> list[Mixed | None]:
         """Return the payload of each block; None for a block that is not for the model.
 
         `advance` is called with bytes of text.
         """
         prepared = [_prepare(block, self.tokenizer) for block in blocks]
-        found: list[bytes | None] = [None] * len(blocks)
+        found: list[Mixed | None] = [None] * len(blocks)
         ready = {n: p for n, p in enumerate(prepared) if p}
         numbers = list(ready)
         with thread_pool(self.threads) as pool:
@@ -143,7 +150,7 @@ class Mixing:
                 for future in before:
                     future.result()
                 for n, encoder in zip(part, encoders, strict=True):
-                    found[n] = encoder.finish()
+                    found[n] = Mixed(encoder.finish(), len(ready[n].tokens))
         return found
 
     def _distributions(self, blocks: "list[_Encoder]") -> Iterator[tuple[_Chunk, dict[int, _Rows]]]:

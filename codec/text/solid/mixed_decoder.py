@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from codec.cm.state import Stream
 from codec.cm.tokens import decode_token, new_tokens
 from codec.compiled import compiler
+from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.edits import coder as patch
 from codec.edits import line_ends
@@ -42,6 +43,7 @@ _SLOTS = {"cpu": 8, "cuda": 192}
 """Slots of a group: two tiles of a processor's matrix products; on a GPU, as many as keep it busy in two groups."""
 
 _GROUPS = 2  # on a GPU
+_TOLD = 1 << 12  # bytes of tokens from which on progress is told: a hundred steps of a group, or so
 _STREAM_BYTES = {"cpu": 1 << 30, "cuda": 64 << 30}  # that the streams of all slots may take
 
 TOKEN, PREVIOUS, POSITION, LEFT, DONE = range(5)
@@ -120,15 +122,21 @@ class _Group:
         self._which, self._parts = np.zeros(0, np.int64), list[slice]()  # active slots block by block, and of threads
         self._slots: Any = None  # a numba.typed.List of Slot
 
-    def run(self, waiting: "deque[_Block]", found: "SimpleQueue[Any]", stopped: threading.Event) -> None:
-        """Decode blocks until none waits.
+    def run(
+        self, waiting: "deque[_Block]", found: "SimpleQueue[Any]", stopped: threading.Event, advance: Advance
+    ) -> None:
+        """Decode blocks until none waits; `advance` is called with bytes of tokens.
 
         A function that makes the bytes of a decoded block goes into `found`; so does the exception of a failure.
         """
         try:
             with thread_pool(self._threads) as pool:
+                done = 0
                 while self._fill(waiting) and not stopped.is_set():
-                    self._step(pool)
+                    done += self._step(pool)
+                    if done >= _TOLD:
+                        advance(done)
+                        done = 0
                     if self._places[:, DONE].any():
                         self._end(found)
         except BaseException as error:  # the thread that waits for blocks raises it
@@ -185,9 +193,10 @@ class _Group:
             self._running.remove(running)
         self._order()
 
-    def _step(self, pool: ThreadPoolExecutor) -> None:
-        """Decode a token in every slot that has a block."""
+    def _step(self, pool: ThreadPoolExecutor) -> int:
+        """Decode a token in every slot that has a block; return how many bytes the tokens have."""
         m, which = self._mixing, self._which
+        before = self._places[which, LEFT].sum()
         tokens, previous, positions = self._places[which, :LEFT].T
         sums = self._distributions.step(which, tokens, previous, positions)
         arguments = self._places, m.vocabulary, m.tokenizer.token_lengths
@@ -196,6 +205,7 @@ class _Group:
         jobs[0]()
         for other in others:
             other.result()
+        return int(before - self._places[which, LEFT].sum())
 
 
 def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int]) -> tuple[int, bytes]:
@@ -215,12 +225,15 @@ def _finish(mixing: Mixing, running: _Running, counts: list[int], left: list[int
     return block.number, data
 
 
-def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[tuple[int, bytes]]:
+def decode(
+    mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]], advance: Advance = ignore_progress
+) -> Iterator[tuple[int, bytes]]:
     """Decode blocks, in time and memory that the blocks' sizes bound.
 
     Args:
         mixing: the model that the blocks were coded with.
         blocks: (payload, size of the block) by number.
+        advance: called with bytes of payload, from several threads.
 
     Yields:
         (number, bytes), in the order in which blocks end.
@@ -234,10 +247,11 @@ def decode(mixing: Mixing, blocks: Mapping[int, tuple[bytes, int]]) -> Iterator[
     if not waiting:
         return
     groups, stopped = _groups(mixing, waiting), threading.Event()
+    share = sum(len(block.payload) for block in todo) / sum(block.header.canonical for block in todo)
     with thread_pool(len(groups)) as pool:
         try:
             for group in groups:
-                pool.submit(group.run, waiting, found, stopped)
+                pool.submit(group.run, waiting, found, stopped, lambda done: advance(share * done))
             for _ in todo:
                 finish = found.get()
                 if isinstance(finish, BaseException):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import codec
 from codec.archive.format import Header, Index, Tag, read_contents, read_record, write_footer
 from codec.archive.members import Kind, Member
-from codec.archive.reader import ArchiveReader, describe
+from codec.archive.reader import ArchiveReader
+from codec.archive.whole.description import describe
 from codec.archive.writer import ArchiveWriter, ChunkWriter, Policy
 from codec.entropy.varint import varint
 from codec.errors import CodecError, FormatError, MismatchError

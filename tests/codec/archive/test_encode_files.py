@@ -13,8 +13,9 @@ from codec.archive import encode_files as encode_files_module
 from codec.archive import part_coder
 from codec.archive.encode_files import Settings, Tally, encode_files, encode_stream, partial
 from codec.archive.journal import Journal
-from codec.archive.reader import ArchiveReader, describe
+from codec.archive.reader import ArchiveReader
 from codec.archive.sources import find_sources
+from codec.archive.whole.description import describe
 from codec.errors import CodecError, FormatError, MismatchError
 from tests.support.by_heart import BLOB, PACK, by_heart, pack_of
 from trainer.data.sample import val_documents

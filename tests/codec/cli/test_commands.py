@@ -1,7 +1,10 @@
 """codec.cli.pack: pack, unpack, inspect, as a person or a script calls them; refusals of all commands of the room."""
 
 import json
+import os
+import signal
 import sys
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec.archive.writer import ArchiveWriter
 from codec.model.checkpoint import save_checkpoint
-from tests.support.helpers import PLAIN, random_weights, tiny_blob
+from codec.text.solid import coder
+from tests.support.helpers import PLAIN, ROOT, random_weights, tiny_blob
 from trainer.data.sample import sp1024
 from underpar.cli import main
 
@@ -291,3 +295,134 @@ def test_metadata_of_another_project(call, tmp_path, value):
     save_file({"w": torch.ones(3)}, tmp_path / "w.safetensors", {"config": value})
     call.json("pack", tmp_path / "w.safetensors", "-o", tmp_path / "w.pack")
     assert codec.open(tmp_path / "w.pack").metadata == {"config": value}
+
+
+class Busy:
+    """A function that is at work until the test ends, and in which a signal comes."""
+
+    def __init__(self, number: int):
+        self._number, self._gate, self.ended = number, threading.Event(), 0
+
+    def __call__(self, *arguments: object) -> bytes:
+        os.kill(os.getpid(), self._number)
+        self._gate.wait(60)
+        self.ended += 1
+        return b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_does_not_wait_for_a_block(call, folder, monkeypatch, number):
+    (folder / "page").write_bytes((ROOT / "README.md").read_bytes()[:5000])
+    monkeypatch.chdir(folder)
+    assert call("encode", "page", "-m", "none")[0] == 0
+    before = files(folder)
+    for words, place, told in (
+        (("encode", "page", "-o", "b.upz", "-m", "none"), "compress", "nothing is kept that --resume could go on"),
+        (("decode", "page.upz", "-o", "back"), "decompress", "nothing was written"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(coder, place, busy := Busy(number))
+            status, _, err = call(*words)
+        assert (status, busy.ended) == (128 + number, 0)
+        assert err.startswith(f"underpar: interrupted by {number.name}; {told}")
+        busy._gate.set()
+    assert files(folder) == before
+
+
+def page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A text in `page` for which context mixing pays."""
+    monkeypatch.chdir(folder)
+    data = (ROOT / "README.md").read_bytes()[:5000]
+    (folder / "page").write_bytes(data)
+    return data
+
+
+def test_a_damaged_archive_is_named_and_salvage_is_advised(call, folder, monkeypatch):
+    page(folder, monkeypatch)
+    assert call("encode", "page", "-m", "none", "-o", "a b.upz")[0] == 0
+    whole = Path("a b.upz").read_bytes()
+    advice = "a b.upz: the archive is damaged; fetch it again, or restore what is whole: underpar salvage 'a b.upz' -o"
+    for at in (len(whole) // 2, len(whole) - 10):  # a record; the footer
+        Path("a b.upz").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert advice in call.refused("decode", "a b.upz", "-t")
+        assert advice in call.refused("decode", "a b.upz", "-o", "out")
+    for words in (("decode", "-l", "a b.upz"), ("inspect", "a b.upz"), ("merge", "a b.upz", "-o", "m.upz")):
+        assert advice in call.refused(*words)
+    assert advice in call.refused("encode", "text.txt", "-o", "a b.upz", "--append", "-m", "none")
+    Path("a b.upz").write_bytes(whole[: len(whole) // 2])
+    assert advice in call.refused("decode", "a b.upz")
+
+
+def test_what_is_no_archive_is_named_and_the_others_are_decoded(call, folder, monkeypatch):
+    data = page(folder, monkeypatch)
+    assert call("encode", "page", "-m", "none")[0] == 0
+    (folder / "empty.upz").write_bytes(b"")
+    (folder / "page").unlink()
+    status, out, err = call("decode", "empty.upz", "page.upz")
+    assert (status, out) == (2, "")
+    assert err == (
+        "underpar: empty.upz: begins with b'', expected b'UPZ'; this is not a .upz file\n"
+        "underpar: 1 of 2 archives were not decoded\n"
+    )
+    assert (folder / "page").read_bytes() == data
+    assert call("decode", "page.upz", "page.upz", "-t", "-q")[0] == 0
+    assert "m.pack: this is a pack, no archive; `underpar unpack`" in call.refused("decode", folder / "m.pack")
+
+
+def test_packs_are_named_and_folders_become_packs(call, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    save_file({"w": torch.eye(128)}, "w.safetensors")
+    assert call("pack", "w.safetensors", "-o", "w.pack")[0] == 0
+    for words in (("encode", "text.txt", "-o", "x.upz", "-m"), ("prove", "--docs", "text.txt")):
+        assert "pack text.upz: begins with" in call.refused(*words, "text.upz")
+        assert "pack w.pack: it holds weights only" in call.refused(*words, "w.pack")
+    (folder / "hf").mkdir()
+    (folder / "hf" / "config.json").write_text("{}")
+    for name, advice in (
+        ("hf", "a Hugging Face model, expected a pack; make one: underpar import hf -o RUN, then underpar pack RUN -o"),
+        ("run", "underpar pack run -o NAME.pack"),
+    ):
+        assert advice in call.refused("encode", "text.txt", "-m", name)
+    (folder / "run" / "model.pack").write_bytes(b"")
+    assert "pass run/model.pack" in call.refused("encode", "text.txt", "-m", "run")
+
+
+def test_salvage_says_that_nothing_was_saved(call, folder, monkeypatch):
+    """Files that share a damaged block are lost together, after the block was decoded once."""
+    data = page(folder, monkeypatch)
+    (folder / "in" / "sub").mkdir(parents=True)
+    for n in range(20):
+        (folder / "in" / "sub" / str(n)).write_bytes(data[250 * n : 250 * n + 250])
+    assert call("encode", "in", "-m", "none")[0] == 0
+    packed = bytearray((folder / "in.upz").read_bytes())
+    packed[1000] ^= 1
+    (folder / "in.upz").write_bytes(packed)
+    decoded = []
+    plain = coder.decompress
+    monkeypatch.setattr(coder, "decompress", lambda *block: decoded.append(1) or plain(*block))
+    status, _, err = call("salvage", "in.upz", "-o", "SAVED")
+    assert status == 1
+    assert err.endswith("underpar: 20 files or records are lost; nothing could be restored, and SAVED is empty\n")
+    assert list((folder / "SAVED").iterdir()) == []
+    assert len(decoded) == 1
+
+
+def test_what_the_model_took_part_in(call, folder, monkeypatch):
+    data = page(folder, monkeypatch)
+    done = call.json("encode", "page", "-m", "none")
+    assert (done["model_bytes"], done["tokens"]) == (0, 0)
+    out = call("encode", "page", "-m", "none", "-f")[1]
+    assert out.count("0, without a model") == 2
+    about = call.json("inspect", "page.upz")
+    assert (about["model_bytes"], about["bytes"], about["pack"]) == (0, 1, None)
+    assert "none: decoding needs no model" in (told := call("inspect", "page.upz")[1])
+    assert "bytes (by context mixing alone)" in told
+    small = ROOT / "artifacts" / "models" / "small.pack"
+    done = call.json("encode", "page", "-m", small, "-o", "model.upz")
+    assert done["model_bytes"] == len(data)
+    assert len(data) // 8 < done["tokens"] < len(data)
+    assert 0 <= done["coding_seconds"] < done["seconds"]
+    assert call.json("inspect", "model.upz")["model_bytes"] == len(data)
+    assert "the model's own" in call("inspect", "model.upz")[1]
+    done = call.json("decode", "model.upz", "-m", small, "-o", "back")
+    assert 0 < done["coding_seconds"] < done["seconds"]

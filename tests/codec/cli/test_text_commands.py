@@ -14,6 +14,7 @@ import pytest
 
 from codec.archive import part_coder
 from codec.archive.journal import Journal
+from codec.archive.part_coder import read_records
 from codec.pack import store
 from tests.codec.cli.test_commands import TEXT, Call, damage
 from tests.support.by_heart import BLOB, PACK, by_heart
@@ -57,7 +58,9 @@ def test_default_names(call, folder):
     (folder / "text.txt").unlink()
     ok(call("decode", "text.txt.upz"))
     assert (folder / "text.txt").read_bytes() == TEXT
-    assert "does not end in .upz" in call.refused("decode", "text.txt")
+    assert "text.txt: begins with" in call.refused("decode", "text.txt")
+    (folder / "text.txt.upz").rename(folder / "other")
+    assert "does not end in .upz" in call.refused("decode", "other")
 
 
 def test_several_inputs_have_an_archive_each(call, folder):
@@ -368,13 +371,28 @@ def test_an_interrupted_encoding_goes_on(call, folder, monkeypatch, number):
         patched.setattr(Journal, "add", interrupted)
         status, _, err = call("encode", "in", "-o", "a.upz", *options)
     assert status == 128 + number
-    assert "go on with --resume" in err
+    kept = sum(record.text_bytes for frame in committed if frame[:1] == b"D" for record in read_records(frame))
+    assert kept
+    assert err == (
+        f"underpar: interrupted by {number.name}; {kept} of 1,600 bytes of the input are coded and kept in "
+        f"{folder / 'a.upz.partial'}; go on with --resume\n"
+    )
     assert not (folder / "a.upz").exists()
     assert "go on with --resume" in call.refused("encode", "in", "-o", "a.upz", *options)
     result = call.json("encode", "in", "-o", "a.upz", *options, "--resume")
     assert 0 < result["resumed_bytes"] < result["text_bytes"]
     assert (folder / "a.upz").read_bytes() == (folder / "whole.upz").read_bytes()
     assert not (folder / "a.upz.partial").exists()
+
+
+def test_resuming_says_that_there_is_nothing_to_resume_from(call, folder):
+    _, err = ok(call("encode", "text.txt", "--resume"))
+    assert err == f"underpar: no journal {folder / 'text.txt.upz.partial'}: encoding from the beginning\n"
+    _, err = ok(call("encode", "text.txt", "--resume", "-o", "/dev/null"))
+    assert "a stream has no journal" in err
+    (folder / "b.upz.partial").write_bytes(b"UPZJ")  # of an encoding that was killed before it had coded anything
+    _, err = ok(call("encode", "text.txt", "--resume", "-o", "b.upz"))
+    assert "encoding from the beginning" in err
 
 
 def shell(folder: Path, script: str) -> subprocess.CompletedProcess[bytes]:

@@ -27,7 +27,7 @@ def test_names(folders):
 
 def test_paths_and_what_is_not_there(folders):
     assert find(folders[1] / "two.pack", []) == folders[1] / "two.pack"
-    for name in ("three", "own/x--y", folders[0]):
+    for name in ("three", "own/x--y", folders[0] / "four.pack"):
         with pytest.raises(FormatError, match=r"neither a file nor one of \['one', 'own/er', 'two'\]"):
             find(name, folders)
 

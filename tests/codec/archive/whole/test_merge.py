@@ -15,8 +15,9 @@ from codec.archive.encode_files import Settings, encode_files, encode_stream, pa
 from codec.archive.format import Contents, Header, Index, Tag, read_contents, write_footer
 from codec.archive.journal import Journal
 from codec.archive.members import Kind, Member
-from codec.archive.reader import ArchiveReader, describe
+from codec.archive.reader import ArchiveReader
 from codec.archive.sources import find_sources
+from codec.archive.whole.description import describe
 from codec.archive.whole.merge import Merged, merge, merge_stream
 from codec.archive.writer import ChunkWriter
 from codec.entropy.varint import varint
@@ -235,12 +236,12 @@ def test_chunks_that_lie(folder):
     chunks.add(replace(record(b"x" * 40), mode=Tag.SAME, payload=varint(1)))
     chunks.close([Member("x", size=40)])
     Path("back.upz").write_bytes(stream.getvalue())
-    with pytest.raises(FormatError, match=r"^back\.upz: record 0: 1 records back, expected at most 0"):
+    with pytest.raises(FormatError, match=r"^back\.upz: .*record 0: 1 records back, expected at most 0"):
         merge([a, "back.upz"], "c.upz")
     data = bytearray(a.read_bytes())
     data[found.offsets[1]] ^= 8  # another length
     Path("length.upz").write_bytes(data)
-    with pytest.raises(FormatError, match=r"^length\.upz: record 1: its chunk at offset"):
+    with pytest.raises(FormatError, match=r"^length\.upz: .*record 1: its chunk at offset"):
         merge(["length.upz"], "c.upz")
     data[found.offsets[1]] ^= 8 | Tag.PACK ^ Tag.MODELLED
     Path("kind.upz").write_bytes(data)

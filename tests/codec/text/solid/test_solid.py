@@ -75,19 +75,36 @@ def mixing_of(coder: SolidCoder) -> Mixing:
     return coder._mixing
 
 
+def data_of(mixing: Mixing, blocks: list[bytes]) -> list[bytes | None]:
+    """Payloads of blocks through the model."""
+    return [found.data if found else None for found in mixing.encode(blocks)]
+
+
 def mixed_round_trip(coder: SolidCoder, blocks: list[bytes]) -> list[bytes | None]:
     """Payloads of blocks through the model, where they are for that; all come back."""
-    payloads = mixing_of(coder).encode(blocks)
+    payloads = data_of(mixing_of(coder), blocks)
     todo = {n: (payload, len(blocks[n])) for n, payload in enumerate(payloads) if payload is not None}
     found = dict(mixed_decoder.decode(mixing_of(coder), todo))
     assert found == {n: blocks[n] for n in todo}
     return payloads
 
 
+def test_tokens_and_progress_of_blocks(lossless, short_segments, monkeypatch):
+    """Progress is told within a block, and sums to all bytes of payload but the last few of each thread."""
+    monkeypatch.setattr(mixed_decoder, "_TOLD", 16)
+    (coded,) = mixing_of(lossless).encode([TEXT])
+    assert coded
+    assert coded.tokens == len(mixing_of(lossless).tokenizer.encode(TEXT))
+    told: list[float] = []
+    assert dict(mixed_decoder.decode(mixing_of(lossless), {0: (coded.data, len(TEXT))}, told.append)) == {0: TEXT}
+    assert len(told) > 10
+    assert 0.9 * len(coded.data) < sum(told) <= len(coded.data)
+
+
 def test_odd_blocks(coder, short_segments):
     together = mixed_round_trip(coder, ODD)
     assert sum(payload is not None for payload in together) >= len(ODD) // 2
-    assert [mixing_of(coder).encode([block])[0] for block in ODD] == together
+    assert [data_of(mixing_of(coder), [block])[0] for block in ODD] == together
     payloads = coder.encode([*ODD, b""])
     for block, payload in zip([*ODD, b""], payloads, strict=True):
         assert coder.decode_block(payload.kind, payload.data, len(block)) == block
@@ -144,7 +161,7 @@ def test_kinds(lossless):
     alone = SolidCoder()
     payload = alone.encode_block(TEXT)
     assert payload.kind == BYTES
-    assert alone.decode_block(*payload, len(TEXT)) == TEXT
+    assert alone.decode_block(payload.kind, payload.data, len(TEXT)) == TEXT
 
 
 def test_the_smaller_payload_is_kept(lossless, monkeypatch):
@@ -165,7 +182,7 @@ def test_a_sample_is_whole_characters():
 
 
 def test_what_decoding_refuses(lossless):
-    (payload,) = mixing_of(lossless).encode([TEXT])
+    (payload,) = data_of(mixing_of(lossless), [TEXT])
     with pytest.raises(MismatchError, match="pack"):
         SolidCoder().decode_block(MIXED, payload, len(TEXT))
     with pytest.raises(FormatError, match="kinds"):
@@ -182,7 +199,7 @@ def test_what_decoding_refuses(lossless):
 
 def test_a_failure_ends_all(lossless):
     """One damaged block among good ones is an error, not a wait."""
-    (payload,) = mixing_of(lossless).encode([TEXT[:500]])
+    (payload,) = data_of(mixing_of(lossless), [TEXT[:500]])
     blocks = dict.fromkeys(range(12), (payload, 500)) | {5: (payload[:20], 500)}
     with pytest.raises(FormatError, match="block 5"):
         dict(mixed_decoder.decode(mixing_of(lossless), blocks))
@@ -209,7 +226,7 @@ def _mutations(payload: bytes, count: int) -> Iterator[bytes]:
 def _survives(coder: SolidCoder, count: int) -> None:
     """Damaged payloads are errors of this package, or as many bytes as asked for, never anything else."""
     block = TEXT[:150].replace(b" ", b"\r\n", 3) + b"\xff\xc3" + TEXT[150:300]
-    (payload,) = mixing_of(coder).encode([block])
+    (payload,) = data_of(mixing_of(coder), [block])
     assert payload is not None
     wrong = 0
     for data in _mutations(payload, count):
