@@ -1,8 +1,8 @@
 """The challenge's published shards and tokenizer, from its data set on the hub.
 
 The data set's `datasets/manifest.json` names the shards and the tokenizer of each variant. The downloaded files have
-the layout of a prepared folder (`trainer.data.prepare`). The hub library retries, continues interrupted downloads, and
-reads `HF_ENDPOINT` and `HF_TOKEN`.
+the layout of a prepared folder (`trainer.data.prepare`). The hub library continues interrupted downloads, and reads
+`HF_ENDPOINT` and `HF_TOKEN`.
 """
 
 import json
@@ -22,6 +22,9 @@ REPO = "willdepueoai/parameter-golf"
 ROOT = "datasets"
 PARTIAL = ".partial"
 """Folder of unchecked downloads, removed at the end."""
+
+TRIES = 2
+"""Tries of a download: up to 1.4 the hub library gives up a download that breaks off in the middle of an answer."""
 
 
 class FetchError(CodecError):
@@ -111,14 +114,18 @@ def _download(repo: str, name: str, folder: Path) -> Path:
 
     if not notes.is_terminal:
         disable_progress_bars()
-    try:
-        return Path(hf_hub_download(repo, name, repo_type="dataset", local_dir=folder / PARTIAL))
-    except Exception as error:  # the library's errors have no common class, and all mean that the file is not there
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FetchError(
-            f"{name} of data set {repo} did not arrive ({reason}); check the name, the connection and HF_ENDPOINT, "
-            "then run the same command again to continue"
-        ) from error
+    for attempt in range(TRIES):
+        try:
+            return Path(hf_hub_download(repo, name, repo_type="dataset", local_dir=folder / PARTIAL))
+        except Exception as error:  # the library's errors have no common class, and all mean that the file is not there
+            if attempt < TRIES - 1 and getattr(error, "response", None) is None:  # no answer, or a part of one
+                continue
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FetchError(
+                f"{name} of data set {repo} did not arrive ({reason}); check the name, the connection and HF_ENDPOINT, "
+                "then run the same command again to continue"
+            ) from error
+    raise AssertionError("the last try returns or raises")
 
 
 def _variant(manifest: Path, variant: str, where: str) -> Variant:
