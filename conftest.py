@@ -1,10 +1,15 @@
-"""Settings of every test and docstring example: hypothesis without deadlines, and what needs Triton left out."""
+"""Settings of every test and docstring example: hypothesis without deadlines, notes that are shown, and what needs
+Triton left out.
+"""
 
 import os
 from importlib.util import find_spec
 
+import pytest
 import torch
 from hypothesis import settings
+
+from codec.console import notes
 
 settings.register_profile("underpar", deadline=None, derandomize=True)  # a first call may compile
 settings.load_profile("underpar")
@@ -21,3 +26,10 @@ _OF_TRITON = [
     "tests/benchmarks/test_gpu_speed.py",
 ]
 collect_ignore = [] if find_spec("triton") else _OF_TRITON  # there is none for this system
+
+
+@pytest.fixture(autouse=True)
+def _notes_are_shown():
+    """Undo what a command with `--quiet` leaves in this process."""
+    yield
+    notes.quiet = False
