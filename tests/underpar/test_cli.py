@@ -161,6 +161,7 @@ def test_an_interrupted_process_waits_for_no_thread(number):
     script = f"""
 import signal, threading
 from underpar import cli
+signal.signal({number.value}, signal.SIG_DFL)  # a script in the background ignores SIGINT
 def command():
     threading.Thread(target=threading.Event().wait).start()
     signal.raise_signal({number.value})

@@ -310,7 +310,14 @@ class Busy:
         return b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def number(request):
+    """A signal that is not ignored, as SIGINT is in what a script starts in the background."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_an_interrupt_does_not_wait_for_a_block(call, folder, monkeypatch, number):
     (folder / "page").write_bytes((ROOT / "README.md").read_bytes()[:5000])
     monkeypatch.chdir(folder)
