@@ -31,7 +31,7 @@ LIMIT = 16_000_000
 """The challenge's cap, in bytes."""
 
 UNCHECKED = "the stated score was not checked, `python evaluate.py` in the folder checks it"
-"""What decoding the text alone leaves open."""
+"""Words on what decoding the text alone leaves open."""
 
 Role = Literal["code", "model", "tokenizer", "unknown", "text", "document", "unneeded", "training"]
 """Kinds of files, by name; `unneeded` is a document that the evaluation ran without."""

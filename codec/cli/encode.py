@@ -41,7 +41,7 @@ NAMES = {
     "model_bytes": "text_bytes with the model",
     "tokens": "tokens with the model",
 }
-"""What people are told in place of an entry's name."""
+"""Words for people in place of the names of entries."""
 
 
 def encode(

@@ -219,7 +219,7 @@ _KINDS = {
     "mixed": "mixed (by the model and context mixing)",
     "bytes": "bytes (by context mixing alone)",
 }
-"""What people are told of the tags of an archive's records, which are counted."""
+"""Words for people by the tags of an archive's records, which are counted."""
 
 
 def _told(about: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_golden_records_uncompiled():
 
 @pytest.mark.long
 def test_the_coder_of_edits_is_compiled_once(tmp_path):
-    """What it calls in its loop has one version each: a counter that begins as a literal would make a second one."""
+    """Functions of its loop have one version each; a counter that begins as a literal would make a second version."""
     code = "from codec.text import golden; golden.check(); from codec.edits import coder, contexts; "
     code += "print(len(coder._decide_entry.overloads), len(contexts.look.overloads), len(coder._room.overloads))"
     done = run(ROOT, code, UNDERPAR_CACHE=str(tmp_path))

@@ -204,7 +204,7 @@ def test_the_folder_passes_sha256sum(submission):
 
 
 def imported_to_decode(folder):
-    """What a real decode of a folder's text imports from our rooms."""
+    """Return the modules of our rooms that a real decode of a folder's text imports."""
     code = f"""
 import sys, codec
 codec.decode(codec.open(open({str(folder / PACK)!r}, "rb").read()), open({str(folder / TEXT)!r}, "rb").read())
@@ -227,7 +227,7 @@ def test_an_imported_model_is_submitted_with_the_source_that_decodes_it(tmp_path
 
 
 def test_the_source_holds_every_module_that_a_decoder_imports(submission):
-    """What a real decode imports is in the folder, and a pack's ledger counts the decoder's part."""
+    """Look for what a real decode imports in the folder; a pack's ledger counts the decoder's part."""
     assert imported_to_decode(submission) <= set(minify.modules())
     source = sum(path.stat().st_size for path in minify.modules().values())
     minified = sum(map(len, minify.sources().values()))
