@@ -9,7 +9,7 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from functools import lru_cache, wraps
 from io import BytesIO
-from math import isqrt
+from math import isqrt, ldexp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,17 @@ TURN_ROWS, TURN_DIGITS, TURN_LEVELS = 1024, 256, 3
 
 YARN_TURNS = (1, 32)
 """Turns within the training window between which rotations are slowed in part: the choice of the YaRN paper."""
+
+_SERIES = (
+    741455.2001830874,
+    -125.47304262755253,
+    0.01061661176115836,
+    -5.988668128306259e-07,
+    2.5336045788301778e-11,
+    -8.573067293529759e-16,
+    2.4198127698901236e-20,
+    -6.291355295325207e-25,
+)
 
 _ONE = 1 << 160
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
@@ -97,23 +108,15 @@ def exp2_table(bits: int) -> NDArray[np.int64]:
     return table
 
 
-@lru_cache
 def exp2_series(bits: int) -> tuple[float, ...]:
     """Return the coefficients of a polynomial that reproduces `exp2_table(bits)`, for up to 20 bits.
 
     The polynomial at x = i % LEVELS_PER_BIT - LEVELS_PER_BIT / 2 is 2^(bits - (i % LEVELS_PER_BIT) / LEVELS_PER_BIT).
-    That value over 2^(i // LEVELS_PER_BIT) rounds to entry i. The series is that of 2^-x with ten terms, times 1 +
-    2^-36: the table's only tie, 1/2 at 21 octaves, then rounds to 1 as in the table. With 20 bits, all values are
-    farther from half integers than 2^-38 of themselves (tests/codec/numerics/test_tables.py), so float64 finds the same
-    integers however it rounds.
+    That value over 2^(i // LEVELS_PER_BIT) rounds to entry i: `_SERIES` keeps all values as far from half integers as
+    eight terms can (linear programming over all entries of 20 bits), so float64 finds the same integers however it
+    rounds. No seven terms find them all; of a Taylor series it took ten.
     """
-    unit = _DECIMAL.divide(_DECIMAL.ln(Decimal(2)), Decimal(-LEVELS_PER_BIT))
-    term = _DECIMAL.multiply(_DECIMAL.power(Decimal(2), Decimal(bits) - Decimal("0.5")), 1 + Decimal(2) ** -36)
-    series = []
-    for k in range(10):
-        series.append(float(term))
-        term = _DECIMAL.divide(_DECIMAL.multiply(term, unit), Decimal(k + 1))
-    return tuple(series)
+    return tuple(ldexp(term, bits - 20) for term in _SERIES)
 
 
 @_kept

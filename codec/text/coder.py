@@ -24,7 +24,7 @@ from codec.backends.select import make_backend
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.exact.backend import Backend
-from codec.exact.chunks import Chunk, prefill_chunks
+from codec.exact.chunks import CHUNK_UNIT, Chunk, prefill_chunks
 from codec.exact.families.weights import AnyWeights
 from codec.exact.recall import Recall
 from codec.model.byte_pairs import AnyTokenizer
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
+_AHEAD = {"cpu": 1, "cuda": 4}  # parts prepared before they run; those of long documents keep a GPU busier than threads
 _RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
@@ -158,18 +159,21 @@ class Coder:
                     yield begun.popleft().result()
 
     def _prepare_ahead(self, ahead: GroupReader, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
-        """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next one."""
-        before = None
+        """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next ones."""
+        waiting: deque[_Part] = deque()
+        begun = False
         while documents := ahead.take():
             group = _Group(documents)
-            for numbers in self._parts(documents, first=before is None, last=ahead.ended):
+            for numbers in self._parts(documents, first=not begun, last=ahead.ended):
                 futures = [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in numbers]
-                if before:
-                    yield before
-                before = _Part(group, numbers, futures)
+                waiting.append(_Part(group, numbers, futures))
+                if len(waiting) > _AHEAD[self.device]:
+                    yield waiting.popleft()
                 ahead.read(sum(len(documents[n]) for n in numbers))
-        if before:
-            yield replace(before, last=True)
+            begun = True
+        while waiting:
+            part = waiting.popleft()
+            yield part if waiting else replace(part, last=True)
         if ahead.failure:
             raise ahead.failure
 
@@ -221,16 +225,33 @@ class Coder:
             yield self._launch_batch(batch, memory, past, prepared, intervals, advance)
 
     def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[int]]:
-        """Yield batches of documents whose chunks run side by side, the longest first.
+        """Yield batches of documents that run together, the longest first: at most _BATCH_TOKENS tokens in a step."""
+        lengths = {n: len(p.stream) - 1 for n, p in enumerate(prepared) if not p.hopeless}
+        numbers = sorted(lengths, key=lambda n: -lengths[n])
+        longer = sum(not self.backend.packs or lengths[n] > self.window for n in numbers)
+        yield from self._side_by_side(numbers[:longer], lengths)
+        members: list[int] = []
+        rows = 0
+        for n in numbers[longer:]:  # one behind another
+            own = -(-lengths[n] // CHUNK_UNIT) * CHUNK_UNIT
+            if members and rows + own > _BATCH_TOKENS[self.device]:
+                yield members
+                members, rows = [], 0
+            members.append(n)
+            rows += own
+        if members:
+            yield members
 
-        A batch has at most _BATCH_TOKENS tokens in a step, or a single document. On a processor, whose threads take a
-        document each, more documents join until all threads have equally many, if their caches fit.
+    def _side_by_side(self, numbers: Sequence[int], lengths: Mapping[int, int]) -> Iterator[list[int]]:
+        """Yield batches of documents, the longest first, whose chunks run side by side, or of a single document.
+
+        On a processor, whose threads take a document each, more documents join until all threads have equally many, if
+        their caches fit.
         """
-        lengths = {n: len(p.stream) for n, p in enumerate(prepared) if not p.hopeless}
         limit, together = _BATCH_TOKENS[self.device], self.threads if self.device == "cpu" else 1
         members: list[int] = []
-        for n in sorted(lengths, key=lambda n: -lengths[n]):
-            count, tokens = len(members), min(lengths[members[0]], self.window) if members else 0
+        for n in numbers:
+            count, tokens = len(members), min(lengths[members[0]] + 1, self.window) if members else 0
             fits = (count + 1) * self.backend.slot_bytes(tokens) <= _CACHE_BYTES
             if (count + 1) * tokens > limit and not (count % together and fits):
                 yield members

@@ -31,20 +31,16 @@ _PPMD_RATIO = 18  # binary logarithm of what a byte may stand for at most: a sym
 _DICTIONARY = (12, 26)  # the same of LZMA2's dictionary: what it needs at least, and the bytes of a part of an archive
 
 
-def store(data: bytes, zstd: bytes | None = None) -> bytes:
-    """Compress bytes with the method that makes fewest of them.
-
-    Args:
-        data: any bytes.
-        zstd: `data` under zstandard's level 19, where the caller has that already.
+def store(data: bytes) -> bytes:
+    """Compress any bytes with the method that makes fewest of them.
 
     >>> store(b"ab")
     b'\\x00ab'
     """
     if not data:
         return b""
-    zstd = zstandard.ZstdCompressor(level=19).compress(data) if zstd is None else zstd
-    found = [bytes([Method.RAW]) + data, bytes([Method.ZSTD]) + zstd]
+    zstd = bytes([Method.ZSTD]) + zstandard.ZstdCompressor(level=19).compress(data)
+    found = [bytes([Method.RAW]) + data, zstd]
     if len(data) > 32:  # what the others begin with is not worth it
         found.append(
             bytes([Method.XZ]) + varint(len(data)) + lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(len(data)))

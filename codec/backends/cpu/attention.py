@@ -60,7 +60,7 @@ def softmax(scores, scale, limit, low, high):
         low: int16 [n], filled in.
         high: int16 [n], filled in.
     """
-    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 = _SERIES
+    a0, a1, a2, a3, a4, a5, a6, a7 = _SERIES
     least, most = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
     for s in range(len(scores)):
         least = scores[s] if scores[s] < least else least
@@ -70,7 +70,7 @@ def softmax(scores, scale, limit, low, high):
         below = top - min(max(np.rint(np.float64(scores[s]) * scale), -limit), limit)
         index = np.int32(below if below < _LAST else _LAST)
         x = np.float64(index & (LEVELS_PER_BIT - 1)) - LEVELS_PER_BIT / 2
-        power = ((((((((a9 * x + a8) * x + a7) * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
+        power = ((((((a7 * x + a6) * x + a5) * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
         shifted = np.int32(power) >> (_SHIFT + (index >> _OCTAVE))
         weight = (shifted + 1) >> 1  # rounded
         digit = (weight + 1024) >> 11

@@ -139,19 +139,24 @@ class Chunks:
 
 
 class Sequences:
-    """A `Context` of whole sequences, a multiple of POSITIONS long."""
+    """A `Context` of whole sequences one behind another, each from a multiple of POSITIONS on.
+
+    Args:
+        heads: of the model.
+        begins: int64 [N / POSITIONS], for each block of POSITIONS rows the first row of its sequence.
+    """
 
     run = VALUE_PLACES
 
-    def __init__(self, heads: Heads, batch: int, length: int):
-        device = heads.device
-        self._heads, self._shape = heads, (batch, length)
-        self.rows = torch.arange(batch * length, device=device)
-        self.positions = self.local = self.places = self.rows % length
-        self.slots = torch.div(self.rows, length, rounding_mode="floor")
-        shape = (2, batch, heads.config.num_kv_heads)
-        self._keys = torch.empty(*shape, length, heads.padded, dtype=torch.int8, device=device)
-        self._values = torch.empty(*shape, *value_blocks(length, heads.padded), dtype=torch.int8, device=device)
+    def __init__(self, heads: Heads, begins: Tensor):
+        device, count = heads.device, len(begins) * POSITIONS
+        self._heads, self._begins = heads, begins
+        self.rows = self.places = torch.arange(count, device=device)
+        self.positions = self.local = (self.rows.view(-1, POSITIONS) - begins[:, None]).flatten()
+        self.slots = torch.zeros_like(self.rows)
+        shape = (2, 1, heads.config.num_kv_heads)
+        self._keys = torch.empty(*shape, count, heads.padded, dtype=torch.int8, device=device)
+        self._values = torch.empty(*shape, *value_blocks(count, heads.padded), dtype=torch.int8, device=device)
 
     def store(self, execution: int) -> tuple[Tensor, Tensor]:
         """See `Context`."""
@@ -159,10 +164,10 @@ class Sequences:
 
     def attend(self, execution: int, queries: Tensor, scales: Tensor) -> Tensor:
         """See `Context`."""
-        batch, length = self._shape
-        queries = queries.view(2, batch, length, *queries.shape[2:])
-        h = self._heads
-        return attend_rows(queries, self._keys, self._values, 0, length, scales, h.config.head_dim)
+        h, count = self._heads, len(self.rows)
+        return attend_rows(
+            queries[:, None], self._keys, self._values, 0, count, scales, h.config.head_dim, self._begins
+        )
 
 
 class Steps:

@@ -219,11 +219,12 @@ class CudaNetwork:
         """Store queries or keys in `out`, int8 [2, slots, heads, D] or [2, slots, heads, places, D]."""
         c, products = self._model.config, multiply(rows.operands[at], matrix)
         heads, (slot, head, place) = out.shape[2], strides(out)
+        block = triton.next_power_of_2(heads)
         launch(
             rotate_kernel, (len(slots),), products, matrix.rows, rows.steps[at], products.shape[1], places, slots,
             *turn, self._head_norm, out, out.stride(0), slot, head, place, HEADS=heads,
             HEAD_DIM=c.head_dim, HALF=c.rotary_dims // 2, FRACTION=math.ldexp(1.0, self._model.query_fraction),
-            HEAD_BLOCK=triton.next_power_of_2(heads), BLOCK=self.heads.padded, num_warps=4,
+            HEAD_BLOCK=block, BLOCK=self.heads.padded, num_warps=max(1, block // 4),
         )  # fmt: skip
 
     def _mixed(self, layer: CudaLayer, rows: _Rows, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +252,7 @@ class CudaNetwork:
             activate_kernel, (rows,), products, layer.up.rows, up_steps, products.shape[1],
             products if matrix.columns is None else matrix.columns, operand, steps, count, hidden, matrix.inputs,
             LEAKY=c.activation == "leaky_relu2", COLUMNS=matrix.columns is not None,
-            BLOCK=triton.next_power_of_2(hidden), num_warps=4,
+            BLOCK=triton.next_power_of_2(hidden), num_warps=8,
         )  # fmt: skip
         return operand, steps
 
@@ -260,21 +261,23 @@ class CudaNetwork:
         return multiply(operand, self.head_matrix)
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, past: ChunkCache | None = None) -> tuple[Tensor, Tensor]:
-        """Run whole sequences from position 0, or the next chunks of documents; see `run`.
+    def run_sequences(self, tokens: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """Run whole sequences, int64 [N], laid out as `codec.backends.cuda.sequences.Layout`; see `run`."""
+        context = Sequences(self.heads, begins)
+        return self.run(self.start(tokens[None], None, context.positions[None]), context)
+
+    @torch.inference_mode()
+    def run_chunks(self, tokens: Tensor, past: ChunkCache) -> tuple[Tensor, Tensor]:
+        """Run the next chunks of documents; see `run`.
 
         Args:
             tokens: int64 [B, T], T a multiple of POSITIONS.
-            past: the KV cache of the chunks before, or None for whole sequences. The first B documents are those of the
-                tokens; their chunks are added.
+            past: the KV cache of the chunks before. The first B documents are those of the tokens; their chunks are
+                added.
         """
-        (batch, length), previous = tokens.shape, None
-        context: Context
-        if past:
-            context, previous = Chunks(self.heads, batch, length, past), past.last[:batch] if past.length else None
-            past.last, past.length = tokens[:, -1:], past.length + length
-        else:
-            context = Sequences(self.heads, batch, length)
+        batch, length = tokens.shape
+        context, previous = Chunks(self.heads, batch, length, past), past.last[:batch] if past.length else None
+        past.last, past.length = tokens[:, -1:], past.length + length
         return self.run(self.start(tokens, previous, context.positions.view(batch, length)), context)
 
     def new_memory(self, slots: int, fresh: int, rows: int, tokens: int = 1 << 62) -> Memory | None:

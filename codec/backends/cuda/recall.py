@@ -64,21 +64,21 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(
-        cls, inputs: Sequence[Integers], targets: Sequence[Integers], length: int, begin: int, device: torch.device
+        cls, inputs: Sequence[Integers], targets: Sequence[Integers], starts: Integers, begin: int, device: torch.device
     ) -> "Batch":
         """List the scored tokens of inputs, one input a document.
 
         Args:
             inputs: int64 [T] each.
             targets: int64 [t] each: the last t tokens of each input are scored.
-            length: the length to which inputs are padded.
+            starts: int64 [inputs], the row of each input's first token.
             begin: the position of each input's first token.
             device: the GPU.
         """
         runs = np.arange(len(inputs))
         counts = np.array([len(after) for after in targets])
         firsts = np.array([len(window) for window in inputs]) - counts
-        columns = (runs, begin + firsts, counts, runs * length + firsts, np.cumsum(counts) - counts)
+        columns = (runs, begin + firsts, counts, starts + firsts, np.cumsum(counts) - counts)
         return cls(*send(np.stack(columns), device))
 
 

@@ -119,13 +119,14 @@ def test_payloads_do_not_depend_on_company(coder, monkeypatch):
     assert [record.payload for record in coder.encode(documents, model_only=True)] == together
 
 
-@pytest.mark.parametrize("size", [1, 100, 400])
-def test_records_do_not_depend_on_parts(coder, monkeypatch, size):
+@pytest.mark.parametrize("size, ahead", [(1, 1), (100, 4), (400, 2)])
+def test_records_do_not_depend_on_parts(coder, monkeypatch, size, ahead):
     """Some documents are hopeless, so that there are parts of nothing else."""
     documents = [b"a" * 900, *(d[:n] for d, n in zip(val_documents(), (5, 300, 0, 140), strict=False)), b"\xff" * 99]
     one_part, told = coder.encode(documents), []
     monkeypatch.setattr(module, "_PART_BYTES", {"cpu": size})
     monkeypatch.setattr(module, "_LEAST_BYTES", {"cpu": size // 4})
+    monkeypatch.setattr(module, "_AHEAD", {"cpu": ahead})
     assert coder.encode(documents, advance=told.append) == one_part
     assert sum(told) == pytest.approx(sum(map(len, documents)))
     assert coder.encode([]) == []
@@ -140,6 +141,15 @@ def test_all_threads_have_equally_many_documents(coder, monkeypatch):
     assert list(map(len, replace(coder, threads=3)._batches(prepared))) == [2, 2, 2, 1]
     monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 1000})
     assert list(map(len, replace(coder, threads=3)._batches(prepared))) == [7]
+
+
+def test_documents_behind_each_other_fill_batches(coder, monkeypatch):
+    """Documents within a window take blocks of 64 tokens each; a longer one runs alone or beside others."""
+    prepared = [SimpleNamespace(stream=np.zeros(n + 1), hopeless=False) for n in (300, 100, 60, 200, 70)]
+    monkeypatch.setattr(module, "_BATCH_TOKENS", {"cpu": 320})
+    packing = replace(coder, threads=1, window=256)
+    monkeypatch.setattr(packing.backend, "packs", True, raising=False)
+    assert list(packing._batches(prepared)) == [[0], [3], [1, 4, 2]]
 
 
 def test_a_batch_is_given_before_the_one_before_is_waited_for(coder, monkeypatch):

@@ -127,18 +127,23 @@ def _part(part: tl.constexpr, first, full, partial, end):
 def _rows_kernel(
     q, k, v, scales, out, length, begin, since, window, places, q_limb, kv_limb,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr, PER_ROW: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr, PER_ROW: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Compute attention for a tile of queries: GROUP heads (padded to GROUPS) of QUERIES positions.
 
     The sequences begin at position `begin`. A query sees the last `window` positions, but none before `since`, a
-    multiple of KEYS, so a sum has at most `window` terms. Keys and values are rings: position p is at index p % places.
-    In both passes, tiles of keys that all queries see need no mask.
+    multiple of KEYS, so a sum has at most `window` terms. PACKED: `since` are numbers int64 [length / KEYS], for each
+    KEYS queries their own. Keys and values are rings: position p is at index p % places. In both passes, tiles of keys
+    that all queries see need no mask.
 
     q: int8 [2, B, length, heads, D]. k: int8 [2, B, kv_heads, places, D]. v: int8 [2, B, kv_heads, places / TOGETHER,
     D, TOGETHER]. out: float64 [B, length, heads, HEAD_DIM].
     """
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the tile with the most keys first
+    tile = tl.program_id(0)
+    if PACKED:
+        since = tl.load(since + tile * QUERIES // KEYS).to(tl.int32)
+    else:
+        tile = tl.num_programs(0) - 1 - tile  # the tile with the most keys first
     pair = tl.program_id(1).to(tl.int64)  # sequence and kv head
     row = tl.arange(0, GROUPS * QUERIES)
     group, own = row // QUERIES, tile * QUERIES + row % QUERIES
@@ -268,7 +273,7 @@ def _step_kernel(
 
 
 def attend_rows(
-    q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, head_dim: int, since: int = 0
+    q: Tensor, k: Tensor, v: Tensor, begin: int, window: int, scales: Tensor, head_dim: int, since: int | Tensor = 0
 ) -> Tensor:
     """Compute attention of whole sequences or of chunks.
 
@@ -281,7 +286,7 @@ def attend_rows(
         window: positions that a query sees, its own included.
         scales: float64 [heads], from integer scores to levels, or [B * T, heads].
         head_dim: the width of a head without padding.
-        since: a multiple of 64; no query sees an earlier position.
+        since: a multiple of 64; no query sees an earlier position. Or a number for each 64 queries, int64 [T / 64].
 
     Returns:
         float64 [B * T, heads * head_dim].
@@ -291,12 +296,15 @@ def attend_rows(
     group = heads // kv_heads
     groups = triton.next_power_of_2(group)
     queries = max(16, 128 // groups) if length % 128 == 0 else max(16, 64 // groups)
+    packed = isinstance(since, Tensor)
+    if packed:
+        queries = min(queries, POSITIONS)
     out = torch.empty(batch * length, heads * head_dim, dtype=torch.float64, device=q.device)
     launch(
         _rows_kernel, (length // queries, batch * kv_heads), q, k, v, scales, out, length, begin, since, window,
         k.shape[3], q[0].numel(), k.stride(0), KV_HEADS=kv_heads, GROUP=group, GROUPS=groups, HEAD_DIM=head_dim,
         D=dim, QUERIES=queries, KEYS=POSITIONS, TOGETHER=VALUE_PLACES, PER_ROW=scales.dim() > 1,
-        num_warps=8, num_stages=2,
+        PACKED=packed, num_warps=8, num_stages=3,
     )  # fmt: skip
     return out
 

@@ -129,6 +129,22 @@ def test_products_of_every_number_of_limbs():
         assert torch.equal(found, x @ weights.T)
 
 
+@pytest.mark.parametrize("inputs, counts", [(200, [2, 0, 2]), (300, [2, 0, 4])])  # in blocks of 128 and of 64
+def test_few_second_limbs(inputs, counts):
+    """Second limbs in some blocks of a tile of outputs, in none of the next, in all of the last or most."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randint(-127, 128, (384, inputs), generator=generator)
+    for row, column, value in ((3, 190, 32_639), (127, 70, -20_000), (256, 0, 128), (300, 64, -129), (383, 130, 1000)):
+        weights[row, column] = value
+    weights[260, 199] = 300
+    matrix = limbs(linear(weights))
+    assert matrix.counts.tolist() == counts
+    x = torch.randint(-(1 << 14), (1 << 14) + 1, (128, inputs), generator=generator)
+    operand = torch.zeros(2, 128, matrix.inputs, dtype=torch.int8)
+    operand[:, :, :inputs] = torch.stack(split(x)).to(torch.int8)
+    assert torch.equal(multiply(operand.to(DEVICE), matrix).cpu()[:, :384].long(), x @ weights.T)
+
+
 def linear(weights: torch.Tensor) -> ExactLinear:
     """Of integers [R, C], without column steps."""
     rows = np.ones(len(weights), np.float32)
@@ -258,6 +274,32 @@ def test_attention_of_chunks(window, begin, length, group):
     last = torch.arange(begin, end, device=DEVICE).expand(2, length)
     expected = attend(q.view(2, 2, group, length, 64), k, v, last - window + 1, last, scale.view(2, group, 1, 1), exp2)
     assert torch.equal(found, expected.flatten(1, 2).transpose(1, 2).reshape(2 * length, -1))
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_attention_of_sequences_behind_each_other(group):
+    """Against the reference: each block of 64 rows sees its own sequence alone."""
+    generator, sizes = torch.Generator(DEVICE).manual_seed(0), (128, 64, 192)
+    length = sum(sizes)
+    begins = torch.tensor([0, 0, 128, 192, 192, 192], device=DEVICE)
+
+    def draw(bits: int, heads: int) -> torch.Tensor:
+        bound = 1 << bits
+        return torch.randint(-bound, bound + 1, (1, heads, length, 64), generator=generator, device=DEVICE).double()
+
+    q, k, v = draw(12, 2 * group), draw(11, 2), draw(14, 2)
+    scale = torch.linspace(-(2.0**-7), 2.0**-9, 2 * group, dtype=torch.float64, device=DEVICE)
+    exp2 = torch.tensor(tables.exp2_table(20), dtype=torch.float64, device=DEVICE)
+    parts = (x.contiguous().long() for x in (q.transpose(1, 2), k, in_blocks(v)))
+    found = attend_rows(*(torch.stack(split(x)).to(torch.int8) for x in parts), 0, length, scale, 64, begins)
+    at = 0
+    for size in sizes:
+        own = [x[:, :, at : at + size] for x in (q, k, v)]
+        last = torch.arange(size, device=DEVICE)[None]
+        queries = own[0].view(1, 2, group, size, 64)
+        expected = attend(queries, *own[1:], last * 0, last, scale.view(2, group, 1, 1), exp2)
+        assert torch.equal(found[at : at + size], expected.flatten(1, 2).transpose(1, 2).reshape(size, -1))
+        at += size
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 8])
