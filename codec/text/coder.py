@@ -211,7 +211,7 @@ class Coder:
         intervals: list[NDArray[np.float64]],
         advance: Advance,
     ) -> Iterator[Callable[[], None]]:
-        """Score a batch of documents that run side by side: those numbered `members`, the longest first.
+        """Score a batch of documents that run together: those numbered `members`, the longest first.
 
         Yields:
             for each launched batch of chunks, a function that waits for the scores and fills in `intervals`.

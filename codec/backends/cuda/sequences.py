@@ -1,7 +1,7 @@
 """Score whole sequences on a GPU: one behind another in one row of tokens, so that none is padded to the longest.
 
-A large batch runs as one CUDA graph. Launching its some hundred kernels one by one would take the host as long as they
-run, while threads that prepare the next texts want the same interpreter.
+A large batch runs as one CUDA graph. Its hundreds of kernels, launched one by one, would keep the interpreter from the
+threads that prepare the next texts.
 """
 
 from collections.abc import Callable, Sequence
