@@ -56,10 +56,11 @@ def test_documents():
     coder.start()
     encode(coder, some)
     for count in threads:
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), time.process_time()
         records = encode(replace(coder, threads=count), documents)
         taken, tokens = time.perf_counter() - begin, sum(record.tokens for record in records)
         print(f"\n{tokens:,} tokens by {count} threads in {taken:.2f} s, {tokens / taken:,.0f} a second")
+        print(f"    {time.process_time() - processor:.1f} s of processors")
     payloads = {n: record.payload for n, record in enumerate(records) if record.tokens}
     dict(islice(coder.decode(dict(islice(payloads.items(), 2000))), 1))
     begin = time.perf_counter()
