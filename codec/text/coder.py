@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
-_AHEAD = {"cpu": 1, "cuda": 4}  # parts prepared before they run; those of long documents keep a GPU busier than threads
 _RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
@@ -159,21 +158,18 @@ class Coder:
                     yield begun.popleft().result()
 
     def _prepare_ahead(self, ahead: GroupReader, pool: ThreadPoolExecutor, model_only: bool) -> Iterator[_Part]:
-        """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next ones."""
-        waiting: deque[_Part] = deque()
-        begun = False
+        """Yield the parts of all groups in turn; when a part is yielded, threads already prepare the next one."""
+        before = None
         while documents := ahead.take():
             group = _Group(documents)
-            for numbers in self._parts(documents, first=not begun, last=ahead.ended):
+            for numbers in self._parts(documents, first=before is None, last=ahead.ended):
                 futures = [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in numbers]
-                waiting.append(_Part(group, numbers, futures))
-                if len(waiting) > _AHEAD[self.device]:
-                    yield waiting.popleft()
+                if before:
+                    yield before
+                before = _Part(group, numbers, futures)
                 ahead.read(sum(len(documents[n]) for n in numbers))
-            begun = True
-        while waiting:
-            part = waiting.popleft()
-            yield part if waiting else replace(part, last=True)
+        if before:
+            yield replace(before, last=True)
         if ahead.failure:
             raise ahead.failure
 

@@ -119,14 +119,13 @@ def test_payloads_do_not_depend_on_company(coder, monkeypatch):
     assert [record.payload for record in coder.encode(documents, model_only=True)] == together
 
 
-@pytest.mark.parametrize("size, ahead", [(1, 1), (100, 4), (400, 2)])
-def test_records_do_not_depend_on_parts(coder, monkeypatch, size, ahead):
+@pytest.mark.parametrize("size", [1, 100, 400])
+def test_records_do_not_depend_on_parts(coder, monkeypatch, size):
     """Some documents are hopeless, so that there are parts of nothing else."""
     documents = [b"a" * 900, *(d[:n] for d, n in zip(val_documents(), (5, 300, 0, 140), strict=False)), b"\xff" * 99]
     one_part, told = coder.encode(documents), []
     monkeypatch.setattr(module, "_PART_BYTES", {"cpu": size})
     monkeypatch.setattr(module, "_LEAST_BYTES", {"cpu": size // 4})
-    monkeypatch.setattr(module, "_AHEAD", {"cpu": ahead})
     assert coder.encode(documents, advance=told.append) == one_part
     assert sum(told) == pytest.approx(sum(map(len, documents)))
     assert coder.encode([]) == []
