@@ -87,7 +87,7 @@ class Backend(Protocol):
     """A model with the operations that the coder needs."""
 
     packs: bool = False
-    """Whether inputs of one `score` without `past` cost what each of them costs, not what the longest does."""
+    """Says whether inputs of one `score` without `past` cost what each of them costs, not what the longest does."""
 
     def slot_bytes(self, tokens: int) -> int:
         """Return the bytes that a decoding slot takes while it has a document of `tokens` tokens."""

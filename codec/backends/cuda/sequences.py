@@ -54,7 +54,7 @@ class Layout:
 
 
 class Scorer(Protocol):
-    """What scores rows on a device."""
+    """Score rows of tokens on a device."""
 
     device: torch.device
 
