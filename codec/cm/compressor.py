@@ -12,9 +12,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from codec.cache import kept
-from codec.cm.compiled import compiled
 from codec.cm.predictor import NONE, learn_bit, predict_bit, start_byte
 from codec.cm.state import Stream, copy, new_stream
+from codec.compiled import compiled
 from codec.console import Advance, ignore_progress
 from codec.entropy import range_coder
 from codec.entropy.adaptive_bit import code_bit

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from codec.cm.compiled import compiled
 from codec.cm.slots import mixed
 from codec.cm.state import (
     EXPECTED,
@@ -21,6 +20,7 @@ from codec.cm.state import (
     WORD1,
     WORD2,
 )
+from codec.compiled import compiled
 
 _RUNS = 4
 _SHAPES = np.array(

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from codec.cm.compiled import compiled
 from codec.cm.slots import learn_map, mixed
 from codec.cm.state import BITS, EXPECTED, LAST, LENGTH, MATCH_LENGTHS, MATCH_MAPS, MATCHED, PARTIAL, PLACE, POINTER
 from codec.cm.tables import STRETCH
+from codec.compiled import compiled
 
 LEAST = np.array([6, 14])
 """Bytes that a match begins with: 6 find many matches, 14 seldom err."""

@@ -5,11 +5,11 @@ Logistic mixing (Mattern 2012; Mahoney 2005), and secondary symbol estimation (M
 
 import numpy as np
 
-from codec.cm.compiled import compiled
 from codec.cm.slots import learn_map, mixed
 from codec.cm.state import DECISIONS, EXPECTED, FINAL_ROW, INPUT_COUNT, INPUTS, KNOTS, LAST, REFINED, SELECTORS
 from codec.cm.tables import LIMIT, SQUASH
 from codec.cm.vectors import LANES, dot, move
+from codec.compiled import compiled
 
 _RATE, _FIRST_RATE, _FALL = 28, 10, 800  # of the first layer: from 38 to 28, halfway after 800 decisions
 _FINAL_STEP = 18  # final weights move by sum * error / 2^18, others by input * error * rate / 2^20

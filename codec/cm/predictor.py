@@ -3,7 +3,6 @@
 import numpy as np
 
 from codec.cm import match, mixer
-from codec.cm.compiled import compiled
 from codec.cm.contexts import hash_contexts, take_byte
 from codec.cm.slots import HISTORIES, bucket, find, history_index, learn_map, learned, mixed
 from codec.cm.state import (
@@ -26,6 +25,7 @@ from codec.cm.state import (
 )
 from codec.cm.tables import STRETCH
 from codec.cm.vectors import prefetch
+from codec.compiled import compiled
 
 NONE = 1 << 20
 """The value in place of a language model's odds where there is none."""

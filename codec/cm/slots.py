@@ -7,8 +7,8 @@ leading one (8 bits). Node 0 has seen nothing.
 
 import numpy as np
 
-from codec.cm.compiled import compiled
 from codec.cm.tables import RECIPROCALS
+from codec.compiled import compiled
 
 WIDTH = 16
 """Entries of a bucket."""

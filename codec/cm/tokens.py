@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.cm.compiled import compiled
 from codec.cm.predictor import learn, learn_bit, pass_bit, predict_bit, predict_end, start_byte
 from codec.cm.slots import find, mixed
 from codec.cm.state import DEPTH, LENGTH, PLACE, POINTER, Stream, new_stream
 from codec.cm.tables import STRETCH_FINE
 from codec.cm.vocabulary import Vocabulary
+from codec.compiled import compiled
 from codec.entropy import range_coder
 from codec.entropy.adaptive_bit import code_bit
 

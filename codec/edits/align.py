@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled, compiler
+from codec.compiled import compiled, making
 from codec.edits.book import OTHER, book, named
 from codec.edits.model import PHRASES
 
@@ -35,7 +35,7 @@ def _nearest(canonical, original, i, j):
     return len(canonical) - i, len(original) - j
 
 
-@compiler(nogil=True)
+@making
 def _align(canonical, original, book):
     edits = [(0, 0, 0, 0) for _ in range(0)]
     i, j = 0, 0

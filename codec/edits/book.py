@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled, compiler
+from codec.compiled import compiled
 from codec.edits.model import BREAKS, PHRASES
 
 OTHER = len(PHRASES) + len(BREAKS)
@@ -40,7 +40,7 @@ def book() -> Book:
 
 @compiled
 def begins(text, i, parts, n, size):
-    """Return whether `text` at i begins with the first `size` bytes of parts[n]; slices would be counted in and out."""
+    """Return whether `text` at i begins with the first `size` bytes of parts[n]."""
     if i + size > len(text):
         return False
     for m in range(size):  # noqa: SIM110
@@ -83,7 +83,7 @@ def entry_of(canonical, original, edit, book):
     return OTHER
 
 
-@compiler(nogil=True)
+@compiled
 def chances(canonical, book):
     """Count the places where a phrase could be."""
     count = 0

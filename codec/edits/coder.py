@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled, compiler
+from codec.compiled import compiled, compiler, making
 from codec.edits import model as edit_model
 from codec.edits.align import Edits, align
 from codec.edits.book import OTHER, begins, book, chances, entry_of
 from codec.edits.contexts import look, new_lines, pass_space, words_of
 from codec.edits.model import BREAKS, BYTES, DELETE, INSERT, LENGTH_BITS, PHRASES, EditModel, decide
 from codec.entropy import range_coder
-from codec.entropy.adaptive_bit import code_bit
+from codec.entropy.adaptive_bit import code_adaptive, code_bit
 from codec.entropy.range_coder import State
 from codec.errors import FormatError
 
@@ -50,17 +50,16 @@ def _number(state, stream, model, base, number, decode):
     return value - 1
 
 
-@compiled
+@compiler(inline="always")  # five sixths of all decisions: a call takes longer than the decision
 def _decide_other(state, stream, model, byte, at_end, others, entry, decode):
     """Code whether an edit outside the book is at a byte that is no space, or behind the last byte."""
-    slot = edit_model.other_slot(others, byte, at_end)
-    return OTHER if decide(state, stream, model, slot, entry >= 0, decode) else -1
+    slot, edited = edit_model.other_slot(others, byte, at_end), entry >= 0
+    coded = code_adaptive(state, stream, model.probabilities, model.counts, slot, edited, model.most, decode)
+    return OTHER if coded else -1
 
 
 @compiled
-def _decide_entry(
-    state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode
-):  # many arguments: numba counts the arrays of a tuple in and out at each call
+def _decide_entry(state, stream, model, scratch, canonical, i, words, k, seen, before, others, entry, book, decode):
     """Code which entry of the book is at a byte that may begin an entry; return the entry, -1 for no edit."""
     byte = canonical[i]
     n = book.begins[byte]
@@ -83,7 +82,7 @@ def _decide_entry(
     return OTHER
 
 
-@compiler(nogil=True)
+@making
 def _code(state, stream, model, canonical, original, edits, book, decode, most):
     """Encode the edits into `stream`, or decode the original of at most `most` bytes from `stream`.
 
@@ -149,7 +148,7 @@ def _code(state, stream, model, canonical, original, edits, book, decode, most):
     return out[:length], True
 
 
-@compiled
+@making
 def _room(array, length):
     """Return `array`, or a copy twice as long if `array` is full."""
     if length < array.shape[0]:

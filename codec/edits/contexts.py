@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled
+from codec.compiled import compiled, making
 
 Array = NDArray[np.int64]
 
@@ -90,7 +90,7 @@ def _hash(text, begin, end):
     return np.int64(value ^ (value >> np.uint32(15)))
 
 
-@compiled
+@making
 def words_of(text: NDArray[np.uint8]) -> Words:
     """Return the words of a text: the number of its spaces and one more."""
     words = 1
@@ -127,7 +127,7 @@ def words_of(text: NDArray[np.uint8]) -> Words:
     return Words(begins, ends, first, second, last, kind, closes, hashes, stop)
 
 
-@compiled
+@making
 def new_lines() -> Array:
     """Return the description of lines at a document's beginning: int64 [SEEN]."""
     seen = np.zeros(SEEN, np.int64)

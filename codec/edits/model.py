@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled
+from codec.compiled import compiled, making
 from codec.edits.contexts import FINAL_SETS, SELECTORS, SIZES, Array
 from codec.edits.priors import PRIORS
 from codec.entropy import mixing
@@ -141,7 +141,7 @@ def decide_space(state, stream, model, scratch, bit, decode):
     return bit
 
 
-@compiled
+@making
 def new_scratch():
     """Return arrays for one decision at a space: contexts, sets of weights, inputs and sums."""
     return (

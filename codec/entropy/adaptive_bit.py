@@ -5,8 +5,7 @@ After a bit, the probability moves towards that bit by 2 / (2 n + 3) of the dist
 probability is the frequency of ones with a quarter of a bit of each kind added. All arithmetic is in integers, so that
 every machine has the same probabilities. Probabilities may be int32 or int64, counts int16 or int64.
 
-Coding a bit is compiled into its callers: with calls, packs took 1.9 times as long to decode (2.8 million integers, one
-core of an EPYC), because counting references to the arrays costs more than the bit.
+Coding a bit is compiled into its callers, because a call takes about as long as the bit.
 """
 
 import numpy as np
@@ -51,7 +50,7 @@ def code_bit(state, stream, ones, bit, decode):
     unit = state[1] >> np.uint64(SHARE_BITS)
     zeros = (1 << SHARE_BITS) - ones
     if decode:
-        bit = 1 if range_coder.target(state, unit, 1 << SHARE_BITS) >= zeros else 0
+        bit = 1 if state[0] >= unit * np.uint64(zeros) else 0
     start, size = zeros if bit else 0, ones if bit else zeros
     if decode:
         range_coder.take(state, stream, start, size, unit)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiler
+from codec.compiled import compiled
 from codec.entropy import range_coder
 from codec.errors import FormatError
 
@@ -36,9 +36,6 @@ class Alphabet:
             raise FormatError(f"alphabet {self.low} to {self.high}: expected 1 to {MAX_ALPHABET} symbols of int32")
 
 
-_beside = compiler(nogil=True)  # tables are coded in threads
-
-
 def _new_table(alphabet: Alphabet) -> NDArray[np.int64]:
     """Return a Fenwick tree over 2^k symbols in [0] and their counts in [1]: int64 [2, 2^k + 1]."""
     symbols = alphabet.high - alphabet.low + 1
@@ -48,7 +45,7 @@ def _new_table(alphabet: Alphabet) -> NDArray[np.int64]:
     return table
 
 
-@_beside
+@compiled
 def _rebuild(table: NDArray[np.int64]) -> None:
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -60,7 +57,7 @@ def _rebuild(table: NDArray[np.int64]) -> None:
             tree[parent] += tree[i]
 
 
-@_beside
+@compiled
 def _count(table: NDArray[np.int64], symbol: int) -> None:
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -75,7 +72,7 @@ def _count(table: NDArray[np.int64], symbol: int) -> None:
         _rebuild(table)
 
 
-@_beside
+@compiled
 def _encode(state, out, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1
@@ -91,7 +88,7 @@ def _encode(state, out, table, symbols):
     return bits
 
 
-@_beside
+@compiled
 def _decode(state, data, table, symbols):
     tree, counts = table[0], table[1]
     size = tree.shape[0] - 1

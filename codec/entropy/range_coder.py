@@ -13,7 +13,7 @@ Construction: range coding after G. N. N. Martin (1979), with carry propagation 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled, compiler
+from codec.compiled import compiled
 
 State = NDArray[np.uint64]
 
@@ -141,7 +141,7 @@ def target(state: State, unit: np.uint64, total: int) -> int:
     return min(int(state[0] // unit), total - 1)
 
 
-@compiler(nogil=True)
+@compiled
 def encode_intervals(
     state: State, out: NDArray[np.uint8], starts: NDArray[np.int64], frequencies: NDArray[np.int64], bits: int
 ) -> None:

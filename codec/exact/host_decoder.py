@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiled
+from codec.compiled import compiled, making
 from codec.devices import threaded
 from codec.entropy import range_coder
 from codec.exact.backend import Integers, Slots, States
@@ -82,7 +82,7 @@ class HostDecoder:
         self._next, self._runs = self._next[:, index], self._runs[index]
 
 
-@compiled
+@making
 def _targets(states: States, slots: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Return the cumulative frequency that each slot's stream points at, int64 [n] in [0, 2^bits)."""
     out = np.empty(len(slots), np.int64)

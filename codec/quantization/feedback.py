@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiler
+from codec.compiled import compiler, making
 from codec.errors import FormatError
 from codec.quantization.quantized import OnTrellis
 from codec.quantization.trellis import predecessors, search
@@ -146,7 +146,7 @@ def _columns(
     return state
 
 
-@compiler(nogil=True)
+@making
 def _to_integers(samples, before, on, limit, state):
     """Round samples [N], in units of their steps, to int32 [N]: along the trellis from `state`, or to the nearest.
 

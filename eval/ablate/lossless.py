@@ -25,7 +25,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from codec.compiled import compiled
+from codec.compiled import making
 from codec.errors import CodecError
 
 Bytes2Bytes = Callable[[bytes], bytes]
@@ -149,7 +149,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-@compiled
+@making
 def similar_order(rows: NDArray[np.int8]) -> NDArray[np.int64]:
     """Return an order of rows [R, C], row 0 first, in which each row is followed by the nearest (L1) of the rest."""
     count, width = rows.shape

@@ -145,9 +145,9 @@ def test_a_check_that_passed_is_not_repeated(tmp_path, monkeypatch):
 
 FUNCTIONS = """
 import numpy
-from codec.compiled import compiled
+from codec.compiled import compiled, making
 
-@compiled
+@making
 def inner(a):
     b = numpy.empty(len(a), a.dtype)
     for n in range(len(a)):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import compiler
+from codec.compiled import compiled, compiler
 from codec.entropy import range_coder
 from codec.entropy.adaptive_bit import EVEN, MOST, code_adaptive
 from codec.errors import FormatError
@@ -53,8 +53,7 @@ _LEAST_RATIO, _MOST_RATIO = 1 << 6, 1 << 20  # of a column to its rows' means, i
 _REFRESH = 16  # rows between new estimates of that ratio
 _LEVEL = np.int64(4 * (1023 + 16 - 4))  # quarter octaves of a float64 of 2^-4 steps
 
-_beside = compiler(nogil=True)  # matrices are coded in threads
-_inlined = compiler(nogil=True, inline="always")
+_inlined = compiler(inline="always")
 
 
 class _Models(NamedTuple):
@@ -119,7 +118,7 @@ def _power(e):
     return _OCTAVES[e & 3] << min(e >> 2, _MOST_OCTAVES)
 
 
-@_beside
+@compiled
 def _find(sums, target):
     """Return the symbol whose counts a target below the total falls into: loops without branches become vectors."""
     symbol = np.int32(0)
@@ -128,7 +127,7 @@ def _find(sums, target):
     return np.int64(symbol)
 
 
-@_beside
+@compiled
 def _count(sums, symbol):
     """Add a symbol to the counts of a table."""
     first = np.int32(symbol)
@@ -163,7 +162,7 @@ def _code_symbol(coder, stream, sums, symbol, decode):
     return coder, symbol
 
 
-@_beside
+@compiled
 def _code_beyond(state, stream, bits, seen, end, size, decode):
     """Code how far an integer lies beyond an end of its table: the bit length in unary, then the bits."""
     length, more = 0, 1
@@ -191,7 +190,7 @@ def _code_low(coder, stream, shift, low, decode):
     return coder, low
 
 
-@_beside
+@compiled
 def _code_digits(state, stream, words, digits, kind, sums, decode):
     """Code words of 5-bit digits: of two digits, the second depends on the first; three digits (float16) are
     independent.
@@ -207,11 +206,11 @@ def _code_digits(state, stream, words, digits, kind, sums, decode):
     state[0], state[1], state[2] = coder
 
 
-@_beside
+@compiled
 def _code_columns(
     state, stream, sums, bits, seen_bits, symbols, rows, columns, following, on_rows, on_columns, means,
     begin, trellis, decode,
-):  # fmt: skip  # arrays one by one: a tuple of them would be counted in and out at each call
+):  # fmt: skip
     """Code the columns of `symbols` [C, R] from `begin` on while `stream` has room; when decoding, to its end.
 
     `rows` and `columns` are the quarter octaves of their steps above the least step; `means` holds the expected

@@ -28,7 +28,7 @@ from codec.cm import vocabulary
 from codec.cm.state import LINE, LINE1, PLACE, Stream
 from codec.cm.tokens import Cuts, code_token, cuts, new_tokens, room
 from codec.cm.vocabulary import Vocabulary
-from codec.compiled import compiled, compiler
+from codec.compiled import making
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.edits import coder as patch
@@ -183,7 +183,7 @@ def _cuts_of(found: Cuts, ranks: Integers) -> tuple[Integers, Integers]:
     return found.ranks[at].astype(np.int64), begins
 
 
-@compiled
+@making
 def first_of(item):
     """Return a typed list with one item."""
     items = List()
@@ -191,7 +191,7 @@ def first_of(item):
     return items
 
 
-@compiled
+@making
 def put_item(items, at, item):
     """Put an item into a typed list, in the place of another or behind the last."""
     if at < len(items):
@@ -210,7 +210,7 @@ def segment_streams(begins: Sequence[int]) -> list[Stream]:
     return streams
 
 
-@compiler(nogil=True)
+@making
 def _encode(streams, v, state, out, chunk, begins, ranks, places, counts, scratch):
     """Encode the next tokens of segments, one of each in turn.
 

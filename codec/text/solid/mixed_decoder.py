@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from codec.cm.state import Stream
 from codec.cm.tokens import decode_token, new_tokens
-from codec.compiled import compiler
+from codec.compiled import making
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.edits import coder as patch
@@ -80,7 +80,7 @@ class _Running:
     kinds: NDArray[np.uint8]  # of line ends
 
 
-@compiler(nogil=True)
+@making
 def _decode(slots, which, places, v, lengths, sums):
     """Decode the next token of some slots.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codec.cm.compiled import compiled
+from codec.compiled import compiled
 from codec.cm.match import LEAST, _look_up
 from codec.cm.slots import mixed
 from codec.cm.state import PLACE, new_stream
