@@ -98,10 +98,21 @@ def make_model(
     )
 
 
+@lru_cache
+def _first_model() -> EditModel:
+    stretched, weights, final = _priors()
+    return make_model(stretched, Mixer(weights, final))
+
+
 def new_model() -> EditModel:
     """Make the model for the beginning of a document."""
-    stretched, weights, final = _priors()
-    return make_model(stretched, Mixer(weights.copy(), final.copy()))
+    first = _first_model()
+    return first._replace(
+        probabilities=first.probabilities.copy(),
+        counts=first.counts.copy(),
+        mixer=Mixer(first.mixer.weights.copy(), first.mixer.final.copy()),
+        histories=first.histories.copy(),
+    )
 
 
 def untrained() -> tuple[Array, Mixer]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from codec.errors import FormatError
+from codec.model.tokenizer import Pieces
 from codec.model.tokenizer import Tokenizer as SentencePieces
 from codec.model.transformer import MAX_VOCABULARY
 
@@ -129,6 +130,10 @@ class BytePairs:
         return [b"" if word is None else bytes(_BYTES[c] for c in word) for word in self.words]
 
     @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces.of(self.token_bytes)
+
+    @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
         """Return the number of bytes of text that each token id stands for, int64 [V]."""
         return np.array([len(piece) for piece in self.token_bytes], np.int64)
@@ -159,10 +164,7 @@ class BytePairs:
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
         """Return the canonical bytes of token ids [T]. Raises FormatError for an id beyond the vocabulary."""
-        table = self.token_bytes
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
-            raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
-        return b"".join([table[t] for t in tokens.tolist()])
+        return self._pieces.join(tokens)
 
     def challenge_bytes(self, before: NDArray[np.integer], targets: NDArray[np.integer]) -> int:
         """Return the bytes of targets [...]: no token depends on the one before."""

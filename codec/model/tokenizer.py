@@ -10,6 +10,8 @@ its normalizer.
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +34,38 @@ MAX_PIECES = 1 << 16
 """Tokens of a model: their ids have 16 bits."""
 
 _SAMPLE = "One\n\ntwo\t three  four… ".encode()
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The bytes of all tokens, one token behind the other."""
+
+    text: NDArray[np.uint8]
+    begins: NDArray[np.int64]  # [V], in `text`
+    lengths: NDArray[np.int64]  # [V]
+
+    @classmethod
+    def of(cls, token_bytes: Sequence[bytes]) -> "Pieces":
+        """Join the bytes of each token id."""
+        lengths = np.array([len(piece) for piece in token_bytes], np.int64)
+        return cls(np.frombuffer(b"".join(token_bytes), np.uint8), lengths.cumsum() - lengths, lengths)
+
+    def join(self, tokens: NDArray[np.integer]) -> bytes:
+        """Return the bytes of token ids [T], one behind the other.
+
+        By numpy: a loop over tokens would keep other threads from the interpreter six times as long.
+
+        Raises:
+            FormatError: an id that the tokenizer does not have.
+        """
+        count = len(self.lengths)
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < count:
+            raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {count - 1}")
+        lengths = self.lengths[tokens]
+        ends = lengths.cumsum()
+        places = np.arange(ends[-1] if len(ends) else 0)
+        places += np.repeat(self.begins[tokens] - ends + lengths, lengths)
+        return self.text[places].tobytes()
 
 
 class Tokenizer:
@@ -114,16 +148,17 @@ class Tokenizer:
         ids = self._processor.EncodeAsIds(text.decode("utf-8", errors="replace"))
         return np.array(ids, dtype=np.uint16)
 
+    @cached_property
+    def _pieces(self) -> "Pieces":
+        return Pieces.of(self.token_bytes)
+
     def decode(self, tokens: NDArray[np.integer]) -> bytes:
         """Return the canonical bytes of token ids [T].
 
         Raises:
             FormatError: an id that the tokenizer does not have.
         """
-        table = self.token_bytes
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(table):
-            raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {len(table) - 1}")
-        joined = b"".join([table[t] for t in tokens.tolist()])
+        joined = self._pieces.join(tokens)
         return unfold(joined) if self.folds else joined
 
     def split(self, tokens: NDArray[np.integer]) -> list[bytes]:

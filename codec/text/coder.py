@@ -41,11 +41,14 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
+_TASK_BYTES = 1 << 14  # of the documents that a thread takes at once: handing over a task takes 20 microseconds
 _RUNNING = 1  # batches that are not waited for when a GPU is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
 MOST_SLOTS = {"cpu": 128, "cuda": 4096}
 FEWEST_SLOTS = {"cpu": 16, "cuda": 1024}  # that make a token as cheap as many do: two tiles of 4 rows for 2 processors
+
+_Intervals = list[NDArray[np.float64]]  # of a document's chunks so far, float64 [3, tokens] each
 
 _TOKENS_A_BYTE = 2
 """Tokens for each byte of a payload, about: 1.9 with the record-class model's 8,192 tokens, 2.1 with a vocabulary of
@@ -127,20 +130,18 @@ class Coder:
         with thread_pool(self.threads) as pool:
 
             def record(
-                part: _Part,
-                members: Sequence[int],
-                prepared: Sequence[Prepared],
-                intervals: Sequence[NDArray[np.float64]],
+                part: _Part, members: Sequence[int], prepared: Sequence[Prepared], intervals: Sequence[_Intervals]
             ) -> None:
-                for n in members:
-                    future = pool.submit(record_of, prepared[n], intervals[n], self.total_bits, model_only)
-                    part.group.records[part.numbers[n]] = future
+                for task in _tasks(members, [len(p.original) for p in prepared]):
+                    given = [(prepared[n], intervals[n]) for n in task]
+                    future = pool.submit(_records_of, given, self.total_bits, model_only)
+                    part.group.add([part.numbers[n] for n in task], future)
 
             for part in self._prepare_ahead(GroupReader(documents, limit), pool, model_only):
                 if part.group not in begun:
                     begun.append(part.group)
-                prepared = [future.result() for future in part.prepared]
-                intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
+                prepared = [p for future in part.prepared for p in future.result()]
+                intervals: list[_Intervals] = [[] for _ in prepared]
                 hopeless = [n for n, p in enumerate(prepared) if p.hopeless]
                 advance(sum(len(prepared[n].original) for n in hopeless))
                 record(part, hopeless, prepared, intervals)
@@ -162,8 +163,12 @@ class Coder:
         before = None
         while documents := ahead.take():
             group = _Group(documents)
+            sizes = [len(document) for document in documents]
             for numbers in self._parts(documents, first=before is None, last=ahead.ended):
-                futures = [pool.submit(prepare, documents[n], self.tokenizer, model_only) for n in numbers]
+                futures = [
+                    pool.submit(_prepare_all, [documents[n] for n in task], self.tokenizer, model_only)
+                    for task in _tasks(numbers, sizes)
+                ]
                 if before:
                     yield before
                 before = _Part(group, numbers, futures)
@@ -194,23 +199,23 @@ class Coder:
 
         The intervals of a hopeless document are zeros. `advance` is called with bytes of text.
         """
-        intervals = [np.zeros((3, len(p.stream) - 1)) for p in prepared]
+        intervals: list[_Intervals] = [[] for _ in prepared]
         for members in self._batches(prepared):
             for wait in self._launch(members, prepared, intervals, advance):
                 wait()
-        return intervals
+        return [_joined(p, found) for p, found in zip(prepared, intervals, strict=True)]
 
     def _launch(
         self,
         members: Sequence[int],
         prepared: Sequence[Prepared],
-        intervals: list[NDArray[np.float64]],
+        intervals: Sequence[_Intervals],
         advance: Advance,
     ) -> Iterator[Callable[[], None]]:
         """Score a batch of documents that run together: those numbered `members`, the longest first.
 
         Yields:
-            for each launched batch of chunks, a function that waits for the scores and fills in `intervals`.
+            for each launched batch of chunks, a function that waits for the scores and adds them to `intervals`.
         """
         longest = len(prepared[members[0]].stream) - 1
         memory = self.backend.memory(len(members), longest + 1)
@@ -262,21 +267,22 @@ class Coder:
         memory: Any,
         past: Any,
         prepared: Sequence[Prepared],
-        intervals: list[NDArray[np.float64]],
+        intervals: Sequence[_Intervals],
         advance: Advance,
     ) -> Callable[[], None]:
-        """Launch a batch of chunks; return a function that waits for the scores and fills in `intervals`."""
+        """Launch a batch of chunks; return a function that waits for the scores and adds them to `intervals`."""
         inputs = [prepared[n].stream[chunk.start : chunk.end] for n, chunk in batch]
         targets = [prepared[n].stream[chunk.start + 1 : chunk.end + 1] for n, chunk in batch]
         scores = self.backend.launch(inputs, targets, memory, past)
 
         def wait() -> None:
-            found, at = scores(), 0
+            found, at, done = scores(), 0, 0.0
             for n, chunk in batch:
                 count = chunk.end - chunk.start
-                intervals[n][:, chunk.start : chunk.end] = found[:, at : at + count]
+                intervals[n].append(found[:, at : at + count])
                 at += count
-                advance(len(prepared[n].original) * count / (len(prepared[n].stream) - 1))
+                done += len(prepared[n].original) * count / (len(prepared[n].stream) - 1)
+            advance(done)
 
         return wait
 
@@ -326,6 +332,32 @@ def record_of(document: Prepared, intervals: NDArray[np.float64], total_bits: in
     """Return the record of a document whose tokens have the intervals float64 [3, T] of `Coder.intervals`."""
     starts, sizes = intervals[:2].astype(np.int64)
     return write_record(document, starts, sizes, intervals[2].sum(), total_bits, model_only)
+
+
+def _records_of(given: Sequence[tuple[Prepared, _Intervals]], total_bits: int, model_only: bool) -> list[Record]:
+    return [record_of(document, _joined(document, found), total_bits, model_only) for document, found in given]
+
+
+def _prepare_all(documents: Sequence[bytes], tokenizer: AnyTokenizer, model_only: bool) -> list[Prepared]:
+    return [prepare(document, tokenizer, model_only) for document in documents]
+
+
+def _joined(document: Prepared, found: _Intervals) -> NDArray[np.float64]:
+    """Return the intervals float64 [3, T + 1] of a document; zeros where the model was not asked."""
+    return np.concatenate(found, axis=1) if found else np.zeros((3, len(document.stream) - 1))
+
+
+def _tasks(numbers: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Return the documents of `numbers` in tasks, in order: a task ends as soon as it has _TASK_BYTES."""
+    tasks: list[list[int]] = []
+    room = 0
+    for n in numbers:
+        if room <= 0:
+            tasks.append([])
+            room = _TASK_BYTES
+        tasks[-1].append(n)
+        room -= sizes[n]
+    return tasks
 
 
 def _cache_bytes(device: str) -> int:

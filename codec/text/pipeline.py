@@ -44,19 +44,28 @@ class GroupReader:
 
 @dataclass(eq=False)
 class _Group:
-    """Documents, and the records of the scored documents, by number."""
+    """Documents, and the records of those that have been scored."""
 
     documents: list[bytes]
-    records: dict[int, Future[Record]] = field(default_factory=dict)
+    tasks: list[tuple[Sequence[int], Future[list[Record]]]] = field(default_factory=list)  # numbers and their records
+    scored: int = 0  # documents
+
+    def add(self, numbers: Sequence[int], records: Future[list[Record]]) -> None:
+        """Add a task that writes the records of the documents `numbers`."""
+        self.tasks.append((numbers, records))
+        self.scored += len(numbers)
 
     @property
     def done(self) -> bool:
         """Return whether all records are written."""
-        return len(self.records) == len(self.documents) and all(future.done() for future in self.records.values())
+        return self.scored == len(self.documents) and all(future.done() for _, future in self.tasks)
 
     def result(self) -> tuple[list[bytes], list[Record]]:
         """Wait for the records; return the documents and their records."""
-        return self.documents, [self.records[n].result() for n in range(len(self.documents))]
+        found = {
+            n: record for numbers, future in self.tasks for n, record in zip(numbers, future.result(), strict=True)
+        }
+        return self.documents, [found[n] for n in range(len(self.documents))]
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class _Part:
 
     group: _Group
     numbers: Sequence[int]
-    prepared: Sequence[Future[Prepared]]
+    prepared: Sequence[Future[list[Prepared]]]  # of the documents in order, some in each task
     last: bool = False  # whether nothing follows
 
 

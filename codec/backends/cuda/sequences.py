@@ -38,7 +38,8 @@ class Layout:
 
         On a GPU, N is one of GRAPH_ROWS where so many rows are more than half needed.
         """
-        sizes = np.array([padded(len(tokens), POSITIONS) for tokens in inputs])
+        counts = np.array([len(tokens) for tokens in inputs])
+        sizes = -(-counts // POSITIONS) * POSITIONS
         ends = np.cumsum(sizes)
         firsts, used = ends - sizes, int(ends[-1])
         fitting = [rows for rows in GRAPH_ROWS if rows // 2 < used <= rows]
@@ -46,11 +47,15 @@ class Layout:
         tokens = np.zeros(count, np.int64)
         begins = np.arange(0, count, POSITIONS)  # a block behind the last sequence sees itself
         begins[: used // POSITIONS] = np.repeat(firsts, sizes // POSITIONS)
-        rows = []
-        for first, sequence, after in zip(firsts.tolist(), inputs, targets, strict=True):
-            tokens[first : first + len(sequence)] = sequence
-            rows.append(np.arange(first + len(sequence) - len(after), first + len(sequence)))
-        return cls(tokens, begins, firsts, np.concatenate(rows))
+        tokens[_runs(firsts, counts)] = np.concatenate(inputs)
+        scored = np.array([len(after) for after in targets])
+        return cls(tokens, begins, firsts, _runs(firsts + counts - scored, scored))
+
+
+def _runs(begins: Integers, counts: Integers) -> Integers:
+    """Return the numbers from each of `begins` on, as many as `counts` says, one run behind the other."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
 
 
 class Scorer(Protocol):
