@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from codec.exact.families.transformer import AnyExact
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-_PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 21}  # of text that is prepared while the part before it runs: some batches
+_PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 23}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
 _TASK_BYTES = 1 << 14  # of the documents that a thread takes at once: handing over a task takes 20 microseconds
-_RUNNING = 1  # batches that are not waited for when a GPU is given one more
+_RUNNING = {"cpu": 1, "cuda": 4}  # batches that are not waited for when the device is given one more
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
 MOST_SLOTS = {"cpu": 128, "cuda": 4096}
@@ -148,7 +148,7 @@ class Coder:
                 for members in self._batches(prepared):
                     for wait in self._launch(members, prepared, intervals, advance):
                         running.append(wait)
-                        while len(running) > _RUNNING:
+                        while len(running) > _RUNNING[self.device]:
                             running.popleft()()
                     running.append(partial(record, part, members, prepared, intervals))
                 # Drain when the input ends or many groups are open: otherwise a group that launches nothing, or one
