@@ -49,6 +49,6 @@ def test_several_gpus():
 
 def test_costs():
     encode, decode = cost_rows(3.0)
-    assert encode == ("encode", 492e3, pytest.approx(153.4, abs=0.1), pytest.approx(3 * encode[2]))
-    assert decode[2] / encode[2] == pytest.approx(492 / 198)
+    assert encode == ("encode", 862e3, pytest.approx(81.5, abs=0.1), pytest.approx(3 * encode[2]))
+    assert decode[2] / encode[2] == pytest.approx(862 / 239)
     assert cost_rows(1.0, 5e11)[0][2] == pytest.approx(encode[2] / 2)
