@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from codec.compiled import compiled
 from codec.cm.match import LEAST, _look_up
 from codec.cm.slots import mixed
 from codec.cm.state import PLACE, new_stream
+from codec.compiled import compiled
 
 WORD = 1 << 64
 
