@@ -52,16 +52,16 @@ def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 compiled = compiler(nogil=True, _nrt=False)
-"""Compile a function that makes no array; a division by zero raises as in Python.
+"""Compile a function that neither makes, keeps nor returns arrays, nor calls one that returns them.
 
 References to arrays are not counted, so callers must hold them. Counting took half of the time of a bit, more where
 threads share arrays, and nine tenths of compiling.
 
-Unsigned integers wrap. Signed ones must not: numba tells LLVM that they never do (`nsw`), and what LLVM makes of one
-that does depends on the processor."""
+A division by zero raises as in Python. Unsigned integers wrap. Signed ones must not: numba tells LLVM that they never
+do (`nsw`), and what LLVM makes of one that does depends on the processor."""
 
 making = compiler(nogil=True)
-"""Compile a function that makes arrays or lists; as `compiled` otherwise."""
+"""Compile a function that makes, keeps or returns arrays; as `compiled` otherwise."""
 
 kernel = compiler(nogil=True, error_model="numpy")
 """Compile a loop over rows: other threads run beside the loop, and a division by zero gives IEEE's infinity or NaN."""

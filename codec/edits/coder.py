@@ -50,7 +50,7 @@ def _number(state, stream, model, base, number, decode):
     return value - 1
 
 
-@compiler(inline="always")  # five sixths of all decisions: a call takes longer than the decision
+@compiler(inline="always")  # five sixths of all decisions
 def _decide_other(state, stream, model, byte, at_end, others, entry, decode):
     """Code whether an edit outside the book is at a byte that is no space, or behind the last byte."""
     slot, edited = edit_model.other_slot(others, byte, at_end), entry >= 0

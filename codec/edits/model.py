@@ -62,7 +62,6 @@ class EditModel(NamedTuple):
     most: int  # decisions that a slot remembers
 
 
-@lru_cache
 def _priors() -> tuple[Array, Array, Array]:
     """Return stretched probabilities [SLOTS], weights [sets, inputs] and final weights of `codec.edits.priors`."""
     flat = np.frombuffer(unshrink(base64.b85decode("".join(PRIORS.split())), 1 << 20, "priors of edits"), np.int8)
@@ -100,6 +99,7 @@ def make_model(
 
 @lru_cache
 def _first_model() -> EditModel:
+    """Make the model that `new_model` copies, whose arrays must not change."""
     stretched, weights, final = _priors()
     return make_model(stretched, Mixer(weights, final))
 

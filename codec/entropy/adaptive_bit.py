@@ -5,7 +5,7 @@ After a bit, the probability moves towards that bit by 2 / (2 n + 3) of the dist
 probability is the frequency of ones with a quarter of a bit of each kind added. All arithmetic is in integers, so that
 every machine has the same probabilities. Probabilities may be int32 or int64, counts int16 or int64.
 
-Coding a bit is compiled into its callers, because a call takes about as long as the bit.
+Coding a bit is compiled into its callers, because a call takes longer than the bit.
 """
 
 import numpy as np

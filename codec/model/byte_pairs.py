@@ -136,7 +136,7 @@ class BytePairs:
     @cached_property
     def token_lengths(self) -> NDArray[np.int64]:
         """Return the number of bytes of text that each token id stands for, int64 [V]."""
-        return np.array([len(piece) for piece in self.token_bytes], np.int64)
+        return self._pieces.lengths
 
     def encode(self, document: bytes) -> NDArray[np.uint32]:
         """Return the token ids [T] of a document, without the tokens that begin and end a document.

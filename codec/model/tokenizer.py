@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from codec.errors import FormatError
 from codec.model.capitals import count_text, fold, unfold
+from codec.numerics.runs import runs
 
 BOS = 1
 """Id of the token that begins a document, in the challenge's tokenizers and in this project's. The end of a document is
@@ -46,7 +47,7 @@ class Pieces:
 
     @classmethod
     def of(cls, token_bytes: Sequence[bytes]) -> "Pieces":
-        """Join the bytes of each token id."""
+        """Make the table of the bytes of each token id."""
         lengths = np.array([len(piece) for piece in token_bytes], np.int64)
         return cls(np.frombuffer(b"".join(token_bytes), np.uint8), lengths.cumsum() - lengths, lengths)
 
@@ -59,13 +60,12 @@ class Pieces:
             FormatError: an id that the tokenizer does not have.
         """
         count = len(self.lengths)
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < count:
+        if not tokens.size:
+            return b""
+        if not 0 <= tokens.min() <= tokens.max() < count:
             raise FormatError(f"token ids {tokens.min()} to {tokens.max()}: the tokenizer has 0 to {count - 1}")
         lengths = self.lengths[tokens]
-        ends = lengths.cumsum()
-        places = np.arange(ends[-1] if len(ends) else 0)
-        places += np.repeat(self.begins[tokens] - ends + lengths, lengths)
-        return self.text[places].tobytes()
+        return self.text[runs(self.begins[tokens], lengths)].tobytes()
 
 
 class Tokenizer:
@@ -149,7 +149,7 @@ class Tokenizer:
         return np.array(ids, dtype=np.uint16)
 
     @cached_property
-    def _pieces(self) -> "Pieces":
+    def _pieces(self) -> Pieces:
         return Pieces.of(self.token_bytes)
 
     def decode(self, tokens: NDArray[np.integer]) -> bytes:

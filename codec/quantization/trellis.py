@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compiled import making
+from codec.compiled import compiled, making
 
 CODES = {4: (0o5, 0o2), 8: (0o13, 0o04), 16: (0o23, 0o04), 64: (0o103, 0o024), 256: (0o515, 0o362)}
 """Parity-check polynomials (h0, h1) of the code of each number of states."""
@@ -41,7 +41,7 @@ def predecessors(states: int) -> NDArray[np.uint64]:
     return found
 
 
-@making
+@compiled
 def _enter(cost, new, came, before, without, with_z1):
     """Compute the costs of half of the states; unsigned indices and no branch let the compiler vectorize the loop."""
     for s in range(new.shape[0]):

@@ -42,7 +42,7 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _PART_BYTES = {"cpu": 1 << 17, "cuda": 1 << 23}  # of text that is prepared while the part before it runs: some batches
 _LEAST_BYTES = {"cpu": 1 << 17, "cuda": 1 << 18}  # of the first part and the last, which nothing else runs beside
 _TASK_BYTES = 1 << 14  # of the documents that a thread takes at once: handing over a task takes 20 microseconds
-_RUNNING = {"cpu": 1, "cuda": 4}  # batches that are not waited for when the device is given one more
+_RUNNING = {"cpu": 1, "cuda": 4}  # waits and writers of records that are left then: those of two batches on a GPU
 _GROUPS = 2  # whose documents are in memory, and the next
 _CACHE_BYTES = 1 << 30  # of the KV cache of a processor's slots
 MOST_SLOTS = {"cpu": 128, "cuda": 4096}
@@ -132,7 +132,7 @@ class Coder:
             def record(
                 part: _Part, members: Sequence[int], prepared: Sequence[Prepared], intervals: Sequence[_Intervals]
             ) -> None:
-                for task in _tasks(members, [len(p.original) for p in prepared]):
+                for task in _tasks(members, [len(prepared[n].original) for n in members]):
                     given = [(prepared[n], intervals[n]) for n in task]
                     future = pool.submit(_records_of, given, self.total_bits, model_only)
                     part.group.add([part.numbers[n] for n in task], future)
@@ -163,11 +163,10 @@ class Coder:
         before = None
         while documents := ahead.take():
             group = _Group(documents)
-            sizes = [len(document) for document in documents]
             for numbers in self._parts(documents, first=before is None, last=ahead.ended):
                 futures = [
                     pool.submit(_prepare_all, [documents[n] for n in task], self.tokenizer, model_only)
-                    for task in _tasks(numbers, sizes)
+                    for task in _tasks(numbers, [len(documents[n]) for n in numbers])
                 ]
                 if before:
                     yield before
@@ -348,15 +347,15 @@ def _joined(document: Prepared, found: _Intervals) -> NDArray[np.float64]:
 
 
 def _tasks(numbers: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Return the documents of `numbers` in tasks, in order: a task ends as soon as it has _TASK_BYTES."""
+    """Return documents of so many bytes each in tasks, by number: a task ends as soon as it has _TASK_BYTES."""
     tasks: list[list[int]] = []
     room = 0
-    for n in numbers:
+    for n, size in zip(numbers, sizes, strict=True):
         if room <= 0:
             tasks.append([])
             room = _TASK_BYTES
         tasks[-1].append(n)
-        room -= sizes[n]
+        room -= size
     return tasks
 
 

@@ -145,7 +145,7 @@ def test_a_check_that_passed_is_not_repeated(tmp_path, monkeypatch):
 
 FUNCTIONS = """
 import numpy
-from codec.compiled import compiled, making
+from codec.compiled import making
 
 @making
 def inner(a):
@@ -154,7 +154,7 @@ def inner(a):
         b[n] = 3 * a[n] + 1
     return b
 
-@compiled
+@making
 def outer(a):
     total = 0
     for value in inner(inner(a)):

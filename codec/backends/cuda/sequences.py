@@ -18,6 +18,7 @@ from codec.backends.cuda.kernels.matmul import padded
 from codec.backends.cuda.streams import side_stream
 from codec.devices import fetch, send
 from codec.exact.backend import Integers
+from codec.numerics.runs import runs
 
 GRAPH_ROWS = (8192, 65_536)
 """Rows of the batches that are captured. A batch of more than half as many rows is filled up; others are launched."""
@@ -47,15 +48,9 @@ class Layout:
         tokens = np.zeros(count, np.int64)
         begins = np.arange(0, count, POSITIONS)  # a block behind the last sequence sees itself
         begins[: used // POSITIONS] = np.repeat(firsts, sizes // POSITIONS)
-        tokens[_runs(firsts, counts)] = np.concatenate(inputs)
+        tokens[runs(firsts, counts)] = np.concatenate(inputs)
         scored = np.array([len(after) for after in targets])
-        return cls(tokens, begins, firsts, _runs(firsts + counts - scored, scored))
-
-
-def _runs(begins: Integers, counts: Integers) -> Integers:
-    """Return the numbers from each of `begins` on, as many as `counts` says, one run behind the other."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
+        return cls(tokens, begins, firsts, runs(firsts + counts - scored, scored))
 
 
 class Scorer(Protocol):

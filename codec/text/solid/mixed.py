@@ -38,6 +38,7 @@ from codec.errors import FormatError
 from codec.exact.backend import Backend, Integers
 from codec.exact.chunks import CHUNK_UNIT
 from codec.model.byte_pairs import AnyTokenizer
+from codec.numerics.runs import runs
 
 MOST_TOKENS = 2
 """The most tokens for each byte of a block or of its tokens: a token without bytes, a mark of capitals, has a letter
@@ -178,9 +179,8 @@ class Mixing:
 def _cuts_of(found: Cuts, ranks: Integers) -> tuple[Integers, Integers]:
     """Return the cuts of tokens [n] one behind the other, and where the cuts of each token begin, [n + 1]."""
     counts = (found.begins[1:] - found.begins[:-1])[ranks]
-    begins = np.concatenate(([0], counts.cumsum()))
-    at = np.arange(begins[-1]) + np.repeat(found.begins[ranks] - begins[:-1], counts)
-    return found.ranks[at].astype(np.int64), begins
+    at = runs(found.begins[ranks], counts)
+    return found.ranks[at].astype(np.int64), np.concatenate(([0], counts.cumsum()))
 
 
 @making
