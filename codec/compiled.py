@@ -6,9 +6,12 @@ code is cached in the folder of `codec.cache`, which is another folder after any
 features of the processor to the key of each function.
 """
 
+import atexit
 import hashlib
 import pickle
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -27,6 +30,11 @@ from numba.core.runtime import rtsys
 from codec import startup
 from codec.cache import cache_folder, kept
 from codec.console import wait_for
+from codec.devices import processors
+from codec.processes import child_environment
+
+COMPILING = "compiling for this machine, once"
+"""What people are told while they wait."""
 
 ENABLED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 """False where numba is told not to compile; functions that exist as machine code only cannot be called then."""
@@ -86,7 +94,37 @@ def check_once(name: str, check: Callable[[], None]) -> None:
         check()
         return b"holds"
 
-    kept(f"verdicts/{name}-{hashlib.sha256(repr(processor()).encode()).hexdigest()[:32]}", run)
+    verdict = _verdict(name)
+    while (child := _children.get(name)) and child.poll() is None and not (cache_folder() / verdict).exists():
+        wait_for(COMPILING)
+        time.sleep(0.05)
+    kept(verdict, run)
+
+
+def _verdict(name: str) -> str:
+    return f"verdicts/{name}-{hashlib.sha256(repr(processor()).encode()).hexdigest()[:32]}"
+
+
+def check_beside(**modules: str) -> None:
+    """Begin checks that have not been passed yet in another process, if there is a processor for it.
+
+    `check_once` waits for that process. The first run on a machine compiles for a minute, of which that saves a third.
+
+    Args:
+        modules: for the name of each check the module whose `check_once` runs the check.
+    """
+    missing = {name: module for name, module in modules.items() if not (cache_folder() / _verdict(name)).exists()}
+    if _children or not missing or not ENABLED or processors() < 2:
+        return
+    code = "; ".join(f"import {module}; {module}.check_once()" for module in missing.values())
+    command, none = [sys.executable, "-c", code], subprocess.DEVNULL
+    with suppress(OSError):
+        child = subprocess.Popen(command, env=child_environment(), stdin=none, stdout=none, stderr=none)
+        atexit.register(child.kill)
+        _children.update(dict.fromkeys(missing, child))
+
+
+_children: dict[str, subprocess.Popen[bytes]] = {}  # of `check_beside`, by the names of their checks
 
 
 class _Locator:
@@ -214,7 +252,7 @@ class _Cache(FunctionCache):
             rtsys.initialize(target_context)
             found = self._load_overload(sig, target_context)
             if found is None:
-                wait_for("compiling for this machine, once")
+                wait_for(COMPILING)
                 startup.begin()  # numba compiles now, and saves
             return found
 

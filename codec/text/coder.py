@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.backends.select import make_backend
+from codec.compiled import check_beside
 from codec.console import Advance, ignore_progress
 from codec.devices import thread_pool
 from codec.exact.backend import Backend
@@ -75,8 +76,10 @@ class Coder:
     @starting()
     def backend(self) -> Backend:
         """Return the backend that runs the exact model. Raises CodecError where `codec.text.golden.check` does."""
+        check_beside(text="codec.text.golden", blocks="codec.text.solid.golden")
+        made = make_backend(self.weights, self.device, self.recall)
         check_golden()
-        return make_backend(self.weights, self.device, self.recall)
+        return made
 
     @cached_property
     def model(self) -> "AnyExact":
@@ -88,8 +91,6 @@ class Coder:
     @starting()
     def start(self, advance: Advance = ignore_progress) -> None:
         """Compile, and make the backend; see `codec.text.base.DocumentCoder.start`."""
-        check_golden()  # and so compile what codes edits; the backend compiles the model
-        advance(0)
         _ = self.backend  # made when it is first asked for
         advance(0)
 

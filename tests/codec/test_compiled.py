@@ -143,6 +143,38 @@ def test_a_check_that_passed_is_not_repeated(tmp_path, monkeypatch):
     assert len(runs) == 3
 
 
+BESIDE = """
+import os
+from codec import compiled
+
+def check():
+    assert os.environ["FIRST"] != str(os.getpid()), "checked by the first process"
+    assert os.environ["FIRST"] != "none", "fails everywhere"
+
+def check_once():
+    compiled.check_once("beside", check)
+"""
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_check_is_run_by_another_process_and_waited_for(passes, tmp_path):
+    """This process runs the check itself where the other one did not pass it."""
+    (tmp_path / "beside.py").write_text(BESIDE)
+    code = f"""
+import os
+os.environ["FIRST"] = str(os.getpid()) if {passes} else "none"
+import beside
+from codec import compiled
+compiled.processors = lambda: 2
+compiled.check_beside(beside="beside")
+beside.check_once()
+print("held")
+"""
+    done = run(tmp_path, code, UNDERPAR_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(ROOT))
+    assert ("held" in done.stdout) == passes, done.stderr
+    assert ("AssertionError: fails everywhere" in done.stderr) != passes
+
+
 FUNCTIONS = """
 import numpy
 from codec.compiled import making

@@ -78,11 +78,12 @@ class SolidCoder:
         Raises:
             CodecError: this machine does not code what the sources say (`codec.text.solid.golden`).
         """
+        mixing = self._mixing
         golden.check_once()
         with thread_pool(self._threads) as pool:
             alone = [pool.submit(compress, block) for block in blocks]
             found: dict[int, Mixed] = {}
-            if (mixing := self._mixing) is not None:
+            if mixing is not None:
                 numbers = self._promising(mixing, blocks, pool)
                 payloads = mixing.encode([blocks[n] for n in numbers], advance)
                 found = {n: payload for n, payload in zip(numbers, payloads, strict=True) if payload}
@@ -125,19 +126,20 @@ class SolidCoder:
             MismatchError: a block is MIXED, and there is no model.
             CodecError: this machine does not code what the sources say (`codec.text.solid.golden`).
         """
+        mixing = self._mixing
         golden.check_once()
         alone = {n: (data, size) for n, (kind, data, size) in blocks.items() if kind == BYTES}
         mixed = {n: (data, size) for n, (kind, data, size) in blocks.items() if kind == MIXED}
         if len(alone) + len(mixed) < len(blocks):
             raise FormatError(f"blocks of kinds {sorted({kind for kind, _, _ in blocks.values()})}: expected 2 and 3")
-        if mixed and self._mixing is None:
+        if mixed and mixing is None:
             raise MismatchError("a block was coded with a model; open the archive with the pack that it names")
         with thread_pool(self._threads) as pool:
             yield from zip(
                 alone, pool.map(lambda block: decompress(block[0], block[1], advance), alone.values()), strict=True
             )
-        if self._mixing:
-            yield from mixed_decoder.decode(self._mixing, mixed, advance)
+        if mixing:
+            yield from mixed_decoder.decode(mixing, mixed, advance)
 
 
 def _invalid(block: bytes) -> int:
