@@ -1,5 +1,6 @@
 # make test    lint, types, tests: what CI runs            make demo    the whole loop on the embedded sample
 # make bench   measurements, beside a peer                 make clean   what the other targets made, but not .venv
+# make wheel   dist/underpar-*.whl; with WITHOUT="sample record" without the sample of text and without record.pack
 #
 # The first target makes .venv with the versions of constraints.txt. TORCH=system takes torch, and all else that is
 # already there and fits pyproject.toml, from the Python that runs (for a machine with its own CUDA build).
@@ -21,7 +22,7 @@ endif
 absent := function id(name) { name = tolower(name); gsub(/[-_.]+/, "-", name); return name } \
   NR == FNR { there[id($$1)]; next } !(id($$1) in there)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench wheel clean
 
 demo: .venv/.ready
 	$(PY) -m underpar demo
@@ -36,6 +37,15 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	$(PY) -m pytest -s -m benchmark
+
+WITHOUT ?=
+files_sample := trainer/sample/*.xz trainer/sample/*.model
+files_record := artifacts/models/record.pack
+wheel: .venv/.ready
+	rm -rf build/wheel && mkdir -p build/wheel
+	git archive HEAD | tar -x -C build/wheel
+	cd build/wheel && rm -f $(foreach part,$(WITHOUT),$(or $(files_$(part)),$(error WITHOUT=$(part): expected sample or record)))
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist build/wheel
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,11 @@ import lzma
 from collections import Counter
 from importlib.resources import files
 
+import pytest
+
+from codec.errors import CodecError
 from tests.support.helpers import shared
+from trainer.data import sample
 from trainer.data.sample import sp1024, train_documents, val_documents
 
 
@@ -19,6 +23,13 @@ def test_sizes() -> None:
     train, val = list(train_documents()), list(val_documents())
     assert (len(train), sum(map(len, train))) == (1938, 5_092_399)
     assert (len(val), sum(map(len, val))) == (120, 349_287)
+
+
+def test_an_installation_without_the_sample_says_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(sample, "files", lambda package: tmp_path / package)
+    for read in (sp1024, lambda: list(val_documents()), lambda: list(train_documents())):
+        with pytest.raises(CodecError, match="without the sample"):
+            read()
 
 
 def test_readme_counts_and_names_every_file() -> None:
