@@ -267,7 +267,8 @@ def plan_of(folder: Path, hidden: Sequence[Path], memory: int, words: Sequence[s
     folders = sorted({os.path.realpath(name) for name in names})
     roots = [path for path in folders if not any(path != other and _inside(path, other) for other in folders)]
     files = [path for path in (python, "/etc/ld.so.cache") if Path(path).is_file()]
-    ours = [ROOT / name for name in PACKAGES] if str(ROOT) in roots else [ROOT]
+    installed = os.path.realpath(ROOT) in map(os.path.realpath, packages)  # among the packages that the process needs
+    ours = [ROOT / name for name in PACKAGES] if installed else [ROOT]
     covered = {os.path.realpath(path) for path in (*ours, *hidden)}
 
     def environment(home: str, modules_folder: str) -> dict[str, str]:

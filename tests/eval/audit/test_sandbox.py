@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ import eval.audit.sandbox as sandbox_module
 from codec.errors import CodecError
 from eval.audit import isolation
 from eval.audit.sandbox import Limits, PredictorError, Program, Sandbox
+from eval.imports import PACKAGES
 
 QUICK = Limits(call_seconds=20, total_seconds=60)
 
@@ -297,6 +299,22 @@ def wait_for(found):
             return
         time.sleep(0.1)
     pytest.fail("waited for 10 seconds")
+
+
+def test_what_is_installed_beside_this_project_is_seen(tmp_path, monkeypatch):
+    """Installed in an environment, whose folder of the interpreter's library is above the folder of packages."""
+    packages = tmp_path / "env" / "lib" / "python3" / "site-packages"
+    for name in (*PACKAGES, "numpy"):
+        (packages / name).mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setattr(sandbox_module, "ROOT", packages)
+    paths = {"stdlib": sysconfig.get_path("stdlib"), "platstdlib": str(packages.parent)}
+    monkeypatch.setattr(sysconfig, "get_path", paths.__getitem__)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    plan = sandbox_module.plan_of(folder, [], 1 << 30, [], 0)
+    assert [str(packages.parent)] * 2 in plan.seen
+    assert plan.covered == sorted(str(packages / name) for name in PACKAGES)
 
 
 def test_without_namespaces_the_hook_stands_alone(tmp_path, monkeypatch):
