@@ -74,12 +74,15 @@ def sources(roots: Sequence[str] = DECODER) -> dict[str, bytes]:
 
 
 def requirements(roots: Sequence[str] = DECODER) -> list[str]:
-    """List the packages that `modules(roots)` import, as lines of a requirements file with the installed versions."""
+    """List the packages that `modules(roots)` import, as lines of a requirements file with the installed versions.
+
+    Packages of extras that are not installed are left out: the score was made without them.
+    """
     found = set()
     owners = packages_distributions()
     for path in modules(roots).values():
         for name in imports.imports(path.read_text()):
             top = name.split(".")[0]
-            if top not in sys.stdlib_module_names and top not in (*ROOMS, *BROUGHT):
+            if top in owners and top not in sys.stdlib_module_names and top not in (*ROOMS, *BROUGHT):
                 found.add(owners[top][0])
     return sorted(f"{name}=={version(name).split('+')[0]}" for name in found)

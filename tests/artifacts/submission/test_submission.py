@@ -235,6 +235,14 @@ def test_the_source_holds_every_module_that_a_decoder_imports(submission):
     assert ledger(submission / PACK).by_role()["code"] == minified
 
 
+def test_packages_of_extras_that_are_not_installed_are_not_required(monkeypatch):
+    owners = {name: own for name, own in minify.packages_distributions().items() if name != "pyarrow"}
+    monkeypatch.setattr(minify, "packages_distributions", lambda: owners)
+    found = minify.requirements(minify.DECODER + minify.TRAINER)
+    assert not any(line.startswith("pyarrow") for line in found)
+    assert any(line.startswith("numba==") for line in found)
+
+
 def test_the_code_of_a_submission_is_the_packs_with_scripts_and_training(submission):
     scripts = sum((submission / name).stat().st_size for name in ("evaluate.py", "train_gpt.py"))
     both = minify.sources(minify.DECODER + minify.TRAINER)
